@@ -1,0 +1,395 @@
+//! `gan-train`: trains a GAN, exports its generator.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use candle_core::Device;
+use clap::builder::RangedU64ValueParser;
+use clap::{Args, Parser, Subcommand};
+use ganforge::cli::{Console, finish, print_line, stop_flag};
+use ganforge::config::{self, DataConfig, PRESETS, TrainConfig};
+use ganforge::contract::{Layout, Weights};
+use ganforge::data::{self, Dataset};
+use ganforge::error::{Error, Result};
+use ganforge::export::{self, Dtype};
+use ganforge::files;
+use ganforge::image::Range;
+use ganforge::infer::runtime;
+use ganforge::progress::Progress;
+use ganforge::train::{self, Job, RunFolder};
+use serde_json::json;
+use toml::{Table, Value};
+
+/// The system's allocator gives a step's large buffers back to the kernel, which then clears every page of them again.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Trains a GAN on a folder of images and exports its generator to ONNX.
+#[derive(Parser)]
+#[command(version, args_conflicts_with_subcommands = true, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    train: TrainArgs,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// List the presets, or print one as a complete config file.
+    Presets {
+        /// The preset to print.
+        name: Option<String>,
+    },
+    /// Export a run's generator to ONNX, verified against candle in onnxruntime.
+    Export(ExportArgs),
+    /// Say what a data set holds: how many images, which sizes, what is broken, what is double.
+    Data {
+        /// What `--data` takes.
+        source: String,
+        /// Height and width the images are brought to.
+        #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u16).range(4..=1024))]
+        size: u16,
+        /// 1 (grey) or 3 (RGB).
+        #[arg(long, default_value_t = 3)]
+        channels: u8,
+        /// Nothing on stderr.
+        #[arg(long)]
+        quiet: bool,
+    },
+}
+
+#[derive(Args)]
+struct TrainArgs {
+    /// A preset's name; `gan-train presets` lists them.
+    #[arg(long, conflicts_with = "config")]
+    preset: Option<String>,
+    /// A config file; `gan-train presets NAME` prints one to begin with.
+    #[arg(long, value_name = "FILE.toml")]
+    config: Option<PathBuf>,
+    /// Images: a folder, a zip, IDX files, or mnist, fashion-mnist, synthetic.
+    #[arg(long)]
+    data: Option<String>,
+    /// The new folder of the run.
+    #[arg(long, value_name = "RUN")]
+    out: Option<PathBuf>,
+    /// Continue this run bit for bit; with a length, to that total.
+    #[arg(long, value_name = "RUN", conflicts_with_all = ["preset", "config", "out", "batch_size", "lr", "seed", "set", "dry_run"])]
+    resume: Option<PathBuf>,
+    /// Passes over the data, in total.
+    #[arg(long, group = "length", value_parser = count())]
+    epochs: Option<u64>,
+    /// Generator steps, in total.
+    #[arg(long, group = "length", value_parser = count())]
+    steps: Option<u64>,
+    /// Real images shown to the critic, in total.
+    #[arg(long, group = "length", value_parser = count())]
+    images: Option<u64>,
+    /// Images a batch.
+    #[arg(long, value_parser = count())]
+    batch_size: Option<u64>,
+    /// Learning rate of both networks.
+    #[arg(long, value_parser = learning_rate)]
+    lr: Option<f64>,
+    /// Seed of every random draw.
+    #[arg(long, value_parser = clap::value_parser!(u64).range(..=i64::MAX as u64))]
+    seed: Option<u64>,
+    /// auto, cpu, cuda or cuda:INDEX.
+    #[arg(long, default_value = "auto")]
+    device: String,
+    /// Generator steps between checkpoints.
+    #[arg(long, value_name = "STEPS", value_parser = count())]
+    checkpoint_every: Option<u64>,
+    /// Generator steps between sample sheets.
+    #[arg(long, value_name = "STEPS", value_parser = count())]
+    sample_every: Option<u64>,
+    /// Any other key of the config: --set schedule.ema_decay=0.999
+    #[arg(long, value_name = "KEY=VALUE")]
+    set: Vec<String>,
+    /// Load the data, build the networks, print the resolved config, and stop.
+    #[arg(long)]
+    dry_run: bool,
+    /// Nothing on stderr.
+    #[arg(long)]
+    quiet: bool,
+    /// A machine-readable summary on stdout.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Args)]
+struct ExportArgs {
+    /// The folder of the run.
+    run: PathBuf,
+    /// Where to write; by default RUN/generator.onnx.
+    #[arg(long, value_name = "F.onnx")]
+    out: Option<PathBuf>,
+    /// By default the average where the run has one.
+    #[arg(long)]
+    weights: Option<Weights>,
+    /// Type and axes of the output.
+    #[arg(long, default_value = "nhwc-u8")]
+    layout: Layout,
+    /// Type of the weights.
+    #[arg(long, default_value = "f32")]
+    dtype: Dtype,
+}
+
+/// From 1 to TOML's largest integer.
+fn count() -> RangedU64ValueParser {
+    clap::value_parser!(u64).range(1..=i64::MAX as u64)
+}
+
+fn learning_rate(text: &str) -> std::result::Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(lr) if lr.is_finite() && lr > 0.0 => Ok(lr),
+        _ => Err("expected a number above 0, for example 2e-4".to_string()),
+    }
+}
+
+fn main() -> ExitCode {
+    calm_candle();
+    let cli = Cli::parse();
+    finish(match cli.command {
+        Some(Command::Presets { name }) => presets(name.as_deref()),
+        Some(Command::Export(args)) => export(&args),
+        Some(Command::Data { source, size, channels, quiet }) => describe_data(&source, size, channels, quiet),
+        None => train(&cli.train),
+    })
+}
+
+/// candle's own thread pool waits by spinning: on a machine that does anything else it costs more than it gives (a small
+/// MLP trained 6 times slower). The operations that matter here are ours, on rayon's threads.
+fn calm_candle() {
+    const THREADS: &str = "CANDLE_NUM_THREADS";
+    if std::env::var_os(THREADS).is_none() {
+        // SAFETY: the first thing main does; there is no other thread yet.
+        unsafe { std::env::set_var(THREADS, "1") };
+    }
+}
+
+fn presets(name: Option<&str>) -> Result<()> {
+    match name {
+        Some(name) => print_line(TrainConfig::preset(name)?.to_toml()?.trim_end()),
+        None => {
+            let width = PRESETS.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
+            PRESETS.iter().try_for_each(|(name, _)| print_line(&format!("{name:width$}  {}", TrainConfig::preset(name)?.about)))
+        }
+    }
+}
+
+fn describe_data(source: &str, size: u16, channels: u8, quiet: bool) -> Result<()> {
+    if !matches!(channels, 1 | 3) {
+        return Err(Error::usage(format!("--channels {channels}"), "Use 1 (grey) or 3 (RGB)."));
+    }
+    // The value range plays no part: pixels stay bytes.
+    let (size, channels) = (usize::from(size), usize::from(channels));
+    let form = DataConfig { source: source.to_string(), size, channels, range: Range::Tanh, held_out: 0.0 };
+    let data = data::load(source, &form, &Console::new(quiet))?;
+    let hash = format!("sha256 {} of the pixels at {size}×{size}, {channels} channels", data.sha256);
+    print_line(&format!("{}: {}\n{hash}", data.name, data.report))
+}
+
+fn export(args: &ExportArgs) -> Result<()> {
+    let folder = RunFolder::open(&args.run)?;
+    let trained = train::load_trained(&folder, args.weights)?;
+    let path = args.out.clone().unwrap_or_else(|| folder.onnx_file());
+    let agreement = export::export(&trained, args.layout, args.dtype, &path)?;
+    print_line(&format!(
+        "{}: {} weights after {} images; largest difference to candle {:.1e} in values, {} of 255 in pixels",
+        path.display(),
+        trained.weights.name(),
+        trained.state.images,
+        agreement.values,
+        agreement.pixels.map_or("none".to_string(), |p| p.to_string()),
+    ))
+}
+
+fn train(args: &TrainArgs) -> Result<()> {
+    let console = Console::new(args.quiet);
+    let (config, resumed) = match &args.resume {
+        Some(run) => (resumed_config(args, run)?, Some(RunFolder::open(run)?)),
+        None => (new_config(args)?, None),
+    };
+    let device = device(&args.device, &console)?;
+    let out = args.resume.as_ref().or(args.out.as_ref());
+    let Some(out) = out.filter(|_| !args.dry_run) else {
+        return dry_run(&config, &device, &console);
+    };
+    if resumed.is_none() {
+        RunFolder::check_free(out)?;
+    }
+    announce_export(&console);
+    let data = data::load(&config.data.source, &config.data, &console)?;
+    console.say(&format!("{}: {}", data.name, data.report));
+    console.say(&format!("{} on {}, into {}", config.preset, device_name(&device), out.display()));
+    let folder = match resumed {
+        Some(folder) => folder,
+        None => RunFolder::create(out, &config)?,
+    };
+
+    let stop = stop_flag()?;
+    let job = Job { config: &config, data: &data, device: &device, folder: &folder, progress: &console, stop: &stop };
+    let outcome = train::train(&job)?;
+    console.say(&format!(
+        "{} of {} steps, {} images, {:.0} images/s",
+        outcome.step, outcome.total_steps, outcome.images, outcome.images_per_second
+    ));
+
+    let trained = train::load_trained(&folder, None)?;
+    let agreement = export::export(&trained, Layout::NhwcU8, Dtype::F32, &folder.onnx_file()).map_err(|error| {
+        let mend = format!("Training is saved. Export it later with: gan-train export {}", out.display());
+        Error::Runtime(format!("{error}\n{mend}"))
+    })?;
+    console.say(&format!("exported {} ({:.1e} from candle)", folder.onnx_file().display(), agreement.values));
+    if args.json {
+        let onnx = folder.onnx_file();
+        print_line(&json!({ "run": out, "onnx": onnx, "outcome": outcome, "agreement": agreement }).to_string())?;
+    }
+    if outcome.step < outcome.total_steps {
+        let at = format!("saved and exported at step {} of {}", outcome.step, outcome.total_steps);
+        return Err(Error::Interrupted(format!("{at}. Go on with: gan-train --resume {}", out.display())));
+    }
+    Ok(())
+}
+
+/// Says before hours of training whether their result can be exported here.
+fn announce_export(console: &Console) {
+    match runtime::locate() {
+        Ok(found) => {
+            console.say(&format!("will verify the export with onnxruntime {} ({})", found.version, found.path.display()))
+        }
+        Err(error) => console
+            .say(&format!("warning: this run will train, but not export its generator until there is an onnxruntime: {error}")),
+    }
+}
+
+fn new_config(args: &TrainArgs) -> Result<TrainConfig> {
+    let (mut table, place) = match (&args.preset, &args.config) {
+        (Some(name), _) => (config::preset_table(name)?, name.clone()),
+        (None, Some(path)) => {
+            let text = String::from_utf8_lossy(&files::read(path)?).into_owned();
+            let place = path.display().to_string();
+            (config::parse_table(&text, &place)?, place)
+        }
+        (None, None) => {
+            return Err(Error::usage(
+                "neither --preset nor --config nor --resume is given",
+                "`gan-train presets` lists the presets.",
+            ));
+        }
+    };
+    let begun_well = TrainConfig::from_table(table.clone(), &place).is_ok();
+    for assignment in &args.set {
+        config::set(&mut table, assignment)?;
+    }
+    apply(args, &mut table)?;
+    if args.out.is_none() && !args.dry_run {
+        return Err(Error::usage("--out is missing", "Name a new folder for the run, for example --out runs/first."));
+    }
+    let config = TrainConfig::from_table(table, &place).map_err(|error| match error {
+        // Sound before the flags, and not after: the call is wrong, not the file.
+        Error::Invalid { what, mend, .. } if begun_well => Error::usage(format!("the flags do not fit {place}: {what}"), mend),
+        other => other,
+    })?;
+    match config.data.source.as_str() {
+        "" => Err(Error::usage(
+            "--data is missing",
+            "Name a folder of images, a zip, IDX files, or mnist, fashion-mnist, synthetic.",
+        )),
+        _ => Ok(config),
+    }
+}
+
+/// A run's config, with another length, place of the data or rhythm if these are given.
+fn resumed_config(args: &TrainArgs, run: &Path) -> Result<TrainConfig> {
+    let folder = RunFolder::open(run)?;
+    let text = folder.config()?.to_toml()?;
+    let mut table = config::parse_table(&text, &folder.config_file().display().to_string())?;
+    apply(args, &mut table)?;
+    TrainConfig::from_table(table, &folder.config_file().display().to_string())
+}
+
+/// Writes the flags over the config, each under its own key.
+fn apply(args: &TrainArgs, table: &mut Table) -> Result<()> {
+    let spans = [("epochs", args.epochs), ("steps", args.steps), ("images", args.images)];
+    for (key, total) in spans.into_iter().filter_map(|(key, total)| Some((key, total?))) {
+        config::set(table, &format!("schedule.length={{ {key} = {total} }}"))?;
+    }
+    let numbers = [
+        ("schedule.batch_size", args.batch_size.map(|n| n.to_string())),
+        ("seed", args.seed.map(|n| n.to_string())),
+        ("optimizer.generator.lr", args.lr.map(|x| format!("{x:e}"))),
+        ("optimizer.critic.lr", args.lr.map(|x| format!("{x:e}"))),
+        ("output.checkpoint_every", args.checkpoint_every.map(|n| format!("{{ steps = {n} }}"))),
+        ("output.sample_every", args.sample_every.map(|n| format!("{{ steps = {n} }}"))),
+    ];
+    for (key, value) in numbers.into_iter().filter_map(|(key, value)| Some((key, value?))) {
+        config::set(table, &format!("{key}={value}"))?;
+    }
+    if let Some(source) = &args.data {
+        // The run may be resumed from another folder: a path is kept whole.
+        let named = data::NAMES.contains(&source.as_str());
+        let path = Path::new(source).canonicalize().ok().filter(|_| !named);
+        let whole = path.map_or(source.clone(), |path| path.display().to_string());
+        match table.get_mut("data") {
+            Some(Value::Table(data)) => data.insert("source".to_string(), Value::String(whole)),
+            _ => {
+                return Err(Error::invalid(
+                    "config",
+                    "there is no [data] section",
+                    "`gan-train presets NAME` prints a complete one.",
+                ));
+            }
+        };
+    }
+    Ok(())
+}
+
+fn dry_run(config: &TrainConfig, device: &Device, console: &Console) -> Result<()> {
+    let data: Dataset = data::load(&config.data.source, &config.data, console)?;
+    let batches = train::Batches::new(&data, config, device)?;
+    let generator = train::generator_network(config, device, candle_core::DType::F32)?;
+    let critic = train::critic_network(config, device, candle_core::DType::F32)?;
+    print_line(config.to_toml()?.trim_end())?;
+    print_line(&format!(
+        "\n# {}: {}\n# generator {} parameters, critic {}; {} steps on {}",
+        data.name,
+        data.report.to_string().replace('\n', "\n# "),
+        generator.trainable_count(),
+        critic.trainable_count(),
+        config.schedule.length.in_steps(&config.schedule, batches.len()),
+        device_name(device),
+    ))
+}
+
+/// The device asked for, never another. `auto` is CUDA in a build that has it, if it works; else the CPU, which it says.
+fn device(name: &str, console: &Console) -> Result<Device> {
+    let cuda = |index: usize| {
+        Device::new_cuda(index).map_err(|e| {
+            let mend = if cfg!(feature = "cuda") {
+                "Check nvidia-smi, or use --device cpu."
+            } else {
+                "This gan-train was built without CUDA: build it with --features cuda, or use --device cpu."
+            };
+            Error::usage(format!("--device {name}: {e}"), mend)
+        })
+    };
+    match name {
+        "cpu" => Ok(Device::Cpu),
+        "auto" if cfg!(feature = "cuda") => Ok(cuda(0).unwrap_or_else(|error| {
+            console.say(&format!("training on the CPU, for CUDA does not work here: {error}"));
+            Device::Cpu
+        })),
+        "auto" => Ok(Device::Cpu),
+        "cuda" => cuda(0),
+        _ => match name.strip_prefix("cuda:").and_then(|index| index.parse().ok()) {
+            Some(index) => cuda(index),
+            None => Err(Error::usage(format!("--device {name} is not known"), "Use auto, cpu, cuda or cuda:INDEX.")),
+        },
+    }
+}
+
+fn device_name(device: &Device) -> &'static str {
+    if device.is_cuda() { "CUDA" } else { "the CPU" }
+}

@@ -1,0 +1,129 @@
+//! What the two programs share: progress on the terminal, interruption, exit codes.
+
+use std::io::{self, IsTerminal, Write};
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressStyle};
+
+use crate::error::{Error, Result};
+use crate::progress::Progress;
+
+/// Reports on stderr: a bar on a terminal, a plain line every few seconds elsewhere, nothing with `--quiet`.
+pub struct Console {
+    quiet: bool,
+    terminal: bool,
+    task: Mutex<Option<Task>>,
+}
+
+struct Task {
+    name: String,
+    total: u64,
+    bar: Option<ProgressBar>,
+    last_line: Instant,
+}
+
+const LINE_EVERY: Duration = Duration::from_secs(10);
+
+impl Console {
+    /// Listens to one program run.
+    pub fn new(quiet: bool) -> Self {
+        Self { quiet, terminal: io::stderr().is_terminal(), task: Mutex::new(None) }
+    }
+
+    fn with_task(&self, act: impl FnOnce(&mut Option<Task>)) {
+        if !self.quiet {
+            act(&mut self.task.lock().unwrap_or_else(PoisonError::into_inner));
+        }
+    }
+}
+
+impl Progress for Console {
+    fn begin(&self, name: &str, total: u64) {
+        self.with_task(|task| {
+            let bar = self.terminal.then(|| {
+                let bar = ProgressBar::new(total);
+                if let Ok(style) = ProgressStyle::with_template("{prefix} {wide_bar} {pos}/{len} {msg}") {
+                    bar.set_style(style);
+                }
+                bar.set_prefix(name.to_string());
+                bar
+            });
+            *task = Some(Task { name: name.to_string(), total, bar, last_line: Instant::now() });
+        });
+    }
+
+    fn update(&self, done: u64, detail: &str) {
+        self.with_task(|task| match task {
+            Some(Task { bar: Some(bar), .. }) => {
+                bar.set_message(detail.to_string());
+                bar.set_position(done);
+            }
+            Some(task) if task.last_line.elapsed() >= LINE_EVERY => {
+                task.last_line = Instant::now();
+                error_line(&format!("{} {done}/{} {detail}", task.name, task.total));
+            }
+            _ => {}
+        });
+    }
+
+    fn end(&self) {
+        self.with_task(|task| {
+            if let Some(Task { bar: Some(bar), .. }) = task.take() {
+                bar.finish_and_clear();
+            }
+        });
+    }
+
+    fn say(&self, line: &str) {
+        self.with_task(|task| match task {
+            Some(Task { bar: Some(bar), .. }) => bar.suspend(|| error_line(line)),
+            _ => error_line(line),
+        });
+    }
+}
+
+/// A flag that Ctrl-C and SIGTERM raise; a second Ctrl-C leaves at once.
+///
+/// # Errors
+/// When the handlers cannot be installed.
+pub fn stop_flag() -> Result<Arc<AtomicBool>> {
+    let flag = Arc::new(AtomicBool::new(false));
+    let raised = Arc::clone(&flag);
+    ctrlc::set_handler(move || {
+        if raised.swap(true, Ordering::SeqCst) {
+            std::process::exit(130);
+        }
+    })
+    .map_err(|e| Error::Runtime(format!("cannot listen for Ctrl-C: {e}")))?;
+    Ok(flag)
+}
+
+/// A line on stderr. Nobody may be there any more (a closed terminal, `| head`): work goes on all the same.
+fn error_line(line: &str) {
+    let _ = writeln!(io::stderr(), "{line}");
+}
+
+/// A line on stdout, where results go. A reader that has gone away is not an error: it has what it wanted.
+///
+/// # Errors
+/// When stdout cannot be written to for another reason.
+pub fn print_line(line: &str) -> Result<()> {
+    match writeln!(io::stdout(), "{line}") {
+        Err(e) if e.kind() != io::ErrorKind::BrokenPipe => Err(Error::io("write to", "stdout".as_ref())(e)),
+        _ => Ok(()),
+    }
+}
+
+/// Prints the error, if any, and gives the exit code: 0 done, 2 the call is wrong, 1 anything else.
+pub fn finish(result: Result<()>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            error_line(&format!("error: {error}"));
+            ExitCode::from(error.exit_code())
+        }
+    }
+}

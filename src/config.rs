@@ -1,0 +1,562 @@
+//! [`TrainConfig`]: one struct that serves the library, the preset files, `--config` and the command line.
+//!
+//! A preset is one TOML file in `src/presets/`. It may name another as its `base` and then states only what differs.
+
+use serde::{Deserialize, Serialize};
+use toml::{Table, Value};
+
+use crate::error::{Error, Result, nearest};
+use crate::image::Range;
+use crate::latent::Latent;
+use crate::shape::{LayerSpec, Shape, output_shape, size_estimate};
+
+macro_rules! presets {
+    ($($name:literal),* $(,)?) => {
+        /// Name and TOML text of every preset.
+        pub const PRESETS: &[(&str, &str)] = &[$(($name, include_str!(concat!("presets/", $name, ".toml")))),*];
+    };
+}
+
+presets![
+    "dcgan-28",
+    "dcgan-64",
+    "dcgan-anime",
+    "dcgan-fashion",
+    "digits",
+    "gan-fashion-mixed",
+    "gan-fashion-mlp",
+    "lsgan-fashion",
+    "wgan-anime",
+    "wgan-fashion",
+    "wgan-mnist-mlp",
+];
+
+/// Everything that decides a training run, but for the data itself.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TrainConfig {
+    /// The preset this began as, or `custom`.
+    #[serde(default = "custom")]
+    pub preset: String,
+    /// One line on what it is and where it comes from.
+    #[serde(default)]
+    pub about: String,
+    /// The seed of every random draw of the run. Below 2⁶³, TOML's largest integer.
+    #[serde(default)]
+    pub seed: u64,
+    /// The form the images take.
+    pub data: DataConfig,
+    /// The generator's input.
+    pub latent: Latent,
+    /// The generator's layers.
+    pub generator: NetworkConfig,
+    /// The critic's layers (the discriminator's, in the terms of the GAN paper).
+    pub critic: NetworkConfig,
+    /// How parameters start.
+    #[serde(default)]
+    pub init: InitConfig,
+    /// What is minimised.
+    pub loss: LossConfig,
+    /// How.
+    pub optimizer: OptimizerPair,
+    /// How long, in which rhythm.
+    pub schedule: Schedule,
+    /// What the run writes, and when.
+    #[serde(default)]
+    pub output: OutputConfig,
+}
+
+fn custom() -> String {
+    "custom".to_string()
+}
+
+/// The form in which images reach the critic.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DataConfig {
+    /// Where the images come from, as `--data` takes it; a run's own config names the place it was trained on.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub source: String,
+    /// Height and width in pixels; other images are cropped to a square and resized.
+    pub size: usize,
+    /// 1 (grey) or 3 (RGB); others are converted.
+    pub channels: usize,
+    /// The value range of the networks.
+    pub range: Range,
+    /// The share of the images that is never trained on, 0 to 0.5: the critic's score on some of them, logged beside its score
+    /// on as many training images, shows whether it memorises.
+    #[serde(default)]
+    pub held_out: f64,
+}
+
+/// A network is a list of layers.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NetworkConfig {
+    /// From input to output.
+    pub layers: Vec<LayerSpec>,
+}
+
+/// Initial values of one kind of parameter.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Init {
+    /// As PyTorch's modules start: weights kaiming-uniform with a = √5, biases U(±1/√fan_in), norms 1 and 0.
+    Pytorch,
+    /// All 0.
+    Zeros,
+    /// N(mean, std²).
+    Normal {
+        /// The mean.
+        mean: f64,
+        /// The standard deviation.
+        std: f64,
+    },
+    /// N(0, 1/(fan_in / 2)), as TensorFlow tutorials of 2017 had it.
+    FanInNormal,
+}
+
+/// Initial values by kind of parameter.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct InitConfig {
+    /// Weights of convolutions and transposed convolutions.
+    pub conv: Init,
+    /// Weights of linear layers.
+    pub linear: Init,
+    /// Biases of convolutions and linear layers.
+    pub bias: Init,
+    /// Gains of batch and layer norms.
+    pub norm_weight: Init,
+    /// Offsets of batch and layer norms.
+    pub norm_bias: Init,
+}
+
+impl Default for InitConfig {
+    fn default() -> Self {
+        let pytorch = Init::Pytorch;
+        Self { conv: pytorch, linear: pytorch, bias: pytorch, norm_weight: pytorch, norm_bias: pytorch }
+    }
+}
+
+/// How a batch of losses becomes one number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Reduction {
+    /// The mean over the batch.
+    #[default]
+    Mean,
+    /// The sum over the batch.
+    Sum,
+}
+
+/// The losses of critic and generator; formulas in the `loss` module.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum LossConfig {
+    /// Binary cross-entropy with logits; the generator's is the non-saturating one (arXiv 1406.2661).
+    Bce {
+        /// Over the batch.
+        #[serde(default)]
+        reduction: Reduction,
+        /// Factor on the critic's loss (real + fake): 1, or ½ in the d2l book's form.
+        #[serde(default = "one")]
+        critic_scale: f64,
+    },
+    /// Least squares with a = 0, b = c = 1 (arXiv 1611.04076).
+    Lsgan,
+    /// Wasserstein with weight clipping (arXiv 1701.07875).
+    Wgan {
+        /// Every trainable parameter of the critic is clamped to [-clip, clip] before each critic step, as in the authors' code.
+        clip: f64,
+    },
+}
+
+fn one() -> f64 {
+    1.0
+}
+
+impl LossConfig {
+    /// The name used in configs and metadata.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Bce { .. } => "bce",
+            Self::Lsgan => "lsgan",
+            Self::Wgan { .. } => "wgan",
+        }
+    }
+}
+
+/// One optimiser with its constants; formulas in the `optim` module.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum OptimizerConfig {
+    /// Adam (arXiv 1412.6980), PyTorch's form.
+    Adam {
+        /// Learning rate.
+        lr: f64,
+        /// Decay of the two moments.
+        #[serde(default = "adam_betas")]
+        betas: [f64; 2],
+        /// Added to the root.
+        #[serde(default = "eps")]
+        eps: f64,
+    },
+    /// RMSprop, PyTorch's form: ε beside the root, accumulator from 0.
+    Rmsprop {
+        /// Learning rate.
+        lr: f64,
+        /// Decay of the squared gradients.
+        #[serde(default = "rmsprop_decay")]
+        decay: f64,
+        /// Added to the root.
+        #[serde(default = "eps")]
+        eps: f64,
+    },
+    /// RMSprop, TensorFlow 1's form: ε inside the root, accumulator from 1.
+    RmspropTf {
+        /// Learning rate.
+        lr: f64,
+        /// Decay of the squared gradients.
+        #[serde(default = "rmsprop_tf_decay")]
+        decay: f64,
+        /// Added under the root.
+        #[serde(default = "rmsprop_tf_eps")]
+        eps: f64,
+    },
+    /// Stochastic gradient descent.
+    Sgd {
+        /// Learning rate.
+        lr: f64,
+        /// Momentum, PyTorch's form (no dampening); 0 for none.
+        #[serde(default)]
+        momentum: f64,
+    },
+}
+
+fn adam_betas() -> [f64; 2] {
+    [0.9, 0.999]
+}
+fn eps() -> f64 {
+    1e-8
+}
+fn rmsprop_decay() -> f64 {
+    0.99
+}
+fn rmsprop_tf_decay() -> f64 {
+    0.9
+}
+fn rmsprop_tf_eps() -> f64 {
+    1e-10
+}
+
+impl OptimizerConfig {
+    /// The learning rate.
+    pub fn lr(&self) -> f64 {
+        match *self {
+            Self::Adam { lr, .. } | Self::Rmsprop { lr, .. } | Self::RmspropTf { lr, .. } | Self::Sgd { lr, .. } => lr,
+        }
+    }
+}
+
+/// One optimiser a network.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OptimizerPair {
+    /// The generator's.
+    pub generator: OptimizerConfig,
+    /// The critic's.
+    pub critic: OptimizerConfig,
+}
+
+/// A length of training, or an interval in it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Span {
+    /// Generator steps.
+    Steps(u64),
+    /// Passes of the critic over the data.
+    Epochs(u64),
+    /// Real images shown to the critic.
+    Images(u64),
+}
+
+impl Span {
+    /// In generator steps, rounded up: the first step count at which the span is complete, at least 1.
+    pub fn in_steps(self, schedule: &Schedule, data_len: usize) -> u64 {
+        let batch = (schedule.batch_size as u64).max(1);
+        let batches_an_epoch = (data_len as u64).div_ceil(batch).max(1);
+        let critic_steps = match self {
+            Self::Steps(steps) => return steps.max(1),
+            Self::Epochs(epochs) => epochs.saturating_mul(batches_an_epoch),
+            // Whole epochs first: their last batch may be smaller.
+            Self::Images(images) => {
+                let len = (data_len as u64).max(1);
+                (images / len).saturating_mul(batches_an_epoch).saturating_add((images % len).div_ceil(batch))
+            }
+        };
+        critic_steps.div_ceil(schedule.critic_steps.max(1) as u64).max(1)
+    }
+}
+
+/// Where the latents of the generator's step come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum GeneratorLatents {
+    /// New ones.
+    #[default]
+    Fresh,
+    /// Those of the last critic step, passed through the generator again.
+    Reused,
+    /// The fakes of the last critic step themselves: one generator pass less.
+    ReusedFakes,
+}
+
+/// How long, in which rhythm.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Schedule {
+    /// Images a batch.
+    pub batch_size: usize,
+    /// The total length of the run.
+    pub length: Span,
+    /// Critic steps before each generator step (n_critic).
+    #[serde(default = "one_step")]
+    pub critic_steps: usize,
+    /// The latents of the generator's step.
+    #[serde(default)]
+    pub generator_latents: GeneratorLatents,
+    /// Decay a step of the moving average of the generator's weights; 0 for none (arXiv 1806.04498).
+    #[serde(default)]
+    pub ema_decay: f64,
+}
+
+fn one_step() -> usize {
+    1
+}
+
+/// What the run writes, and when.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct OutputConfig {
+    /// A line of losses.
+    pub log_every: Span,
+    /// A sheet of samples from fixed latents.
+    pub sample_every: Span,
+    /// A checkpoint.
+    pub checkpoint_every: Span,
+    /// Images on the sheet of samples.
+    pub samples: usize,
+    /// How many of the newest checkpoints stay; at least 1.
+    pub keep_checkpoints: usize,
+}
+
+impl Default for OutputConfig {
+    fn default() -> Self {
+        Self {
+            log_every: Span::Steps(20),
+            sample_every: Span::Steps(500),
+            checkpoint_every: Span::Steps(1000),
+            samples: 64,
+            keep_checkpoints: 2,
+        }
+    }
+}
+
+impl TrainConfig {
+    /// A preset by name.
+    ///
+    /// # Errors
+    /// When there is none of that name; the nearest is suggested.
+    pub fn preset(name: &str) -> Result<Self> {
+        Self::from_table(preset_table(name)?, name)
+    }
+
+    /// From a TOML file's text; `place` names it in errors. The file may have a `base`.
+    ///
+    /// # Errors
+    /// When the text is not TOML, a key is unknown or missing, or the networks do not fit the data.
+    pub fn from_toml(text: &str, place: &str) -> Result<Self> {
+        Self::from_table(parse_table(text, place)?, place)
+    }
+
+    /// From a table whose `base` is resolved, as [`parse_table`] does.
+    ///
+    /// # Errors
+    /// As [`Self::from_toml`].
+    pub fn from_table(table: Table, place: &str) -> Result<Self> {
+        let config: Self = Value::Table(table)
+            .try_into()
+            .map_err(|e: toml::de::Error| invalid_config(place, e.to_string().trim_end().replace('\n', ", ")))?;
+        config.check(place)?;
+        Ok(config)
+    }
+
+    /// As TOML text.
+    ///
+    /// # Errors
+    /// Never for a config that passed its checks.
+    pub fn to_toml(&self) -> Result<String> {
+        toml::to_string(self).map_err(|e| invalid_config("config", e.to_string()))
+    }
+
+    /// The shape of one image, as the networks see it.
+    pub fn image_shape(&self) -> Shape {
+        Shape::Map { channels: self.data.channels, height: self.data.size, width: self.data.size }
+    }
+
+    /// Checks every value, and that the generator makes what the critic takes.
+    fn check(&self, place: &str) -> Result<()> {
+        let ensure = |ok: bool, what: &str| if ok { Ok(()) } else { Err(invalid_config(place, what.to_string())) };
+        let positive = |x: f64| x.is_finite() && x > 0.0;
+        ensure((4..=1024).contains(&self.data.size), "data.size must be 4 to 1024")?;
+        ensure(matches!(self.data.channels, 1 | 3), "data.channels must be 1 or 3")?;
+        ensure(self.data.range != Range::Byte, "data.range must be tanh or sigmoid")?;
+        ensure((0.0..=0.5).contains(&self.data.held_out), "data.held_out must be 0 to 0.5")?;
+        ensure((1..=65_536).contains(&self.latent.size), "latent.size must be 1 to 65536")?;
+        ensure((1..=65_536).contains(&self.schedule.batch_size), "schedule.batch_size must be 1 to 65536")?;
+        ensure((1..=1000).contains(&self.schedule.critic_steps), "schedule.critic_steps must be 1 to 1000")?;
+        ensure((0.0..1.0).contains(&self.schedule.ema_decay), "schedule.ema_decay must be at least 0 and below 1")?;
+        ensure((1..=4096).contains(&self.output.samples), "output.samples must be 1 to 4096")?;
+        ensure((1..=10_000).contains(&self.output.keep_checkpoints), "output.keep_checkpoints must be 1 to 10000")?;
+        ensure(self.seed <= i64::MAX as u64, "seed must be below 2^63")?;
+        for optimizer in [self.optimizer.generator, self.optimizer.critic] {
+            ensure(positive(optimizer.lr()), "the learning rate must be above 0")?;
+            let (decays, name, eps) = match optimizer {
+                OptimizerConfig::Adam { betas, eps, .. } => (betas, "betas", eps),
+                OptimizerConfig::Rmsprop { decay, eps, .. } | OptimizerConfig::RmspropTf { decay, eps, .. } => {
+                    ([decay; 2], "decay", eps)
+                }
+                OptimizerConfig::Sgd { momentum, .. } => ([momentum; 2], "momentum", 1.0),
+            };
+            let below_one = decays.iter().all(|decay| (0.0..1.0).contains(decay));
+            ensure(below_one, &format!("an optimiser's {name} must be at least 0 and below 1"))?;
+            ensure(positive(eps), "an optimiser's eps must be above 0")?;
+        }
+        match self.loss {
+            LossConfig::Wgan { clip } => ensure(positive(clip), "loss.clip must be above 0")?,
+            LossConfig::Bce { critic_scale, .. } => ensure(positive(critic_scale), "loss.critic_scale must be above 0")?,
+            LossConfig::Lsgan => {}
+        }
+        let InitConfig { conv, linear, bias, norm_weight, norm_bias } = self.init;
+        for init in [conv, linear, bias, norm_weight, norm_bias] {
+            if let Init::Normal { mean, std } = init {
+                ensure(mean.is_finite(), "init: mean must be a number")?;
+                ensure(std.is_finite() && std >= 0.0, "init: std must be at least 0")?;
+            }
+        }
+        for span in [self.schedule.length, self.output.log_every, self.output.sample_every, self.output.checkpoint_every] {
+            let (Span::Steps(n) | Span::Epochs(n) | Span::Images(n)) = span;
+            ensure(n > 0, "lengths and intervals must be at least 1")?;
+        }
+        self.check_networks(place)
+    }
+
+    fn check_networks(&self, place: &str) -> Result<()> {
+        let image = self.image_shape();
+        let made = output_shape(&self.generator.layers, Shape::Flat(self.latent.size))
+            .map_err(|what| invalid_config(place, format!("generator: {what}")))?;
+        if made.elements() != image.elements() || matches!(made, Shape::Map { .. }) && made != image {
+            return Err(invalid_config(
+                place,
+                format!("generator: makes {made}, but data.size and data.channels ask for {image}"),
+            ));
+        }
+        if self.generator.layers.contains(&LayerSpec::LayerNorm) {
+            let what = "generator: layer_norm cannot be exported; use batch_norm";
+            return Err(invalid_config(place, what.to_string()));
+        }
+        let score =
+            output_shape(&self.critic.layers, image).map_err(|what| invalid_config(place, format!("critic: {what}")))?;
+        if score.elements() != 1 {
+            return Err(invalid_config(place, format!("critic: ends in {score}, but must end in one value an image")));
+        }
+        let sizes = [(&self.generator.layers, Shape::Flat(self.latent.size)), (&self.critic.layers, image)];
+        let total: f64 = sizes.into_iter().map(|(layers, input)| size_estimate(layers, input)).sum();
+        if total > MAX_VALUES {
+            return Err(invalid_config(place, format!("the networks hold {total:.1e} values, more than {MAX_VALUES:.0e}")));
+        }
+        Ok(())
+    }
+}
+
+/// More parameters and activations an image than any machine this runs on could train; a slip of the pen in a config must
+/// not end in an allocation failure, which no program survives.
+const MAX_VALUES: f64 = 4e9;
+
+/// A preset's table with its bases merged in.
+///
+/// # Errors
+/// When there is no preset of that name.
+pub fn preset_table(name: &str) -> Result<Table> {
+    let Some((_, text)) = PRESETS.iter().find(|(known, _)| *known == name) else {
+        let names = PRESETS.iter().map(|(known, _)| *known);
+        let hint = nearest(name, names.clone()).map(|near| format!("Did you mean '{near}'? ")).unwrap_or_default();
+        let all = names.collect::<Vec<_>>().join(", ");
+        return Err(Error::usage(format!("there is no preset '{name}'"), format!("{hint}Presets: {all}.")));
+    };
+    let mut table = parse_table(text, name)?;
+    table.insert("preset".to_string(), Value::String(name.to_string()));
+    Ok(table)
+}
+
+/// Parses a config file and merges it onto its `base`, if it names one.
+///
+/// # Errors
+/// When the text is not TOML or the base is unknown.
+pub fn parse_table(text: &str, place: &str) -> Result<Table> {
+    let mut table: Table =
+        text.parse().map_err(|e: toml::de::Error| invalid_config(place, e.to_string().trim_end().to_string()))?;
+    match table.remove("base") {
+        None => Ok(table),
+        Some(Value::String(base)) => Ok(merge(preset_table(&base)?, table)),
+        Some(other) => Err(invalid_config(place, format!("base must be the name of a preset, not {other}"))),
+    }
+}
+
+/// Section by section, key by key; a section that names its `kind` replaces the base's whole.
+fn merge(mut base: Table, over: Table) -> Table {
+    for (key, value) in over {
+        match (base.get_mut(&key), value) {
+            (Some(Value::Table(section)), Value::Table(new)) if !new.contains_key("kind") => section.extend(new),
+            (_, value) => {
+                base.insert(key, value);
+            }
+        }
+    }
+    base
+}
+
+/// Sets `a.b.c = value` in a table, as `--set a.b.c=value` does; the value is TOML, or else taken as a string.
+///
+/// # Errors
+/// When the assignment has no `=`, or a part of the path is not a table.
+pub fn set(table: &mut Table, assignment: &str) -> Result<()> {
+    let wrong = |what: &str| {
+        Error::usage(
+            format!("--set {assignment}: {what}"),
+            "Write --set section.key=value, for example --set schedule.batch_size=32.",
+        )
+    };
+    let (path, value) = assignment.split_once('=').ok_or_else(|| wrong("no '='"))?;
+    let value = format!("v = {value}")
+        .parse::<Table>()
+        .ok()
+        .and_then(|mut t| t.remove("v"))
+        .unwrap_or_else(|| Value::String(value.trim().to_string()));
+    let mut keys: Vec<&str> = path.split('.').map(str::trim).collect();
+    let last = keys.pop().filter(|key| !key.is_empty()).ok_or_else(|| wrong("no key"))?;
+    let mut at = table;
+    for key in keys {
+        at = match at.entry(key).or_insert_with(|| Value::Table(Table::new())) {
+            Value::Table(inner) => inner,
+            _ => return Err(wrong(&format!("'{key}' is not a section"))),
+        };
+    }
+    at.insert(last.to_string(), value);
+    Ok(())
+}
+
+fn invalid_config(place: &str, what: String) -> Error {
+    Error::invalid(place, what, "`gan-train presets NAME` prints a complete config to compare with.")
+}

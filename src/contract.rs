@@ -1,0 +1,251 @@
+//! What an exported generator promises, and how the file says so.
+//!
+//! - Input `z`: float32 `[n, latent]`, `n` dynamic. Output `image`: see [`Layout`].
+//! - Opset 17, IR 8, no external data.
+//! - `metadata_props` carries everything below, and a SHA-256 over the whole file (see `checksum`).
+
+use std::collections::BTreeMap;
+
+use sha2::{Digest, Sha256};
+
+use crate::error::{Error, Result};
+use crate::image::Range;
+use crate::latent::{Latent, Law};
+
+/// The version of this contract, in the metadata as `ganforge.contract`.
+pub const VERSION: &str = "1";
+/// The name of the graph's one input.
+pub const INPUT: &str = "z";
+/// The name of the graph's one output.
+pub const OUTPUT: &str = "image";
+/// The ONNX opset of exported graphs; with [`IR_VERSION`] the widest-supported pair (onnxruntime ≥ 1.14).
+pub const OPSET: i64 = 17;
+/// The ONNX IR version of exported graphs.
+pub const IR_VERSION: i64 = 8;
+/// The metadata key of the file's checksum.
+pub const CHECKSUM_KEY: &str = "ganforge.sha256";
+const DIGITS: usize = 64;
+
+/// The type and axes of the output.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
+pub enum Layout {
+    /// uint8 `[n, height, width, channels]`: ready to be a PNG. The default.
+    NhwcU8,
+    /// uint8 `[n, channels, height, width]`: what torch-fidelity takes.
+    NchwU8,
+    /// float32 `[n, channels, height, width]`: the raw network, in its own value range.
+    NchwF32,
+}
+
+impl Layout {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::NhwcU8, Self::NchwU8, Self::NchwF32];
+
+    /// The name used in metadata and `--layout`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::NhwcU8 => "nhwc-u8",
+            Self::NchwU8 => "nchw-u8",
+            Self::NchwF32 => "nchw-f32",
+        }
+    }
+}
+
+/// Which weights an export holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
+pub enum Weights {
+    /// The exponential moving average over training.
+    Ema,
+    /// The weights as the last step left them.
+    Raw,
+}
+
+impl Weights {
+    /// The name used in metadata and `--weights`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Ema => "ema",
+            Self::Raw => "raw",
+        }
+    }
+}
+
+/// Everything a stranger needs to know to use an exported generator.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Contract {
+    /// The law and size of `z`.
+    pub latent: Latent,
+    /// The value range of the network (before the conversion to pixels, if the graph has one).
+    pub range: Range,
+    /// The output's type and axes.
+    pub layout: Layout,
+    /// Pixels from top to bottom.
+    pub height: usize,
+    /// Pixels from left to right.
+    pub width: usize,
+    /// 1 (grey) or 3 (RGB).
+    pub channels: usize,
+    /// The preset it was trained with.
+    pub preset: String,
+    /// The loss it was trained with.
+    pub loss: String,
+    /// The name of the data set.
+    pub data: String,
+    /// SHA-256 over the data set's pixels.
+    pub data_sha256: String,
+    /// Real images shown to the critic.
+    pub images_seen: u64,
+    /// The seed of the run.
+    pub seed: u64,
+    /// Averaged or raw weights.
+    pub weights: Weights,
+}
+
+impl Contract {
+    /// The file's `metadata_props`, without the checksum. Sorted, so that the same contract gives the same bytes.
+    pub fn to_metadata(&self) -> BTreeMap<String, String> {
+        let pixel_format = match self.channels {
+            1 => "Gray8",
+            _ => "Rgb8",
+        };
+        let pixel_range = match (self.layout, self.range) {
+            (Layout::NchwF32, Range::Tanh) => "Normalized_1_1",
+            (Layout::NchwF32, Range::Sigmoid) => "Normalized_0_1",
+            _ => "NominalRange_0_255",
+        };
+        [
+            ("Image.BitmapPixelFormat", pixel_format.to_string()),
+            ("Image.ColorSpaceGamma", "SRGB".to_string()),
+            ("Image.NominalPixelRange", pixel_range.to_string()),
+            ("ganforge.channels", self.channels.to_string()),
+            ("ganforge.contract", VERSION.to_string()),
+            ("ganforge.data", self.data.clone()),
+            ("ganforge.data.sha256", self.data_sha256.clone()),
+            ("ganforge.height", self.height.to_string()),
+            ("ganforge.images_seen", self.images_seen.to_string()),
+            ("ganforge.latent.law", self.latent.law.name().to_string()),
+            ("ganforge.latent.size", self.latent.size.to_string()),
+            ("ganforge.layout", self.layout.name().to_string()),
+            ("ganforge.loss", self.loss.clone()),
+            ("ganforge.preset", self.preset.clone()),
+            ("ganforge.range", self.range.name().to_string()),
+            ("ganforge.seed", self.seed.to_string()),
+            ("ganforge.weights", self.weights.name().to_string()),
+            ("ganforge.width", self.width.to_string()),
+        ]
+        .into_iter()
+        .map(|(key, value)| (key.to_string(), value))
+        .collect()
+    }
+
+    /// Reads the contract back. `lookup` answers a metadata key; `Ok(None)` if the file makes no such promise at all.
+    ///
+    /// # Errors
+    /// When the file claims the contract but a key is missing or has an impossible value; `place` names the file.
+    pub fn from_metadata(place: &str, lookup: impl Fn(&str) -> Option<String>) -> Result<Option<Self>> {
+        let Some(version) = lookup("ganforge.contract") else { return Ok(None) };
+        if version != VERSION {
+            return Err(Error::invalid(
+                place,
+                format!("contract version {version}, but this program knows version {VERSION}"),
+                "Export the generator again, or use a ganforge of the same version.",
+            ));
+        }
+        let keys = Keys { place, lookup: &lookup };
+        Ok(Some(Self {
+            latent: Latent {
+                size: keys.number("ganforge.latent.size")?,
+                law: keys.one_of("ganforge.latent.law", &[Law::Normal, Law::Uniform], Law::name)?,
+            },
+            range: keys.one_of("ganforge.range", &[Range::Tanh, Range::Sigmoid, Range::Byte], Range::name)?,
+            layout: keys.one_of("ganforge.layout", &Layout::ALL, Layout::name)?,
+            height: keys.number("ganforge.height")?,
+            width: keys.number("ganforge.width")?,
+            channels: keys.number("ganforge.channels")?,
+            preset: keys.text("ganforge.preset")?,
+            loss: keys.text("ganforge.loss")?,
+            data: keys.text("ganforge.data")?,
+            data_sha256: keys.text("ganforge.data.sha256")?,
+            images_seen: keys.number("ganforge.images_seen")?,
+            seed: keys.number("ganforge.seed")?,
+            weights: keys.one_of("ganforge.weights", &[Weights::Ema, Weights::Raw], Weights::name)?,
+        }))
+    }
+}
+
+struct Keys<'a, F> {
+    place: &'a str,
+    lookup: &'a F,
+}
+
+impl<F: Fn(&str) -> Option<String>> Keys<'_, F> {
+    fn text(&self, key: &str) -> Result<String> {
+        (self.lookup)(key).ok_or_else(|| self.wrong(key, "missing"))
+    }
+
+    fn number<T: std::str::FromStr>(&self, key: &str) -> Result<T> {
+        let text = self.text(key)?;
+        text.parse().map_err(|_| self.wrong(key, &format!("'{text}', not a number in range")))
+    }
+
+    fn one_of<T: Copy>(&self, key: &str, all: &[T], name: fn(T) -> &'static str) -> Result<T> {
+        let text = self.text(key)?;
+        all.iter()
+            .copied()
+            .find(|&value| name(value) == text)
+            .ok_or_else(|| self.wrong(key, &format!("unknown value '{text}'")))
+    }
+
+    fn wrong(&self, key: &str, what: &str) -> Error {
+        Error::invalid(self.place, format!("metadata {key}: {what}"), "The file is damaged: export the generator again.")
+    }
+}
+
+/// Fills the checksum in: `file` is an encoded model whose [`CHECKSUM_KEY`] entry holds 64 zeros.
+///
+/// Returns whether there was such an entry.
+pub fn seal(file: &mut [u8]) -> bool {
+    let Some(at) = digits_at(file) else { return false };
+    let sum = checksum(file, at);
+    file[at..at + DIGITS].copy_from_slice(sum.as_bytes());
+    true
+}
+
+/// Compares the checksum with the contents. A file without one passes: it is a stranger's.
+///
+/// # Errors
+/// When the contents have changed since the export.
+pub fn check_seal(place: &str, file: &[u8]) -> Result<()> {
+    match digits_at(file) {
+        Some(at) if file[at..at + DIGITS] != *checksum(file, at).as_bytes() => Err(Error::invalid(
+            place,
+            "the checksum in its metadata does not match its contents",
+            "The file is damaged or was changed by hand: copy or export it again.",
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// SHA-256 of the file with the checksum's own 64 digits taken as zeros, in hexadecimal: graph, weights and metadata.
+fn checksum(file: &[u8], at: usize) -> String {
+    let mut hash = Sha256::new();
+    hash.update(&file[..at]);
+    hash.update([b'0'; DIGITS]);
+    hash.update(&file[at + DIGITS..]);
+    hex(&hash.finalize())
+}
+
+/// Where the digits of the checksum entry start: after key and value tag, as protobuf writes a metadata entry.
+fn digits_at(file: &[u8]) -> Option<usize> {
+    let mut key = CHECKSUM_KEY.as_bytes().to_vec();
+    key.extend([0x12, DIGITS as u8]);
+    let at = file.windows(key.len()).rposition(|window| window == key)? + key.len();
+    (at + DIGITS <= file.len()).then_some(at)
+}
+
+/// Bytes as lower-case hexadecimal digits.
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}

@@ -1,0 +1,49 @@
+//! A folder of images, its subfolders included.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use walkdir::WalkDir;
+
+use super::{Entry, Loaded, classify, decode_all, read_bounded};
+use crate::config::DataConfig;
+use crate::error::{Error, Result};
+use crate::progress::Progress;
+
+/// Loads every image below `folder`, in the order of their paths inside it.
+pub(super) fn load(folder: &Path, config: &DataConfig, progress: &dyn Progress) -> Result<Loaded> {
+    let (mut files, mut ignored) = (Vec::new(), 0);
+    for entry in WalkDir::new(folder).follow_links(true) {
+        let (path, is_file) = match entry {
+            Ok(entry) => (entry.path().to_path_buf(), entry.file_type().is_file()),
+            Err(e) if e.loop_ancestor().is_some() => continue, // a link to a folder that is being walked: nothing new
+            Err(e) => match e.path() {
+                // A dangling link: reading it fails, and says so. But a folder that cannot be listed may hide anything.
+                Some(path) if path.is_symlink() => (path.to_path_buf(), true),
+                path => {
+                    let path = path.unwrap_or(folder).to_path_buf();
+                    return Err(Error::io("read", &path)(e.into()));
+                }
+            },
+        };
+        let name = name_inside(folder, &path);
+        match classify(&name) {
+            Entry::Image if is_file => files.push((name, path)),
+            Entry::Other if is_file => ignored += 1,
+            _ => {}
+        }
+    }
+    files.sort_unstable();
+    let (names, paths): (Vec<String>, Vec<PathBuf>) = files.into_iter().unzip();
+    decode_all(folder, &names, ignored, config, progress, |index| read(&paths[index]))
+}
+
+/// The path inside the folder with `/` between its parts, on every system.
+fn name_inside(folder: &Path, path: &Path) -> String {
+    let inside = path.strip_prefix(folder).unwrap_or(path);
+    inside.iter().map(|part| part.to_string_lossy()).collect::<Vec<_>>().join("/")
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, String> {
+    read_bounded(File::open(path).map_err(|e| e.to_string())?)
+}

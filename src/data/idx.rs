@@ -1,0 +1,115 @@
+//! IDX files of images, as MNIST and its relatives come: a big-endian header, then 8-bit grey pixels; plain or gzip.
+
+use std::fs::File;
+use std::io::{BufReader, ErrorKind, Read, Seek};
+use std::path::{Path, PathBuf};
+
+use flate2::read::MultiGzDecoder;
+
+use super::{Loaded, Report, decode, fill};
+use crate::config::DataConfig;
+use crate::error::{Error, Result};
+use crate::progress::Progress;
+
+/// The names that the training images go by in a folder, unpacked or not.
+const TRAINING_FILES: [&str; 4] =
+    ["train-images-idx3-ubyte.gz", "train-images-idx3-ubyte", "train-images.idx3-ubyte.gz", "train-images.idx3-ubyte"];
+
+/// The largest height and width taken.
+const MAX_SIDE: u32 = 16_384;
+
+/// The training images of a folder with an MNIST-like set, if it has them.
+pub(super) fn training_file(folder: &Path) -> Option<PathBuf> {
+    TRAINING_FILES.iter().map(|name| folder.join(name)).find(|path| path.is_file())
+}
+
+/// Loads a file of images.
+pub(super) fn load(path: &Path, config: &DataConfig, progress: &dyn Progress) -> Result<Loaded> {
+    let images = read(path)?;
+    let (size, channels) = (config.size, config.channels);
+    let mut report = Report { found: images.len, ..Report::default() };
+    report.count(images.len, (images.width, images.height), false);
+    if channels == 1 && images.width as usize == size && images.height as usize == size {
+        return Ok(Loaded { pixels: images.pixels, report });
+    }
+    let shape = [images.width as usize, images.height as usize, 1];
+    let area = shape[0] * shape[1];
+    let (pixels, results) = fill(path, [images.len, channels * size * size], progress, |index, out| {
+        decode::fit(&images.pixels[index * area..(index + 1) * area], shape, size, channels, out)
+    })?;
+    results.into_iter().collect::<Result<(), String>>().map_err(|what| invalid(path, what))?;
+    Ok(Loaded { pixels, report })
+}
+
+struct Images {
+    len: usize,
+    width: u32,
+    height: u32,
+    pixels: Vec<u8>,
+}
+
+fn read(path: &Path) -> Result<Images> {
+    let mut file = File::open(path).map_err(Error::io("read", path))?;
+    let mut magic = [0; 2];
+    let gzip = file.read_exact(&mut magic).is_ok() && magic == [0x1f, 0x8b];
+    file.rewind().map_err(Error::io("read", path))?;
+    let file = BufReader::with_capacity(1 << 16, file);
+    if gzip { parse(path, MultiGzDecoder::new(file)) } else { parse(path, file) }
+}
+
+/// Parses header and pixels. Memory grows with what is really read, whatever the header says.
+fn parse(path: &Path, mut source: impl Read) -> Result<Images> {
+    let mut header = Vec::new();
+    read_up_to(path, &mut source, 16, &mut header)?;
+    let words: Vec<u32> = header.chunks_exact(4).map(|word| word.iter().fold(0, |n, &byte| n << 8 | u32::from(byte))).collect();
+    check_magic(path, words.first().copied(), header.len())?;
+    let &[_, len, height, width] = words.as_slice() else {
+        return Err(invalid(path, format!("ends after {} bytes, inside the header of 16", header.len())));
+    };
+    if len == 0 || !(1..=MAX_SIDE).contains(&height) || !(1..=MAX_SIDE).contains(&width) {
+        let most = format!("expected at least 1 image, of 1 to {MAX_SIDE} pixels a side");
+        return Err(invalid(path, format!("the header says {len} images of {width}×{height} pixels; {most}")));
+    }
+    // At most 2³² · 2²⁸: no overflow.
+    let expected = u64::from(len) * u64::from(height) * u64::from(width);
+    let promise = format!("{len} images of {width}×{height} pixels, {expected} bytes");
+    let mut pixels = Vec::new();
+    read_up_to(path, &mut source, expected, &mut pixels)?;
+    if (pixels.len() as u64) < expected {
+        return Err(invalid(path, format!("the header says {promise}, but only {} bytes follow", pixels.len())));
+    }
+    // One byte more must not be there; for gzip this also checks the checksum.
+    let mut rest = Vec::new();
+    read_up_to(path, &mut source, 1, &mut rest)?;
+    if !rest.is_empty() {
+        return Err(invalid(path, format!("the header says {promise}, but more bytes follow")));
+    }
+    Ok(Images { len: len as usize, width, height, pixels })
+}
+
+fn check_magic(path: &Path, magic: Option<u32>, found: usize) -> Result<()> {
+    match magic {
+        Some(0x0803) => Ok(()),
+        Some(0x0801) => Err(Error::invalid_file(
+            path,
+            "an IDX file of labels (idx1), not of images (idx3)",
+            "Give the file of images, in MNIST's naming train-images-idx3-ubyte.",
+        )),
+        Some(magic) => {
+            Err(invalid(path, format!("begins with {magic:#010x}; an IDX file of 8-bit images begins with 0x00000803")))
+        }
+        None => Err(invalid(path, format!("has only {found} bytes; an IDX file begins with a header of 16"))),
+    }
+}
+
+fn read_up_to(path: &Path, source: &mut impl Read, limit: u64, out: &mut Vec<u8>) -> Result<()> {
+    source.take(limit).read_to_end(out).map(|_| ()).map_err(|e| match e.kind() {
+        ErrorKind::UnexpectedEof => invalid(path, "the gzip data ends early".to_string()),
+        ErrorKind::InvalidInput | ErrorKind::InvalidData => invalid(path, format!("the gzip data is broken: {e}")),
+        _ => Error::io("read", path)(e),
+    })
+}
+
+fn invalid(path: &Path, what: String) -> Error {
+    Error::invalid_file(path, what, "Fetch or make the file again.")
+}

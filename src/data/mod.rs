@@ -1,0 +1,443 @@
+//! Training images: from IDX files, folders and zip archives of images, or the built-in synthetic digits, into memory.
+
+mod decode;
+mod folder;
+mod idx;
+pub mod synthetic;
+mod zip;
+
+use std::collections::{BTreeMap, HashSet};
+use std::fmt;
+use std::fs::{self, File};
+use std::io::{ErrorKind, Read};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use rayon::prelude::*;
+use sha2::{Digest, Sha256};
+
+use crate::config::DataConfig;
+use crate::error::{Error, Result, nearest};
+use crate::progress::Progress;
+use crate::random::{Purpose, Stream};
+
+/// Images in memory, 8 bits a channel, planar.
+#[derive(Debug, Clone)]
+pub struct Dataset {
+    /// What it is called in logs and metadata: the built-in name, or the file's or folder's.
+    pub name: String,
+    /// Over shape and pixels, so over what the networks see; in hexadecimal.
+    pub sha256: String,
+    /// How many images; at least 1.
+    pub len: usize,
+    /// 1 (grey) or 3 (RGB).
+    pub channels: usize,
+    /// Height and width.
+    pub size: usize,
+    /// `[len, channels, size, size]`.
+    pub pixels: Vec<u8>,
+    /// What was found on the way.
+    pub report: Report,
+}
+
+/// The numbers of the images to train on and of those held out; each ascending.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Split {
+    /// Never empty.
+    pub train: Vec<u32>,
+    /// Never trained on.
+    pub held_out: Vec<u32>,
+}
+
+/// What a data set's files hold. Its `Display` is a short text for people.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Report {
+    /// Images found, the broken ones included.
+    pub found: usize,
+    /// Images in the data set.
+    pub used: usize,
+    /// Images that could not be decoded; they are left out.
+    pub broken: Vec<Broken>,
+    /// Other files, passed over; hidden ones are not counted.
+    pub ignored: usize,
+    /// Images whose pixels, as used, equal those of an earlier one. They stay in.
+    pub duplicates: usize,
+    /// Used images by original width and height.
+    pub sizes: BTreeMap<(u32, u32), usize>,
+    /// Used images without colour, however they are stored.
+    pub grey: usize,
+    /// Used images with colour.
+    pub colour: usize,
+}
+
+/// An image that could not be decoded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Broken {
+    /// Its path inside the folder or archive.
+    pub name: String,
+    /// Why.
+    pub reason: String,
+}
+
+/// What the readers of this module's parts return.
+struct Loaded {
+    pixels: Vec<u8>,
+    report: Report,
+}
+
+/// The names [`load`] takes besides paths.
+pub const NAMES: [&str; 3] = ["synthetic", "mnist", "fashion-mnist"];
+
+/// The extensions by which images are recognised, in any case.
+pub const EXTENSIONS: [&str; 6] = ["jpg", "jpeg", "png", "bmp", "webp", "gif"];
+
+impl Dataset {
+    /// Image number `index`, `[channels, size, size]`.
+    ///
+    /// # Panics
+    /// When `index` is not below `len`.
+    pub fn image(&self, index: usize) -> &[u8] {
+        let bytes = self.channels * self.size * self.size;
+        &self.pixels[index * bytes..(index + 1) * bytes]
+    }
+
+    /// Holds out a random share of the images: the nearest whole number of them, at least one if the share is above 0, but
+    /// never all. The same seed holds out the same images.
+    pub fn split(&self, held_out: f64, seed: u64) -> Split {
+        let wanted = (held_out.clamp(0.0, 1.0) * self.len as f64).round() as usize;
+        let count = wanted.max(usize::from(held_out > 0.0)).min(self.len.saturating_sub(1));
+        let mut held_out = Stream::at(seed, Purpose::HeldOut, 0).permutation(self.len as u32);
+        let mut train = held_out.split_off(count);
+        held_out.sort_unstable();
+        train.sort_unstable();
+        Split { train, held_out }
+    }
+}
+
+/// Loads a data set in the form `config` asks for. `source` is one of
+/// - `synthetic`: 20,000 [digits](synthetic), the same everywhere;
+/// - `mnist`, `fashion-mnist`: a folder of that name, see [`find_named`], in `$GANFORGE_DATA`, `data` or the current folder;
+/// - a folder with `train-images-idx3-ubyte` or `train-images-idx3-ubyte.gz` (its test set is not used);
+/// - an IDX file of images, plain or gzip, whatever its name;
+/// - a folder or a zip archive of images (see [`EXTENSIONS`]), its subfolders included, in the order of their paths.
+///
+/// Images are cropped to their central square and resized; transparent parts become white. Broken ones are left out and
+/// reported. Only the decoded pixels are held in memory as a whole.
+///
+/// # Errors
+/// When the source is unknown, missing or unreadable, when it holds no images, or when more than half of them are broken.
+pub fn load(source: &str, config: &DataConfig, progress: &dyn Progress) -> Result<Dataset> {
+    if !matches!(config.channels, 1 | 3) || !(1..=1024).contains(&config.size) {
+        let what = format!("images of {} channels, {} pixels wide", config.channels, config.size);
+        return Err(Error::usage(what, "Ask for 1 or 3 channels and a size of 1 to 1024."));
+    }
+    if source == "synthetic" {
+        return finish(source.to_string(), config, draw_synthetic(config)?);
+    }
+    let path = if NAMES.contains(&source) { find_named(source, &named_roots())? } else { PathBuf::from(source) };
+    let kind = fs::metadata(&path).map_err(|e| match e.kind() {
+        ErrorKind::NotFound => unknown(source),
+        _ => Error::io("read", &path)(e),
+    })?;
+    let loaded = match idx::training_file(&path) {
+        Some(file) => idx::load(&file, config, progress)?,
+        None if kind.is_dir() => folder::load(&path, config, progress)?,
+        None if kind.is_file() => load_file(&path, config, progress)?,
+        None => return Err(unrecognised(&path, "neither a file nor a folder".to_string())),
+    };
+    finish(name_of(&path), config, loaded)
+}
+
+/// The folder of a data set that goes by a name: the first `ROOT/NAME` that has its training images in an IDX file.
+///
+/// # Errors
+/// When there is none; says what files are expected, and where they were looked for.
+pub fn find_named(name: &str, roots: &[PathBuf]) -> Result<PathBuf> {
+    let folders: Vec<PathBuf> = roots.iter().map(|root| root.join(name)).collect();
+    if let Some(folder) = folders.iter().find(|folder| idx::training_file(folder).is_some()) {
+        return Ok(folder.clone());
+    }
+    let looked: Vec<String> = folders.iter().map(|folder| folder.display().to_string()).collect();
+    Err(Error::invalid(
+        format!("data set '{name}'"),
+        format!(
+            "not found; looked in {}; expected the files train-images-idx3-ubyte.gz, train-labels-idx1-ubyte.gz, \
+             t10k-images-idx3-ubyte.gz, t10k-labels-idx1-ubyte.gz (only the first is trained on; unpacked ones will do)",
+            looked.join(", ")
+        ),
+        format!(
+            "Put them into data/{name}, or set GANFORGE_DATA to the folder that has the folder '{name}'; \
+             the data set 'synthetic' needs no files."
+        ),
+    ))
+}
+
+fn named_roots() -> Vec<PathBuf> {
+    let set = std::env::var_os("GANFORGE_DATA").filter(|value| !value.is_empty()).map(PathBuf::from);
+    set.into_iter().chain([PathBuf::from("data"), PathBuf::from(".")]).collect()
+}
+
+fn unknown(source: &str) -> Error {
+    let near = if source.contains(['/', '\\']) { None } else { nearest(&source.to_lowercase(), NAMES) };
+    let hint = near.map(|near| format!("Did you mean '{near}'? ")).unwrap_or_default();
+    Error::usage(
+        format!("there is no data set '{source}', and no file or folder of that name"),
+        format!("{hint}Data is one of {}, or the path of a folder or zip of images or of an IDX file.", NAMES.join(", ")),
+    )
+}
+
+fn draw_synthetic(config: &DataConfig) -> Result<Loaded> {
+    if config.size < synthetic::MIN_SIZE {
+        let what = format!("synthetic digits of {} pixels", config.size);
+        return Err(Error::usage(what, format!("They need a data.size of at least {}.", synthetic::MIN_SIZE)));
+    }
+    const SEED: u64 = 0; // not the run's: runs with different seeds train on the same data
+    let pixels = synthetic::digits(synthetic::LEN, config.size, config.channels, SEED);
+    let mut report = Report { found: synthetic::LEN, ..Report::default() };
+    let size = config.size as u32;
+    report.count(synthetic::LEN, (size, size), config.channels == 3);
+    Ok(Loaded { pixels, report })
+}
+
+/// A single file, by its first bytes.
+fn load_file(path: &Path, config: &DataConfig, progress: &dyn Progress) -> Result<Loaded> {
+    let mut head = Vec::new();
+    let file = File::open(path).map_err(Error::io("read", path))?;
+    file.take(16).read_to_end(&mut head).map_err(Error::io("read", path))?;
+    match head.as_slice() {
+        [b'P', b'K', 3, 4, ..] | [b'P', b'K', 5, 6, ..] => zip::load(path, config, progress),
+        [0x1f, 0x8b, ..] | [0, 0, ..] => idx::load(path, config, progress),
+        [] => Err(unrecognised(path, "the file is empty".to_string())),
+        head if image::guess_format(head).is_ok() => Err(unrecognised(path, "a single image is no data set".to_string())),
+        head => {
+            let begins = head[..head.len().min(4)].escape_ascii();
+            Err(unrecognised(path, format!("begins with \"{begins}\", which is neither a zip archive nor an IDX file")))
+        }
+    }
+}
+
+fn unrecognised(path: &Path, what: String) -> Error {
+    Error::invalid_file(path, what, "Give a folder or a zip archive of images, or an IDX file of images (plain or .gz).")
+}
+
+/// A path's own name, without the extension of an archive.
+fn name_of(path: &Path) -> String {
+    let full = fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf()); // so that `.` has a name
+    let name = full.file_name().unwrap_or(full.as_os_str()).to_string_lossy().into_owned();
+    let ends = [".gz", ".zip"].iter().find(|end| name.to_lowercase().ends_with(**end));
+    match ends {
+        Some(end) if full.is_file() && name.len() > end.len() => name[..name.len() - end.len()].to_string(),
+        _ => name,
+    }
+}
+
+fn finish(name: String, config: &DataConfig, loaded: Loaded) -> Result<Dataset> {
+    let Loaded { pixels, mut report } = loaded;
+    let (size, channels, len) = (config.size, config.channels, report.used);
+    if u32::try_from(len).is_err() {
+        return Err(Error::invalid(name, format!("{len} images"), "At most 4,294,967,295 images can be numbered."));
+    }
+    let bytes = channels * size * size;
+    let (sha256, distinct) =
+        rayon::join(|| hash([len, channels, size, size], &pixels), || pixels.chunks_exact(bytes).collect::<HashSet<_>>().len());
+    report.duplicates = len - distinct;
+    Ok(Dataset { name, sha256, len, channels, size, pixels, report })
+}
+
+fn hash(shape: [usize; 4], pixels: &[u8]) -> String {
+    let mut hasher = Sha256::new();
+    for extent in shape {
+        hasher.update((extent as u64).to_le_bytes());
+    }
+    hasher.update(pixels);
+    hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Makes `len` images of `bytes` bytes in parallel: `make` fills one, and what it returns is collected in order.
+fn fill<T: Send>(
+    place: &Path,
+    [len, bytes]: [usize; 2],
+    progress: &dyn Progress,
+    make: impl Fn(usize, &mut [u8]) -> T + Sync,
+) -> Result<(Vec<u8>, Vec<T>)> {
+    const REPORT_EVERY: u64 = 64;
+    let too_many = || {
+        let what = format!("{} images of {} bytes do not fit in memory", grouped(len), grouped(bytes));
+        Error::invalid_file(place, what, "Use fewer images, or a smaller data.size.")
+    };
+    let total = len.checked_mul(bytes).ok_or_else(too_many)?;
+    let mut pixels = Vec::new();
+    pixels.try_reserve_exact(total).map_err(|_| too_many())?;
+    pixels.resize(total, 0);
+    let done = AtomicU64::new(0);
+    progress.begin(&format!("reading {}", place.display()), len as u64);
+    let results = pixels
+        .par_chunks_exact_mut(bytes)
+        .enumerate()
+        .map(|(index, out)| {
+            let result = make(index, out);
+            let done = done.fetch_add(1, Ordering::Relaxed) + 1;
+            if done.is_multiple_of(REPORT_EVERY) {
+                progress.update(done, "");
+            }
+            result
+        })
+        .collect();
+    progress.end();
+    Ok((pixels, results))
+}
+
+/// Reads and decodes the images called `names` in parallel, and leaves out the broken ones.
+fn decode_all(
+    place: &Path,
+    names: &[String],
+    ignored: usize,
+    config: &DataConfig,
+    progress: &dyn Progress,
+    read: impl Fn(usize) -> Result<Vec<u8>, String> + Sync,
+) -> Result<Loaded> {
+    let bytes = config.channels * config.size * config.size;
+    let (mut pixels, results) = fill(place, [names.len(), bytes], progress, |index, out| {
+        read(index).and_then(|encoded| decode::decode(&encoded, config.size, config.channels, out))
+    })?;
+    let mut report = Report { found: names.len(), ignored, ..Report::default() };
+    for (index, (name, result)) in names.iter().zip(results).enumerate() {
+        match result {
+            Ok(source) => {
+                pixels.copy_within(index * bytes..(index + 1) * bytes, report.used * bytes);
+                report.count(1, (source.width, source.height), source.colour);
+            }
+            Err(reason) => report.broken.push(Broken { name: name.clone(), reason }),
+        }
+    }
+    check_health(place, &report)?;
+    pixels.truncate(report.used * bytes);
+    pixels.shrink_to_fit();
+    Ok(Loaded { pixels, report })
+}
+
+/// A whole encoded image, whatever size its archive claims, unless it is too large to be one.
+fn read_bounded(source: impl Read) -> Result<Vec<u8>, String> {
+    let mut bytes = Vec::new();
+    source.take(decode::MAX_BYTES + 1).read_to_end(&mut bytes).map_err(|e| e.to_string())?;
+    if bytes.len() as u64 > decode::MAX_BYTES {
+        return Err(format!("larger than {} bytes", grouped(decode::MAX_BYTES as usize)));
+    }
+    Ok(bytes)
+}
+
+fn check_health(place: &Path, report: &Report) -> Result<()> {
+    let (found, broken) = (report.found, report.broken.len());
+    if found == 0 {
+        let others = if report.ignored == 0 { String::new() } else { format!("; {}", others(report.ignored)) };
+        return Err(Error::invalid_file(
+            place,
+            format!("no images found{others}"),
+            format!("Images are files that end in .{}.", EXTENSIONS.join(", .")),
+        ));
+    }
+    if broken * 2 > found {
+        let first: Vec<String> = report.broken.iter().take(3).map(Broken::to_string).collect();
+        return Err(Error::invalid_file(
+            place,
+            format!("{} of {} images are broken: {}", grouped(broken), grouped(found), first.join("; ")),
+            "With more than half of them broken something is wrong with the whole: fetch or unpack it again.",
+        ));
+    }
+    Ok(())
+}
+
+/// What a file in a folder or an archive is, by its path inside, with `/` between the parts.
+enum Entry {
+    Image,
+    Other,
+    /// Files of the system's, not the user's: `.DS_Store`, `__MACOSX/._x.jpg`.
+    Hidden,
+}
+
+fn classify(path: &str) -> Entry {
+    let name = path.rsplit('/').next().unwrap_or(path);
+    let extension = name.rsplit_once('.').map_or("", |(_, extension)| extension);
+    if name.is_empty() || path.split('/').any(|part| part.starts_with('.') || part == "__MACOSX") {
+        Entry::Hidden
+    } else if EXTENSIONS.iter().any(|known| known.eq_ignore_ascii_case(extension)) {
+        Entry::Image
+    } else {
+        Entry::Other
+    }
+}
+
+impl Report {
+    fn count(&mut self, images: usize, size: (u32, u32), colour: bool) {
+        self.used += images;
+        *self.sizes.entry(size).or_default() += images;
+        *(if colour { &mut self.colour } else { &mut self.grey }) += images;
+    }
+
+    fn sizes_text(&self) -> String {
+        let text = |&(width, height): &(u32, u32)| format!("{width}×{height}");
+        let by_area = |size: &&(u32, u32)| u64::from(size.0) * u64::from(size.1);
+        match (self.sizes.keys().min_by_key(by_area), self.sizes.keys().max_by_key(by_area)) {
+            (Some(only), _) if self.sizes.len() == 1 => text(only),
+            (Some(least), Some(most)) => format!("{} sizes from {} to {}", grouped(self.sizes.len()), text(least), text(most)),
+            _ => String::new(),
+        }
+    }
+
+    fn colours_text(&self) -> String {
+        match (self.grey, self.colour) {
+            (_, 0) => "grey".to_string(),
+            (0, _) => "colour".to_string(),
+            (grey, colour) => format!("({} colour, {} grey)", grouped(colour), grouped(grey)),
+        }
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const LISTED: usize = 5;
+        let plural = if self.used == 1 { "" } else { "s" };
+        write!(f, "{} image{plural}, {} {}", grouped(self.used), self.sizes_text(), self.colours_text())?;
+        if self.duplicates > 0 {
+            write!(f, "; {} exact duplicate{}", grouped(self.duplicates), if self.duplicates == 1 { "" } else { "s" })?;
+        }
+        if self.ignored > 0 {
+            write!(f, "; {}", others(self.ignored))?;
+        }
+        if !self.broken.is_empty() {
+            write!(f, "; {} broken left out:", grouped(self.broken.len()))?;
+            for broken in self.broken.iter().take(LISTED) {
+                write!(f, "\n  {broken}")?;
+            }
+            if self.broken.len() > LISTED {
+                write!(f, "\n  and {} more", grouped(self.broken.len() - LISTED))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Broken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // A file's name may hold anything; what a terminal would obey is shown as U+FFFD.
+        let name: String = self.name.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect();
+        write!(f, "{name}: {}", self.reason)
+    }
+}
+
+fn others(count: usize) -> String {
+    format!("{} other file{} passed over", grouped(count), if count == 1 { "" } else { "s" })
+}
+
+/// 1234567 as `1,234,567`.
+fn grouped(number: usize) -> String {
+    let digits = number.to_string();
+    let mut text = String::new();
+    for (place, digit) in digits.chars().enumerate() {
+        if place > 0 && (digits.len() - place).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}

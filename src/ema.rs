@@ -1,0 +1,61 @@
+//! The exponential moving average of a generator's weights, running statistics included (arXiv 1806.04498).
+
+use std::collections::BTreeMap;
+
+use candle_core::Tensor;
+
+use crate::error::{Error, Result};
+use crate::nn::Network;
+
+/// A slowly moving copy of a network's tensors.
+pub struct Ema {
+    decay: f64,
+    tensors: BTreeMap<String, Tensor>,
+}
+
+impl Ema {
+    /// Starts at the network's present values.
+    ///
+    /// # Errors
+    /// When the device is out of memory.
+    pub fn new(decay: f64, network: &Network) -> Result<Self> {
+        let tensors = network.parameters().map(|p| Ok((p.name.clone(), p.var.as_detached_tensor().copy()?)));
+        Ok(Self { decay, tensors: tensors.collect::<Result<_>>()? })
+    }
+
+    /// `average ← d · average + (1 − d) · value` after generator step number `step` (from 1), with
+    /// `d = min(decay, step / (step + 10))`, so that a short run is not an average over its random beginning.
+    ///
+    /// # Errors
+    /// When the device is out of memory.
+    pub fn update(&mut self, network: &Network, step: u64) -> Result<()> {
+        let d = self.decay.min(step as f64 / (step as f64 + 10.0));
+        for parameter in network.parameters() {
+            if let Some(average) = self.tensors.get_mut(&parameter.name) {
+                *average = ((&*average * d)? + (parameter.var.as_detached_tensor() * (1.0 - d))?)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The averages, by name.
+    pub fn tensors(&self) -> &BTreeMap<String, Tensor> {
+        &self.tensors
+    }
+
+    /// Takes up saved averages.
+    ///
+    /// # Errors
+    /// When they belong to another network; `place` names the file.
+    pub fn load(&mut self, tensors: BTreeMap<String, Tensor>, place: &str) -> Result<()> {
+        let same = tensors.len() == self.tensors.len()
+            && self.tensors.iter().all(|(name, old)| tensors.get(name).is_some_and(|new| new.shape() == old.shape()));
+        if !same {
+            return Err(Error::invalid(place, "the averages belong to another network", "Resume with the run's own config."));
+        }
+        for (name, average) in &mut self.tensors {
+            *average = tensors[name].to_device(average.device())?.to_dtype(average.dtype())?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,124 @@
+//! One error type: what was expected, what came, where (file, tensor, flag), and how to mend it.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// `Result` with this crate's [`Error`].
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Everything that can go wrong between a folder of images and a folder of samples.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The call is wrong: a flag, a name, a value. The programs leave with exit code 2.
+    #[error("{what}. {mend}")]
+    Usage {
+        /// What is wrong, with the offending value.
+        what: String,
+        /// How to mend it: a full sentence.
+        mend: String,
+    },
+    /// The operating system refused a file operation.
+    #[error("cannot {action} {}: {source}.{}", path.display(), io_advice(source))]
+    Io {
+        /// A verb: `read`, `write`, `create`.
+        action: &'static str,
+        /// The file or folder.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// Something read from outside (a data set, a model, a checkpoint, a config) is not what it should be.
+    #[error("{place}: {what}. {mend}")]
+    Invalid {
+        /// The file, with the key or tensor where it helps.
+        place: String,
+        /// What was found, and what was expected.
+        what: String,
+        /// How to mend it: a full sentence.
+        mend: String,
+    },
+    /// No usable onnxruntime library, or no provider of the kind asked for.
+    #[error("{0}")]
+    Runtime(String),
+    /// Training ran into NaN or infinity.
+    #[error("{0}")]
+    Diverged(String),
+    /// The user stopped the program.
+    #[error("interrupted: {0}")]
+    Interrupted(String),
+    /// The exported graph does not compute what the trained generator computes.
+    #[error("the exported generator was not written: {0}")]
+    Verification(String),
+    /// A tensor operation failed: a defect of ours, or a device out of memory.
+    #[cfg(feature = "train")]
+    #[error("tensor operation failed: {0}")]
+    Candle(#[from] candle_core::Error),
+    /// onnxruntime refused a model or a run.
+    #[cfg(feature = "infer")]
+    #[error("onnxruntime: {0}")]
+    Ort(String),
+}
+
+impl Error {
+    /// A wrong call.
+    pub fn usage(what: impl Into<String>, mend: impl Into<String>) -> Self {
+        Self::Usage { what: what.into(), mend: mend.into() }
+    }
+
+    /// Wrong contents of something from outside.
+    pub fn invalid(place: impl Into<String>, what: impl Into<String>, mend: impl Into<String>) -> Self {
+        Self::Invalid { place: place.into(), what: what.into(), mend: mend.into() }
+    }
+
+    /// Wrong contents of a file.
+    pub fn invalid_file(path: &Path, what: impl Into<String>, mend: impl Into<String>) -> Self {
+        Self::invalid(path.display().to_string(), what, mend)
+    }
+
+    /// For `map_err`: adds what was attempted, and on which path, to an [`io::Error`].
+    pub fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        let path = path.to_path_buf();
+        move |source| Self::Io { action, path, source }
+    }
+
+    /// The exit code the programs leave with: 2 for a wrong call, 1 for anything else.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Usage { .. } => 2,
+            _ => 1,
+        }
+    }
+}
+
+#[cfg(feature = "infer")]
+impl<T> From<ort::Error<T>> for Error {
+    fn from(error: ort::Error<T>) -> Self {
+        Self::Ort(error.to_string())
+    }
+}
+
+fn io_advice(source: &io::Error) -> &'static str {
+    match source.kind() {
+        io::ErrorKind::NotFound => " Check the path.",
+        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
+            " Choose a place you may use, or change its permissions."
+        }
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => " Free some space there, or choose another place.",
+        io::ErrorKind::NotADirectory | io::ErrorKind::AlreadyExists => {
+            " A file is where a folder should be; choose another path."
+        }
+        io::ErrorKind::UnexpectedEof => " The file is shorter than it says: fetch or make it again.",
+        _ => "",
+    }
+}
+
+/// The candidate most like `given` (Jaro-Winkler ≥ 0.7), for "did you mean".
+pub fn nearest<'a>(given: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    candidates
+        .into_iter()
+        .map(|name| (strsim::jaro_winkler(given, name), name))
+        .filter(|(likeness, _)| *likeness >= 0.7)
+        .max_by(|a, b| a.0.total_cmp(&b.0))
+        .map(|(_, name)| name)
+}

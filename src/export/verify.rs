@@ -1,0 +1,159 @@
+//! Runs an exported graph and compares it with the network it came from.
+
+use std::collections::HashMap;
+
+use candle_core::{Device, Tensor};
+use candle_onnx::onnx::ModelProto;
+use ort::environment::Environment;
+use ort::session::Session;
+use prost::Message;
+
+use super::{Dtype, encode};
+use crate::contract::{self, Contract, Layout};
+use crate::error::{Error, Result};
+use crate::image::Images;
+use crate::infer::runtime;
+use crate::nn::{Gradients, Network, Pass};
+
+/// The batch sizes it must agree at: one, some, and an odd number.
+const BATCHES: [usize; 3] = [1, 2, 7];
+/// Largest difference of network outputs, which lie in [-1, 1] or [0, 1].
+const TOLERANCE_F32: f32 = 1e-4;
+/// Half precision keeps 11 bits of each of a few hundred summed terms.
+const TOLERANCE_F16: f32 = 5e-2;
+
+/// How well the exported graph and the network agree, over all batches tried.
+#[derive(Debug, Clone, Copy, Default, PartialEq, serde::Serialize)]
+pub struct Agreement {
+    /// Largest absolute difference of the network's values.
+    pub values: f32,
+    /// Largest difference of the pixels, of 255; none for a float layout.
+    pub pixels: Option<u8>,
+    /// Whether candle-onnx evaluated the graph too; it lacks ConvTranspose, and Gemm in half precision.
+    pub candle_onnx: bool,
+}
+
+/// Compares `file` with the network, at several batch sizes, in onnxruntime, and in candle-onnx where that has the ops.
+pub(super) fn verify(generator: &Network, contract: &Contract, dtype: Dtype, file: &[u8]) -> Result<Agreement> {
+    contract::check_seal("the exported file", file)?;
+    let environment = runtime::environment()?;
+    let raw_contract = Contract { layout: Layout::NchwF32, ..contract.clone() };
+    let raw_file = encode(generator, &raw_contract, dtype)?;
+    let (mut pixels, mut raw) = (session(environment, file)?, session(environment, &raw_file)?);
+    check_metadata(&pixels, contract)?;
+    let evaluated = candle_onnx_model(&raw_file, dtype)?;
+
+    let mut agreement = Agreement { candle_onnx: evaluated.is_some(), ..Agreement::default() };
+    for n in BATCHES {
+        let z = contract.latent.rows(contract.seed, 0, n);
+        let expected = forward(generator, contract, &z, n)?;
+        let values = run::<f32>(&mut raw, &z, contract, n)?;
+        agreement.values = larger(agreement.values, largest_difference(&expected, &values)?);
+        if let Some(model) = &evaluated {
+            let values = run_candle_onnx(model, &z, contract, n)?;
+            agreement.values = larger(agreement.values, largest_difference(&expected, &values)?);
+        }
+        if contract.layout != Layout::NchwF32 {
+            let made = run::<u8>(&mut pixels, &z, contract, n)?;
+            let difference = pixel_difference(contract, &expected, &made, n);
+            agreement.pixels = Some(agreement.pixels.unwrap_or(0).max(difference));
+        }
+    }
+    judge(agreement, contract, dtype)
+}
+
+fn judge(agreement: Agreement, contract: &Contract, dtype: Dtype) -> Result<Agreement> {
+    let (tolerance, pixel_tolerance) = match dtype {
+        Dtype::F32 => (TOLERANCE_F32, 1),
+        Dtype::F16 => (TOLERANCE_F16, (TOLERANCE_F16 * contract.range.to_pixel().0) as u8 + 1),
+    };
+    // Written so that NaN fails.
+    let good = agreement.values <= tolerance && agreement.pixels.unwrap_or(0) <= pixel_tolerance;
+    match good {
+        true => Ok(agreement),
+        false => Err(Error::Verification(format!(
+            "onnxruntime and candle disagree by {} (at most {tolerance}) in values and {:?} (at most {pixel_tolerance}) in pixels. \
+             If training diverged, export an earlier checkpoint; otherwise please report this.",
+            agreement.values, agreement.pixels
+        ))),
+    }
+}
+
+fn session(environment: &Environment, file: &[u8]) -> Result<Session> {
+    Ok(Session::builder(environment)?.with_intra_threads(1)?.commit_from_memory(file)?)
+}
+
+/// The metadata must come back as the contract that went in.
+fn check_metadata(session: &Session, contract: &Contract) -> Result<()> {
+    let metadata = session.metadata()?;
+    let read = Contract::from_metadata("the exported file", |key| metadata.custom(key))?;
+    match read.as_ref() == Some(contract) {
+        true => Ok(()),
+        false => Err(Error::Verification(format!("its metadata reads back as {read:?}, expected {contract:?}"))),
+    }
+}
+
+/// The network's own values, `[n, c, h, w]` row by row.
+fn forward(generator: &Network, contract: &Contract, z: &[f32], n: usize) -> Result<Vec<f32>> {
+    let z = Tensor::from_slice(z, (n, contract.latent.size), generator.device())?;
+    let values = generator.forward(&z, Pass::Eval, Gradients::Frozen)?;
+    Ok(values.flatten_all()?.to_vec1()?)
+}
+
+fn run<T: ort::value::PrimitiveTensorElementType + Clone>(
+    session: &mut Session,
+    z: &[f32],
+    contract: &Contract,
+    n: usize,
+) -> Result<Vec<T>> {
+    let input = ort::value::Tensor::from_array(([n, contract.latent.size], z.to_vec()))?;
+    let outputs = session.run(ort::inputs![contract::INPUT => input])?;
+    let (_, values) = outputs[contract::OUTPUT].try_extract_tensor::<T>()?;
+    Ok(values.to_vec())
+}
+
+/// The graph for candle-onnx; `None` if it has an op that candle-onnx lacks. Its Gemm computes in f32 only.
+fn candle_onnx_model(file: &[u8], dtype: Dtype) -> Result<Option<ModelProto>> {
+    let model = ModelProto::decode(file).map_err(|e| Error::Verification(format!("its bytes cannot be decoded: {e}")))?;
+    let nodes = model.graph.iter().flat_map(|graph| &graph.node);
+    let known = dtype == Dtype::F32 && nodes.into_iter().all(|node| node.op_type != "ConvTranspose");
+    Ok(known.then_some(model))
+}
+
+fn run_candle_onnx(model: &ModelProto, z: &[f32], contract: &Contract, n: usize) -> Result<Vec<f32>> {
+    let z = Tensor::from_slice(z, (n, contract.latent.size), &Device::Cpu)?;
+    let mut outputs = candle_onnx::simple_eval(model, HashMap::from([(contract::INPUT.to_string(), z)]))?;
+    let image = outputs
+        .remove(contract::OUTPUT)
+        .ok_or_else(|| Error::Verification("candle-onnx found no output 'image'".to_string()))?;
+    Ok(image.flatten_all()?.to_vec1()?)
+}
+
+fn largest_difference(expected: &[f32], values: &[f32]) -> Result<f32> {
+    if expected.len() != values.len() {
+        return Err(Error::Verification(format!(
+            "it makes {} values where the network makes {}",
+            values.len(),
+            expected.len()
+        )));
+    }
+    let differences = expected.iter().zip(values).map(|(a, b)| (a - b).abs());
+    Ok(differences.fold(0.0, larger))
+}
+
+/// NaN if one of them is: `f32::max` would swallow it.
+fn larger(a: f32, b: f32) -> f32 {
+    if a.is_nan() || a > b { a } else { b }
+}
+
+fn pixel_difference(contract: &Contract, expected: &[f32], made: &[u8], n: usize) -> u8 {
+    let Contract { channels, height, width, range, layout, .. } = *contract;
+    let expected: Vec<u8> = match layout {
+        Layout::NhwcU8 => Images::from_nchw(expected, [n, channels, height, width], range).pixels,
+        _ => expected.iter().map(|&value| range.pixel(value)).collect(),
+    };
+    match expected.len() == made.len() {
+        true => expected.iter().zip(made).map(|(a, b)| a.abs_diff(*b)).max().unwrap_or(0),
+        false => u8::MAX,
+    }
+}

@@ -1,0 +1,70 @@
+//! The generators that come with the library (feature `builtin`).
+
+use crate::error::{Error, Result, nearest};
+
+use super::generator::{Generator, Options};
+
+/// A generator that comes with the library.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Builtin {
+    /// The name for `--model`.
+    pub name: &'static str,
+    /// What it makes, in a line.
+    pub about: &'static str,
+    /// The ONNX file.
+    pub bytes: &'static [u8],
+}
+
+/// All of them; the first is the default. Empty without the feature `builtin`.
+pub const BUILTIN: &[Builtin] = &[
+    #[cfg(feature = "builtin")]
+    Builtin {
+        name: "digits",
+        about: "handwriting-like digits, 28 × 28 grey, trained on the built-in synthetic digits",
+        bytes: include_bytes!("../../onnx/digits.onnx"),
+    },
+];
+
+/// The built-in generator of this name, or the default one.
+///
+/// # Errors
+/// When there is none; the message suggests the nearest name.
+pub fn find(name: Option<&str>) -> Result<&'static Builtin> {
+    let names: Vec<&str> = BUILTIN.iter().map(|builtin| builtin.name).collect();
+    let Some(name) = name else {
+        return BUILTIN
+            .first()
+            .ok_or_else(|| Error::usage("this build has no built-in generator", "Name a model with --model FILE.onnx."));
+    };
+    BUILTIN.iter().find(|builtin| builtin.name == name).ok_or_else(|| {
+        let known = match nearest(name, names.iter().copied()) {
+            Some(near) => format!("Did you mean '{near}'?"),
+            None if names.is_empty() => "This build has none.".to_string(),
+            None => format!("There are: {}.", names.join(", ")),
+        };
+        Error::usage(
+            format!("there is no built-in generator '{name}'"),
+            format!("{known} A file is named with its ending: --model {name}.onnx."),
+        )
+    })
+}
+
+/// Opens what `--model` names: a built-in generator, or an ONNX file (a path that exists or ends in `.onnx`). Without a
+/// name, the default built-in generator.
+///
+/// # Errors
+/// When there is no such generator, or it cannot be opened.
+pub fn open(model: Option<&str>, options: &Options) -> Result<Generator> {
+    let builtin = |name| find(name).and_then(|found| Generator::from_bytes(found.name, found.bytes, options));
+    match model {
+        Some(model) if BUILTIN.iter().all(|known| known.name != model) => {
+            let path = std::path::Path::new(model);
+            if path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("onnx")) || path.exists() {
+                Generator::open(path, options)
+            } else {
+                builtin(Some(model))
+            }
+        }
+        name => builtin(name),
+    }
+}

@@ -1,0 +1,567 @@
+//! A generator in an ONNX file: opened, checked against its contract, run on aligned batches.
+//!
+//! **Batches are aligned to absolute indices.** Chunk `k` covers images `k·B..(k+1)·B` and always runs with exactly `B`
+//! rows, whatever part of it is wanted. So with one model, batch size and provider, image `i` has the same bytes whatever
+//! the count, the start and the number of threads. Across batch sizes pixels agree within 1.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::ops::Range as Span;
+use std::path::Path;
+use std::str::FromStr;
+use std::sync::{Mutex, PoisonError};
+
+use ort::ep::{CUDA, cuda::ConvAlgorithmSearch};
+use ort::session::Session;
+use ort::session::builder::GraphOptimizationLevel;
+use ort::value::{Outlet, Tensor, TensorElementType, ValueType};
+
+use super::runtime;
+use crate::contract::{self, CHECKSUM_KEY, Contract, Layout};
+use crate::error::{Error, Result};
+use crate::files;
+use crate::image::{Images, Range};
+use crate::latent::{Latent, Law};
+
+/// The batch size where neither the caller nor the model chooses one: the fastest on CPUs.
+pub const DEFAULT_BATCH: usize = 8;
+/// The largest batch size.
+pub const MAX_BATCH: usize = 4096;
+/// Image indices stay below this.
+pub const MAX_INDEX: u64 = 1 << 63;
+const MAX_LATENT: i64 = 1 << 20;
+const MAX_SIDE: i64 = 1 << 14;
+
+/// Where the network runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Provider {
+    /// CUDA if the onnxruntime library offers it and it starts, else the CPU. [`Generator::provider`] tells which.
+    #[default]
+    Auto,
+    /// The CPU.
+    Cpu,
+    /// The NVIDIA GPU of this number, or an error.
+    Cuda(u32),
+}
+
+impl fmt::Display for Provider {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Auto => f.write_str("auto"),
+            Self::Cpu => f.write_str("cpu"),
+            Self::Cuda(index) => write!(f, "cuda:{index}"),
+        }
+    }
+}
+
+impl FromStr for Provider {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let index = match text {
+            "auto" => return Ok(Self::Auto),
+            "cpu" => return Ok(Self::Cpu),
+            "cuda" => Some(0),
+            _ => text.strip_prefix("cuda:").and_then(|index| index.parse().ok()).filter(|&index| index <= i32::MAX as u32),
+        };
+        index.map(Self::Cuda).ok_or_else(|| "expected auto, cpu, cuda or cuda:INDEX".to_string())
+    }
+}
+
+/// How to open a generator.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Options {
+    /// Where to run it.
+    pub provider: Provider,
+    /// Images a run, 1..=[`MAX_BATCH`]; `None` for the model's own where it is fixed, else [`DEFAULT_BATCH`].
+    pub batch: Option<usize>,
+    /// The value range of a float output, for models that do not say it themselves.
+    pub range: Option<Range>,
+}
+
+/// An open generator. Threads share it; each takes its own [`Sampler`].
+pub struct Generator {
+    name: String,
+    bytes: Cow<'static, [u8]>,
+    contract: Option<Contract>,
+    input: Port,
+    output: Port,
+    latent: Latent,
+    form: Form,
+    range: Option<Range>,
+    provider: Provider,
+    batch: usize,
+    notes: Vec<String>,
+    spare: Mutex<Vec<Session>>,
+}
+
+/// The input or output of a graph, as the file declares it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Port {
+    name: String,
+    element: TensorElementType,
+    /// -1 where the size is left open.
+    dims: Vec<i64>,
+}
+
+impl fmt::Display for Port {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let dims = self.dims.iter().map(|&dim| if dim < 0 { "n".to_string() } else { dim.to_string() });
+        write!(f, "{}: {} [{}]", self.name, self.element, dims.collect::<Vec<_>>().join(", "))
+    }
+}
+
+/// How the output's elements make images.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Form {
+    float: bool,
+    channels_first: bool,
+    height: usize,
+    width: usize,
+    channels: usize,
+}
+
+impl Generator {
+    /// Opens an ONNX file.
+    ///
+    /// # Errors
+    /// When the file cannot be read, is damaged or not such a generator, or no onnxruntime or provider serves.
+    pub fn open(path: &Path, options: &Options) -> Result<Self> {
+        Self::from_bytes(&path.display().to_string(), files::read(path)?, options)
+    }
+
+    /// Opens an ONNX model in memory; `name` stands for it in messages.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn from_bytes(name: &str, bytes: impl Into<Cow<'static, [u8]>>, options: &Options) -> Result<Self> {
+        let bytes = bytes.into();
+        if options.batch.is_some_and(|batch| batch == 0 || batch > MAX_BATCH) {
+            return Err(Error::usage("the batch size is out of range", format!("Choose one from 1 to {MAX_BATCH}.")));
+        }
+        check_bytes(name, &bytes)?;
+        contract::check_seal(name, &bytes)?;
+        let (mut session, provider, notes) = start(name, &bytes, options.provider)?;
+
+        let metadata = session.metadata()?;
+        let contract = Contract::from_metadata(name, |key| metadata.custom(key))?;
+        if contract.is_some() && metadata.custom(CHECKSUM_KEY).is_none_or(|digits| digits.len() != 64) {
+            return Err(Error::invalid(
+                name,
+                format!("it claims ganforge's contract, but its metadata has no {CHECKSUM_KEY}"),
+                "The file is damaged or was changed by hand: copy or export it again.",
+            ));
+        }
+        drop(metadata);
+        let input = one_port(name, "input", session.inputs())?;
+        let output = one_port(name, "output", session.outputs())?;
+        let (latent, fixed_batch) = match &contract {
+            Some(contract) => (promised_latent(name, contract, &input)?, None),
+            None => strangers_latent(name, &input)?,
+        };
+        let batch = choose_batch(name, options.batch, fixed_batch)?;
+        // What the graph declares may be open or wrong; one run tells what it really does.
+        let dims = run(&mut session, &input, latent.rows(0, 0, batch), batch)
+            .and_then(|outputs| Ok(only_output(&outputs)?.shape().to_vec()))
+            .map_err(|e| Error::invalid(name, format!("a first run failed: {}", one_line(&e)), EXPECTED))?;
+        let form = match &contract {
+            Some(contract) => promised_form(name, contract, &output, &dims, batch)?,
+            None => strangers_form(name, &output, &dims, batch)?,
+        };
+        let range = choose_range(name, options.range, contract.as_ref(), form)?;
+        let name = name.to_string();
+        let spare = Mutex::new(vec![session]);
+        Ok(Self { name, bytes, contract, input, output, latent, form, range, provider, batch, notes, spare })
+    }
+
+    /// The name given on opening; the path of a file.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// What the file says about itself; `None` for a stranger, a file not exported by this crate.
+    pub fn contract(&self) -> Option<&Contract> {
+        self.contract.as_ref()
+    }
+
+    /// The latent space. A stranger's law is taken to be normal.
+    pub fn latent(&self) -> Latent {
+        self.latent
+    }
+
+    /// `[height, width, channels]` of an image.
+    pub fn image_shape(&self) -> [usize; 3] {
+        [self.form.height, self.form.width, self.form.channels]
+    }
+
+    /// The value range of the network, where it is known.
+    pub fn range(&self) -> Option<Range> {
+        self.range
+    }
+
+    /// The graph's input in words: `z: f32 [n, 64]`.
+    pub fn input(&self) -> String {
+        self.input.to_string()
+    }
+
+    /// The graph's output in words: `image: u8 [n, 28, 28, 1]`.
+    pub fn output(&self) -> String {
+        self.output.to_string()
+    }
+
+    /// The provider in use; never [`Provider::Auto`].
+    pub fn provider(&self) -> Provider {
+        self.provider
+    }
+
+    /// Rows of every run.
+    pub fn batch(&self) -> usize {
+        self.batch
+    }
+
+    /// Choices made on opening that the user should know of, one line each.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
+    }
+
+    /// Images `start..start + n` of a seed. [`super::pipeline`] does the same for any `n`, on all cores, in little memory.
+    ///
+    /// # Errors
+    /// When a float output's range is not known, indices reach [`MAX_INDEX`], or onnxruntime fails.
+    pub fn sample(&self, seed: u64, start: u64, n: usize) -> Result<Images> {
+        let wanted = span(start, n as u64)?;
+        let mut sampler = self.sampler()?;
+        let mut pixels = Vec::new();
+        for chunk in self.chunks(&wanted) {
+            pixels.extend(sampler.run(seed, self.chunk(chunk, &wanted))?.pixels);
+        }
+        let [height, width, channels] = self.image_shape();
+        Ok(Images { n, height, width, channels, pixels })
+    }
+
+    /// A session for one thread: one that is free, or a new one.
+    ///
+    /// # Errors
+    /// When a float output's range is not known, or onnxruntime cannot make another session.
+    pub fn sampler(&self) -> Result<Sampler<'_>> {
+        if self.form.float && self.range.is_none() {
+            return Err(Error::usage(
+                format!("{}: the output is {}, and the file does not tell its value range", self.name, self.output),
+                "Say it with --range tanh (-1 to 1), --range sigmoid (0 to 1) or --range byte (0 to 255).",
+            ));
+        }
+        let free = self.spare.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let session = match free {
+            Some(session) => session,
+            None => new_session(&self.bytes, self.provider)?,
+        };
+        Ok(Sampler { generator: self, session: Some(session) })
+    }
+
+    /// The numbers of the chunks that hold the images of `wanted`.
+    pub(super) fn chunks(&self, wanted: &Span<u64>) -> Span<u64> {
+        let batch = self.batch as u64;
+        if wanted.is_empty() { 0..0 } else { wanted.start / batch..(wanted.end - 1) / batch + 1 }
+    }
+
+    /// The images of a chunk that are in `wanted`.
+    pub(super) fn chunk(&self, number: u64, wanted: &Span<u64>) -> Span<u64> {
+        let first = number * self.batch as u64;
+        first.max(wanted.start)..(first + self.batch as u64).min(wanted.end)
+    }
+}
+
+/// Images `start..start + n`, if indices go that far.
+pub(super) fn span(start: u64, n: u64) -> Result<Span<u64>> {
+    match start.checked_add(n) {
+        Some(end) if end <= MAX_INDEX => Ok(start..end),
+        _ => Err(Error::usage(
+            format!("there are no images {start} to {start} + {n}"),
+            "Image numbers stay below 2^63: choose a smaller start.",
+        )),
+    }
+}
+
+/// One session of a [`Generator`], for one thread. Dropped, it is free for the next.
+pub struct Sampler<'a> {
+    generator: &'a Generator,
+    session: Option<Session>,
+}
+
+impl Sampler<'_> {
+    /// The images of `wanted`, which must lie in one chunk; runs that whole chunk.
+    pub(super) fn run(&mut self, seed: u64, wanted: Span<u64>) -> Result<Images> {
+        let generator = self.generator;
+        let Some(session) = &mut self.session else { return Err(Error::Ort("the session is gone".into())) };
+        let batch = generator.batch;
+        let first = wanted.start / batch as u64 * batch as u64;
+        let outputs = run(session, &generator.input, generator.latent.rows(seed, first, batch), batch)?;
+        let rows = (wanted.start - first) as usize..(wanted.end - first) as usize;
+        generator.form.images(only_output(&outputs)?, rows, generator.range).map_err(|e| match e {
+            Error::Ort(what) => Error::invalid(
+                &generator.name,
+                format!("in the run of images {wanted:?}: {what}"),
+                "The model is damaged, or it diverged in training: use another one.",
+            ),
+            other => other,
+        })
+    }
+}
+
+impl Drop for Sampler<'_> {
+    fn drop(&mut self) {
+        self.generator.spare.lock().unwrap_or_else(PoisonError::into_inner).extend(self.session.take());
+    }
+}
+
+impl Form {
+    /// Some rows of an output as images.
+    fn images(&self, output: &ort::value::DynValue, rows: Span<usize>, range: Option<Range>) -> Result<Images> {
+        let &Self { float, channels_first, height, width, channels } = self;
+        let n = rows.len();
+        let image = height * width * channels;
+        let part = rows.start * image..rows.end * image;
+        let whole = |pixels| Images { n, height, width, channels, pixels };
+        let short = || Error::Ort(format!("the output has another shape than in the first run, {:?}", output.shape()));
+        if float {
+            let (_, values) = output.try_extract_tensor::<f32>()?;
+            let values = values.get(part).ok_or_else(short)?;
+            if values.iter().any(|value| value.is_nan()) {
+                return Err(Error::Ort("the output holds NaN".into()));
+            }
+            let range = range.ok_or_else(|| Error::Ort("the output's range is unknown".into()))?;
+            if channels_first {
+                return Ok(Images::from_nchw(values, [n, channels, height, width], range));
+            }
+            return Ok(whole(values.iter().map(|&value| range.pixel(value)).collect()));
+        }
+        let (_, values) = output.try_extract_tensor::<u8>()?;
+        let values = values.get(part).ok_or_else(short)?;
+        Ok(whole(if channels_first { interleaved(values, channels, height * width) } else { values.to_vec() }))
+    }
+}
+
+/// `[n, channels, area]` → `[n, area, channels]`.
+fn interleaved(planes: &[u8], channels: usize, area: usize) -> Vec<u8> {
+    let mut pixels = vec![0; planes.len()];
+    for (image, out) in planes.chunks_exact(channels * area).zip(pixels.chunks_exact_mut(channels * area)) {
+        for (channel, plane) in image.chunks_exact(area).enumerate() {
+            for (&value, pixel) in plane.iter().zip(out.chunks_exact_mut(channels)) {
+                pixel[channel] = value;
+            }
+        }
+    }
+    pixels
+}
+
+const EXPECTED: &str = "Expected is a generator: one float32 input [n, z] or [n, z, 1, 1] with a fixed z, and one output of \
+    images, float32 or uint8, [n, c, h, w] or [n, h, w, c], with 1 or 3 channels.";
+
+/// What can be said of a wrong file without onnxruntime.
+fn check_bytes(name: &str, bytes: &[u8]) -> Result<()> {
+    let what = if bytes.is_empty() {
+        "the file is empty"
+    } else if bytes.starts_with(b"version https://git-lfs") {
+        return Err(Error::invalid(name, "a Git LFS pointer, not the model itself", "Fetch it with `git lfs pull`."));
+    } else if bytes.iter().take(512).all(|byte| byte.is_ascii_graphic() || byte.is_ascii_whitespace()) {
+        "a text file, not an ONNX model"
+    } else {
+        return Ok(());
+    };
+    Err(Error::invalid(name, what, "Give an ONNX file, such as `gan-train export` writes."))
+}
+
+/// The first session, the provider it runs on, and what the user should know about that choice.
+fn start(name: &str, bytes: &[u8], provider: Provider) -> Result<(Session, Provider, Vec<String>)> {
+    let library = runtime::load()?;
+    let cannot_load = |e: Error| {
+        Error::invalid(
+            name,
+            format!("onnxruntime {} cannot load it: {}", library.version, one_line(&e)),
+            "If the file is whole, it may need a newer onnxruntime; else copy or export it again.",
+        )
+    };
+    let on_cpu = || new_session(bytes, Provider::Cpu).map_err(cannot_load);
+    let offered = provider != Provider::Cpu && runtime::offers_cuda()?;
+    match provider {
+        Provider::Cuda(_) if !offered => Err(Error::Runtime(format!(
+            "the CUDA provider was asked for, but onnxruntime {} at {} has none. Run `gan-infer runtime install --cuda`, or \
+             use --provider cpu.",
+            library.version,
+            library.path.display()
+        ))),
+        Provider::Cuda(_) => match new_session(bytes, provider) {
+            Ok(session) => Ok((session, provider, Vec::new())),
+            Err(on_gpu) => {
+                on_cpu()?; // a broken file is not the provider's fault
+                Err(Error::Runtime(format!(
+                    "the CUDA provider of onnxruntime {} at {} does not start on {provider}: {}. Check the driver with \
+                     nvidia-smi; `gan-infer runtime install --cuda` fetches the CUDA libraries; --provider cpu does \
+                     without.",
+                    library.version,
+                    library.path.display(),
+                    one_line(&on_gpu)
+                )))
+            }
+        },
+        Provider::Auto if offered => match new_session(bytes, Provider::Cuda(0)) {
+            Ok(session) => Ok((session, Provider::Cuda(0), Vec::new())),
+            Err(e) => {
+                let note = format!("using the CPU: the CUDA provider does not start: {}", one_line(&e));
+                Ok((on_cpu()?, Provider::Cpu, vec![note]))
+            }
+        },
+        Provider::Auto | Provider::Cpu => Ok((on_cpu()?, Provider::Cpu, Vec::new())),
+    }
+}
+
+/// What onnxruntime said, to be put into a sentence.
+fn one_line(error: &Error) -> String {
+    let text = match error {
+        Error::Ort(text) => text.clone(),
+        other => other.to_string(),
+    };
+    text.split_whitespace().collect::<Vec<_>>().join(" ").trim_end_matches('.').to_string()
+}
+
+/// A session with one thread: the sessions are what runs in parallel.
+fn new_session(bytes: &[u8], provider: Provider) -> Result<Session> {
+    let mut builder = Session::builder(runtime::environment()?)?
+        .with_optimization_level(GraphOptimizationLevel::All)?
+        .with_intra_threads(1)?
+        .with_inter_threads(1)?;
+    if let Provider::Cuda(index) = provider {
+        runtime::preload_cuda()?;
+        // Full f32 as on the CPU, and no benchmark of every algorithm: its choice could differ from session to session.
+        let cuda = CUDA::default()
+            .with_device_id(index as i32)
+            .with_conv_algorithm_search(ConvAlgorithmSearch::Heuristic)
+            .with_tf32(false);
+        builder = builder.with_execution_providers([cuda.build().error_on_failure()])?;
+    }
+    Ok(builder.commit_from_memory(bytes)?)
+}
+
+fn one_port(name: &str, what: &str, all: &[Outlet]) -> Result<Port> {
+    let [outlet] = all else {
+        let names: Vec<&str> = all.iter().map(Outlet::name).collect();
+        return Err(Error::invalid(name, format!("it has {} {what}s ({})", all.len(), names.join(", ")), EXPECTED));
+    };
+    match outlet.dtype() {
+        ValueType::Tensor { ty, shape, .. } => Ok(Port { name: outlet.name().to_string(), element: *ty, dims: shape.to_vec() }),
+        _ => Err(Error::invalid(name, format!("its {what} {} is not a tensor", outlet.name()), EXPECTED)),
+    }
+}
+
+fn promised_latent(name: &str, contract: &Contract, input: &Port) -> Result<Latent> {
+    let size = contract.latent.size;
+    let promised = Port { name: contract::INPUT.into(), element: TensorElementType::Float32, dims: vec![-1, size as i64] };
+    if !(1..=MAX_LATENT as usize).contains(&size) || *input != promised {
+        return Err(broken_promise(name, &format!("the input {promised}"), input));
+    }
+    Ok(contract.latent)
+}
+
+fn broken_promise(name: &str, promised: &str, found: &Port) -> Error {
+    Error::invalid(
+        name,
+        format!("its metadata promises {promised}, but the graph has {found}"),
+        "The file was put together wrongly: export the generator again.",
+    )
+}
+
+/// The latent space of a model without a contract, and its batch size if it is fixed.
+fn strangers_latent(name: &str, input: &Port) -> Result<(Latent, Option<usize>)> {
+    let refused = || Error::invalid(name, format!("its input is {input}"), EXPECTED);
+    let (batch, size) = match input.dims[..] {
+        [batch, size] | [batch, size, 1, 1] if input.element == TensorElementType::Float32 => (batch, size),
+        _ => return Err(refused()),
+    };
+    if !(1..=MAX_LATENT).contains(&size) || batch == 0 || batch > MAX_BATCH as i64 {
+        return Err(refused());
+    }
+    Ok((Latent { size: size as usize, law: Law::Normal }, usize::try_from(batch).ok()))
+}
+
+fn choose_batch(name: &str, asked: Option<usize>, fixed: Option<usize>) -> Result<usize> {
+    match (asked, fixed) {
+        (Some(asked), Some(fixed)) if asked != fixed => Err(Error::usage(
+            format!("{name}: the batch size of this model is fixed at {fixed}, not {asked}"),
+            format!("Leave --batch away, or give {fixed}."),
+        )),
+        (asked, fixed) => Ok(fixed.or(asked).unwrap_or(DEFAULT_BATCH)),
+    }
+}
+
+fn promised_form(name: &str, contract: &Contract, output: &Port, dims: &[i64], batch: usize) -> Result<Form> {
+    let &Contract { height, width, channels, layout, .. } = contract;
+    let (float, channels_first) = match layout {
+        Layout::NhwcU8 => (false, false),
+        Layout::NchwU8 => (false, true),
+        Layout::NchwF32 => (true, true),
+    };
+    let element = if float { TensorElementType::Float32 } else { TensorElementType::Uint8 };
+    let image = if channels_first { [channels, height, width] } else { [height, width, channels] };
+    let promised: Vec<i64> = [batch].iter().chain(&image).map(|&dim| dim as i64).collect();
+    if !matches!(channels, 1 | 3) || output.name != contract::OUTPUT || output.element != element || dims != promised {
+        let promised = Port { name: contract::OUTPUT.into(), element, dims: promised };
+        return Err(broken_promise(name, &format!("the output {promised}"), &Port { dims: dims.to_vec(), ..output.clone() }));
+    }
+    Ok(Form { float, channels_first, height, width, channels })
+}
+
+fn strangers_form(name: &str, output: &Port, dims: &[i64], batch: usize) -> Result<Form> {
+    let refused = |why: &str| {
+        let found = Port { dims: dims.to_vec(), ..output.clone() };
+        Error::invalid(name, format!("for a batch of {batch} its output is {found}{why}"), EXPECTED)
+    };
+    let float = match output.element {
+        TensorElementType::Float32 => true,
+        TensorElementType::Uint8 => false,
+        _ => return Err(refused("")),
+    };
+    let &[n, a, b, c] = dims else { return Err(refused("")) };
+    if n != batch as i64 || [a, b, c].iter().any(|side| !(1..=MAX_SIDE).contains(side)) {
+        return Err(refused(""));
+    }
+    let (channels_first, [channels, height, width]) = match (matches!(a, 1 | 3), matches!(c, 1 | 3)) {
+        (true, false) => (true, [a, b, c]),
+        (false, true) => (false, [c, a, b]),
+        (true, true) => return Err(refused(", and the channels could be the second or the last axis")),
+        (false, false) => return Err(refused("")),
+    };
+    Ok(Form { float, channels_first, height: height as usize, width: width as usize, channels: channels as usize })
+}
+
+fn choose_range(name: &str, asked: Option<Range>, contract: Option<&Contract>, form: Form) -> Result<Option<Range>> {
+    match (asked, contract) {
+        (Some(_), _) if !form.float => {
+            Err(Error::usage(format!("{name}: its output is pixels already, so --range means nothing"), "Leave --range away."))
+        }
+        (Some(asked), Some(contract)) if asked != contract.range => Err(Error::usage(
+            format!("{name}: its value range is {}, not {}", contract.range.name(), asked.name()),
+            "Leave --range away: the file says it.",
+        )),
+        (asked, contract) => Ok(contract.map(|contract| contract.range).or(asked)),
+    }
+}
+
+/// One run of `batch` rows.
+fn run<'a>(
+    session: &'a mut Session,
+    input: &Port,
+    latents: Vec<f32>,
+    batch: usize,
+) -> Result<ort::session::SessionOutputs<'a>> {
+    let shape: Vec<i64> = std::iter::once(batch as i64).chain(input.dims.iter().skip(1).copied()).collect();
+    let tensor = Tensor::from_array((shape, latents))?;
+    Ok(session.run(ort::inputs![tensor])?)
+}
+
+/// The one output; by position, for its name is up to the file.
+fn only_output<'a>(outputs: &'a ort::session::SessionOutputs<'_>) -> Result<&'a ort::value::DynValue> {
+    if outputs.len() == 0 {
+        return Err(Error::Ort("the run gave no output".into()));
+    }
+    Ok(&outputs[0])
+}

@@ -1,0 +1,85 @@
+//! Train a GAN with candle, export its generator to ONNX, make images anywhere with onnxruntime.
+//!
+//! ```text
+//!  data → nn + loss + optim → train → export → (the .onnx file) → infer → images
+//!  └──────────── feature `train` (candle) ────┘                   └ feature `infer` (onnxruntime)
+//! ```
+//!
+//! Training, as `gan-train` does it:
+//! ```no_run
+//! # #[cfg(all(feature = "train", feature = "infer"))]
+//! # fn main() -> ganforge::error::Result<()> {
+//! use ganforge::{config::TrainConfig, contract::Layout, data, export, progress::Silent, train};
+//!
+//! let config = TrainConfig::preset("digits")?;
+//! let data = data::load("synthetic", &config.data, &Silent)?;
+//! let folder = train::RunFolder::create("run".as_ref(), &config)?;
+//! let (device, stop) = (candle_core::Device::Cpu, false.into());
+//! train::train(&train::Job { config: &config, data: &data, device: &device, folder: &folder, progress: &Silent, stop: &stop })?;
+//! export::export(&train::load_trained(&folder, None)?, Layout::NhwcU8, export::Dtype::F32, &folder.onnx_file())?;
+//! # Ok(())
+//! # }
+//! # #[cfg(not(all(feature = "train", feature = "infer")))]
+//! # fn main() {}
+//! ```
+//!
+//! Sampling, as `gan-infer` does it:
+//! ```no_run
+//! # #[cfg(feature = "infer")]
+//! # fn main() -> ganforge::error::Result<()> {
+//! use ganforge::infer::{Generator, Options};
+//!
+//! let generator = Generator::open("run/generator.onnx".as_ref(), &Options::default())?;
+//! let images = generator.sample(0, 0, 16)?; // seed 0, images 0..16
+//! ganforge::image::save_grid(&images, 4, "grid.png".as_ref())?;
+//! # Ok(())
+//! # }
+//! # #[cfg(not(feature = "infer"))]
+//! # fn main() {}
+//! ```
+//!
+//! | feature | what it brings | needs |
+//! |---|---|---|
+//! | `train` | data sets, networks, losses, the training loop | candle; protoc to build |
+//! | `infer` | sampling exported generators | onnxruntime's library, at run time |
+//! | both | `export`: a generator is written only after onnxruntime has run it | |
+//! | `cli` | the programs `gan-train` and `gan-infer` | |
+//! | `builtin` | generators inside the library | |
+//! | `cuda` | training on NVIDIA GPUs | the CUDA toolkit to build, its libraries to start |
+
+#![warn(missing_docs)]
+
+// The core: knows neither candle nor onnxruntime.
+#[cfg(feature = "cli")]
+pub mod cli;
+pub mod config;
+pub mod contract;
+pub mod error;
+pub mod files;
+pub mod image;
+pub mod latent;
+pub mod progress;
+pub mod random;
+pub mod shape;
+
+// From images to a trained generator.
+#[cfg(feature = "train")]
+pub mod data;
+#[cfg(feature = "train")]
+pub mod ema;
+#[cfg(feature = "train")]
+pub mod loss;
+#[cfg(feature = "train")]
+pub mod nn;
+#[cfg(feature = "train")]
+pub mod optim;
+#[cfg(feature = "train")]
+pub mod train;
+
+// From a trained generator to a verified file.
+#[cfg(all(feature = "train", feature = "infer"))]
+pub mod export;
+
+// From the file to images.
+#[cfg(feature = "infer")]
+pub mod infer;

@@ -1,0 +1,57 @@
+//! The losses of critic and generator, from the critic's raw scores (logits) of real and generated images.
+
+use candle_core::Tensor;
+
+use crate::config::{LossConfig, Reduction};
+use crate::error::Result;
+
+impl LossConfig {
+    /// What the critic minimises, a scalar.
+    ///
+    /// - BCE: `scale · (reduce softplus(−D(x)) + reduce softplus(D(G(z))))`, that is cross-entropy against 1 and 0 (arXiv 1406.2661, eq. 1)
+    /// - LSGAN: `½ mean (D(x) − 1)² + ½ mean D(G(z))²` (arXiv 1611.04076, eq. 2 with a = 0, b = c = 1)
+    /// - WGAN: `mean D(G(z)) − mean D(x)` (arXiv 1701.07875, algorithm 1)
+    ///
+    /// # Errors
+    /// When the device is out of memory.
+    pub fn critic(&self, real: &Tensor, fake: &Tensor) -> Result<Tensor> {
+        Ok(match *self {
+            Self::Bce { reduction, critic_scale } => {
+                let sum = (reduce(&bce(real, 1.0)?, reduction)? + reduce(&bce(fake, 0.0)?, reduction)?)?;
+                (sum * critic_scale)?
+            }
+            Self::Lsgan => (((real - 1.0)?.sqr()?.mean_all()? + fake.sqr()?.mean_all()?)? * 0.5)?,
+            Self::Wgan { .. } => (fake.mean_all()? - real.mean_all()?)?,
+        })
+    }
+
+    /// What the generator minimises, a scalar.
+    ///
+    /// - BCE: `reduce softplus(−D(G(z)))`, the non-saturating form
+    /// - LSGAN: `½ mean (D(G(z)) − 1)²`
+    /// - WGAN: `−mean D(G(z))`
+    ///
+    /// # Errors
+    /// When the device is out of memory.
+    pub fn generator(&self, fake: &Tensor) -> Result<Tensor> {
+        Ok(match *self {
+            Self::Bce { reduction, .. } => reduce(&bce(fake, 1.0)?, reduction)?,
+            Self::Lsgan => ((fake - 1.0)?.sqr()?.mean_all()? * 0.5)?,
+            Self::Wgan { .. } => fake.mean_all()?.neg()?,
+        })
+    }
+}
+
+/// Binary cross-entropy of logits `x` against a constant target `t`: `max(x, 0) − x·t + log(1 + exp(−|x|))`, which neither
+/// overflows nor takes the logarithm of 0.
+fn bce(x: &Tensor, target: f64) -> Result<Tensor> {
+    let log_term = (x.abs()?.neg()?.exp()? + 1.0)?.log()?;
+    Ok(((x.relu()? - (x * target)?)? + log_term)?)
+}
+
+fn reduce(x: &Tensor, reduction: Reduction) -> Result<Tensor> {
+    Ok(match reduction {
+        Reduction::Mean => x.mean_all()?,
+        Reduction::Sum => x.sum_all()?,
+    })
+}

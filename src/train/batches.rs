@@ -1,0 +1,111 @@
+//! Which images the critic sees when: a function of the seed and the critic step alone.
+
+use candle_core::{Device, Tensor};
+use rayon::prelude::*;
+
+use crate::config::TrainConfig;
+use crate::data::Dataset;
+use crate::error::{Error, Result};
+use crate::random::{Purpose, Stream};
+
+/// The training images in shuffled batches. The last batch of an epoch is kept, though it may be smaller.
+pub struct Batches<'a> {
+    data: &'a Dataset,
+    train: Vec<u32>,
+    held_out: Vec<u32>,
+    values: [f32; 256],
+    batch_size: usize,
+    seed: u64,
+    device: Device,
+    /// The epoch whose order is at hand, and the order.
+    order: Option<(u64, Vec<u32>)>,
+}
+
+impl<'a> Batches<'a> {
+    /// Prepares the batches of a config.
+    ///
+    /// # Errors
+    /// When the images are not of the size the config asks for, or too few to be held out and trained on.
+    pub fn new(data: &'a Dataset, config: &TrainConfig, device: &Device) -> Result<Self> {
+        if (data.size, data.channels) != (config.data.size, config.data.channels) {
+            let what = format!("{} holds images of {} pixels and {} channels", data.name, data.size, data.channels);
+            return Err(Error::usage(what, "Load the data with the config's own data section."));
+        }
+        let split = data.split(config.data.held_out, config.seed);
+        Ok(Self {
+            data,
+            train: split.train,
+            held_out: split.held_out,
+            values: config.data.range.values(),
+            batch_size: config.schedule.batch_size,
+            seed: config.seed,
+            device: device.clone(),
+            order: None,
+        })
+    }
+
+    /// Images trained on.
+    pub fn len(&self) -> usize {
+        self.train.len()
+    }
+
+    /// Whether there is nothing to train on. Never so for a loaded data set.
+    pub fn is_empty(&self) -> bool {
+        self.train.is_empty()
+    }
+
+    /// Batches an epoch.
+    fn an_epoch(&self) -> u64 {
+        (self.train.len().div_ceil(self.batch_size) as u64).max(1)
+    }
+
+    /// Real images shown in the first `critic_steps` critic steps.
+    pub fn images_after(&self, critic_steps: u64) -> u64 {
+        let len = self.train.len() as u64;
+        let of_this_epoch = (critic_steps % self.an_epoch() * self.batch_size as u64).min(len);
+        critic_steps / self.an_epoch() * len + of_this_epoch
+    }
+
+    /// Epochs shown in the first `critic_steps` critic steps, with the fraction of the one under way.
+    pub fn epochs_after(&self, critic_steps: u64) -> f64 {
+        self.images_after(critic_steps) as f64 / self.train.len().max(1) as f64
+    }
+
+    /// The images of critic step number `critic_step` (from 0), `[n, c, size, size]` in the network's range.
+    ///
+    /// # Errors
+    /// When the device is out of memory.
+    pub fn get(&mut self, critic_step: u64) -> Result<Tensor> {
+        let (epoch, batch) = (critic_step / self.an_epoch(), (critic_step % self.an_epoch()) as usize);
+        if self.order.as_ref().is_none_or(|(of, _)| *of != epoch) {
+            let order = Stream::at(self.seed, Purpose::Shuffle, epoch).permutation(self.train.len() as u32);
+            self.order = Some((epoch, order));
+        }
+        let order = self.order.as_ref().map_or(&[][..], |(_, order)| order);
+        let places = order.chunks(self.batch_size).nth(batch).unwrap_or_default();
+        self.upload(&places.iter().map(|&place| self.train[place as usize]).collect::<Vec<_>>())
+    }
+
+    /// The first batch of the training images and of the held-out ones, if any are held out.
+    ///
+    /// # Errors
+    /// When the device is out of memory.
+    pub fn fixed(&self) -> Result<Option<[Tensor; 2]>> {
+        if self.held_out.is_empty() {
+            return Ok(None);
+        }
+        let first = |all: &[u32]| self.upload(&all[..all.len().min(self.batch_size)]);
+        Ok(Some([first(&self.train)?, first(&self.held_out)?]))
+    }
+
+    fn upload(&self, indices: &[u32]) -> Result<Tensor> {
+        let (c, size) = (self.data.channels, self.data.size);
+        let mut values = vec![0.0f32; indices.len() * c * size * size];
+        values.par_chunks_mut((c * size * size).max(1)).zip(indices).for_each(|(values, &index)| {
+            for (value, &pixel) in values.iter_mut().zip(self.data.image(index as usize)) {
+                *value = self.values[usize::from(pixel)];
+            }
+        });
+        Ok(Tensor::from_vec(values, (indices.len(), c, size, size), &self.device)?)
+    }
+}

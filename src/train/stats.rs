@@ -1,0 +1,103 @@
+//! `stats.jsonl`: one line of numbers every few steps.
+
+use std::fs::{File, OpenOptions};
+use std::io::{BufWriter, Write};
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use super::RunFolder;
+use crate::error::{Error, Result};
+use crate::files;
+
+/// A line of the log: means over the steps since the line before.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Record {
+    /// Generator steps made.
+    pub step: u64,
+    /// Passes over the data, with the fraction of the one under way.
+    pub epoch: f64,
+    /// Real images shown to the critic.
+    pub images: u64,
+    /// The critic's loss.
+    #[serde(deserialize_with = "null_is_nan")]
+    pub loss_critic: f64,
+    /// The generator's loss.
+    #[serde(deserialize_with = "null_is_nan")]
+    pub loss_generator: f64,
+    /// The critic's raw score of real images.
+    #[serde(deserialize_with = "null_is_nan")]
+    pub score_real: f64,
+    /// The critic's raw score of generated images.
+    #[serde(deserialize_with = "null_is_nan")]
+    pub score_fake: f64,
+    /// If some images are held out: its score of a fixed batch of training images, in evaluation mode.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub score_train: Option<f64>,
+    /// Likewise of a fixed batch of held-out images; far below `score_train`: it memorises.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub score_held_out: Option<f64>,
+    /// Seconds since this process began to train.
+    pub seconds: f64,
+    /// Real images a second since then.
+    pub images_per_second: f64,
+}
+
+/// JSON has no NaN; serde_json writes it as null.
+fn null_is_nan<'de, D: serde::Deserializer<'de>>(from: D) -> std::result::Result<f64, D::Error> {
+    Ok(Option::<f64>::deserialize(from)?.unwrap_or(f64::NAN))
+}
+
+/// The open log.
+pub(super) struct Log {
+    path: PathBuf,
+    file: BufWriter<File>,
+}
+
+impl Log {
+    /// Opens the log, cut back to the lines up to `step`: what came after the checkpoint will be made again.
+    pub(super) fn open(folder: &RunFolder, step: u64) -> Result<Self> {
+        let path = folder.stats_file();
+        if path.exists() {
+            let mut kept = String::new();
+            for record in read_records(folder)?.iter().filter(|record| record.step <= step) {
+                kept += &line(record)?;
+            }
+            files::write_atomic(&path, kept.as_bytes())?;
+        }
+        let file = OpenOptions::new().create(true).append(true).open(&path).map_err(Error::io("write", &path))?;
+        Ok(Self { path, file: BufWriter::new(file) })
+    }
+
+    pub(super) fn write(&mut self, record: &Record) -> Result<()> {
+        self.file.write_all(line(record)?.as_bytes()).and_then(|()| self.file.flush()).map_err(Error::io("write", &self.path))
+    }
+
+    pub(super) fn finish(mut self) -> Result<()> {
+        self.file.flush().and_then(|()| self.file.get_ref().sync_all()).map_err(Error::io("write", &self.path))
+    }
+}
+
+fn line(record: &Record) -> Result<String> {
+    let json =
+        serde_json::to_string(record).map_err(|e| Error::invalid("stats.jsonl", e.to_string(), "Please report this."))?;
+    Ok(json + "\n")
+}
+
+/// Every line of a run's log. A last line that a crash cut off is left out.
+///
+/// # Errors
+/// When the file is unreadable or a line in its middle is damaged.
+pub fn read_records(folder: &RunFolder) -> Result<Vec<Record>> {
+    let path = folder.stats_file();
+    let bytes = files::read(&path)?;
+    let text = String::from_utf8_lossy(&bytes);
+    let whole = text.rfind('\n').map_or("", |end| &text[..end]);
+    let parse = |(number, line): (usize, &str)| {
+        serde_json::from_str(line).map_err(|e| {
+            let mend = "Delete that line, or the whole file: training does not need it.";
+            Error::invalid_file(&path, format!("line {}: {e}", number + 1), mend)
+        })
+    };
+    whole.lines().enumerate().map(parse).collect()
+}
