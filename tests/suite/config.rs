@@ -1,0 +1,447 @@
+//! Configs and presets: TOML there and back, bases, the published numbers of each preset, damage.
+
+use ganforge::config::{
+    GeneratorLatents, Init, InitConfig, LossConfig, OptimizerConfig, PRESETS, Reduction, Span, TrainConfig, parse_table,
+    preset_table, set,
+};
+use ganforge::error::Error;
+use ganforge::image::Range;
+use ganforge::latent::{Latent, Law};
+use ganforge::shape::{LayerSpec, Shape, output_shape};
+use proptest::prelude::*;
+
+fn preset(name: &str) -> TrainConfig {
+    TrainConfig::preset(name).unwrap_or_else(|e| panic!("{e}"))
+}
+
+#[test]
+fn every_preset_survives_toml() {
+    for (name, text) in PRESETS {
+        let config = preset(name);
+        assert_eq!(config.preset, *name);
+        assert!(config.about.len() > 20 && !config.about.ends_with('.'), "{name}: {}", config.about);
+        let printed = config.to_toml().unwrap();
+        assert_eq!(TrainConfig::from_toml(&printed, name).unwrap(), config, "{name}");
+        // The printed text stands alone.
+        assert!(!printed.contains("base =") && printed.lines().count() > text.lines().count() / 2);
+        assert_eq!(TrainConfig::from_toml(&printed, name).unwrap().to_toml().unwrap(), printed);
+        assert!(config.data.source.is_empty() && !printed.contains("source"));
+    }
+}
+
+/// Short forms for the layer lists below.
+fn linear(out: usize) -> LayerSpec {
+    LayerSpec::Linear { out, bias: true }
+}
+
+fn conv(out: usize, [kernel, stride, padding]: [usize; 3], bias: bool) -> LayerSpec {
+    LayerSpec::Conv { out, kernel, stride, padding, bias }
+}
+
+fn up(out: usize, [kernel, stride, padding]: [usize; 3], bias: bool) -> LayerSpec {
+    LayerSpec::ConvTranspose { out, kernel, stride, padding, output_padding: 0, bias }
+}
+
+/// A list of layers with what follows each of them.
+fn chain(layers: &[(LayerSpec, &[LayerSpec])]) -> Vec<LayerSpec> {
+    layers.iter().flat_map(|(layer, rest)| std::iter::once(layer.clone()).chain(rest.iter().cloned())).collect()
+}
+
+const NORM_RELU: &[LayerSpec] = &[LayerSpec::BatchNorm, LayerSpec::Relu];
+const NORM_LEAKY: &[LayerSpec] = &[LayerSpec::BatchNorm, LayerSpec::LeakyRelu(0.2)];
+const LEAKY: &[LayerSpec] = &[LayerSpec::LeakyRelu(0.2)];
+const RELU: &[LayerSpec] = &[LayerSpec::Relu];
+const TANH: &[LayerSpec] = &[LayerSpec::Tanh];
+
+fn normal(mean: f64, std: f64) -> Init {
+    Init::Normal { mean, std }
+}
+
+fn adam(lr: f64) -> OptimizerConfig {
+    OptimizerConfig::Adam { lr, betas: [0.5, 0.999], eps: 1e-8 }
+}
+
+fn rmsprop(lr: f64) -> OptimizerConfig {
+    OptimizerConfig::Rmsprop { lr, decay: 0.99, eps: 1e-8 }
+}
+
+const BCE: LossConfig = LossConfig::Bce { reduction: Reduction::Mean, critic_scale: 1.0 };
+
+/// What the table of systems says of a preset, besides its layers.
+struct Facts {
+    image: (usize, usize, Range),
+    latent: (usize, Law),
+    batch: usize,
+    length: Option<Span>,
+    critic_steps: usize,
+    latents: GeneratorLatents,
+    loss: LossConfig,
+    optimizer: OptimizerConfig,
+    init: InitConfig,
+}
+
+fn check(name: &str, facts: &Facts) -> TrainConfig {
+    let config = preset(name);
+    assert_eq!((config.data.size, config.data.channels, config.data.range), facts.image, "{name}");
+    assert_eq!(config.latent, Latent { size: facts.latent.0, law: facts.latent.1 }, "{name}");
+    assert_eq!(config.schedule.batch_size, facts.batch, "{name}");
+    if let Some(length) = facts.length {
+        assert_eq!(config.schedule.length, length, "{name}");
+    }
+    assert_eq!(config.schedule.critic_steps, facts.critic_steps, "{name}");
+    assert_eq!(config.schedule.generator_latents, facts.latents, "{name}");
+    assert_eq!((config.loss, config.init.clone()), (facts.loss, facts.init.clone()), "{name}");
+    assert_eq!((config.optimizer.generator, config.optimizer.critic), (facts.optimizer, facts.optimizer), "{name}");
+    assert_eq!((config.data.held_out, config.seed), (0.0, 0), "{name}");
+    // Only the demo averages its weights: the write-ups do not.
+    assert_eq!(config.schedule.ema_decay > 0.0, name == "digits", "{name}");
+    config
+}
+
+/// The sizes of the maps between the layers, where they change.
+fn sizes(layers: &[LayerSpec], input: Shape) -> Vec<usize> {
+    let mut sizes: Vec<usize> = (1..=layers.len())
+        .filter_map(|n| match output_shape(&layers[..n], input).unwrap() {
+            Shape::Map { height, .. } => Some(height),
+            Shape::Flat(_) => None,
+        })
+        .collect();
+    sizes.dedup();
+    sizes
+}
+
+#[test]
+fn wgan_anime_is_as_published() {
+    let facts = Facts {
+        image: (64, 3, Range::Tanh),
+        latent: (100, Law::Normal),
+        batch: 64,
+        length: Some(Span::Epochs(10)),
+        critic_steps: 1,
+        latents: GeneratorLatents::Fresh,
+        loss: LossConfig::Wgan { clip: 0.02 },
+        optimizer: rmsprop(1e-4),
+        init: InitConfig {
+            conv: normal(0.0, 0.02),
+            norm_weight: normal(1.0, 0.02),
+            norm_bias: Init::Zeros,
+            ..InitConfig::default()
+        },
+    };
+    let config = check("wgan-anime", &facts);
+    let up = |out, bias| LayerSpec::ConvTranspose { out, kernel: 3, stride: 2, padding: 1, output_padding: 1, bias };
+    let generator = chain(&[
+        (LayerSpec::Linear { out: 16_384, bias: false }, NORM_RELU),
+        (LayerSpec::Reshape([1024, 4, 4]), &[]),
+        (up(512, false), NORM_RELU),
+        (up(256, false), NORM_RELU),
+        (up(128, false), NORM_RELU),
+        (up(3, true), TANH),
+    ]);
+    assert_eq!(config.generator.layers, generator);
+    assert_eq!(sizes(&generator, Shape::Flat(100)), [4, 8, 16, 32, 64]);
+    let down = |out| conv(out, [3, 2, 1], true);
+    let critic = chain(&[
+        (down(128), LEAKY),
+        (down(256), NORM_LEAKY),
+        (down(512), NORM_LEAKY),
+        (down(1024), NORM_LEAKY),
+        (conv(1, [4, 1, 0], true), &[]),
+    ]);
+    assert_eq!(config.critic.layers, critic);
+}
+
+#[test]
+fn the_fashion_systems_are_as_published() {
+    let facts = |loss, optimizer, critic_steps| Facts {
+        image: (28, 1, Range::Tanh),
+        latent: (100, Law::Normal),
+        batch: 128,
+        length: Some(Span::Epochs(50)),
+        critic_steps,
+        latents: GeneratorLatents::Fresh,
+        loss,
+        optimizer,
+        init: InitConfig::default(),
+    };
+    let plain = || facts(BCE, adam(2e-4), 1);
+    let mlp = check("gan-fashion-mlp", &plain());
+    let generator = chain(&[(linear(256), RELU), (linear(512), RELU), (linear(1024), RELU), (linear(784), TANH)]);
+    assert_eq!(mlp.generator.layers, generator);
+    let dropout = &[LayerSpec::LeakyRelu(0.2), LayerSpec::Dropout(0.3)];
+    let critic = chain(&[(linear(1024), dropout), (linear(512), dropout), (linear(256), LEAKY), (linear(1), &[])]);
+    assert_eq!(mlp.critic.layers, critic);
+    assert_eq!((mlp.output.sample_every, mlp.output.samples), (Span::Epochs(10), 16));
+
+    let mixed = check("gan-fashion-mixed", &plain());
+    let generator = chain(&[
+        (LayerSpec::Reshape([100, 1, 1]), &[]),
+        (up(1024, [3, 1, 0], false), NORM_RELU),
+        (up(512, [4, 2, 1], false), NORM_RELU),
+        (up(256, [5, 2, 1], false), NORM_RELU),
+        (up(1, [6, 2, 1], false), TANH),
+    ]);
+    assert_eq!(mixed.generator.layers, generator);
+    assert_eq!(sizes(&generator, Shape::Flat(100)), [1, 3, 6, 13, 28]);
+    assert_eq!(mixed.critic, mlp.critic);
+
+    let full = check("dcgan-fashion", &plain());
+    let critic = chain(&[
+        (conv(128, [4, 2, 1], false), LEAKY),
+        (conv(256, [4, 2, 1], false), NORM_LEAKY),
+        (conv(512, [4, 2, 1], false), NORM_LEAKY),
+        (conv(1, [3, 1, 0], false), &[]),
+    ]);
+    assert_eq!(full.critic.layers, critic);
+    assert_eq!(sizes(&critic, full.image_shape()), [14, 7, 3, 1]);
+    let others = [
+        check("lsgan-fashion", &facts(LossConfig::Lsgan, adam(2e-4), 1)),
+        check("wgan-fashion", &facts(LossConfig::Wgan { clip: 0.01 }, rmsprop(5e-5), 5)),
+        full,
+    ];
+    for config in others {
+        assert_eq!(config.generator, mixed.generator, "{}", config.preset);
+        assert_eq!(config.critic.layers, critic, "{}", config.preset);
+    }
+}
+
+#[test]
+fn wgan_mnist_mlp_is_as_published() {
+    let facts = Facts {
+        image: (28, 1, Range::Sigmoid),
+        latent: (10, Law::Uniform),
+        batch: 32,
+        length: Some(Span::Steps(1_000_000)),
+        critic_steps: 5,
+        latents: GeneratorLatents::Fresh,
+        loss: LossConfig::Wgan { clip: 0.01 },
+        optimizer: OptimizerConfig::RmspropTf { lr: 1e-4, decay: 0.9, eps: 1e-10 },
+        init: InitConfig { linear: Init::FanInNormal, bias: Init::Zeros, ..InitConfig::default() },
+    };
+    let config = check("wgan-mnist-mlp", &facts);
+    assert_eq!(config.generator.layers, chain(&[(linear(128), RELU), (linear(784), &[LayerSpec::Sigmoid])]));
+    assert_eq!(config.critic.layers, chain(&[(linear(128), RELU), (linear(1), &[])]));
+    let output = config.output;
+    assert_eq!((output.log_every, output.sample_every, output.samples), (Span::Steps(100), Span::Steps(1000), 16));
+}
+
+/// The pair of the 64-pixel DCGANs: generator and critic.
+fn dcgan_64() -> [Vec<LayerSpec>; 2] {
+    let (up, down) = (|out| up(out, [4, 2, 1], false), |out| conv(out, [4, 2, 1], false));
+    let first = LayerSpec::ConvTranspose { out: 512, kernel: 4, stride: 1, padding: 0, output_padding: 0, bias: false };
+    let generator = [
+        (LayerSpec::Reshape([100, 1, 1]), &[][..]),
+        (first, NORM_RELU),
+        (up(256), NORM_RELU),
+        (up(128), NORM_RELU),
+        (up(64), NORM_RELU),
+        (up(3), TANH),
+    ];
+    let critic = [
+        (down(64), NORM_LEAKY),
+        (down(128), NORM_LEAKY),
+        (down(256), NORM_LEAKY),
+        (down(512), NORM_LEAKY),
+        (conv(1, [4, 1, 0], false), &[][..]),
+    ];
+    [chain(&generator), chain(&critic)]
+}
+
+#[test]
+fn dcgan_anime_is_as_published() {
+    let facts = Facts {
+        image: (64, 3, Range::Tanh),
+        latent: (100, Law::Normal),
+        batch: 512,
+        length: Some(Span::Epochs(100)),
+        critic_steps: 1,
+        latents: GeneratorLatents::Reused,
+        loss: LossConfig::Bce { reduction: Reduction::Sum, critic_scale: 0.5 },
+        optimizer: adam(5e-3),
+        // Every parameter that the pair has: no layer has a bias.
+        init: InitConfig {
+            conv: normal(0.0, 0.02),
+            norm_weight: normal(0.0, 0.02),
+            norm_bias: normal(0.0, 0.02),
+            ..InitConfig::default()
+        },
+    };
+    let config = check("dcgan-anime", &facts);
+    assert_eq!([config.generator.layers, config.critic.layers], dcgan_64());
+    // Sheets at epochs 10, 20, 40, 60, 80, 100, among others.
+    assert_eq!(config.output.sample_every, Span::Epochs(10));
+}
+
+#[test]
+fn the_dcgan_papers_recipe() {
+    let facts = |image, latent, batch| Facts {
+        image,
+        latent: (latent, Law::Normal),
+        batch,
+        length: None,
+        critic_steps: 1,
+        latents: GeneratorLatents::ReusedFakes,
+        loss: BCE,
+        optimizer: adam(2e-4),
+        init: InitConfig {
+            conv: normal(0.0, 0.02),
+            linear: Init::Pytorch,
+            bias: Init::Zeros,
+            norm_weight: normal(1.0, 0.02),
+            norm_bias: Init::Zeros,
+        },
+    };
+    let grey = (28, 1, Range::Tanh);
+    let large = check("dcgan-64", &facts((64, 3, Range::Tanh), 100, 128));
+    assert_eq!([large.generator.layers, large.critic.layers], dcgan_64());
+    let small = check("dcgan-28", &facts(grey, 100, 128));
+    let generator = |latent, first, second| {
+        chain(&[
+            (LayerSpec::Reshape([latent, 1, 1]), &[]),
+            (up(first, [7, 1, 0], false), NORM_RELU),
+            (up(second, [4, 2, 1], false), NORM_RELU),
+            (up(1, [4, 2, 1], true), TANH),
+        ])
+    };
+    let critic = chain(&[
+        (conv(64, [4, 2, 1], false), LEAKY),
+        (conv(128, [4, 2, 1], false), NORM_LEAKY),
+        (conv(1, [7, 1, 0], false), &[]),
+    ]);
+    assert_eq!([&small.generator.layers, &small.critic.layers], [&generator(100, 256, 128), &critic]);
+    let digits = check("digits", &facts(grey, 64, 32));
+    assert_eq!([&digits.generator.layers, &digits.critic.layers], [&generator(64, 128, 64), &critic]);
+}
+
+#[test]
+fn a_base_is_overridden_key_by_key() {
+    let with = |text: &str| TrainConfig::from_toml(&format!("base = 'dcgan-anime'\n{text}"), "it").unwrap();
+    let base = preset("dcgan-anime");
+    assert_eq!(with(""), base);
+    let config = with("seed = 4\n[data]\nsize = 64\n[schedule]\nbatch_size = 7\n[output]\nsamples = 2");
+    let mut expected = base.clone();
+    (expected.seed, expected.schedule.batch_size, expected.output.samples) = (4, 7, 2);
+    assert_eq!(config, expected);
+    // A section with a kind is replaced whole: nothing of the old kind, nor its other keys, is left.
+    assert_eq!(with("[loss]\nkind = 'wgan'\nclip = 0.5").loss, LossConfig::Wgan { clip: 0.5 });
+    assert_eq!(with("[loss]\nkind = 'bce'").loss, BCE);
+    let halved = LossConfig::Bce { reduction: Reduction::Sum, critic_scale: 0.25 };
+    assert_eq!(with("[loss]\ncritic_scale = 0.25").loss, halved);
+    let config = with("[optimizer]\ncritic = { kind = 'sgd', lr = 1.0 }").optimizer;
+    assert_eq!(config.critic, OptimizerConfig::Sgd { lr: 1.0, momentum: 0.0 });
+    assert_eq!(config.generator, base.optimizer.generator);
+    // A base's base.
+    assert_eq!(preset_table("lsgan-fashion").unwrap()["critic"], preset_table("dcgan-fashion").unwrap()["critic"]);
+    assert!(parse_table("base = 'nothing'", "it").is_err() && parse_table("base = 1", "it").is_err());
+}
+
+#[test]
+fn assignments() {
+    let mut table = preset_table("digits").unwrap();
+    for assignment in [
+        "seed=5",
+        " schedule.batch_size = 3 ",
+        "about=a b = c",
+        "loss={ kind = 'wgan', clip = 0.1 }",
+        "output.log_every={ epochs = 2 }",
+        "optimizer.critic.lr=1e-3",
+        "data.range=tanh",
+    ] {
+        set(&mut table, assignment).unwrap_or_else(|e| panic!("{e}"));
+    }
+    let config = TrainConfig::from_table(table, "it").unwrap();
+    assert_eq!((config.seed, config.schedule.batch_size, config.about.as_str()), (5, 3, "a b = c"));
+    assert_eq!((config.loss, config.output.log_every), (LossConfig::Wgan { clip: 0.1 }, Span::Epochs(2)));
+    assert_eq!((config.optimizer.critic.lr(), config.optimizer.generator.lr()), (1e-3, 2e-4));
+    for wrong in ["", "seed", "=3", "preset.a=3", "data.=3"] {
+        let error = set(&mut preset_table("digits").unwrap(), wrong).and_then(|()| {
+            let mut table = preset_table("digits").unwrap();
+            set(&mut table, wrong)?;
+            TrainConfig::from_table(table, "it").map(|_| ())
+        });
+        assert!(matches!(error, Err(Error::Usage { .. })), "{wrong}: {error:?}");
+    }
+}
+
+#[test]
+fn values_out_of_range_are_named() {
+    for (assignment, says) in [
+        ("data.size=3", "data.size must be 4 to 1024"),
+        ("data.channels=2", "data.channels must be 1 or 3"),
+        ("data.range=byte", "data.range must be tanh or sigmoid"),
+        ("data.held_out=0.6", "data.held_out must be 0 to 0.5"),
+        ("data.held_out=nan", "data.held_out must be 0 to 0.5"),
+        ("latent.size=0", "latent.size must be"),
+        ("schedule.batch_size=0", "schedule.batch_size must be"),
+        ("schedule.critic_steps=0", "schedule.critic_steps must be"),
+        ("schedule.ema_decay=1.0", "schedule.ema_decay must be"),
+        ("schedule.length={ steps = 0 }", "must be at least 1"),
+        ("output.log_every={ images = 0 }", "must be at least 1"),
+        ("output.samples=0", "output.samples must be"),
+        ("output.keep_checkpoints=0", "output.keep_checkpoints must be"),
+        ("seed=-1", "seed"),
+        ("optimizer.critic.lr=0.0", "learning rate must be above 0"),
+        ("optimizer.critic.lr=inf", "learning rate must be above 0"),
+        ("optimizer.critic.betas=[0.5, 1.0]", "betas must be at least 0 and below 1"),
+        ("optimizer.critic.eps=-1.0", "eps must be above 0"),
+        ("optimizer.critic={ kind = 'rmsprop', lr = 0.1, decay = 1.5 }", "decay must be at least 0 and below 1"),
+        ("optimizer.critic={ kind = 'sgd', lr = 0.1, momentum = -0.5 }", "momentum must be at least 0 and below 1"),
+        ("loss={ kind = 'wgan', clip = 0.0 }", "loss.clip must be above 0"),
+        ("loss={ kind = 'bce', critic_scale = -1.0 }", "loss.critic_scale must be above 0"),
+        ("loss={ kind = 'hinge' }", "unknown variant `hinge`"),
+        ("init.conv={ normal = { mean = 0.0, std = -1.0 } }", "init: std must be at least 0"),
+        ("init.conv={ normal = { mean = nan, std = 1.0 } }", "init: mean"),
+        ("generator.layers=[]", "generator: makes 64 features"),
+        ("generator.layers=['relus']", "unknown variant `relus`"),
+        ("generator.layers=[{ linear = { out = 0 } }]", "generator: layer 1: size 0 must be 1 to 65536"),
+        ("critic.layers=['relu', { dropout = 1.0 }]", "critic: layer 2: dropout 1 must be at least 0 and below 1"),
+        ("critic.layers=[{ leaky_relu = 1.5 }]", "critic: layer 1: slope 1.5"),
+        ("critic.layers=[{ linear = { out = 3 } }, { conv = { out = 1, kernel = 1 } }]", "put a reshape before it"),
+        ("critic.layers=[{ conv = { out = 1, kernel = 29 } }]", "the kernel does not fit a map of 28×28"),
+        ("critic.layers=[{ conv = { out = 1, kernel = 4, stride = 0 } }]", "size 0 must be 1"),
+        // Every layer alone would do.
+        (
+            "critic.layers=[{ linear = { out = 65536 } }, { linear = { out = 65536 } }, { linear = { out = 1 } }]",
+            "the networks hold 4.3e9 values",
+        ),
+    ] {
+        let mut table = preset_table("digits").unwrap();
+        set(&mut table, assignment).unwrap();
+        let error = TrainConfig::from_table(table, "it").expect_err(assignment).to_string();
+        assert!(error.contains(says) && error.starts_with("it: "), "{assignment}: {error}");
+    }
+}
+
+/// Cuts off, leaves out, puts in or replaces something in a text.
+fn damage(text: &str, at: usize, kind: u8, with: &str) -> String {
+    let at = text.char_indices().map(|(at, _)| at).nth(at % text.chars().count()).unwrap();
+    let (before, after) = text.split_at(at);
+    let rest = |n: usize| after.chars().skip(n).collect::<String>();
+    match kind {
+        0 => before.to_string(),
+        1 => format!("{before}{}", rest(1)),
+        2 => format!("{before}{with}{after}"),
+        3 => format!("{before}{with}{}", rest(1)),
+        _ => format!("{before}{}", rest(7)),
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2000))]
+
+    #[test]
+    fn damaged_configs_are_errors_or_configs(
+        which in 0..PRESETS.len(), at in 0usize..4000, kind in 0u8..5,
+        with in prop_oneof!["[0-9]{1,25}", "[-.e\\]\\[{}='\"#\n]", ".{1,3}", "base = '(digits|dcgan-28)'\n"],
+    ) {
+        let (name, text) = PRESETS[which];
+        let printed = preset(name).to_toml().unwrap();
+        for text in [text, printed.as_str()] {
+            match TrainConfig::from_toml(&damage(text, at, kind, &with), "it") {
+                // What passes is a config like any other.
+                Ok(config) => prop_assert_eq!(TrainConfig::from_toml(&config.to_toml().unwrap(), "it").unwrap(), config),
+                Err(error) => prop_assert!(error.to_string().len() > 20),
+            }
+        }
+    }
+}

@@ -1,0 +1,402 @@
+//! The CPU operations of our own against naive loops, finite differences, single precision and other numbers of threads.
+
+use candle_core::{DType, Device, Tensor, Var};
+use ganforge::nn::conv::{Window, conv, conv_input_grad};
+use ganforge::nn::norm::{self, Rectifier, batch_norm};
+use ganforge::random::{Purpose, Stream};
+use proptest::prelude::*;
+
+/// `x [n, ci, h, w]` and kernels `[co, ci, k, k]` make `y [n, co, oh, ow]`.
+#[derive(Debug, Clone, Copy)]
+struct Case {
+    n: usize,
+    ci: usize,
+    co: usize,
+    h: usize,
+    w: usize,
+    window: Window,
+}
+
+impl Case {
+    fn x(self) -> [usize; 4] {
+        [self.n, self.ci, self.h, self.w]
+    }
+
+    fn kernels(self) -> [usize; 4] {
+        [self.co, self.ci, self.window.kernel, self.window.kernel]
+    }
+
+    fn y(self) -> [usize; 4] {
+        [self.n, self.co, self.window.output(self.h), self.window.output(self.w)]
+    }
+
+    /// Every term of the sums: indices into x, kernels and y.
+    fn terms(self, mut visit: impl FnMut(usize, usize, usize)) {
+        let Self { ci, co, h, w, window: Window { kernel: k, stride, padding }, .. } = self;
+        let [n, _, oh, ow] = self.y();
+        let inside = |o: usize, tap: usize, size: usize| (o * stride + tap).checked_sub(padding).filter(|&at| at < size);
+        for (image, out, oy, ox) in grid([n, co, oh, ow]) {
+            for (_, channel, ky, kx) in grid([1, ci, k, k]) {
+                if let (Some(iy), Some(ix)) = (inside(oy, ky, h), inside(ox, kx, w)) {
+                    visit(
+                        ((image * ci + channel) * h + iy) * w + ix,
+                        ((out * ci + channel) * k + ky) * k + kx,
+                        ((image * co + out) * oh + oy) * ow + ox,
+                    );
+                }
+            }
+        }
+    }
+}
+
+fn grid([a, b, c, d]: [usize; 4]) -> impl Iterator<Item = (usize, usize, usize, usize)> {
+    (0..a * b * c * d).map(move |at| (at / (b * c * d), at / (c * d) % b, at / d % c, at % d))
+}
+
+/// Maps up to 13 × 13 that the kernel fits at least once; with strides above 1 the transposed form has output padding.
+fn cases() -> impl Strategy<Value = Case> {
+    let window = (1usize..=7, 1usize..=3)
+        .prop_flat_map(|(kernel, stride)| (0..=kernel).prop_map(move |padding| Window { kernel, stride, padding }));
+    (1usize..=9, 1usize..=7, 1usize..=7, 1usize..=13, 1usize..=13, window)
+        .prop_map(|(n, ci, co, h, w, window)| Case { n, ci, co, h, w, window })
+        .prop_filter("the kernel must fit", |case| !case.y().contains(&0))
+}
+
+/// Uniform values in [-1, 1), different for each `number`.
+fn uniform(number: u64, dims: &[usize]) -> Tensor {
+    let mut values = vec![0.0; dims.iter().product()];
+    Stream::at(1, Purpose::Latent, number).fill_uniform(-1.0, 1.0, &mut values);
+    Tensor::from_vec(values, dims, &Device::Cpu).unwrap().to_dtype(DType::F64).unwrap()
+}
+
+fn var(number: u64, dims: &[usize]) -> Var {
+    Var::from_tensor(&uniform(number, dims)).unwrap()
+}
+
+fn values(tensor: &Tensor) -> Vec<f64> {
+    tensor.flatten_all().unwrap().to_dtype(DType::F64).unwrap().to_vec1().unwrap()
+}
+
+fn dot(a: &Tensor, b: &Tensor) -> f64 {
+    values(a).iter().zip(values(b)).map(|(a, b)| a * b).sum()
+}
+
+fn norm(x: &Tensor) -> f64 {
+    dot(x, x).sqrt()
+}
+
+/// Largest difference, relative to the largest value.
+fn difference(ours: &[f64], theirs: &[f64]) -> f64 {
+    assert_eq!(ours.len(), theirs.len());
+    let scale = theirs.iter().fold(1e-3, |most: f64, x| most.max(x.abs()));
+    // Written so that NaN counts.
+    ours.iter().zip(theirs).map(|(a, b)| (a - b).abs() / scale).fold(0.0, |most, d| if d <= most { most } else { d })
+}
+
+/// An operation on two tensors, and the sum of the products of its result with `weights`.
+type Op<'a> = &'a dyn Fn(&Tensor, &Tensor) -> Tensor;
+
+fn functional(op: Op, weights: &Tensor, a: &Tensor, b: &Tensor) -> Tensor {
+    (op(a, b) * weights).unwrap().sum_all().unwrap()
+}
+
+/// The gradients of the functional to both arguments.
+fn gradients(op: Op, weights: &Tensor, a: &Var, b: &Var) -> [Tensor; 2] {
+    let store = functional(op, weights, a, b).backward().unwrap();
+    [store.get(a).unwrap().clone(), store.get(b).unwrap().clone()]
+}
+
+/// Central differences along a random direction of everything and along some single coordinates.
+fn check_gradients(op: Op, weights: &Tensor, a: &Var, b: &Var, step: f64) -> Result<(), TestCaseError> {
+    let evaluate = |a: &Tensor, b: &Tensor| functional(op, weights, a, b).to_scalar::<f64>().unwrap();
+    for (which, gradient) in gradients(op, weights, a, b).iter().enumerate() {
+        let at: &Tensor = [a, b][which];
+        prop_assert_eq!(gradient.dims(), at.dims());
+        let count = at.elem_count();
+        let single = |index: usize| {
+            let mut values = vec![0.0; count];
+            values[index] = 1.0;
+            Tensor::from_vec(values, at.shape(), &Device::Cpu).unwrap()
+        };
+        let all = uniform(77, at.dims());
+        for direction in [all, single(0), single(count / 2), single(count - 1)] {
+            let moved = |factor: f64| {
+                let there = (at + (&direction * (factor * step)).unwrap()).unwrap();
+                if which == 0 { evaluate(&there, b) } else { evaluate(a, &there) }
+            };
+            let (expected, ours) = ((moved(1.0) - moved(-1.0)) / (2.0 * step), dot(gradient, &direction));
+            let scale = (norm(gradient) * norm(&direction)).max(1e-2);
+            prop_assert!((expected - ours).abs() <= 1e-6 * scale, "argument {which}: {ours}, by differences {expected}");
+        }
+    }
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(150))]
+
+    #[test]
+    fn convolution_and_its_transpose_are_the_naive_sums(case in cases()) {
+        let (x, w, y) = (uniform(1, &case.x()), uniform(2, &case.kernels()), uniform(3, &case.y()));
+        let (xs, ws, ys) = (values(&x), values(&w), values(&y));
+        let (mut forward, mut transposed) = (vec![0.0; ys.len()], vec![0.0; xs.len()]);
+        let mut to_w = vec![0.0; ws.len()];
+        case.terms(|x, w, y| {
+            forward[y] += xs[x] * ws[w];
+            transposed[x] += ys[y] * ws[w];
+            to_w[w] += xs[x] * ys[y];
+        });
+        let (op_x, op_y) = (conv(&x, &w, case.window).unwrap(), conv_input_grad(&y, &w, case.window, (case.h, case.w)).unwrap());
+        prop_assert_eq!((op_x.dims(), op_y.dims()), (&case.y()[..], &case.x()[..]));
+        prop_assert!(difference(&values(&op_x), &forward) < 1e-12);
+        prop_assert!(difference(&values(&op_y), &transposed) < 1e-12);
+        // The third of the set, as the gradient to the kernels.
+        let [_, dw] = gradients(&|x, w| conv(x, w, case.window).unwrap(), &y, &var(1, &case.x()), &var(2, &case.kernels()));
+        prop_assert!(difference(&values(&dw), &to_w) < 1e-12);
+    }
+
+    #[test]
+    fn gradients_of_convolutions_are_finite_differences(case in cases()) {
+        let (x, w, y) = (var(1, &case.x()), var(2, &case.kernels()), var(3, &case.y()));
+        // Linear in each argument: differences are exact, however far the step.
+        check_gradients(&|x, w| conv(x, w, case.window).unwrap(), &uniform(4, &case.y()), &x, &w, 1.0)?;
+        let size = (case.h, case.w);
+        check_gradients(&|y, w| conv_input_grad(y, w, case.window, size).unwrap(), &uniform(4, &case.x()), &y, &w, 1.0)?;
+    }
+
+    #[test]
+    fn convolutions_in_single_precision(case in cases()) {
+        let run = |dtype: DType| {
+            let typed = |number, dims: &[usize]| Var::from_tensor(&uniform(number, dims).to_dtype(dtype).unwrap()).unwrap();
+            let (x, w, y) = (typed(1, &case.x()), typed(2, &case.kernels()), typed(3, &case.y()));
+            convolutions(case, &x, &w, &y)
+        };
+        for (single, double) in run(DType::F32).iter().zip(run(DType::F64)) {
+            prop_assert_eq!(single.dtype(), DType::F32);
+            prop_assert!(difference(&values(single), &values(&double)) < 1e-4);
+        }
+    }
+}
+
+/// Both operations and the gradients of both.
+fn convolutions(case: Case, x: &Var, w: &Var, y: &Var) -> Vec<Tensor> {
+    let forward: Op = &|x, w| conv(x, w, case.window).unwrap();
+    let transposed: Op = &|y, w| conv_input_grad(y, w, case.window, (case.h, case.w)).unwrap();
+    let mut all = vec![forward(x, w), transposed(y, w)];
+    all.extend(gradients(forward, y, x, w));
+    all.extend(gradients(transposed, x, y, w));
+    all
+}
+
+/// What `work` makes on 1, 2 and 5 threads must be the same bits.
+fn assert_thread_independent(what: &str, work: impl Fn() -> Vec<Tensor> + Sync) {
+    let on = |threads: usize| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        let results = pool.install(&work);
+        let bits = |t: &Tensor| values(t).into_iter().map(f64::to_bits).collect::<Vec<_>>();
+        results.iter().map(bits).collect::<Vec<_>>()
+    };
+    let alone = on(1);
+    assert!(alone.iter().flatten().any(|&bits| bits != 0));
+    for threads in [2, 5] {
+        assert_eq!(alone, on(threads), "{what} depends on the number of threads: {threads}");
+    }
+}
+
+fn f32_var(number: u64, dims: &[usize]) -> Var {
+    Var::from_tensor(&uniform(number, dims).to_dtype(DType::F32).unwrap()).unwrap()
+}
+
+#[test]
+fn convolutions_do_not_depend_on_the_number_of_threads() {
+    let window = |kernel, stride, padding| Window { kernel, stride, padding };
+    let cases = [
+        (1, 3, 8, 13, 9, window(4, 2, 1)),
+        (9, 5, 7, 6, 6, window(3, 1, 1)),
+        (40, 6, 5, 4, 4, window(4, 2, 1)),
+        (100, 16, 9, 2, 3, window(2, 1, 0)),
+        (33, 2, 4, 28, 28, window(5, 2, 2)),
+        // The kernel covers the map: a plain product.
+        (17, 24, 3, 4, 4, window(4, 1, 0)),
+        (64, 20, 50, 7, 7, window(7, 1, 0)),
+        (3, 1, 1, 1, 1, window(1, 1, 0)),
+    ];
+    for (n, ci, co, h, w, window) in cases {
+        let case = Case { n, ci, co, h, w, window };
+        assert_thread_independent(&format!("{case:?}"), || {
+            convolutions(case, &f32_var(1, &case.x()), &f32_var(2, &case.kernels()), &f32_var(3, &case.y()))
+        });
+    }
+}
+
+#[test]
+fn convolutions_take_tensors_in_any_order_of_memory() {
+    let case = Case { n: 3, ci: 2, co: 4, h: 5, w: 7, window: Window { kernel: 3, stride: 2, padding: 1 } };
+    let (x, w, y) = (uniform(1, &case.x()), uniform(2, &case.kernels()), uniform(3, &case.y()));
+    let turned = |t: &Tensor| t.transpose(0, 3).unwrap().contiguous().unwrap().transpose(0, 3).unwrap();
+    assert!(!turned(&x).is_contiguous());
+    let size = (case.h, case.w);
+    let pairs = [
+        (conv(&x, &w, case.window), conv(&turned(&x), &turned(&w), case.window)),
+        (conv_input_grad(&y, &w, case.window, size), conv_input_grad(&turned(&y), &turned(&w), case.window, size)),
+    ];
+    for (straight, other) in pairs {
+        assert_eq!(values(&straight.unwrap()), values(&other.unwrap()));
+    }
+}
+
+#[test]
+fn convolutions_of_the_wrong_shape_are_errors() {
+    let zeros = |dims: &[usize], dtype| Tensor::zeros(dims, dtype, &Device::Cpu).unwrap();
+    let f = |dims: &[usize]| zeros(dims, DType::F32);
+    let window = Window { kernel: 3, stride: 2, padding: 1 };
+    let (x, w, y) = (f(&[2, 4, 6, 6]), f(&[5, 4, 3, 3]), f(&[2, 5, 3, 3]));
+    assert_eq!(conv(&x, &w, window).unwrap().dims(), [2, 5, 3, 3]);
+    assert_eq!(conv_input_grad(&y, &w, window, (6, 6)).unwrap().dims(), [2, 4, 6, 6]);
+
+    assert!(conv(&x, &f(&[5, 3, 3, 3]), window).is_err());
+    assert!(conv_input_grad(&y, &f(&[4, 4, 3, 3]), window, (6, 6)).is_err());
+    let kernels: [&[usize]; 5] = [&[5, 4, 3, 2], &[5, 4, 4, 4], &[5, 4, 3], &[0, 4, 3, 3], &[5, 4, 3, 3, 1]];
+    for wrong in kernels {
+        assert!(conv(&x, &f(wrong), window).is_err(), "{wrong:?}");
+        assert!(conv_input_grad(&y, &f(wrong), window, (6, 6)).is_err(), "{wrong:?}");
+    }
+    let inputs: [&[usize]; 5] = [&[2, 3, 6, 6], &[4, 6, 6], &[0, 4, 6, 6], &[2, 4, 0, 6], &[2, 0, 6, 6]];
+    for wrong in inputs {
+        assert!(conv(&f(wrong), &w, window).is_err(), "{wrong:?}");
+    }
+    let gradients: [&[usize]; 5] = [&[2, 4, 3, 3], &[2, 5, 3, 4], &[5, 3, 3], &[0, 5, 3, 3], &[2, 5, 0, 3]];
+    for wrong in gradients {
+        assert!(conv_input_grad(&f(wrong), &w, window, (6, 6)).is_err(), "{wrong:?}");
+    }
+    // 5 and 6 are the sizes that this stride maps to 3.
+    for wrong in [(4, 6), (6, 7), (0, 6), (6, 0), (1, 1)] {
+        assert!(conv_input_grad(&y, &w, window, wrong).is_err(), "{wrong:?}");
+    }
+    for wrong in [Window { stride: 0, ..window }, Window { kernel: 0, ..window }, Window { padding: 0, kernel: 7, stride: 1 }] {
+        let kernels = f(&[5, 4, wrong.kernel, wrong.kernel]);
+        assert!(conv(&x, &kernels, wrong).is_err(), "{wrong:?}");
+        assert!(conv_input_grad(&y, &kernels, wrong, (6, 6)).is_err(), "{wrong:?}");
+    }
+    for (a, b) in [(DType::F32, DType::F64), (DType::F64, DType::F32), (DType::U32, DType::U32), (DType::F16, DType::F16)] {
+        assert!(conv(&zeros(x.dims(), a), &zeros(w.dims(), b), window).is_err(), "{a:?} {b:?}");
+        assert!(conv_input_grad(&zeros(y.dims(), a), &zeros(w.dims(), b), window, (6, 6)).is_err(), "{a:?} {b:?}");
+    }
+}
+
+/// `[n, c]` or `[n, c, h, w]` with more than three values a channel.
+fn batches() -> impl Strategy<Value = Vec<usize>> {
+    let flat = (4usize..=40, 1usize..=9).prop_map(|(n, c)| vec![n, c]);
+    let maps = (1usize..=9, 1usize..=7, 2usize..=8, 2usize..=8).prop_map(|(n, c, h, w)| vec![n, c, h, w]);
+    prop_oneof![flat, maps]
+}
+
+fn rectifiers() -> impl Strategy<Value = Rectifier> {
+    prop_oneof![Just(Rectifier::NONE), Just(Rectifier { slope: 0.0 }), (0.0..1.0).prop_map(|slope| Rectifier { slope })]
+}
+
+/// The definition, value by value: `y`, and the argument of the rectifier.
+fn naive_batch_norm(x: &Tensor, weight: &[f64], bias: &[f64], act: Rectifier) -> [Vec<f64>; 4] {
+    let (n, c) = (x.dim(0).unwrap(), x.dim(1).unwrap());
+    let (xs, area) = (values(x), x.elem_count() / n / c);
+    let channel = |at: usize| at / area % c;
+    let count = (n * area) as f64;
+    let (mut mean, mut var) = (vec![0.0; c], vec![0.0; c]);
+    xs.iter().enumerate().for_each(|(at, x)| mean[channel(at)] += x / count);
+    xs.iter().enumerate().for_each(|(at, x)| var[channel(at)] += (x - mean[channel(at)]).powi(2) / count);
+    let z = |(at, x): (usize, &f64)| {
+        let k = channel(at);
+        (x - mean[k]) / (var[k] + norm::EPS).sqrt() * weight[k] + bias[k]
+    };
+    let z: Vec<f64> = xs.iter().enumerate().map(z).collect();
+    let y = z.iter().map(|&z| z.max(act.slope * z)).collect();
+    let unbiased = var.iter().map(|var| var * count / (count - 1.0)).collect();
+    [y, z, mean, unbiased]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(150))]
+
+    #[test]
+    fn batch_norm_is_its_formula(dims in batches(), act in rectifiers(), offset in -3.0..3.0f64) {
+        let (x, w, b) = ((uniform(1, &dims) + offset).unwrap(), uniform(2, &dims[1..2]), uniform(3, &dims[1..2]));
+        let [y, _, mean, unbiased] = naive_batch_norm(&x, &values(&w), &values(&b), act);
+        for (dtype, tolerance) in [(DType::F64, 1e-11), (DType::F32, 1e-4)] {
+            let typed = |t: &Tensor| t.to_dtype(dtype).unwrap();
+            let ours = batch_norm(&typed(&x), &typed(&w), &typed(&b), act).unwrap();
+            prop_assert_eq!(ours.y.dims(), &dims[..]);
+            prop_assert!(difference(&values(&ours.y), &y) < tolerance);
+            prop_assert!(difference(&values(&ours.mean), &mean) < tolerance);
+            prop_assert!(difference(&values(&ours.unbiased_var), &unbiased) < tolerance);
+        }
+    }
+
+    #[test]
+    fn gradients_of_batch_norm_are_finite_differences(dims in batches(), act in rectifiers()) {
+        let (x, w, b) = (var(1, &dims), var(2, &dims[1..2]), var(3, &dims[1..2]));
+        let [_, z, _, unbiased] = naive_batch_norm(&x, &values(&w), &values(&b), act);
+        // Differences mean nothing across the rectifier's kink, nor where a channel hardly varies.
+        prop_assume!(z.iter().all(|z| z.abs() > 1e-3) || act == Rectifier::NONE);
+        prop_assume!(unbiased.iter().all(|var| *var > 0.05));
+        let weights = uniform(4, &dims);
+        let b_fixed = b.as_detached_tensor();
+        check_gradients(&|x, w| batch_norm(x, w, &b_fixed, act).unwrap().y, &weights, &x, &w, 2e-6)?;
+        let x_fixed = x.as_detached_tensor();
+        check_gradients(&|w, b| batch_norm(&x_fixed, w, b, act).unwrap().y, &weights, &w, &b, 2e-6)?;
+    }
+
+    #[test]
+    fn rectifiers_and_their_gradients(dims in batches(), act in rectifiers()) {
+        let (x, weights) = (var(1, &dims), uniform(2, &dims));
+        let y = act.apply(&x).unwrap();
+        let expected: Vec<f64> = values(&x).iter().map(|&x| x.max(act.slope * x)).collect();
+        prop_assert_eq!(values(&y), expected);
+        let gradients = (y * &weights).unwrap().sum_all().unwrap().backward().unwrap();
+        let slopes = values(&x).into_iter().map(|x| if x > 0.0 { 1.0 } else { act.slope });
+        let expected: Vec<f64> = values(&weights).iter().zip(slopes).map(|(g, slope)| g * slope).collect();
+        prop_assert_eq!(values(gradients.get(&x).unwrap()), expected);
+    }
+}
+
+#[test]
+fn batch_norm_does_not_depend_on_the_number_of_threads() {
+    let shapes: [&[usize]; 6] = [&[1, 3, 40, 41], &[9, 7, 5, 6], &[64, 3, 28, 28], &[33, 300], &[3, 1], &[5, 130, 13, 11]];
+    for dims in shapes {
+        for act in [Rectifier::NONE, Rectifier { slope: 0.0 }, Rectifier { slope: 0.2 }] {
+            assert_thread_independent(&format!("{dims:?} {act:?}"), || {
+                let (x, w, b) = (f32_var(1, dims), f32_var(2, &dims[1..2]), f32_var(3, &dims[1..2]));
+                let made = batch_norm(&x, &w, &b, act).unwrap();
+                let weights = uniform(4, dims).to_dtype(DType::F32).unwrap();
+                let store = (&made.y * weights).unwrap().sum_all().unwrap().backward().unwrap();
+                let gradients = [&x, &w, &b].map(|var| store.get(var).unwrap().clone());
+                [made.y.detach(), made.mean, made.unbiased_var].into_iter().chain(gradients).collect()
+            });
+        }
+    }
+}
+
+#[test]
+fn batch_norm_of_one_value_is_its_offset() {
+    let (x, w, b) = (uniform(1, &[1, 3]), uniform(2, &[3]), uniform(3, &[3]));
+    let made = batch_norm(&x, &w, &b, Rectifier::NONE).unwrap();
+    assert_eq!(values(&made.y), values(&b));
+    assert_eq!(values(&made.unbiased_var), [0.0; 3]);
+}
+
+#[test]
+fn batch_norm_of_the_wrong_shape_is_an_error() {
+    let zeros = |dims: &[usize], dtype| Tensor::zeros(dims, dtype, &Device::Cpu).unwrap();
+    let f = |dims: &[usize]| zeros(dims, DType::F32);
+    let run = |x: &Tensor, w: &Tensor, b: &Tensor| batch_norm(x, w, b, Rectifier::NONE).map(|made| made.y);
+    assert!(run(&f(&[2, 3, 4, 4]), &f(&[3]), &f(&[3])).is_ok());
+    let shapes: [&[usize]; 7] = [&[6], &[2, 3, 4], &[2, 4, 4, 4], &[0, 3], &[2, 3, 0, 4], &[2, 0], &[2, 3, 4, 4, 1]];
+    for x in shapes {
+        assert!(run(&f(x), &f(&[3]), &f(&[3])).is_err(), "{x:?}");
+    }
+    for (w, b) in [(2, 3), (3, 2), (4, 4), (0, 0), (0, 3)] {
+        assert!(run(&f(&[2, 3, 4, 4]), &f(&[w]), &f(&[b])).is_err(), "{w} {b}");
+    }
+    let x = f(&[2, 3]);
+    assert!(run(&x, &zeros(&[3], DType::F64), &f(&[3])).is_err());
+    assert!(run(&zeros(&[2, 3], DType::U8), &zeros(&[3], DType::U8), &zeros(&[3], DType::U8)).is_err());
+}

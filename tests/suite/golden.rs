@@ -1,0 +1,271 @@
+//! Against PyTorch, in f64: `tests/golden/make.py` made the numbers, and says what is in the files.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use candle_core::{DType, Device, Tensor, Var};
+use ganforge::config::{InitConfig, LossConfig, OptimizerConfig, PRESETS, TrainConfig};
+use ganforge::nn::{Gradients, Network, Pass, Role};
+use ganforge::optim::Optimizer;
+use ganforge::shape::{LayerSpec, Shape};
+use ganforge::train::{Phase, Trainer, critic_network, generator_network};
+use serde_json::Value;
+
+/// A golden file: its tensors, and its cases by name.
+struct Golden {
+    tensors: BTreeMap<String, Tensor>,
+    cases: BTreeMap<String, Value>,
+}
+
+fn golden(name: &str) -> Golden {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name);
+    let bytes = std::fs::read(path).unwrap();
+    let (_, metadata) = safetensors::SafeTensors::read_metadata(&bytes).unwrap();
+    let spec: Value = serde_json::from_str(&metadata.metadata().as_ref().unwrap()["spec"]).unwrap();
+    let cases = serde_json::from_value(spec["cases"].clone()).unwrap();
+    let tensors = candle_core::safetensors::load_buffer(&bytes, &Device::Cpu).unwrap().into_iter().collect();
+    Golden { tensors, cases }
+}
+
+impl Golden {
+    fn get(&self, name: &str) -> &Tensor {
+        self.tensors.get(name).unwrap_or_else(|| panic!("no golden tensor {name}"))
+    }
+
+    /// The tensors under a prefix, by the rest of their names.
+    fn under(&self, prefix: &str) -> BTreeMap<String, Tensor> {
+        let inside = self.tensors.iter().filter_map(|(name, t)| Some((name.strip_prefix(prefix)?.to_string(), t.clone())));
+        inside.collect()
+    }
+}
+
+fn values(tensor: &Tensor) -> Vec<f64> {
+    tensor.flatten_all().unwrap().to_dtype(DType::F64).unwrap().to_vec1().unwrap()
+}
+
+/// `‖ours − theirs‖∞ ≤ tolerance · max(‖theirs‖∞, 1e-3)`
+fn assert_close(what: &str, ours: &Tensor, theirs: &Tensor, tolerance: f64) {
+    assert_eq!(ours.elem_count(), theirs.elem_count(), "{what}: {:?} against {:?}", ours.dims(), theirs.dims());
+    let (ours, theirs) = (values(ours), values(theirs));
+    let scale = theirs.iter().fold(1e-3, |most: f64, x| most.max(x.abs()));
+    for (at, (a, b)) in ours.iter().zip(&theirs).enumerate() {
+        assert!((a - b).abs() <= tolerance * scale, "{what}[{at}]: {a} against PyTorch's {b}");
+    }
+}
+
+fn train_pass() -> Pass {
+    Pass::Train { seed: 0, number: 0 }
+}
+
+fn network(layers: &[LayerSpec], x: &Tensor, dtype: DType) -> Network {
+    let input = match *x.dims() {
+        [_, features] => Shape::Flat(features),
+        [_, channels, height, width] => Shape::Map { channels, height, width },
+        ref other => panic!("{other:?}"),
+    };
+    Network::new(layers, input, &InitConfig::default(), Role::Critic, 0, &Device::Cpu, dtype).unwrap()
+}
+
+/// Puts golden parameters in; running statistics stay at their beginning.
+fn load_parameters(network: &Network, parameters: &BTreeMap<String, Tensor>) {
+    for parameter in network.trainable() {
+        let value = parameters.get(&parameter.name).unwrap_or_else(|| panic!("no golden {}", parameter.name));
+        assert_eq!(value.dims(), parameter.var.dims(), "{}", parameter.name);
+        parameter.var.set(&value.to_dtype(parameter.var.dtype()).unwrap()).unwrap();
+    }
+    assert_eq!(network.trainable().count(), parameters.len());
+}
+
+fn check_networks(file: &str, dtype: DType, tolerance: f64) {
+    let golden = golden(file);
+    assert!(golden.cases.len() > 10);
+    for (case, spec) in &golden.cases {
+        let layers: Vec<LayerSpec> = serde_json::from_value(spec.clone()).unwrap();
+        let get = |name: &str| golden.get(&format!("{case}/{name}")).to_dtype(dtype).unwrap();
+        let x = Var::from_tensor(&get("x")).unwrap();
+        let network = network(&layers, &x, dtype);
+        load_parameters(&network, &golden.under(&format!("{case}/param.")));
+
+        let y = network.forward(&x, train_pass(), Gradients::Tracked).unwrap();
+        assert_close(&format!("{case} y"), &y, &get("y"), tolerance);
+        let gradients = (&y * get("dy").reshape(y.shape()).unwrap()).unwrap().sum_all().unwrap().backward().unwrap();
+        assert_close(&format!("{case} dx"), gradients.get(&x).unwrap(), &get("dx"), tolerance);
+        for parameter in network.trainable() {
+            let name = format!("grad.{}", parameter.name);
+            assert_close(&format!("{case} {name}"), gradients.get(&parameter.var).unwrap(), &get(&name), tolerance);
+        }
+        for parameter in network.parameters().filter(|p| !p.trainable) {
+            let name = format!("after.{}", parameter.name);
+            assert_close(&format!("{case} {name}"), &parameter.var, &get(&name), tolerance);
+        }
+        let y = network.forward(&x, Pass::Eval, Gradients::Frozen).unwrap();
+        assert_close(&format!("{case} y_eval"), &y, &get("y_eval"), tolerance);
+    }
+}
+
+#[test]
+fn every_layer_and_its_gradients() {
+    check_networks("layers.safetensors", DType::F64, 1e-9);
+}
+
+#[test]
+fn every_layer_and_its_gradients_in_single_precision() {
+    check_networks("layers.safetensors", DType::F32, 1e-4);
+}
+
+#[test]
+fn every_network_and_its_gradients() {
+    check_networks("networks.safetensors", DType::F64, 1e-9);
+}
+
+#[test]
+fn frozen_networks_pass_the_same_gradient_on_and_keep_none() {
+    let golden = golden("networks.safetensors");
+    for (case, spec) in &golden.cases {
+        let layers: Vec<LayerSpec> = serde_json::from_value(spec.clone()).unwrap();
+        let x = Var::from_tensor(golden.get(&format!("{case}/x"))).unwrap();
+        let network = network(&layers, &x, DType::F64);
+        load_parameters(&network, &golden.under(&format!("{case}/param.")));
+        let y = network.forward(&x, train_pass(), Gradients::Frozen).unwrap();
+        let dy = golden.get(&format!("{case}/dy")).reshape(y.shape()).unwrap();
+        let gradients = (y * dy).unwrap().sum_all().unwrap().backward().unwrap();
+        assert_close(case, gradients.get(&x).unwrap(), golden.get(&format!("{case}/dx")), 1e-9);
+        assert!(network.trainable().all(|p| gradients.get(&p.var).is_none()), "{case}: a frozen parameter got a gradient");
+    }
+}
+
+#[test]
+fn losses_and_their_gradients() {
+    let golden = golden("losses.safetensors");
+    assert_eq!(golden.cases.len(), 4);
+    for (case, spec) in &golden.cases {
+        let loss: LossConfig = serde_json::from_value(spec.clone()).unwrap();
+        let get = |name: &str| golden.get(&format!("{case}/{name}"));
+        let (real, fake) = (Var::from_tensor(golden.get("real")).unwrap(), Var::from_tensor(golden.get("fake")).unwrap());
+        let critic = loss.critic(&real, &fake).unwrap();
+        assert_close(&format!("{case} critic"), &critic, get("critic.loss"), 1e-12);
+        let gradients = critic.backward().unwrap();
+        assert_close(&format!("{case} real"), gradients.get(&real).unwrap(), get("critic.grad_real"), 1e-12);
+        assert_close(&format!("{case} fake"), gradients.get(&fake).unwrap(), get("critic.grad_fake"), 1e-12);
+        let generator = loss.generator(&fake).unwrap();
+        assert_close(&format!("{case} generator"), &generator, get("generator.loss"), 1e-12);
+        let gradients = generator.backward().unwrap();
+        assert_close(&format!("{case} generator"), gradients.get(&fake).unwrap(), get("generator.grad_fake"), 1e-12);
+    }
+}
+
+#[test]
+fn bce_of_confident_logits_is_finite_in_single_precision() {
+    let TrainConfig { loss, .. } = TrainConfig::preset("dcgan-28").unwrap();
+    for logit in [-200.0f32, -1e30, 0.0, 1e30, 200.0] {
+        let scores = Var::from_tensor(&Tensor::new(&[logit], &Device::Cpu).unwrap()).unwrap();
+        let sum = (loss.critic(&scores, &scores).unwrap() + loss.generator(&scores).unwrap()).unwrap();
+        assert!(values(&sum)[0].is_finite());
+        assert!(values(sum.backward().unwrap().get(&scores).unwrap())[0].is_finite());
+    }
+}
+
+/// A linear layer of any shape of weight, to hang a golden parameter on.
+fn holder(value: &Tensor) -> Network {
+    let columns = value.elem_count() / value.dim(0).unwrap();
+    let layers = [LayerSpec::Linear { out: value.dim(0).unwrap(), bias: false }];
+    Network::new(&layers, Shape::Flat(columns), &InitConfig::default(), Role::Critic, 0, &Device::Cpu, DType::F64).unwrap()
+}
+
+#[test]
+fn optimisers_over_five_steps() {
+    let golden = golden("optimizers.safetensors");
+    assert!(golden.cases.len() >= 6);
+    for (case, spec) in &golden.cases {
+        let config: OptimizerConfig = serde_json::from_value(spec.clone()).unwrap();
+        for (name, start) in golden.under("param.") {
+            let network = holder(&start);
+            let var = &network.trainable().next().unwrap().var;
+            var.set(&start.reshape(var.shape()).unwrap()).unwrap();
+            let mut optimizer = Optimizer::new(config, &network).unwrap();
+            for step in 1..=5 {
+                // The gradient of sum(w · g) is g.
+                let g = golden.get(&format!("grad.{name}.{step}")).reshape(var.shape()).unwrap();
+                let gradients = (var.as_tensor() * g).unwrap().sum_all().unwrap().backward().unwrap();
+                optimizer.step(&network, &gradients).unwrap();
+                let what = format!("{case}/after.{name}.{step}");
+                assert_close(&what, var, golden.get(&what), 1e-12);
+            }
+        }
+    }
+}
+
+/// The config of a training case: a preset with everything that matters replaced.
+fn training_config(spec: &Value) -> TrainConfig {
+    let mut config = TrainConfig::preset("dcgan-28").unwrap();
+    let take = |key: &str| spec[key].clone();
+    config.data.size = 8;
+    config.latent.size = spec["latent"].as_u64().unwrap() as usize;
+    config.generator = serde_json::from_value(take("generator")).unwrap();
+    config.critic = serde_json::from_value(take("critic")).unwrap();
+    config.loss = serde_json::from_value(take("loss")).unwrap();
+    config.optimizer = serde_json::from_value(take("optimizer")).unwrap();
+    let schedule = &spec["schedule"];
+    config.schedule.critic_steps = schedule["critic_steps"].as_u64().unwrap_or(1) as usize;
+    config.schedule.generator_latents = serde_json::from_value(schedule["generator_latents"].clone()).unwrap();
+    config
+}
+
+#[test]
+fn training_follows_pytorch_step_by_step() {
+    let golden = golden("training.safetensors");
+    assert_eq!(golden.cases.len(), 4);
+    for (case, spec) in &golden.cases {
+        let config = training_config(spec);
+        let get = |name: String| golden.get(&format!("{case}/{name}"));
+        let mut trainer = Trainer::new(&config, &Device::Cpu, DType::F64).unwrap();
+        load_parameters(&trainer.generator, &golden.under(&format!("{case}/init.generator.")));
+        load_parameters(&trainer.critic, &golden.under(&format!("{case}/init.critic.")));
+        let (critic_losses, generator_losses) = (values(get("critic_loss".into())), values(get("generator_loss".into())));
+        let turns = config.schedule.critic_steps;
+
+        for step in 1..=spec["steps"].as_u64().unwrap() as usize {
+            let mut phase = Phase::default();
+            for turn in 0..turns {
+                let (real, z) = (get(format!("real.{step}.{turn}")), get(format!("z.{step}.{turn}")).clone());
+                trainer.critic_step_with(real, z, &mut phase).unwrap();
+            }
+            let fresh = golden.tensors.get(&format!("{case}/z.{step}.generator"));
+            trainer.generator_step_with(fresh.unwrap_or(get(format!("z.{step}.0"))).clone(), phase).unwrap();
+            let means = trainer.take_means().unwrap();
+            let critic = critic_losses[(step - 1) * turns..step * turns].iter().sum::<f64>() / turns as f64;
+            assert!((means.loss_critic - critic).abs() <= 1e-8 * (1.0 + critic.abs()), "{case} step {step}: critic");
+            let generator = generator_losses[step - 1];
+            assert!(
+                (means.loss_generator - generator).abs() <= 1e-8 * (1.0 + generator.abs()),
+                "{case} step {step}: generator"
+            );
+        }
+        for (role, network) in [("generator", &trainer.generator), ("critic", &trainer.critic)] {
+            for parameter in network.parameters() {
+                let name = format!("final.{role}.{}", parameter.name);
+                assert_close(&format!("{case} {name}"), &parameter.var, get(name), 1e-7);
+            }
+        }
+    }
+}
+
+#[test]
+fn the_dcgan_pair_has_the_published_numbers_of_parameters() {
+    for preset in ["dcgan-anime", "dcgan-64"] {
+        let config = TrainConfig::preset(preset).unwrap();
+        assert_eq!(generator_network(&config, &Device::Cpu, DType::F32).unwrap().trainable_count(), 3_576_704);
+        assert_eq!(critic_network(&config, &Device::Cpu, DType::F32).unwrap().trainable_count(), 2_765_696);
+    }
+}
+
+#[test]
+fn every_preset_file_is_listed() {
+    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("src/presets");
+    let mut files: Vec<String> = std::fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().path().file_stem().unwrap().to_string_lossy().into_owned())
+        .collect();
+    files.sort();
+    assert_eq!(files, PRESETS.iter().map(|(name, _)| name.to_string()).collect::<Vec<_>>());
+}

@@ -1,0 +1,648 @@
+//! Latents, the contract, opening and sampling generators, `gan-infer` end to end.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
+
+use assert_cmd::Command;
+use ganforge::contract::{self, Contract, Layout, Weights};
+use ganforge::error::Error;
+use ganforge::image::{Images, Range};
+use ganforge::infer::{Format, Generator, Job, Options, Plan, Provider, builtin, pipeline, runtime};
+use ganforge::latent::{Latent, Law};
+use ganforge::progress::Silent;
+use predicates::prelude::*;
+use predicates::str::contains;
+use proptest::prelude::*;
+use tempfile::{TempDir, tempdir};
+
+const SEALED: &str = "sealed.onnx";
+const STRANGER: &str = "stranger_nchw_f32.onnx";
+const FIXED: &str = "stranger_fixed_u8.onnx";
+
+fn golden(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name)
+}
+
+/// The onnxruntime of the tests: the environment's, that of `make setup`, or whatever the system has.
+pub fn runtime_path() -> PathBuf {
+    let tools = Path::new(env!("CARGO_MANIFEST_DIR")).join(".tools/python");
+    match std::env::var_os("ORT_DYLIB_PATH") {
+        Some(path) => PathBuf::from(path),
+        None if tools.join("onnxruntime").is_dir() => tools,
+        None => runtime::locate().expect("the tests need an onnxruntime").path,
+    }
+}
+
+fn gan_infer() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_gan-infer"));
+    command.env("ORT_DYLIB_PATH", runtime_path());
+    command
+}
+
+/// `gan-infer` on the sealed golden generator, into `out`; on the CPU if `flags` do not say otherwise.
+fn sample(out: &Path, flags: &[&str]) -> Command {
+    let mut command = gan_infer();
+    command.arg("--model").arg(golden(SEALED)).arg("--out").arg(out).args(flags);
+    if !flags.contains(&"--provider") {
+        command.args(["--provider", "cpu"]);
+    }
+    command
+}
+
+/// Opens a golden generator on the CPU.
+fn open(name: &str, options: Options) -> Result<Generator, Error> {
+    let options = Options { provider: Provider::Cpu, ..options };
+    runtime::load_from(&runtime_path()).expect("the tests need an onnxruntime: ORT_DYLIB_PATH or .tools/python");
+    Generator::open(&golden(name), &options)
+}
+
+fn with_range(range: Range) -> Options {
+    Options { range: Some(range), ..Options::default() }
+}
+
+fn message<T>(result: Result<T, Error>) -> String {
+    result.err().expect("an error was expected").to_string()
+}
+
+/// Every file below `folder`, by its path in it.
+fn contents(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let mut all = BTreeMap::new();
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            all.extend(
+                contents(&path).into_iter().map(|(name, bytes)| (Path::new(path.file_name().unwrap()).join(name), bytes)),
+            );
+        } else {
+            all.insert(path.file_name().unwrap().into(), fs::read(&path).unwrap());
+        }
+    }
+    all
+}
+
+// --- latents
+
+#[test]
+fn latents_are_pinned() {
+    let bits = |law, seed, index| {
+        let rows = Latent { size: 5, law }.rows(seed, index, 1);
+        rows.into_iter().map(f32::to_bits).collect::<Vec<_>>()
+    };
+    assert_eq!(bits(Law::Normal, 0, 0), NORMAL_0_0);
+    assert_eq!(bits(Law::Normal, 42, 1_000_000), NORMAL_42_1M);
+    assert_eq!(bits(Law::Uniform, 0, 0), UNIFORM_0_0);
+    assert_eq!(bits(Law::Uniform, u64::MAX, 1 << 40), UNIFORM_MAX_2_40);
+}
+
+proptest! {
+    #[test]
+    fn latents_are_addressed(seed: u64, start in 0..1u64 << 62, n in 1usize..9, size in 1usize..40, uniform: bool) {
+        let latent = Latent { size, law: if uniform { Law::Uniform } else { Law::Normal } };
+        let rows = latent.rows(seed, start, n);
+        prop_assert_eq!(rows.len(), n * size);
+        for (row, index) in rows.chunks(size).zip(start..) {
+            prop_assert_eq!(row, latent.rows(seed, index, 1));
+            prop_assert!(row.iter().all(|z| z.is_finite() && (!uniform || (-1.0..1.0).contains(z))));
+        }
+        // A longer latent starts like a shorter one, and other addresses give other values.
+        let longer = Latent { size: size + 8, ..latent };
+        let even = size - size % 2;
+        prop_assert_eq!(&longer.rows(seed, start, 1)[..even], &rows[..even]);
+        prop_assert_ne!(longer.rows(seed, start, 1), longer.rows(seed, start + 1, 1));
+        prop_assert_ne!(longer.rows(seed, start, 1), longer.rows(seed ^ 1, start, 1));
+    }
+}
+
+// --- the contract
+
+fn any_contract() -> impl Strategy<Value = Contract> {
+    let law = prop_oneof![Just(Law::Normal), Just(Law::Uniform)];
+    let range = prop_oneof![Just(Range::Tanh), Just(Range::Sigmoid), Just(Range::Byte)];
+    let layout = prop_oneof![Just(Layout::NhwcU8), Just(Layout::NchwU8), Just(Layout::NchwF32)];
+    let weights = prop_oneof![Just(Weights::Ema), Just(Weights::Raw)];
+    let texts = [".*", ".*", ".*", "[0-9a-f]{64}"];
+    (law, range, layout, weights, texts, any::<[u64; 2]>(), any::<[u16; 3]>(), prop_oneof![Just(1), Just(3)]).prop_map(
+        |(
+            law,
+            range,
+            layout,
+            weights,
+            [preset, loss, data, data_sha256],
+            [images_seen, seed],
+            [size, height, width],
+            channels,
+        )| {
+            let [size, height, width] = [size, height, width].map(usize::from);
+            let latent = Latent { size, law };
+            Contract {
+                latent,
+                range,
+                layout,
+                height,
+                width,
+                channels,
+                preset,
+                loss,
+                data,
+                data_sha256,
+                images_seen,
+                seed,
+                weights,
+            }
+        },
+    )
+}
+
+proptest! {
+    #[test]
+    fn contract_survives_its_metadata(contract in any_contract(), dropped in any::<prop::sample::Index>()) {
+        let mut metadata = contract.to_metadata();
+        let read = |metadata: &BTreeMap<String, String>| Contract::from_metadata("m", |key| metadata.get(key).cloned());
+        prop_assert_eq!(read(&metadata).unwrap(), Some(contract));
+        let keys: Vec<String> = metadata.keys().filter(|key| key.starts_with("ganforge.")).cloned().collect();
+        let key = dropped.get(&keys);
+        metadata.remove(key);
+        match read(&metadata) {
+            Ok(contract) => prop_assert!(contract.is_none() && key == "ganforge.contract"),
+            Err(e) => prop_assert!(e.to_string().contains(key.as_str())),
+        }
+    }
+
+    #[test]
+    fn any_flipped_bit_of_a_sealed_file_is_noticed(at in any::<prop::sample::Index>(), bit in 0..8) {
+        let mut file = fs::read(golden(SEALED)).unwrap();
+        prop_assert!(contract::check_seal("m", &file).is_ok());
+        let at = at.index(file.len());
+        file[at] ^= 1u8 << bit;
+        let noticed = contract::check_seal("m", &file).is_err() || {
+            runtime::load_from(&runtime_path()).unwrap();
+            // The entry itself is hit: the file has a contract, but no checksum.
+            Generator::from_bytes("m", file, &Options::default()).is_err()
+        };
+        prop_assert!(noticed, "byte {}", at);
+    }
+}
+
+/// The sealed generator with one metadata value changed to another of the same length, and sealed again.
+fn resealed(key: &str, from: &str, to: &str) -> Vec<u8> {
+    let mut file = fs::read(golden(SEALED)).unwrap();
+    let entry = |value: &str| [key.as_bytes(), &[0x12, value.len() as u8], value.as_bytes()].concat();
+    let find = |file: &[u8], bytes: &[u8]| file.windows(bytes.len()).rposition(|window| window == bytes).unwrap();
+    let (old, new) = (entry(from), entry(to));
+    let at = find(&file, &old);
+    file[at..at + new.len()].copy_from_slice(&new);
+    let digits = find(&file, b"ganforge.sha256\x12\x40") + 17;
+    file[digits..digits + 64].fill(b'0');
+    assert!(contract::seal(&mut file));
+    file
+}
+
+#[test]
+fn a_broken_promise_is_refused() {
+    open(SEALED, Options::default()).unwrap();
+    for (key, from, to, found) in [
+        ("ganforge.width", "6", "7", "image: u8 [8, 8, 6, 3]"),
+        ("ganforge.channels", "3", "1", "image: u8 [8, 8, 6, 3]"),
+        ("ganforge.latent.size", "16", "17", "z: f32 [n, 16]"),
+        ("ganforge.layout", "nhwc-u8", "nchw-u8", "image: u8 [8, 8, 6, 3]"),
+        ("ganforge.contract", "1", "2", "contract version 2"),
+        ("ganforge.range", "tanh", "tinh", "unknown value 'tinh'"),
+    ] {
+        let error = message(Generator::from_bytes("model", resealed(key, from, to), &Options::default()));
+        assert!(error.contains(found), "{key}: {error}");
+    }
+}
+
+// --- generators
+
+#[test]
+fn a_sealed_generator_tells_and_samples() {
+    let generator = open(SEALED, Options::default()).unwrap();
+    assert_eq!(generator.image_shape(), [8, 6, 3]);
+    assert_eq!(generator.latent(), Latent { size: 16, law: Law::Normal });
+    assert_eq!((generator.provider(), generator.batch()), (Provider::Cpu, 8));
+    assert_eq!(generator.contract().map(|contract| contract.seed), Some(7));
+    let images = generator.sample(3, 5, 20).unwrap();
+    assert_eq!((images.n, images.pixels.len()), (20, 20 * 8 * 6 * 3));
+    assert_eq!(images.get(7), generator.sample(3, 12, 1).unwrap().get(0));
+    assert_ne!(images.get(0), images.get(1));
+    assert_ne!(images.pixels, generator.sample(4, 5, 20).unwrap().pixels);
+    assert!(message(generator.sample(0, u64::MAX, 1)).contains("2^63"));
+}
+
+#[test]
+fn another_batch_size_moves_pixels_by_one_at_most() {
+    let at = |batch| {
+        let generator = open(SEALED, Options { batch: Some(batch), ..Options::default() }).unwrap();
+        generator.sample(0, 3, 70).unwrap().pixels
+    };
+    let reference = at(8);
+    for batch in [1, 7, 64] {
+        assert!(at(batch).iter().zip(&reference).all(|(&a, &b)| a.abs_diff(b) <= 1), "batch {batch}");
+    }
+    let wrong = |batch| message(open(SEALED, Options { batch: Some(batch), ..Options::default() }));
+    assert!(wrong(0).contains("1 to 4096") && wrong(1_000_000).contains("1 to 4096"));
+}
+
+#[test]
+fn a_stranger_needs_its_range() {
+    let unknown = open(STRANGER, Options::default()).unwrap();
+    assert!(unknown.contract().is_none());
+    assert!(message(unknown.sample(0, 0, 1)).contains("--range tanh"));
+    // The same weights' pixels, computed by the graph (interleaved) and by us (from planes): the same multiset of columns.
+    let stranger = open(STRANGER, with_range(Range::Tanh)).unwrap();
+    let images = stranger.sample(0, 0, 9).unwrap();
+    assert_eq!((images.n, images.height, images.width, images.channels), (9, 8, 6, 3));
+    let sealed = open(SEALED, Options::default()).unwrap().sample(0, 0, 9).unwrap();
+    for (planes, interleaved) in images.pixels.chunks(144).zip(sealed.pixels.chunks(144)) {
+        for (at, &graphs) in interleaved.iter().enumerate() {
+            // Value number `at` is channel `at / 48`, pixel `at % 48` to the one, pixel `at / 3` to the other.
+            let ours = planes[at % 48 * 3 + at / 48];
+            assert!(ours.abs_diff(graphs) <= 1, "{at}: {ours} {graphs}");
+        }
+    }
+    let clipped = open(STRANGER, with_range(Range::Sigmoid)).unwrap().sample(0, 0, 9).unwrap();
+    assert_ne!(clipped.pixels, images.pixels);
+}
+
+#[test]
+fn a_fixed_batch_is_kept() {
+    let generator = open(FIXED, Options::default()).unwrap();
+    assert_eq!((generator.batch(), generator.image_shape()), (5, [8, 6, 1]));
+    let images = generator.sample(0, 3, 9).unwrap();
+    assert_eq!(images.get(4), generator.sample(0, 7, 1).unwrap().get(0));
+    assert!(message(open(FIXED, Options { batch: Some(8), ..Options::default() })).contains("fixed at 5"));
+    assert!(message(open(FIXED, with_range(Range::Tanh))).contains("pixels already"));
+}
+
+#[test]
+fn a_provider_is_parsed() {
+    assert_eq!("cuda".parse(), Ok(Provider::Cuda(0)));
+    assert_eq!("cuda:3".parse(), Ok(Provider::Cuda(3)));
+    for provider in [Provider::Auto, Provider::Cpu, Provider::Cuda(7)] {
+        assert_eq!(provider.to_string().parse(), Ok(provider));
+    }
+    for wrong in ["", "gpu", "cuda:", "cuda:-1", "cuda:x", "cuda:4294967295", "CPU"] {
+        assert!(wrong.parse::<Provider>().is_err(), "{wrong}");
+    }
+}
+
+#[test]
+fn stopped_work_leaves_no_file() {
+    let generator = open(SEALED, Options::default()).unwrap();
+    let folder = tempdir().unwrap();
+    let plan = Plan::new(Format::Npy, folder.path(), 0, 100, false).unwrap();
+    let job = Job { seed: 0, threads: 2 };
+    let stopped = pipeline::run(&generator, &job, &plan, &Silent, &AtomicBool::new(true));
+    assert!(message(stopped).contains("interrupted: 0 of 100 images"));
+    assert_eq!(contents(folder.path()).len(), 0);
+    let done = pipeline::run(&generator, &job, &plan, &Silent, &AtomicBool::new(false)).unwrap();
+    assert_eq!((done.images, done.out), (100, folder.path().join("samples.npy")));
+    assert_eq!(contents(folder.path()).len(), 1);
+}
+
+// --- gan-infer
+
+#[test]
+fn parts_are_the_whole_and_threads_do_not_matter() {
+    let folder = tempdir().unwrap();
+    let [whole, part, two] = ["whole", "part", "two"].map(|name| folder.path().join(name));
+    sample(&whole, &["--n", "100", "--threads", "1"]).assert().success();
+    sample(&two, &["--n", "100", "--threads", "2"]).assert().success();
+    sample(&part, &["--n", "60", "--start", "40"]).assert().success();
+    let whole = contents(&whole);
+    assert_eq!(whole.len(), 100);
+    assert_eq!(whole, contents(&two));
+    let part = contents(&part);
+    assert_eq!(part.keys().next(), Some(&PathBuf::from("000040.png")));
+    assert_eq!(part.len(), 60);
+    assert!(part.iter().all(|(name, bytes)| whole.get(name) == Some(bytes)));
+}
+
+/// The shape and data of a NumPy file as the format's description has it.
+fn read_npy(path: &Path) -> (String, Vec<u8>) {
+    let bytes = fs::read(path).unwrap();
+    assert_eq!(&bytes[..8], b"\x93NUMPY\x01\x00");
+    let data = 10 + usize::from(u16::from_le_bytes([bytes[8], bytes[9]]));
+    assert_eq!((data % 64, bytes[data - 1]), (0, b'\n'));
+    (String::from_utf8(bytes[10..data].to_vec()).unwrap(), bytes[data..].to_vec())
+}
+
+#[test]
+fn npy_and_grid_hold_the_same_pixels_as_png() {
+    let folder = tempdir().unwrap();
+    for format in ["png", "npy", "grid"] {
+        sample(folder.path(), &["--n", "30", "--start", "7", "--format", format]).assert().success();
+    }
+    let (header, data) = read_npy(&folder.path().join("samples.npy"));
+    assert!(header.starts_with("{'descr': '|u1', 'fortran_order': False, 'shape': (30, 8, 6, 3), }"), "{header}");
+    assert_eq!(data.len(), 30 * 144);
+    for (index, pixels) in (7..).zip(data.chunks(144)) {
+        let png = image::open(folder.path().join(format!("{index:06}.png"))).unwrap();
+        assert_eq!(png.as_bytes(), pixels, "{index}");
+    }
+    let sheet = Images { n: 30, height: 8, width: 6, channels: 3, pixels: data }.grid(6);
+    let grid = image::open(folder.path().join("grid.png")).unwrap();
+    assert_eq!((grid.width(), grid.height()), (6 * 8 + 2, 5 * 10 + 2));
+    assert_eq!(grid.as_bytes(), sheet.pixels);
+    let file = folder.path().join("new/one.npy");
+    sample(&file, &["--n", "3", "--format", "npy"]).assert().success();
+    assert_eq!(read_npy(&file).1.len(), 3 * 144);
+    let much = sample(&folder.path().join("sheet"), &["--n", "9999999", "--format", "grid"]).assert().code(2);
+    much.stderr(contains("contact sheet of 9999999"));
+    assert!(!folder.path().join("sheet").exists());
+}
+
+#[test]
+fn many_images_get_subfolders() {
+    let folder = tempdir().unwrap();
+    let flags = ["--n", "10001", "--start", "500", "--quiet"];
+    sample(folder.path(), &flags).assert().success().stderr("");
+    let count = |name: &str| fs::read_dir(folder.path().join(name)).unwrap().count();
+    assert_eq!((count(""), count("010000")), (9500 + 1, 501));
+    assert!(folder.path().join("010000/010500.png").is_file());
+    sample(folder.path(), &flags).assert().code(2).stderr(contains("10001 of the images"));
+}
+
+#[test]
+fn the_summary_is_one_json_object() {
+    let folder = tempdir().unwrap();
+    let flags = ["--n", "9", "--start", "1", "--seed", "5", "--json", "--quiet", "--threads", "1"];
+    let output = sample(folder.path(), &flags).assert().success().stderr("").get_output().stdout.clone();
+    let summary: serde_json::Value = serde_json::from_slice(&output).unwrap();
+    for (key, value) in [("count", 9), ("start", 1), ("seed", 5), ("batch", 8), ("threads", 1)] {
+        assert_eq!(summary[key], value, "{key}");
+    }
+    assert_eq!(summary["provider"], "cpu");
+    assert_eq!(summary["out"].as_str(), folder.path().to_str());
+    assert!(summary["seconds"].as_f64().unwrap() > 0.0 && summary["images_per_second"].as_f64().unwrap() > 0.0);
+    sample(folder.path(), &["--n", "1"]).assert().success().stdout("").stderr(contains("1 images in"));
+}
+
+#[test]
+fn what_is_there_is_not_overwritten() {
+    let folder = tempdir().unwrap();
+    let out = folder.path();
+    sample(out, &["--n", "3", "--start", "4"]).assert().success();
+    fs::write(out.join("000004.png"), "mine").unwrap();
+    sample(out, &["--n", "5"]).assert().code(2).stderr(contains("holds 1 of the images").and(contains("--force")));
+    assert_eq!(fs::read(out.join("000004.png")).unwrap(), b"mine");
+    assert!(!out.join("000000.png").exists());
+    sample(out, &["--n", "4"]).assert().success();
+    sample(out, &["--n", "5", "--force"]).assert().success();
+    assert_ne!(fs::read(out.join("000004.png")).unwrap(), b"mine");
+    for format in ["npy", "grid"] {
+        sample(out, &["--n", "5", "--format", format]).assert().success();
+        sample(out, &["--n", "5", "--format", format]).assert().code(2).stderr(contains("exists already"));
+        sample(out, &["--n", "5", "--format", format, "--force"]).assert().success();
+    }
+}
+
+#[test]
+fn a_wrong_out_is_refused_before_any_work() {
+    let folder = tempdir().unwrap();
+    let file = folder.path().join("file");
+    fs::write(&file, "").unwrap();
+    for format in ["png", "npy", "grid"] {
+        sample(&file, &["--n", "5", "--format", format]).assert().code(1).stderr(contains("file is where a folder should be"));
+        sample(&file.join("below"), &["--n", "5", "--format", format]).assert().code(1).stderr(contains("error: cannot"));
+    }
+    sample(&folder.path().join("a.png"), &["--n", "5"]).assert().code(2).stderr(contains("--format grid"));
+    sample(&folder.path().join("a.npy"), &["--n", "5", "--format", "grid"]).assert().code(2);
+    assert_eq!(contents(folder.path()).len(), 1);
+}
+
+#[test]
+fn a_wrong_call_leaves_with_2() {
+    let folder = tempdir().unwrap();
+    let out = folder.path().join("out");
+    for (flags, says) in [
+        (&["--n", "0"][..], "0 is not in 1.."),
+        (&["--n", "-1"], "--n"),
+        (&[], "--n <N>"),
+        (&["--n", "5", "--provider", "gpu"], "expected auto, cpu, cuda or cuda:INDEX"),
+        (&["--n", "5", "--batch", "0"], "0 is not in 1..=4096"),
+        (&["--n", "5", "--range", "tanh"], "pixels already"),
+        (&["--n", "5", "--start", "18446744073709551615"], "2^63"),
+        (&["--n", "5", "--format", "gif"], "possible values: png, npy, grid"),
+    ] {
+        sample(&out, flags).assert().code(2).stderr(contains(says));
+    }
+    gan_infer()
+        .args(["--n", "5", "--out"])
+        .arg(&out)
+        .args(["--model", "nonesuch"])
+        .assert()
+        .code(2)
+        .stderr(contains("nonesuch"));
+    gan_infer()
+        .args(["--n", "5", "--out"])
+        .arg(&out)
+        .args(["--model", "x.onnx"])
+        .assert()
+        .code(1)
+        .stderr(contains("cannot read x.onnx"));
+    assert!(!out.exists());
+    if let Some(known) = builtin::BUILTIN.first() {
+        let typo = format!("{}x", known.name);
+        gan_infer().args(["info", &typo]).assert().code(2).stderr(contains(format!("Did you mean '{}'?", known.name)));
+    }
+}
+
+#[test]
+fn a_damaged_model_is_refused_in_one_paragraph() {
+    let folder = tempdir().unwrap();
+    let whole = fs::read(golden(SEALED)).unwrap();
+    let mut flipped = whole.clone();
+    flipped[5_000] ^= 4;
+    for (name, bytes, says) in [
+        ("empty", &b""[..], "the file is empty"),
+        ("text", b"<html>not found</html>\n", "a text file"),
+        ("pointer", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git lfs pull"),
+        ("noise", &[0x08, 0xff, 0x03, 0x9c, 0x00, 0x71], "cannot load it"),
+        ("cut", &whole[..whole.len() / 2], "cannot load it"),
+        ("flipped", &flipped, "checksum"),
+    ] {
+        let path = folder.path().join(format!("{name}.onnx"));
+        fs::write(&path, bytes).unwrap();
+        let out = folder.path().join("out");
+        let run = gan_infer().args(["--n", "1", "--out"]).arg(&out).arg("--model").arg(&path).assert().code(1);
+        let error = String::from_utf8(run.get_output().stderr.clone()).unwrap();
+        assert!(error.contains(says) && error.contains(path.to_str().unwrap()), "{name}: {error}");
+        assert_eq!(error.trim_end().lines().count(), 1, "{name}: {error}");
+        assert!(!out.exists());
+    }
+}
+
+/// A copy of the program, away from the checkout and its libraries.
+fn program_alone() -> (TempDir, PathBuf) {
+    let folder = tempdir().unwrap();
+    let bin = folder.path().join("bin");
+    fs::create_dir(&bin).unwrap();
+    let program = bin.join("gan-infer");
+    fs::copy(env!("CARGO_BIN_EXE_gan-infer"), &program).unwrap();
+    (folder, program)
+}
+
+#[test]
+fn without_onnxruntime_the_error_says_what_to_do() {
+    let (folder, program) = program_alone();
+    let bare = |program: &Path| {
+        let mut command = Command::new(program);
+        command.env_clear().env("HOME", folder.path()).env("PATH", "").arg("runtime");
+        command
+    };
+    let output = bare(&program).arg("--json").output().unwrap();
+    if output.status.success() {
+        eprintln!("partly skipped: this system has an onnxruntime of its own");
+    } else {
+        let told = contains("gan-infer runtime install").and(contains("python3: not on the PATH"));
+        bare(&program).assert().code(1).stdout("").stderr(told.and(contains("no usable onnxruntime library (1.17 or newer)")));
+        bare(&program).env("GANFORGE_HOME", "/elsewhere").assert().code(1).stderr(contains("/elsewhere/onnxruntime"));
+    }
+    let named = |path: &Path| {
+        let mut command = bare(&program);
+        command.env("ORT_DYLIB_PATH", path);
+        command.assert().code(1).stdout("")
+    };
+    named(Path::new("/nowhere")).stderr(contains("/nowhere (named by ORT_DYLIB_PATH): no such file"));
+    let fakes = folder.path().join("fakes");
+    fs::create_dir(&fakes).unwrap();
+    named(&fakes).stderr(contains("in it"));
+    if cfg!(target_os = "linux") {
+        fs::write(fakes.join("libonnxruntime.so"), "not a library").unwrap();
+        let mut header = fs::read(&program).unwrap()[..4096].to_vec();
+        fs::write(fakes.join("libonnxruntime.so.1.9.0"), &header).unwrap();
+        let foreign = if cfg!(target_arch = "aarch64") { 62 } else { 183 };
+        header[18..20].copy_from_slice(&u16::to_ne_bytes(foreign));
+        fs::write(fakes.join("libonnxruntime.so.1.10.0"), &header).unwrap();
+        let error = named(&fakes).get_output().stderr.clone();
+        let error = String::from_utf8(error).unwrap();
+        let at = |text: &str| error.find(text).unwrap_or_else(|| panic!("{text} is not in {error}"));
+        // The plain name first, then the newest.
+        assert!(at("not a shared library") < at("wrong architecture") && at("wrong architecture") < at("cut short"));
+    }
+}
+
+#[test]
+#[cfg(unix)]
+fn onnxruntime_is_found_by_the_rules() {
+    let found = runtime::load_from(&runtime_path()).unwrap();
+    let (folder, program) = program_alone();
+    let how = |setting: Option<(&str, &Path)>| {
+        let mut command = Command::new(&program);
+        command.env_clear().env("HOME", folder.path()).env("PATH", "").args(["runtime", "--json"]).envs(setting);
+        let output = command.assert().success().get_output().stdout.clone();
+        let facts: serde_json::Value = serde_json::from_slice(&output).unwrap();
+        assert_eq!(facts["onnxruntime"], found.version);
+        facts["onnxruntime.found"].as_str().unwrap().to_string()
+    };
+    let link_in = |place: &str| {
+        let place = folder.path().join(place);
+        fs::create_dir_all(&place).unwrap();
+        std::os::unix::fs::symlink(&found.path, place.join(found.path.file_name().unwrap())).unwrap();
+    };
+    assert_eq!(how(Some(("ORT_DYLIB_PATH", &found.path))), "named by ORT_DYLIB_PATH");
+    assert_eq!(how(Some(("LD_LIBRARY_PATH", found.path.parent().unwrap()))), "the system's libraries");
+    link_in("venv/lib/python3.12/site-packages/onnxruntime/capi");
+    assert_eq!(how(Some(("VIRTUAL_ENV", &folder.path().join("venv")))), "Python's site-packages");
+    link_in(".tools/python/onnxruntime/capi");
+    assert_eq!(how(Some(("VIRTUAL_ENV", &folder.path().join("venv")))), ".tools of the checkout");
+    link_in("home/onnxruntime/onnxruntime/capi");
+    assert_eq!(how(Some(("GANFORGE_HOME", &folder.path().join("home")))), "installed by gan-infer");
+    link_in("lib");
+    assert_eq!(how(Some(("GANFORGE_HOME", &folder.path().join("home")))), "beside the executable");
+}
+
+#[test]
+fn info_models_and_runtime_answer() {
+    let info = |name: &str| {
+        let output = gan_infer()
+            .args(["info", "--json", "--provider", "cpu"])
+            .arg(golden(name))
+            .assert()
+            .success()
+            .get_output()
+            .stdout
+            .clone();
+        serde_json::from_slice::<serde_json::Value>(&output).unwrap()
+    };
+    let sealed = info(SEALED);
+    assert_eq!((&sealed["checksum"], &sealed["contract"]), (&"ok".into(), &true.into()));
+    assert_eq!((&sealed["input"], &sealed["output"]), (&"z: f32 [n, 16]".into(), &"image: u8 [n, 8, 6, 3]".into()));
+    assert_eq!((&sealed["provider"], &sealed["onnxruntime.providers"][0]), (&"cpu".into(), &"cpu".into()));
+    let stranger = info(STRANGER);
+    assert_eq!((&stranger["checksum"], &stranger["range"]), (&"none".into(), &serde_json::Value::Null));
+    gan_infer().args(["info"]).arg(golden(STRANGER)).assert().success().stdout(contains("--range"));
+    let names = gan_infer().args(["models", "--json"]).assert().success().get_output().stdout.clone();
+    let names: serde_json::Value = serde_json::from_slice(&names).unwrap();
+    assert_eq!(names.as_array().unwrap().len(), builtin::BUILTIN.len());
+    gan_infer().arg("runtime").assert().success().stdout(contains("libonnxruntime").or(contains("onnxruntime.dll")));
+}
+
+#[test]
+fn cuda_is_an_error_where_there_is_none() {
+    runtime::load_from(&runtime_path()).unwrap();
+    if runtime::offers_cuda().unwrap() {
+        eprintln!("skipped: this onnxruntime has the CUDA provider");
+        return;
+    }
+    let folder = tempdir().unwrap();
+    let run = sample(&folder.path().join("out"), &["--n", "1", "--provider", "cuda"]).assert().code(1);
+    run.stderr(contains("has none").and(contains("gan-infer runtime install --cuda")));
+}
+
+#[test]
+#[cfg(unix)]
+fn ctrl_c_leaves_whole_images_only() {
+    let folder = tempdir().unwrap();
+    let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_gan-infer"))
+        .env("ORT_DYLIB_PATH", runtime_path())
+        .args(["--n", "1000000000", "--quiet", "--model"])
+        .arg(golden(SEALED))
+        .arg("--out")
+        .arg(folder.path())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let first = folder.path().join("001000/001000.png");
+    let waiting = std::time::Instant::now();
+    while !first.exists() && waiting.elapsed().as_secs() < 30 {
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    let status = child.wait().unwrap();
+    let mut error = String::new();
+    std::io::Read::read_to_string(&mut child.stderr.take().unwrap(), &mut error).unwrap();
+    assert_eq!(status.code(), Some(1), "{error}");
+    let files = contents(folder.path());
+    assert!(error.starts_with(&format!("error: interrupted: {} of 1000000000 images", files.len())), "{error}");
+    for (name, bytes) in files {
+        image::load_from_memory(&bytes).unwrap_or_else(|e| panic!("{}: {e}", name.display()));
+    }
+}
+
+#[test]
+#[cfg(unix)]
+fn a_closed_stdout_is_no_panic() {
+    let command = format!("'{}' info '{}' | true", env!("CARGO_BIN_EXE_gan-infer"), golden(SEALED).display());
+    let mut shell = Command::new("bash");
+    shell.env("ORT_DYLIB_PATH", runtime_path()).args(["-c", &format!("set -o pipefail; {command}")]);
+    shell.assert().success().stderr("");
+}
+
+// The bits of `latents_are_pinned`: they name the images of every seed for good, on every platform.
+const NORMAL_0_0: [u32; 5] = [0xbf8a_2bd8, 0xbfc3_7ff7, 0xbfd6_d9aa, 0x3f3a_11b0, 0x3ea5_640a];
+const NORMAL_42_1M: [u32; 5] = [0x3e69_8fcb, 0xbfe7_f613, 0xc003_f795, 0x3f87_eaa7, 0xbf8a_b8f4];
+const UNIFORM_0_0: [u32; 5] = [0xbf26_f080, 0x3e9b_baec, 0xbf1f_e462, 0xbe05_3288, 0x3f18_ba20];
+const UNIFORM_MAX_2_40: [u32; 5] = [0x3f2a_0f90, 0xbf47_d594, 0x3f22_59ce, 0x3f1c_6832, 0xbd34_dda0];
+
+#[test]
+fn setup_and_install_fetch_the_same_onnxruntime() {
+    let pins = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(".cargo/requirements.txt")).unwrap();
+    for version in [runtime::INSTALL_VERSION, runtime::INSTALL_VERSION_PYTHON_3_10, runtime::INSTALL_VERSION_OLD_PYTHON] {
+        assert!(pins.contains(&format!("\nonnxruntime=={version}; ")), "{version} is not in .cargo/requirements.txt");
+    }
+}
