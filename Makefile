@@ -1,0 +1,63 @@
+# `make help` lists the targets. Everything is built with one profile, so that dependencies are built once.
+
+cargo_flags := --release --locked
+demo := out/demo
+
+# Runs the rest of a recipe line with the onnxruntime that `make setup` fetched, unless ORT_DYLIB_PATH says otherwise.
+with_onnxruntime = lib=$$(ls .tools/python/onnxruntime/capi/libonnxruntime.* 2>/dev/null | head -n 1); \
+	[ -n "$$ORT_DYLIB_PATH" ] || [ -z "$$lib" ] || export ORT_DYLIB_PATH="$$PWD/$$lib";
+
+.DEFAULT_GOAL := help
+.PHONY: help setup build demo onnx test check
+
+help: ## this list
+	@sed -n 's/^\([a-z]*\):.*## /\1 /p' Makefile | while read -r name what; do printf 'make %-7s %s\n' "$$name" "$$what"; done
+
+setup: ## fetch what is missing of protoc and onnxruntime into .tools (pip, no root); the other targets do it first
+	@.cargo/setup
+
+build: setup ## gan-train and gan-infer, into target/release
+	cargo build $(cargo_flags)
+
+demo: build ## train a small GAN on built-in digits, export it, draw 1000 images with onnxruntime; in out/demo
+	rm -rf $(demo)
+	@$(with_onnxruntime) set -ex; \
+	cargo run -q $(cargo_flags) --bin gan-train -- --preset digits --data synthetic --out $(demo)/run; \
+	cargo run -q $(cargo_flags) --bin gan-infer -- --n 1000 --out $(demo)/samples --model $(demo)/run/generator.onnx; \
+	cargo run -q $(cargo_flags) --bin gan-infer -- --n 100 --format grid --out $(demo)/grid.png --model $(demo)/run/generator.onnx
+	@echo
+	@echo 'The training run:        $(demo)/run'
+	@echo 'The generator:           $(demo)/run/generator.onnx'
+	@echo '1000 images:             $(demo)/samples'
+	@echo '100 of them on a sheet:  $(demo)/grid.png'
+
+onnx: build ## make the built-in generators in onnx/ from their checkpoints in models/, byte for byte the same
+	@$(with_onnxruntime) set -ex; for run in models/*/; do \
+	cargo run -q $(cargo_flags) --bin gan-train -- export "$$run" --out "onnx/$$(basename "$$run").onnx"; done
+
+test: setup ## the whole test suite; tests on real data need GANFORGE_DATA
+	@[ -n "$$GANFORGE_DATA" ] || echo 'GANFORGE_DATA is not set (a folder with mnist/, fashion-mnist/ and more): tests on real data will skip.'
+	@$(with_onnxruntime) set -x; cargo test $(cargo_flags)
+
+check: setup ## formatting, lints, documentation, every combination of features
+	@cargo fmt --version >/dev/null 2>&1 && cargo clippy --version >/dev/null 2>&1 || \
+	{ echo "rustfmt or clippy is missing: run 'rustup component add rustfmt clippy'" >&2; exit 1; }
+	cargo fmt --check
+	cargo clippy $(cargo_flags) --all-targets -- -D warnings
+	cargo clippy $(cargo_flags) --no-default-features -- -D warnings
+	cargo clippy $(cargo_flags) --no-default-features --features train -- -D warnings
+	cargo clippy $(cargo_flags) --no-default-features --features infer -- -D warnings
+	cargo clippy $(cargo_flags) --no-default-features --features infer,cli --all-targets -- -D warnings
+	cargo clippy $(cargo_flags) --no-default-features --features infer,cli,builtin -- -D warnings
+	cargo clippy $(cargo_flags) --no-default-features --features train,cli --all-targets -- -D warnings
+	RUSTDOCFLAGS='-D warnings' cargo doc $(cargo_flags) --no-deps
+	@set -e; \
+	packages() { cargo tree --locked --edges normal,build --prefix none --format '{p}' "$$@"; }; \
+	all=$$(packages); train=$$(packages --no-default-features --features train); \
+	infer=$$(packages --no-default-features --features infer,cli,builtin); \
+	has() { printf '%s\n' "$$1" | grep -Eq "$$2"; }; \
+	candle='^candle-'; ort='^ort(-sys)? '; \
+	has "$$all" "$$candle" && has "$$all" "$$ort" || { echo 'cargo tree shows neither candle nor ort: mend this check' >&2; exit 1; }; \
+	! has "$$infer" "$$candle" || { echo 'the feature infer pulls in candle' >&2; exit 1; }; \
+	! has "$$train" "$$ort" || { echo 'the feature train pulls in ort' >&2; exit 1; }; \
+	echo 'infer does without candle, train without ort'
