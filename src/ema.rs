@@ -6,6 +6,7 @@ use candle_core::Tensor;
 
 use crate::error::{Error, Result};
 use crate::nn::Network;
+use crate::optim;
 
 /// A slowly moving copy of a network's tensors.
 pub struct Ema {
@@ -31,8 +32,8 @@ impl Ema {
     pub fn update(&mut self, network: &Network, step: u64) -> Result<()> {
         let d = self.decay.min(step as f64 / (step as f64 + 10.0));
         for parameter in network.parameters() {
-            if let Some(average) = self.tensors.get_mut(&parameter.name) {
-                *average = ((&*average * d)? + (parameter.var.as_detached_tensor() * (1.0 - d))?)?;
+            if let Some(average) = self.tensors.get(&parameter.name) {
+                optim::average(average, &parameter.var.as_detached_tensor(), d)?;
             }
         }
         Ok(())

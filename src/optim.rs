@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use candle_core::backprop::GradStore;
-use candle_core::{CpuStorage, InplaceOp2, InplaceOp3, Layout, Tensor, WithDType, bail};
+use candle_core::{Tensor, bail};
 use rayon::prelude::*;
 
 use crate::config::OptimizerConfig;
 use crate::error::{Error, Result};
+use crate::nn::cpu::{Float, TASK, View, add_to, edit, for_float, vectorised};
 use crate::nn::{Network, Parameter};
 
 /// An optimiser of one network. Its slots are named `m.PARAMETER`, `v.PARAMETER`.
@@ -45,53 +45,36 @@ impl Optimizer {
         Ok(Self { config, steps: 0, slots })
     }
 
-    /// One step down the gradients.
+    /// One step down the gradients, which are those of the network's trainable parameters, in their order.
     ///
     /// # Errors
-    /// When the device is out of memory.
-    pub fn step(&mut self, network: &Network, gradients: &GradStore) -> Result<()> {
+    /// When the gradients are not as many, or the device is out of memory.
+    pub fn step(&mut self, network: &Network, gradients: &[Tensor]) -> Result<()> {
+        let parameters: Vec<&Parameter> = network.trainable().collect();
+        if parameters.len() != gradients.len() {
+            let what = format!("{} gradients for {} parameters", gradients.len(), parameters.len());
+            return Err(Error::Candle(candle_core::Error::Msg(what)));
+        }
         self.steps += 1;
-        for Parameter { name, var, .. } in network.trainable() {
-            // A parameter without a gradient has no influence on the loss.
-            if let Some(gradient) = gradients.get(var) {
-                self.descend(name, &var.as_detached_tensor(), &gradient.detach())?;
-            }
+        let rule = Rule::of(self.config, self.steps);
+        for (parameter, gradient) in parameters.into_iter().zip(gradients) {
+            self.descend(rule, parameter, &gradient.contiguous()?)?;
         }
         Ok(())
     }
 
-    /// Moves the slots of one parameter on, then the parameter.
-    fn descend(&self, name: &str, w: &Tensor, g: &Tensor) -> candle_core::Result<()> {
+    /// Moves one parameter and its slots on, in place.
+    fn descend(&self, rule: Rule, Parameter { name, var, .. }: &Parameter, g: &Tensor) -> candle_core::Result<()> {
         let slot = |kind: &str| {
             let missing = || candle_core::Error::Msg(format!("optimiser slot {kind}.{name} is missing"));
             self.slots.get(&format!("{kind}.{name}")).ok_or_else(missing)
         };
-        match self.config {
-            // arXiv 1412.6980, algorithm 1, with PyTorch's order of corrections.
-            OptimizerConfig::Adam { lr, betas: [b1, b2], eps } => {
-                let t = self.steps as i32;
-                let (m, v) = (slot("m")?, slot("v")?);
-                Blend { keep: b1, take: 1.0 - b1, square: false }.apply(m, g)?;
-                Blend { keep: b2, take: 1.0 - b2, square: true }.apply(v, g)?;
-                let correction = (1.0 - b2.powi(t)).sqrt().recip();
-                Descend { lr: lr / (1.0 - b1.powi(t)), correction, inside: 0.0, beside: eps }.apply(w, m, v)
-            }
-            OptimizerConfig::Rmsprop { lr, decay, eps } => {
-                let v = slot("v")?;
-                Blend { keep: decay, take: 1.0 - decay, square: true }.apply(v, g)?;
-                Descend { lr, correction: 1.0, inside: 0.0, beside: eps }.apply(w, g, v)
-            }
-            OptimizerConfig::RmspropTf { lr, decay, eps } => {
-                let v = slot("v")?;
-                Blend { keep: decay, take: 1.0 - decay, square: true }.apply(v, g)?;
-                Descend { lr, correction: 1.0, inside: eps, beside: 0.0 }.apply(w, g, v)
-            }
-            OptimizerConfig::Sgd { lr, momentum } if momentum != 0.0 => {
-                let m = slot("m")?;
-                Blend { keep: momentum, take: 1.0, square: false }.apply(m, g)?;
-                Blend { keep: 1.0, take: -lr, square: false }.apply(w, m)
-            }
-            OptimizerConfig::Sgd { lr, .. } => Blend { keep: 1.0, take: -lr, square: false }.apply(w, g),
+        let w = &var.as_detached_tensor();
+        match rule {
+            Rule::Adam { .. } => rule.apply(w, &[slot("m")?, slot("v")?], g),
+            Rule::Rmsprop { .. } => rule.apply(w, &[slot("v")?], g),
+            Rule::Momentum { .. } => rule.apply(w, &[slot("m")?], g),
+            Rule::Sgd { .. } => rule.apply(w, &[], g),
         }
     }
 
@@ -126,112 +109,247 @@ impl Optimizer {
     }
 }
 
-/// `to ← to · keep + from · take`, or with `from²`; in place, so that a step makes no garbage.
-struct Blend {
-    keep: f64,
-    take: f64,
-    square: bool,
+/// What one step does to every value of a parameter, with the constants of that step.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Rule {
+    /// `m ← β₁m + (1 − β₁)g`, `v ← β₂v + (1 − β₂)g²`, `w ← w − rate · m / (√v · correction + eps)`
+    Adam {
+        /// β₁, β₂.
+        betas: [f64; 2],
+        /// lr / (1 − β₁ᵗ).
+        rate: f64,
+        /// 1 / √(1 − β₂ᵗ).
+        correction: f64,
+        /// ε.
+        eps: f64,
+    },
+    /// `v ← decay · v + (1 − decay)g²`, `w ← w − lr · g / (√(v + inside) + beside)`
+    Rmsprop {
+        /// Learning rate.
+        lr: f64,
+        /// Weight of the old average.
+        decay: f64,
+        /// ε of TensorFlow 1's form.
+        inside: f64,
+        /// ε of PyTorch's form.
+        beside: f64,
+    },
+    /// `m ← momentum · m + g`, `w ← w − lr · m`
+    Momentum {
+        /// Learning rate.
+        lr: f64,
+        /// Weight of the old direction.
+        momentum: f64,
+    },
+    /// `w ← w − lr · g`
+    Sgd {
+        /// Learning rate.
+        lr: f64,
+    },
 }
 
-/// `w ← w − lr · numerator / (√(v + inside) · correction + beside)`, in place.
-struct Descend {
-    lr: f64,
-    correction: f64,
-    inside: f64,
-    beside: f64,
-}
-
-/// Values a task of the loops below handles.
-const TASK: usize = 1 << 14;
-
-impl Blend {
-    fn apply(&self, to: &Tensor, from: &Tensor) -> candle_core::Result<()> {
-        if to.device().is_cpu() {
-            return to.inplace_op2(&from.contiguous()?, self);
+impl Rule {
+    /// The rule of step number `step`, from 1.
+    fn of(config: OptimizerConfig, step: u64) -> Self {
+        match config {
+            // arXiv 1412.6980, algorithm 1, with PyTorch's order of corrections.
+            OptimizerConfig::Adam { lr, betas: [b1, b2], eps } => {
+                let t = step as i32;
+                let correction = (1.0 - b2.powi(t)).sqrt().recip();
+                Self::Adam { betas: [b1, b2], rate: lr / (1.0 - b1.powi(t)), correction, eps }
+            }
+            OptimizerConfig::Rmsprop { lr, decay, eps } => Self::Rmsprop { lr, decay, inside: 0.0, beside: eps },
+            OptimizerConfig::RmspropTf { lr, decay, eps } => Self::Rmsprop { lr, decay, inside: eps, beside: 0.0 },
+            OptimizerConfig::Sgd { lr, momentum } if momentum != 0.0 => Self::Momentum { lr, momentum },
+            OptimizerConfig::Sgd { lr, .. } => Self::Sgd { lr },
         }
-        let from = if self.square { from.sqr()? } else { from.clone() };
-        overwrite(to, &((to * self.keep)? + (from * self.take)?)?)
     }
 
-    fn run<T: WithDType>(&self, to: &mut [T], from: &[T]) {
-        let (keep, take) = (T::from_f64(self.keep), T::from_f64(self.take));
-        let square = self.square;
-        to.par_chunks_mut(TASK).zip(from.par_chunks(TASK)).for_each(|(to, from)| {
-            for (to, &from) in to.iter_mut().zip(from) {
-                *to = *to * keep + if square { from * from } else { from } * take;
+    fn apply(self, w: &Tensor, slots: &[&Tensor], g: &Tensor) -> candle_core::Result<()> {
+        match w.device().is_cpu() {
+            true => for_float!(w.dtype(), T => self.apply_cpu::<T>(w, slots, g)),
+            false => self.apply_in_operations(w, slots, g),
+        }
+    }
+
+    /// One pass over memory for all of it.
+    fn apply_cpu<T: Float>(self, w: &Tensor, slots: &[&Tensor], g: &Tensor) -> candle_core::Result<()> {
+        let gradient = View::of(g);
+        let g = gradient.slice::<T>()?;
+        if w.elem_count() != g.len() || slots.iter().any(|slot| slot.elem_count() != g.len()) {
+            bail!("optimiser: {} gradients for a parameter of {:?}", g.len(), w.dims());
+        }
+        edit::<T>(w, |w| match *slots {
+            [] => {
+                self.update(w, g);
+                Ok(())
             }
+            [slot] => edit::<T>(slot, |slot| {
+                self.update_with_one(w, slot, g);
+                Ok(())
+            }),
+            [first, second, ..] => edit::<T>(first, |m| {
+                edit::<T>(second, |v| {
+                    self.update_with_two(w, m, v, g);
+                    Ok(())
+                })
+            }),
+        })
+    }
+
+    fn update<T: Float>(self, w: &mut [T], g: &[T]) {
+        let Self::Sgd { lr } = self else { return };
+        let lr = T::from_f64(lr);
+        w.par_chunks_mut(TASK).zip(g.par_chunks(TASK)).for_each(|(w, g)| {
+            vectorised(|| w.iter_mut().zip(g).for_each(|(w, &g)| *w -= lr * g));
         });
     }
-}
 
-impl Descend {
-    fn apply(&self, w: &Tensor, numerator: &Tensor, v: &Tensor) -> candle_core::Result<()> {
-        if w.device().is_cpu() {
-            return w.inplace_op3(&numerator.contiguous()?, &v.contiguous()?, self);
+    fn update_with_one<T: Float>(self, w: &mut [T], slot: &mut [T], g: &[T]) {
+        let tasks = w.par_chunks_mut(TASK).zip(slot.par_chunks_mut(TASK)).zip(g.par_chunks(TASK));
+        match self {
+            Self::Rmsprop { lr, decay, inside, beside } => {
+                let [lr, keep, take, inside, beside] = [lr, decay, 1.0 - decay, inside, beside].map(T::from_f64);
+                tasks.for_each(|((w, v), g)| {
+                    vectorised(|| {
+                        for ((w, v), &g) in w.iter_mut().zip(v).zip(g) {
+                            *v = *v * keep + g * g * take;
+                            *w -= lr * g / ((*v + inside).sqrt() + beside);
+                        }
+                    });
+                });
+            }
+            Self::Momentum { lr, momentum } => {
+                let [lr, momentum] = [lr, momentum].map(T::from_f64);
+                tasks.for_each(|((w, m), g)| {
+                    vectorised(|| {
+                        for ((w, m), &g) in w.iter_mut().zip(m).zip(g) {
+                            *m = *m * momentum + g;
+                            *w -= lr * *m;
+                        }
+                    });
+                });
+            }
+            Self::Adam { .. } | Self::Sgd { .. } => {}
         }
-        let root = (((v + self.inside)?.sqrt()? * self.correction)? + self.beside)?;
-        overwrite(w, &(w - (numerator.div(&root)? * self.lr)?)?)
     }
 
-    fn run<T: WithDType>(&self, w: &mut [T], numerator: &[T], v: &[T], sqrt: impl Fn(T) -> T + Sync) {
-        let constants = [self.lr, self.correction, self.inside, self.beside];
-        let [lr, correction, inside, beside] = constants.map(T::from_f64);
-        w.par_chunks_mut(TASK).zip(numerator.par_chunks(TASK).zip(v.par_chunks(TASK))).for_each(|(w, (n, v))| {
-            for ((w, &n), &v) in w.iter_mut().zip(n).zip(v) {
-                *w -= lr * n / (sqrt(v + inside) * correction + beside);
-            }
+    fn update_with_two<T: Float>(self, w: &mut [T], m: &mut [T], v: &mut [T], g: &[T]) {
+        let Self::Adam { betas: [b1, b2], rate, correction, eps } = self else { return };
+        let [b1, take1, b2, take2] = [b1, 1.0 - b1, b2, 1.0 - b2].map(T::from_f64);
+        let [rate, correction, eps] = [rate, correction, eps].map(T::from_f64);
+        let slots = m.par_chunks_mut(TASK).zip(v.par_chunks_mut(TASK));
+        w.par_chunks_mut(TASK).zip(slots).zip(g.par_chunks(TASK)).for_each(|((w, (m, v)), g)| {
+            vectorised(|| {
+                for ((w, (m, v)), &g) in w.iter_mut().zip(m.iter_mut().zip(v)).zip(g) {
+                    *m = *m * b1 + g * take1;
+                    *v = *v * b2 + g * g * take2;
+                    *w -= rate * *m / (v.sqrt() * correction + eps);
+                }
+            });
         });
     }
-}
 
-/// Writes into a tensor's storage, as `Var::set` does.
-fn overwrite(to: &Tensor, value: &Tensor) -> candle_core::Result<()> {
-    to.slice_set(value, 0, 0)
-}
-
-fn span(layout: &Layout) -> candle_core::Result<std::ops::Range<usize>> {
-    match layout.contiguous_offsets() {
-        Some((start, end)) => Ok(start..end),
-        None => bail!("optimiser: expected a contiguous tensor"),
-    }
-}
-
-impl InplaceOp2 for Blend {
-    fn name(&self) -> &'static str {
-        "blend"
-    }
-
-    fn cpu_fwd(&self, to: &mut CpuStorage, lt: &Layout, from: &CpuStorage, lf: &Layout) -> candle_core::Result<()> {
-        let (to_span, from_span) = (span(lt)?, span(lf)?);
-        match (to, from) {
-            (CpuStorage::F32(to), CpuStorage::F32(from)) => self.run(&mut to[to_span], &from[from_span]),
-            (CpuStorage::F64(to), CpuStorage::F64(from)) => self.run(&mut to[to_span], &from[from_span]),
-            _ => bail!("optimiser: expected tensors of one type, f32 or f64"),
+    /// The same where there is no kernel of ours.
+    fn apply_in_operations(self, w: &Tensor, slots: &[&Tensor], g: &Tensor) -> candle_core::Result<()> {
+        let overwrite = |to: &Tensor, value: &Tensor| to.slice_set(value, 0, 0);
+        let blend = |to: &Tensor, keep: f64, from: &Tensor, take: f64| overwrite(to, &((to * keep)? + (from * take)?)?);
+        match (self, slots) {
+            (Self::Adam { betas: [b1, b2], rate, correction, eps }, [m, v, ..]) => {
+                blend(m, b1, g, 1.0 - b1)?;
+                blend(v, b2, &g.sqr()?, 1.0 - b2)?;
+                overwrite(w, &(w - (m.div(&v.sqrt()?.affine(correction, eps)?)? * rate)?)?)
+            }
+            (Self::Rmsprop { lr, decay, inside, beside }, [v, ..]) => {
+                blend(v, decay, &g.sqr()?, 1.0 - decay)?;
+                overwrite(w, &(w - (g.div(&((*v + inside)?.sqrt()? + beside)?)? * lr)?)?)
+            }
+            (Self::Momentum { lr, momentum }, [m, ..]) => {
+                blend(m, momentum, g, 1.0)?;
+                blend(w, 1.0, m, -lr)
+            }
+            (Self::Sgd { lr }, _) => blend(w, 1.0, g, -lr),
+            _ => bail!("optimiser: {} slots for {self:?}", slots.len()),
         }
-        Ok(())
     }
 }
 
-impl InplaceOp3 for Descend {
-    fn name(&self) -> &'static str {
-        "descend"
-    }
-
-    fn cpu_fwd(
-        &self,
-        w: &mut CpuStorage,
-        lw: &Layout,
-        n: &CpuStorage,
-        ln: &Layout,
-        v: &CpuStorage,
-        lv: &Layout,
-    ) -> candle_core::Result<()> {
-        let (sw, sn, sv) = (span(lw)?, span(ln)?, span(lv)?);
-        match (w, n, v) {
-            (CpuStorage::F32(w), CpuStorage::F32(n), CpuStorage::F32(v)) => self.run(&mut w[sw], &n[sn], &v[sv], f32::sqrt),
-            (CpuStorage::F64(w), CpuStorage::F64(n), CpuStorage::F64(v)) => self.run(&mut w[sw], &n[sn], &v[sv], f64::sqrt),
-            _ => bail!("optimiser: expected tensors of one type, f32 or f64"),
+/// `to ← to + from`, tensor by tensor, in place.
+///
+/// # Errors
+/// When the shapes do not fit.
+pub(crate) fn accumulate(to: &mut [Tensor], from: &[Tensor]) -> Result<()> {
+    for (to, from) in to.iter_mut().zip(from) {
+        match to.device().is_cpu() && to.elem_count() == from.elem_count() {
+            true => for_float!(to.dtype(), T => accumulate_cpu::<T>(to, from))?,
+            false => *to = (&*to + from)?,
         }
-        Ok(())
     }
+    Ok(())
+}
+
+fn accumulate_cpu<T: Float>(to: &Tensor, from: &Tensor) -> candle_core::Result<()> {
+    let view = View::of(from);
+    let from = view.slice::<T>()?;
+    edit::<T>(to, |to| {
+        add_to(to, from);
+        Ok(())
+    })
+}
+
+/// Keeps every value within `[-limit, limit]`, in place.
+///
+/// # Errors
+/// When the device is out of memory.
+pub(crate) fn clamp(w: &Tensor, limit: f64) -> Result<()> {
+    match w.device().is_cpu() {
+        true => for_float!(w.dtype(), T => clamp_cpu::<T>(w, limit))?,
+        false => w.slice_set(&w.clamp(-limit, limit)?, 0, 0)?,
+    }
+    Ok(())
+}
+
+fn clamp_cpu<T: Float>(w: &Tensor, limit: f64) -> candle_core::Result<()> {
+    let (low, high) = (T::from_f64(-limit), T::from_f64(limit));
+    edit::<T>(w, |w| {
+        w.par_chunks_mut(TASK).for_each(|w| {
+            vectorised(|| {
+                for w in w {
+                    // NaN stays, for the loop to notice.
+                    *w = if *w < low {
+                        low
+                    } else if *w > high {
+                        high
+                    } else {
+                        *w
+                    };
+                }
+            });
+        });
+        Ok(())
+    })
+}
+
+/// `average ← d · average + (1 − d) · value`, in place.
+///
+/// # Errors
+/// When the shapes do not fit.
+pub(crate) fn average(average: &Tensor, value: &Tensor, d: f64) -> Result<()> {
+    match average.device().is_cpu() && average.elem_count() == value.elem_count() {
+        true => for_float!(average.dtype(), T => average_cpu::<T>(average, value, d))?,
+        false => average.slice_set(&((average * d)? + (value * (1.0 - d))?)?, 0, 0)?,
+    }
+    Ok(())
+}
+
+fn average_cpu<T: Float>(average: &Tensor, value: &Tensor, d: f64) -> candle_core::Result<()> {
+    let (keep, take) = (T::from_f64(d), T::from_f64(1.0 - d));
+    let view = View::of(value);
+    let values = view.slice::<T>()?;
+    edit::<T>(average, |average| {
+        average.par_chunks_mut(TASK).zip(values.par_chunks(TASK)).for_each(|(average, values)| {
+            vectorised(|| average.iter_mut().zip(values).for_each(|(a, &value)| *a = *a * keep + value * take));
+        });
+        Ok(())
+    })
 }

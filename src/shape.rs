@@ -109,14 +109,6 @@ impl Shape {
             Self::Map { channels, .. } => channels,
         }
     }
-
-    /// With the batch in front.
-    pub fn with_batch(self, n: usize) -> Vec<usize> {
-        match self {
-            Self::Flat(features) => vec![n, features],
-            Self::Map { channels, height, width } => vec![n, channels, height, width],
-        }
-    }
 }
 
 impl fmt::Display for Shape {

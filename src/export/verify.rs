@@ -13,7 +13,7 @@ use crate::contract::{self, Contract, Layout};
 use crate::error::{Error, Result};
 use crate::image::Images;
 use crate::infer::runtime;
-use crate::nn::{Gradients, Network, Pass};
+use crate::nn::{Network, Pass, channels_first};
 
 /// The batch sizes it must agree at: one, some, and an odd number.
 const BATCHES: [usize; 3] = [1, 2, 7];
@@ -96,7 +96,7 @@ fn check_metadata(session: &Session, contract: &Contract) -> Result<()> {
 /// The network's own values, `[n, c, h, w]` row by row.
 fn forward(generator: &Network, contract: &Contract, z: &[f32], n: usize) -> Result<Vec<f32>> {
     let z = Tensor::from_slice(z, (n, contract.latent.size), generator.device())?;
-    let values = generator.forward(&z, Pass::Eval, Gradients::Frozen)?;
+    let values = channels_first(&generator.forward(&z, Pass::Eval)?)?;
     Ok(values.flatten_all()?.to_vec1()?)
 }
 

@@ -1,7 +1,11 @@
 //! Networks as lists of layers, on candle tensors; f32 for training, f64 where tests want exact numbers.
 
+pub mod activation;
 pub mod conv;
+pub(crate) mod cpu;
+mod direct;
 pub mod network;
 pub mod norm;
+mod winograd;
 
-pub use network::{Gradients, Network, Parameter, Pass, Role};
+pub use network::{Network, Parameter, Pass, Role, Trace, Wanted, channels_first, channels_last};

@@ -1,11 +1,16 @@
-//! A [`Network`]: the layers of a config with their parameters, and the forward pass.
+//! A [`Network`]: the layers of a config with their parameters, the forward pass and the backward pass.
+//!
+//! A training step does not go over candle's tape: there, every gradient is added to fresh zeros, in two more passes over
+//! memory, and every operation computes the gradients of all its arguments. Here the layers are walked back one by one, and
+//! a gradient takes the storage of the one before it wherever it can.
 
 use std::collections::BTreeMap;
 
 use candle_core::{DType, Device, Tensor, Var};
 
-use super::conv::{Window, conv, conv_input_grad};
-use super::norm::{self, Rectifier};
+use super::activation::{Activation, add_bias_activate, bias_grad, multiply, swap_axes};
+use super::conv::{Window, conv, conv_input_grad, conv_weight_grad};
+use super::norm::{self, BatchNormalised, LayerNormalised};
 use crate::config::{Init, InitConfig};
 use crate::error::{Error, Result};
 use crate::random::{Purpose, Stream};
@@ -43,13 +48,34 @@ pub enum Pass {
     Eval,
 }
 
-/// Whether gradients of the network's own parameters are wanted. Gradients to the input flow either way.
+/// Which gradients a backward pass is to give.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Gradients {
-    /// Yes.
-    Tracked,
-    /// No: the generator's step does not pay for the critic's weight gradients.
-    Frozen,
+pub enum Wanted {
+    /// Those of the parameters that learn: the gradient to the input is not paid for.
+    Parameters,
+    /// That of the input: the generator's step does not pay for the critic's weight gradients.
+    Input,
+}
+
+/// What a forward pass leaves to [`Network::backward`]: the values between the layers.
+pub struct Trace(Vec<Saved>);
+
+/// What a layer leaves: `y` is behind the activation that it took over.
+struct Saved {
+    x: Tensor,
+    y: Tensor,
+    act: Activation,
+    extra: Extra,
+}
+
+/// What some layers leave besides.
+enum Extra {
+    Nothing,
+    BatchNorm(BatchNormalised),
+    LayerNorm(LayerNormalised),
+    Mask(Tensor),
+    /// Its activation is part of the layer before.
+    Skipped,
 }
 
 /// One tensor of a network.
@@ -104,22 +130,71 @@ impl Network {
         Ok(Self { input, layers, device: device.clone(), dtype })
     }
 
-    /// `x` is `[n, …input shape]`; the result is `[n, …output shape]`.
+    /// `x` is `[n, …input shape]`, maps with their channels last; so is the result.
     ///
     /// # Errors
     /// When `x` has another shape, or the device is out of memory.
-    pub fn forward(&self, x: &Tensor, pass: Pass, gradients: Gradients) -> Result<Tensor> {
+    pub fn forward(&self, x: &Tensor, pass: Pass) -> Result<Tensor> {
+        self.run(x, pass, &mut |_| {})
+    }
+
+    /// As [`Self::forward`], and keeps what [`Self::backward`] needs.
+    ///
+    /// # Errors
+    /// As [`Self::forward`].
+    pub fn forward_traced(&self, x: &Tensor, pass: Pass) -> Result<(Tensor, Trace)> {
+        let mut trace = Vec::with_capacity(self.layers.len());
+        let y = self.run(x, pass, &mut |saved| trace.push(saved))?;
+        Ok((y, Trace(trace)))
+    }
+
+    fn run(&self, x: &Tensor, pass: Pass, save: &mut dyn FnMut(Saved)) -> Result<Tensor> {
         let mut x = x.clone();
-        let mut rectified = false;
+        let mut taken = false;
         for (index, layer) in self.layers.iter().enumerate() {
-            // A rectifier behind batch normalisation is part of that operation.
-            if !std::mem::take(&mut rectified) {
-                let next = self.layers.get(index + 1).and_then(|next| next.rectifier());
-                rectified = next.is_some() && matches!((&layer.spec, pass), (LayerSpec::BatchNorm, Pass::Train { .. }));
-                x = layer.forward(&x, index, pass, gradients, next.unwrap_or(Rectifier::NONE))?;
-            }
+            // An activation behind a layer that computes is part of that layer.
+            let next = self.layers.get(index + 1).and_then(|next| next.spec.activation());
+            let act = next.filter(|_| layer.takes_activation()).unwrap_or(Activation::None);
+            let skipped = std::mem::replace(&mut taken, act != Activation::None);
+            let (y, extra) = match skipped {
+                true => (x.clone(), Extra::Skipped),
+                false => layer.forward(&x, index, pass, act)?,
+            };
+            save(Saved { x: std::mem::replace(&mut x, y.clone()), y, act, extra });
         }
         Ok(x)
+    }
+
+    /// From the gradient to the output, whose storage is used up: the gradient to the input `[n, …input shape]`, or those to the
+    /// parameters that learn, in the order of [`Self::trainable`].
+    ///
+    /// # Errors
+    /// When `dy` is not shaped as the output was, or the device is out of memory.
+    pub fn backward(&self, trace: Trace, dy: Tensor, wanted: Wanted) -> Result<Vec<Tensor>> {
+        let Some(last) = trace.0.last() else { return Ok(vec![dy]) };
+        let mut dy = dy.contiguous()?.reshape(last.y.shape())?;
+        let mut gradients = Vec::new();
+        // Before the first layer with parameters nobody asks for gradients.
+        let first = match wanted {
+            Wanted::Parameters => self.layers.iter().position(|layer| !layer.parameters.is_empty()),
+            Wanted::Input => None,
+        };
+        for (index, (layer, saved)) in self.layers.iter().zip(trace.0).enumerate().rev() {
+            if first.is_some_and(|first| index < first) {
+                break;
+            }
+            let needs_input = first != Some(index);
+            let (dx, mut of_layer) = layer.backward(saved, dy, wanted, needs_input)?;
+            // Last layer first, and so the last parameter of each.
+            of_layer.reverse();
+            gradients.append(&mut of_layer);
+            dy = dx;
+        }
+        gradients.reverse();
+        match wanted {
+            Wanted::Parameters => Ok(gradients),
+            Wanted::Input => Ok(vec![dy]),
+        }
     }
 
     /// Every tensor, in the order of the layers.
@@ -141,6 +216,11 @@ impl Network {
     pub fn layers(&self) -> impl Iterator<Item = (&LayerSpec, Shape, &[Parameter])> {
         let inputs = std::iter::once(self.input).chain(self.layers.iter().map(|layer| layer.output));
         self.layers.iter().zip(inputs).map(|(layer, input)| (&layer.spec, input, layer.parameters.as_slice()))
+    }
+
+    /// The shape of what it makes.
+    pub fn output(&self) -> Shape {
+        self.layers.last().map_or(self.input, |layer| layer.output)
     }
 
     /// Where the parameters live.
@@ -264,83 +344,228 @@ impl Blueprint<'_> {
     }
 }
 
-impl Layer {
-    /// The rectifier that this layer is, if it is one.
-    fn rectifier(&self) -> Option<Rectifier> {
-        match self.spec {
-            LayerSpec::Relu => Some(Rectifier { slope: 0.0 }),
-            LayerSpec::LeakyRelu(slope) => Some(Rectifier { slope }),
+impl LayerSpec {
+    /// The activation that this layer is, if it is one.
+    fn activation(&self) -> Option<Activation> {
+        match *self {
+            Self::Relu => Some(Activation::Rectifier { slope: 0.0 }),
+            Self::LeakyRelu(slope) => Some(Activation::Rectifier { slope }),
+            Self::Tanh => Some(Activation::Tanh),
+            Self::Sigmoid => Some(Activation::Sigmoid),
             _ => None,
         }
     }
+}
 
-    /// `next` is the rectifier behind this layer; batch normalisation in training includes it.
-    fn forward(&self, x: &Tensor, index: usize, pass: Pass, gradients: Gradients, next: Rectifier) -> Result<Tensor> {
+impl Layer {
+    /// Whether an activation behind this layer is computed with it.
+    fn takes_activation(&self) -> bool {
+        use LayerSpec::{BatchNorm, Conv, ConvTranspose, Linear};
+        matches!(self.spec, Linear { .. } | Conv { .. } | ConvTranspose { .. } | BatchNorm)
+    }
+
+    fn forward(&self, x: &Tensor, index: usize, pass: Pass, act: Activation) -> Result<(Tensor, Extra)> {
         let n = x.dim(0)?;
-        let weight = |slot: usize| self.tensor(slot, gradients);
-        Ok(match self.spec {
+        let y = match self.spec {
             LayerSpec::Linear { bias, .. } => {
-                let y = x.flatten_from(1)?.matmul(&weight(0)?.t()?)?;
-                if bias { y.broadcast_add(&weight(1)?)? } else { y }
+                let y = conv(&self.as_point(x)?, &self.kernels()?, Window::POINT)?;
+                add_bias_activate(&y, self.bias(bias)?.as_ref(), act)?;
+                y.flatten_from(1)?
             }
             LayerSpec::Conv { kernel, stride, padding, bias, .. } => {
-                let y = conv(x, &weight(0)?, Window { kernel, stride, padding })?;
-                if bias { add_channels(&y, &weight(1)?)? } else { y }
+                let y = conv(x, &self.tensor(0)?, Window { kernel, stride, padding })?;
+                add_bias_activate(&y, self.bias(bias)?.as_ref(), act)?;
+                y
             }
             LayerSpec::ConvTranspose { kernel, stride, padding, bias, .. } => {
-                let Shape::Map { height, width, .. } = self.output else {
-                    return Err(Error::Candle(candle_core::Error::Msg("a transposed convolution makes a map".into())));
-                };
-                let y = conv_input_grad(x, &weight(0)?, Window { kernel, stride, padding }, (height, width))?;
-                if bias { add_channels(&y, &weight(1)?)? } else { y }
+                let y = conv_input_grad(x, &self.tensor(0)?, Window { kernel, stride, padding }, size(self.output)?)?;
+                add_bias_activate(&y, self.bias(bias)?.as_ref(), act)?;
+                y
             }
-            LayerSpec::BatchNorm => self.batch_norm(x, pass, gradients, next)?,
-            LayerSpec::LayerNorm => norm::layer_norm(x, &weight(0)?, &weight(1)?)?,
-            LayerSpec::Relu | LayerSpec::LeakyRelu(_) => self.rectifier().unwrap_or(Rectifier::NONE).apply(x)?,
-            LayerSpec::Tanh => x.tanh()?,
-            LayerSpec::Sigmoid => candle_nn::ops::sigmoid(x)?,
+            LayerSpec::BatchNorm => return self.batch_norm(x, pass, act),
+            LayerSpec::LayerNorm => {
+                let made = norm::layer_norm(x, &self.tensor(0)?, &self.tensor(1)?)?;
+                return Ok((made.y.clone(), Extra::LayerNorm(made)));
+            }
+            LayerSpec::Relu | LayerSpec::LeakyRelu(_) | LayerSpec::Tanh | LayerSpec::Sigmoid => {
+                let y = x.copy()?;
+                self.spec.activation().unwrap_or(Activation::None).apply(&y)?;
+                y
+            }
             LayerSpec::Dropout(p) => match pass {
-                Pass::Train { seed, number } => x.mul(&dropout_mask(x, p, seed, number, index)?)?,
+                Pass::Train { seed, number } => {
+                    let (y, mask) = (x.copy()?, dropout_mask(x, p, seed, number, index)?);
+                    multiply(&y, &mask)?;
+                    return Ok((y, Extra::Mask(mask)));
+                }
                 Pass::Eval => x.clone(),
             },
-            LayerSpec::Reshape(_) => x.reshape(self.output.with_batch(n))?,
-        })
+            LayerSpec::Reshape(_) => channels_last(&channels_first(x)?, self.output, n)?,
+        };
+        Ok((y, Extra::Nothing))
     }
 
-    /// Parameter number `slot`, on the tape or off it.
-    fn tensor(&self, slot: usize, gradients: Gradients) -> Result<Tensor> {
-        let parameter = self
-            .parameters
-            .get(slot)
-            .ok_or_else(|| candle_core::Error::Msg(format!("{:?} has no tensor {slot}", self.spec)))?;
-        Ok(match gradients {
-            Gradients::Tracked => parameter.var.as_tensor().clone(),
-            Gradients::Frozen => parameter.var.as_detached_tensor(),
-        })
+    /// The gradient to the input, which means nothing unless `needs_input`, and those to the parameters, if they are wanted.
+    fn backward(&self, saved: Saved, dy: Tensor, wanted: Wanted, needs_input: bool) -> Result<(Tensor, Vec<Tensor>)> {
+        let Saved { x, y, act, extra } = saved;
+        let learn = wanted == Wanted::Parameters;
+        if self.takes_activation() && self.spec != LayerSpec::BatchNorm {
+            act.grad(&y, &dy)?;
+        }
+        let parameters = |dw: candle_core::Result<Tensor>, dy: &Tensor, bias: bool| match bias {
+            true => Ok::<_, candle_core::Error>(vec![dw?, bias_grad(dy)?]),
+            false => Ok(vec![dw?]),
+        };
+        match (&self.spec, extra) {
+            (_, Extra::Skipped) => Ok((dy, Vec::new())),
+            (&LayerSpec::Linear { bias, .. }, _) => {
+                let (kernels, point) = (self.kernels()?, self.as_point(&x)?);
+                let dy = dy.reshape((dy.dim(0)?, 1, 1, ()))?;
+                let learned = match learn {
+                    true => {
+                        let dw = conv_weight_grad(&point, &dy, Window::POINT)?;
+                        parameters(dw.flatten_from(1), &dy, bias)?
+                    }
+                    false => Vec::new(),
+                };
+                let dx = match needs_input {
+                    true => shaped_as(&conv_input_grad(&dy, &kernels, Window::POINT, (1, 1))?.flatten_from(1)?, &x)?,
+                    false => dy,
+                };
+                Ok((dx, learned))
+            }
+            (&LayerSpec::Conv { kernel, stride, padding, bias, .. }, _) => {
+                let window = Window { kernel, stride, padding };
+                let learned = match learn {
+                    true => parameters(conv_weight_grad(&x, &dy, window), &dy, bias)?,
+                    false => Vec::new(),
+                };
+                let input = (x.dim(1)?, x.dim(2)?);
+                let dx = match needs_input {
+                    true => conv_input_grad(&dy, &self.tensor(0)?, window, input)?,
+                    false => dy,
+                };
+                Ok((dx, learned))
+            }
+            (&LayerSpec::ConvTranspose { kernel, stride, padding, bias, .. }, _) => {
+                let window = Window { kernel, stride, padding };
+                let learned = match learn {
+                    true => parameters(conv_weight_grad(&dy, &x, window), &dy, bias)?,
+                    false => Vec::new(),
+                };
+                let dx = if needs_input { conv(&dy, &self.tensor(0)?, window)? } else { dy };
+                Ok((dx, learned))
+            }
+            (LayerSpec::BatchNorm, Extra::BatchNorm(made)) => {
+                let gradients = norm::batch_norm_grad(&x, &self.tensor(0)?, &made, act, dy)?;
+                Ok((gradients.x, if learn { vec![gradients.weight, gradients.bias] } else { Vec::new() }))
+            }
+            (LayerSpec::LayerNorm, Extra::LayerNorm(made)) => {
+                let [dx, dw, db] = norm::layer_norm_grad(&made, &self.tensor(0)?, &dy)?;
+                Ok((dx, if learn { vec![dw, db] } else { Vec::new() }))
+            }
+            (LayerSpec::Dropout(_), Extra::Mask(mask)) => {
+                multiply(&dy, &mask)?;
+                Ok((dy, Vec::new()))
+            }
+            (LayerSpec::Reshape(_), _) => Ok((shaped_as(&channels_first(&dy)?, &x)?, Vec::new())),
+            (spec, _) => match spec.activation() {
+                Some(act) => {
+                    act.grad(&y, &dy)?;
+                    Ok((dy, Vec::new()))
+                }
+                None => Err(Error::Candle(candle_core::Error::Msg(format!("{spec:?} was not traced in training")))),
+            },
+        }
     }
 
-    fn batch_norm(&self, x: &Tensor, pass: Pass, gradients: Gradients, next: Rectifier) -> Result<Tensor> {
-        let (weight, bias) = (self.tensor(0, gradients)?, self.tensor(1, gradients)?);
-        let (mean, var) = (self.tensor(2, Gradients::Frozen)?, self.tensor(3, Gradients::Frozen)?);
+    /// What a linear layer multiplies, as `[n, 1, 1, features]`: a map's values in the order channel, row, column.
+    fn as_point(&self, x: &Tensor) -> Result<Tensor> {
+        let flat = channels_first(x)?;
+        Ok(flat.reshape((flat.dim(0)?, 1, 1, ()))?)
+    }
+
+    /// A linear layer's weight `[out, in]` as kernels of 1.
+    fn kernels(&self) -> Result<Tensor> {
+        let w = self.tensor(0)?;
+        let (out, features) = w.dims2()?;
+        Ok(w.reshape((out, features, 1, 1))?)
+    }
+
+    fn bias(&self, has_one: bool) -> Result<Option<Tensor>> {
+        has_one.then(|| self.tensor(1)).transpose()
+    }
+
+    /// Parameter number `slot`.
+    fn tensor(&self, slot: usize) -> Result<Tensor> {
+        let missing = || candle_core::Error::Msg(format!("{:?} has no tensor {slot}", self.spec));
+        Ok(self.parameters.get(slot).ok_or_else(missing)?.var.as_detached_tensor())
+    }
+
+    fn batch_norm(&self, x: &Tensor, pass: Pass, act: Activation) -> Result<(Tensor, Extra)> {
+        let [weight, bias, mean, var] = [self.tensor(0)?, self.tensor(1)?, self.tensor(2)?, self.tensor(3)?];
         match pass {
-            Pass::Eval => Ok(norm::batch_norm_fixed(x, &weight, &bias, &mean, &var)?),
+            Pass::Eval => {
+                let y = norm::batch_norm_fixed(x, &weight, &bias, &mean, &var)?;
+                act.apply(&y)?;
+                Ok((y, Extra::Nothing))
+            }
             Pass::Train { .. } => {
-                let normalised = norm::batch_norm(x, &weight, &bias, next)?;
-                self.parameters[2].var.set(&blend(&mean, &normalised.mean)?)?;
-                self.parameters[3].var.set(&blend(&var, &normalised.unbiased_var)?)?;
-                Ok(normalised.y)
+                let made = norm::batch_norm(x, &weight, &bias, act)?;
+                // A batch of one value has no variance: 0 / max(0, 1) rather than 0 / 0.
+                let count = (x.elem_count() / weight.elem_count()) as f64;
+                let unbiased = (&made.var * (count / (count - 1.0).max(1.0)))?;
+                self.parameters[2].var.set(&blend(&mean, &made.mean)?)?;
+                self.parameters[3].var.set(&blend(&var, &unbiased)?)?;
+                Ok((made.y.clone(), Extra::BatchNorm(made)))
             }
         }
+    }
+}
+
+fn size(shape: Shape) -> Result<(usize, usize)> {
+    match shape {
+        Shape::Map { height, width, .. } => Ok((height, width)),
+        Shape::Flat(_) => Err(Error::Candle(candle_core::Error::Msg("a transposed convolution makes a map".into()))),
+    }
+}
+
+/// Flat values in the shape that `like` has.
+fn shaped_as(x: &Tensor, like: &Tensor) -> Result<Tensor> {
+    let shape = match *like.dims() {
+        [_, height, width, channels] => Shape::Map { channels, height, width },
+        _ => Shape::Flat(like.elem_count() / like.dim(0)?),
+    };
+    channels_last(x, shape, like.dim(0)?)
+}
+
+/// `[n, h, w, c]` → `[n, c · h · w]`, in the order in which PyTorch flattens; what is flat stays as it is.
+///
+/// # Errors
+/// When the device is out of memory.
+pub fn channels_first(x: &Tensor) -> Result<Tensor> {
+    match *x.dims() {
+        [n, h, w, c] => Ok(swap_axes(&x.reshape((n, h * w, c))?)?.reshape((n, c * h * w))?),
+        _ => Ok(x.clone()),
+    }
+}
+
+/// The inverse of [`channels_first`], for a shape.
+///
+/// # Errors
+/// When the number of values is another.
+pub fn channels_last(x: &Tensor, shape: Shape, n: usize) -> Result<Tensor> {
+    match shape {
+        Shape::Map { channels, height, width } => {
+            Ok(swap_axes(&x.reshape((n, channels, height * width))?)?.reshape((n, height, width, channels))?)
+        }
+        Shape::Flat(features) => Ok(x.reshape((n, features))?),
     }
 }
 
 /// The running statistic after one more batch.
 fn blend(running: &Tensor, batch: &Tensor) -> Result<Tensor> {
     Ok(((running * (1.0 - norm::MOMENTUM))? + (batch * norm::MOMENTUM)?)?)
-}
-
-fn add_channels(map: &Tensor, bias: &Tensor) -> Result<Tensor> {
-    Ok(map.broadcast_add(&bias.reshape((1, (), 1, 1))?)?)
 }
 
 /// 0 with probability `p`, else 1 / (1 − p): drawn at (seed, pass, layer).

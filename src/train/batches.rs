@@ -71,7 +71,7 @@ impl<'a> Batches<'a> {
         self.images_after(critic_steps) as f64 / self.train.len().max(1) as f64
     }
 
-    /// The images of critic step number `critic_step` (from 0), `[n, c, size, size]` in the network's range.
+    /// The images of critic step number `critic_step` (from 0), `[n, size, size, c]` in the network's range.
     ///
     /// # Errors
     /// When the device is out of memory.
@@ -102,10 +102,13 @@ impl<'a> Batches<'a> {
         let (c, size) = (self.data.channels, self.data.size);
         let mut values = vec![0.0f32; indices.len() * c * size * size];
         values.par_chunks_mut((c * size * size).max(1)).zip(indices).for_each(|(values, &index)| {
-            for (value, &pixel) in values.iter_mut().zip(self.data.image(index as usize)) {
-                *value = self.values[usize::from(pixel)];
+            // Stored channel by channel; the networks want channels last.
+            for (channel, plane) in self.data.image(index as usize).chunks_exact(size * size).enumerate() {
+                for (at, &pixel) in plane.iter().enumerate() {
+                    values[at * c + channel] = self.values[usize::from(pixel)];
+                }
             }
         });
-        Ok(Tensor::from_vec(values, (indices.len(), c, size, size), &self.device)?)
+        Ok(Tensor::from_vec(values, (indices.len(), size, size, c), &self.device)?)
     }
 }

@@ -18,7 +18,7 @@ use crate::contract::Weights;
 use crate::data::Dataset;
 use crate::error::{Error, Result};
 use crate::image::{self, Images};
-use crate::nn::{Gradients, Network, Pass, Role};
+use crate::nn::{Network, Pass, Role, channels_first};
 use crate::progress::Progress;
 use crate::shape::Shape;
 
@@ -253,7 +253,7 @@ pub fn sample(generator: &Network, config: &TrainConfig, latents: &Tensor) -> Re
     let Shape::Map { channels, height, width } = config.image_shape() else {
         return Err(Error::usage("the config's images have no height and width", "Mend data.size and data.channels."));
     };
-    let values = generator.forward(latents, Pass::Eval, Gradients::Frozen)?.flatten_all()?.to_vec1::<f32>()?;
+    let values = channels_first(&generator.forward(latents, Pass::Eval)?)?.flatten_all()?.to_vec1::<f32>()?;
     Ok(Images::from_nchw(&values, [latents.dim(0)?, channels, height, width], config.data.range))
 }
 

@@ -2,15 +2,17 @@
 
 use std::collections::BTreeMap;
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::backprop::GradStore;
+use candle_core::{DType, Device, Tensor, Var};
 
 use super::{critic_network, generator_network};
 use crate::config::{GeneratorLatents, LossConfig, TrainConfig};
 use crate::ema::Ema;
 use crate::error::Result;
-use crate::nn::{Gradients, Network, Pass};
-use crate::optim::Optimizer;
+use crate::nn::{Network, Pass, Trace, Wanted, channels_first, channels_last};
+use crate::optim::{self, Optimizer};
 use crate::random::Purpose;
+use crate::shape::Shape;
 
 /// Both networks with their optimisers, after `step` generator steps.
 pub struct Trainer {
@@ -39,7 +41,7 @@ pub struct Phase {
     /// Forward passes made in this phase: they number the dropout masks.
     passes: u64,
     latents: Option<Tensor>,
-    fakes: Option<Tensor>,
+    fakes: Option<(Tensor, Trace)>,
 }
 
 /// Means over the steps since they were last taken.
@@ -98,7 +100,7 @@ impl Trainer {
         }
     }
 
-    /// One critic step on real images `[n, c, h, w]` and as many fakes.
+    /// One critic step on real images `[n, h, w, c]` and as many fakes.
     ///
     /// # Errors
     /// When the device is out of memory.
@@ -113,24 +115,30 @@ impl Trainer {
     /// # Errors
     /// When the device is out of memory.
     pub fn critic_step_with(&mut self, real: &Tensor, z: Tensor, phase: &mut Phase) -> Result<()> {
-        // Make fakes. Only if the generator's step will go on from them is their history kept.
+        // Make fakes. Only if the generator's step will go on from them is it kept how they came about.
         let last_turn = phase.critic_turns + 1 == self.config.schedule.critic_steps as u64;
         let keep = last_turn && self.config.schedule.generator_latents == GeneratorLatents::ReusedFakes;
-        let wanted = if keep { Gradients::Tracked } else { Gradients::Frozen };
-        let fakes = self.generate(&z, wanted, phase)?;
+        let (fakes, trace) = match keep {
+            true => self.generate_traced(&z, phase).map(|(fakes, trace)| (fakes, Some(trace)))?,
+            false => (self.generate(&z, phase)?, None),
+        };
 
         // Score both, in separate passes: batch normalisation must not mix them.
         self.clip_critic()?;
-        let real_score = self.score(real, Gradients::Tracked, phase)?;
-        let fake_score = self.score(&fakes.detach(), Gradients::Tracked, phase)?;
+        let (real_score, real_trace) = self.score(real, phase)?;
+        let (fake_score, fake_trace) = self.score(&fakes, phase)?;
         let loss = self.config.loss.critic(&real_score, &fake_score)?;
 
         // Step.
-        self.critic_optimizer.step(&self.critic, &loss.backward()?)?;
+        let by_score = loss.backward()?;
+        let mut gradients = self.to_critic(&real_score, real_trace, &by_score, Wanted::Parameters)?;
+        let of_fakes = self.to_critic(&fake_score, fake_trace, &by_score, Wanted::Parameters)?;
+        optim::accumulate(&mut gradients, &of_fakes)?;
+        self.critic_optimizer.step(&self.critic, &gradients)?;
         self.sums.add_critic([&loss, &real_score.mean_all()?, &fake_score.mean_all()?])?;
         phase.critic_turns += 1;
         phase.latents = Some(z);
-        phase.fakes = keep.then_some(fakes);
+        phase.fakes = trace.map(|trace| (fakes, trace));
         Ok(())
     }
 
@@ -149,16 +157,18 @@ impl Trainer {
     /// # Errors
     /// When the device is out of memory.
     pub fn generator_step_with(&mut self, fresh: Tensor, mut phase: Phase) -> Result<()> {
-        let fakes = match (self.config.schedule.generator_latents, phase.fakes.take(), phase.latents.take()) {
-            (GeneratorLatents::ReusedFakes, Some(fakes), _) => fakes,
-            (GeneratorLatents::Reused, _, Some(z)) => self.generate(&z, Gradients::Tracked, &mut phase)?,
-            _ => self.generate(&fresh, Gradients::Tracked, &mut phase)?,
+        let (fakes, trace) = match (self.config.schedule.generator_latents, phase.fakes.take(), phase.latents.take()) {
+            (GeneratorLatents::ReusedFakes, Some(made), _) => made,
+            (GeneratorLatents::Reused, _, Some(z)) => self.generate_traced(&z, &mut phase)?,
+            _ => self.generate_traced(&fresh, &mut phase)?,
         };
 
         // The critic only passes the gradient on.
-        let score = self.score(&fakes, Gradients::Frozen, &mut phase)?;
+        let (score, score_trace) = self.score(&fakes, &mut phase)?;
         let loss = self.config.loss.generator(&score)?;
-        self.generator_optimizer.step(&self.generator, &loss.backward()?)?;
+        let to_fakes = self.to_critic(&score, score_trace, &loss.backward()?, Wanted::Input)?;
+        let gradients = self.to_generator(trace, to_fakes)?;
+        self.generator_optimizer.step(&self.generator, &gradients)?;
         self.step += 1;
         self.sums.add_generator(&loss)?;
         if let Some(ema) = &mut self.ema {
@@ -172,7 +182,7 @@ impl Trainer {
     /// # Errors
     /// When the device is out of memory.
     pub fn mean_score(&self, images: &Tensor) -> Result<f64> {
-        let score = self.critic.forward(images, Pass::Eval, Gradients::Frozen)?;
+        let score = self.critic.forward(images, Pass::Eval)?;
         Ok(score.mean_all()?.to_dtype(DType::F64)?.to_scalar()?)
     }
 
@@ -203,13 +213,44 @@ impl Trainer {
         Ok(z.to_dtype(self.generator.dtype())?)
     }
 
-    fn generate(&self, z: &Tensor, gradients: Gradients, phase: &mut Phase) -> Result<Tensor> {
-        let images = self.generator.forward(z, self.next_pass(phase), gradients)?;
-        Ok(images.reshape(self.config.image_shape().with_batch(z.dim(0)?))?)
+    fn generate(&self, z: &Tensor, phase: &mut Phase) -> Result<Tensor> {
+        self.as_images(&self.generator.forward(z, self.next_pass(phase))?)
     }
 
-    fn score(&self, images: &Tensor, gradients: Gradients, phase: &mut Phase) -> Result<Tensor> {
-        Ok(self.critic.forward(images, self.next_pass(phase), gradients)?.flatten_all()?)
+    fn generate_traced(&self, z: &Tensor, phase: &mut Phase) -> Result<(Tensor, Trace)> {
+        let (values, trace) = self.generator.forward_traced(z, self.next_pass(phase))?;
+        Ok((self.as_images(&values)?, trace))
+    }
+
+    /// A generator may end in a linear layer.
+    fn as_images(&self, values: &Tensor) -> Result<Tensor> {
+        match values.rank() {
+            4 => Ok(values.clone()),
+            _ => channels_last(values, self.config.image_shape(), values.dim(0)?),
+        }
+    }
+
+    /// Scores as a leaf of the tape, on which the loss is, and how they came about.
+    fn score(&self, images: &Tensor, phase: &mut Phase) -> Result<(Var, Trace)> {
+        let (score, trace) = self.critic.forward_traced(images, self.next_pass(phase))?;
+        Ok((Var::from_tensor(&score.flatten_all()?)?, trace))
+    }
+
+    /// Takes the loss's gradient to some scores back through the critic.
+    fn to_critic(&self, score: &Var, trace: Trace, by_score: &GradStore, wanted: Wanted) -> Result<Vec<Tensor>> {
+        let gradient = by_score.get(score).map_or_else(|| score.zeros_like(), |gradient| gradient.detach().copy())?;
+        self.critic.backward(trace, gradient, wanted)
+    }
+
+    /// Takes the gradient to generated images back through the generator.
+    fn to_generator(&self, trace: Trace, to_images: Vec<Tensor>) -> Result<Vec<Tensor>> {
+        let missing = || candle_core::Error::Msg("the critic gave no gradient to its input".to_string());
+        let to_images = to_images.into_iter().next().ok_or_else(missing)?;
+        let to_output = match self.generator.output() {
+            Shape::Flat(_) => channels_first(&to_images)?,
+            Shape::Map { .. } => to_images,
+        };
+        self.generator.backward(trace, to_output, Wanted::Parameters)
     }
 
     fn next_pass(&self, phase: &mut Phase) -> Pass {
@@ -224,7 +265,7 @@ impl Trainer {
     fn clip_critic(&self) -> Result<()> {
         if let LossConfig::Wgan { clip } = self.config.loss {
             for parameter in self.critic.trainable() {
-                parameter.var.set(&parameter.var.as_detached_tensor().clamp(-clip, clip)?)?;
+                optim::clamp(&parameter.var.as_detached_tensor(), clip)?;
             }
         }
         Ok(())

@@ -1,0 +1,217 @@
+//! Convolutions of any kernel and stride as im2col or col2im around gemm, on the CPU.
+//!
+//! With channels last, the input values that a kernel row meets lie side by side, so im2col is a few straight copies a
+//! position, and the product's result is the output as it is, with nothing to be sorted. The batch is cut into groups of
+//! images whose columns fit a core's second cache.
+
+use std::ops::Range;
+
+use rayon::prelude::*;
+
+use super::conv::Plan;
+use super::cpu::{Float, Workspace, add_to, filled, matmul, matmul_parallel, row_major, transposed, vectorised};
+
+/// Values of a group's columns: 1 MB in f32.
+const CACHED_VALUES: usize = 1 << 18;
+/// A product with fewer rows wastes the machine.
+const MIN_ROWS: usize = 64;
+/// The batch is cut into at least this many groups, if it has so many images: work for as many cores.
+const MIN_GROUPS: usize = 16;
+/// Sums that a weight gradient is made in, at most.
+const MAX_SUMS: usize = 8;
+
+impl Plan {
+    /// Values of a column: what one output position sees.
+    fn depth(&self) -> usize {
+        self.ci * self.window.kernel * self.window.kernel
+    }
+
+    /// Whether the kernel covers the whole input at its one position: a convolution that is a plain matrix product of
+    /// `x [n, depth]` and `w [co, depth]`, as where a DCGAN's maps begin and end, and as a linear layer is.
+    fn is_full(&self) -> bool {
+        self.window.padding == 0 && self.positions() == 1 && self.h == self.window.kernel && self.w == self.window.kernel
+    }
+
+    /// Images a group.
+    fn group(&self) -> usize {
+        let rows = (CACHED_VALUES / self.depth()).max(MIN_ROWS);
+        (rows / self.positions()).clamp(1, self.n.div_ceil(MIN_GROUPS).max(MIN_ROWS.div_ceil(self.positions()))).min(self.n)
+    }
+
+    /// For every output position and kernel row: calls `each(place in the columns, place in x or None for padding)` with
+    /// the run of values that the two share. Runs that are partly padding come in pieces.
+    #[inline(always)]
+    fn for_each_run(&self, mut each: impl FnMut(Range<usize>, Option<usize>)) {
+        let (k, c) = (self.window.kernel, self.ci);
+        let inside = |at: usize, size: usize| at.checked_sub(self.window.padding).filter(|&at| at < size);
+        for position in 0..self.positions() {
+            let top = position / self.out_w * self.window.stride;
+            let left = position % self.out_w * self.window.stride;
+            // The taps of a kernel row that lie in the input.
+            let first = self.window.padding.saturating_sub(left).min(k);
+            let end = (self.w + self.window.padding).saturating_sub(left).clamp(first, k);
+            for ky in 0..k {
+                let start = position * self.depth() + ky * k * c;
+                match inside(top + ky, self.h) {
+                    Some(row) if first < end => {
+                        each(start..start + first * c, None);
+                        let from = (row * self.w + left + first - self.window.padding) * c;
+                        each(start + first * c..start + end * c, Some(from));
+                        each(start + end * c..start + k * c, None);
+                    }
+                    _ => each(start..start + k * c, None),
+                }
+            }
+        }
+    }
+
+    /// The columns of images, `[positions, depth]` for each.
+    fn im2col<T: Float>(&self, x: &[T], columns: &mut [T]) {
+        let images = columns.chunks_exact_mut(self.positions() * self.depth()).zip(x.chunks_exact(self.x_len()));
+        images.for_each(|(columns, x)| {
+            self.for_each_run(|to, from| match from {
+                Some(from) => columns[to.clone()].copy_from_slice(&x[from..from + to.len()]),
+                None => columns[to].fill(T::default()),
+            });
+        });
+    }
+
+    /// The transpose of [`Self::im2col`]: adds columns up in the images that they came from.
+    fn col2im<T: Float>(&self, columns: &[T], x: &mut [T]) {
+        let images = columns.chunks_exact(self.positions() * self.depth()).zip(x.chunks_exact_mut(self.x_len()));
+        images.for_each(|(columns, x)| {
+            vectorised(|| {
+                x.fill(T::default());
+                self.for_each_run(|run, to| {
+                    if let Some(to) = to {
+                        for (to, &from) in x[to..to + run.len()].iter_mut().zip(&columns[run]) {
+                            *to += from;
+                        }
+                    }
+                });
+            });
+        });
+    }
+
+    /// Whether kernels `[co, ci, k, k]` and `[co, k, k, ci]` are the same.
+    fn is_turned(&self) -> bool {
+        self.window.kernel == 1 || self.ci == 1
+    }
+
+    /// Lends the kernels as `[co, k, k, ci]`, the order of the columns.
+    fn with_turned<T: Float>(&self, w: &[T], work: impl FnOnce(&[T])) {
+        if self.is_turned() {
+            return work(w);
+        }
+        let area = self.window.kernel * self.window.kernel;
+        let mut workspace = Workspace::new::<T>(&[w.len()]);
+        let [turned] = workspace.slices::<T, 1>([w.len()]);
+        let kernels = turned.par_chunks_exact_mut(self.depth()).zip(w.par_chunks_exact(self.depth()));
+        kernels.for_each(|(to, from)| transpose(from, to, self.ci, area));
+        work(turned);
+    }
+
+    /// The inverse of the turn in [`Self::with_turned`].
+    fn turn_back<T: Float>(&self, turned: &[T], w: &mut [T]) {
+        let area = self.window.kernel * self.window.kernel;
+        let kernels = w.par_chunks_exact_mut(self.depth()).zip(turned.par_chunks_exact(self.depth()));
+        kernels.for_each(|(to, from)| transpose(from, to, area, self.ci));
+    }
+}
+
+/// `[rows, columns]` → `[columns, rows]`
+pub(super) fn transpose<T: Float>(from: &[T], to: &mut [T], rows: usize, columns: usize) {
+    /// Lines of a cache that a block keeps open.
+    const BLOCK: usize = 16;
+    if rows == 1 || columns == 1 {
+        to.copy_from_slice(from);
+        return;
+    }
+    for start in (0..rows).step_by(BLOCK) {
+        let end = rows.min(start + BLOCK);
+        for (column, to) in to.chunks_exact_mut(rows).enumerate() {
+            for (to, row) in to[start..end].iter_mut().zip(start..) {
+                *to = from[row * columns + column];
+            }
+        }
+    }
+}
+
+/// `y [n, out_h, out_w, co]`
+pub(super) fn forward<T: Float>(plan: &Plan, x: &[T], w: &[T], y: &mut [T]) {
+    let (depth, co) = (plan.depth(), plan.co);
+    plan.with_turned(w, |w| {
+        if plan.is_full() {
+            return matmul_parallel([plan.n, depth, co], x, row_major(depth), w, transposed(depth), y);
+        }
+        let group = plan.group();
+        y.par_chunks_mut(group * plan.y_len()).zip(x.par_chunks(group * plan.x_len())).for_each(|(y, x)| {
+            let rows = y.len() / co;
+            let mut workspace = Workspace::new::<T>(&[rows * depth]);
+            let [columns] = workspace.slices::<T, 1>([rows * depth]);
+            plan.im2col(x, columns);
+            matmul([rows, depth, co], columns, row_major(depth), w, transposed(depth), y, false);
+        });
+    });
+}
+
+/// `dx [n, h, w, ci]`
+pub(super) fn input_grad<T: Float>(plan: &Plan, dy: &[T], w: &[T], dx: &mut [T]) {
+    let (depth, co) = (plan.depth(), plan.co);
+    plan.with_turned(w, |w| {
+        if plan.is_full() {
+            return matmul_parallel([plan.n, co, depth], dy, row_major(co), w, row_major(depth), dx);
+        }
+        let group = plan.group();
+        dx.par_chunks_mut(group * plan.x_len()).zip(dy.par_chunks(group * plan.y_len())).for_each(|(dx, dy)| {
+            let rows = dy.len() / co;
+            let mut workspace = Workspace::new::<T>(&[rows * depth]);
+            let [columns] = workspace.slices::<T, 1>([rows * depth]);
+            matmul([rows, co, depth], dy, row_major(co), w, row_major(depth), columns, false);
+            plan.col2im(columns, dx);
+        });
+    });
+}
+
+/// `dw [co, ci, k, k]`
+pub(super) fn weight_grad<T: Float>(plan: &Plan, x: &[T], dy: &[T], dw: &mut [T]) {
+    if plan.is_turned() {
+        return turned_weight_grad(plan, x, dy, dw);
+    }
+    let mut workspace = Workspace::new::<T>(&[dw.len()]);
+    let [turned] = workspace.slices::<T, 1>([dw.len()]);
+    turned_weight_grad(plan, x, dy, turned);
+    plan.turn_back(turned, dw);
+}
+
+/// `dw [co, k, k, ci]`
+fn turned_weight_grad<T: Float>(plan: &Plan, x: &[T], dy: &[T], dw: &mut [T]) {
+    let (depth, co) = (plan.depth(), plan.co);
+    if plan.is_full() {
+        return matmul_parallel([co, plan.n, depth], dy, transposed(co), x, row_major(depth), dw);
+    }
+    let group = plan.group();
+    // Each sum takes its share of the groups in order; then the sums are added in order.
+    let share = plan.n.div_ceil(group).div_ceil(MAX_SUMS) * group;
+    let sums: Vec<Vec<T>> = x
+        .par_chunks(share * plan.x_len())
+        .zip(dy.par_chunks(share * plan.y_len()))
+        .map(|(x, dy)| {
+            filled(dw.len(), |dw| {
+                for (index, (x, dy)) in x.chunks(group * plan.x_len()).zip(dy.chunks(group * plan.y_len())).enumerate() {
+                    let rows = dy.len() / co;
+                    let mut workspace = Workspace::new::<T>(&[rows * depth]);
+                    let [columns] = workspace.slices::<T, 1>([rows * depth]);
+                    plan.im2col(x, columns);
+                    matmul([co, rows, depth], dy, transposed(co), columns, row_major(depth), dw, index > 0);
+                }
+            })
+        })
+        .collect();
+    for (index, sum) in sums.iter().enumerate() {
+        match index {
+            0 => dw.copy_from_slice(sum),
+            _ => add_to(dw, sum),
+        }
+    }
+}
