@@ -75,7 +75,7 @@ struct Cli {
     /// Where both sides compute.
     #[arg(long, default_value = "cpu")]
     device: DeviceName,
-    /// What both sides compute in; bf16 is PyTorch's autocast, beside which ganforge uses tf32.
+    /// What PyTorch's side computes in (bf16: autocast). Ours: tf32 for either of the last two on CUDA, else f32.
     #[arg(long, default_value = "f32")]
     precision: Precision,
     /// Only these variants of PyTorch's side; `peers/train.py` explains them.
@@ -140,9 +140,12 @@ impl Precision {
         }
     }
 
-    /// What ganforge has of it.
-    fn ours(self) -> Self {
-        if self == Self::Bf16 { Self::Tf32 } else { self }
+    /// What ganforge has of it: tf32 on CUDA at best.
+    fn ours(self, device: DeviceName) -> Self {
+        match (self, device) {
+            (Self::F32, _) | (_, DeviceName::Cpu) => Self::F32,
+            (_, DeviceName::Cuda) => Self::Tf32,
+        }
     }
 }
 
@@ -205,7 +208,7 @@ fn open(cli: &Cli) -> Result<Device> {
     if cli.device == DeviceName::Cpu {
         return Ok(Device::Cpu);
     }
-    candle_core::cuda::set_gemm_reduced_precision_f32(cli.precision.ours() == Precision::Tf32);
+    candle_core::cuda::set_gemm_reduced_precision_f32(cli.precision.ours(cli.device) == Precision::Tf32);
     Device::new_cuda(0)
         .map_err(|e| Error::usage(format!("--device cuda: {e}"), "Build with --features cuda; check nvidia-smi."))
 }
@@ -363,9 +366,9 @@ fn compare(cli: &Cli) -> Result<()> {
         false => Some(find_python(cli)?),
     };
     let outcomes = cases.into_iter().map(|case| run(case, python.as_ref(), cli)).collect::<Result<Vec<_>>>()?;
-    let precision = match cli.precision == cli.precision.ours() {
+    let precision = match cli.precision == cli.precision.ours(cli.device) {
         true => cli.precision.name().to_string(),
-        false => format!("{}, PyTorch's side {}", cli.precision.ours().name(), cli.precision.name()),
+        false => format!("{}, PyTorch's side {}", cli.precision.ours(cli.device).name(), cli.precision.name()),
     };
     print_line(&format!("\n{}, {precision}; median (least–most) of {} rounds\n", cli.device.name(), cli.rounds))?;
     print_table(&outcomes)?;
