@@ -8,7 +8,7 @@ with_onnxruntime = lib=$$(ls .tools/python/onnxruntime/capi/libonnxruntime.* 2>/
 	[ -n "$$ORT_DYLIB_PATH" ] || [ -z "$$lib" ] || export ORT_DYLIB_PATH="$$PWD/$$lib";
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo onnx test check
+.PHONY: help setup build demo onnx test check bench
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1 /p' Makefile | while read -r name what; do printf 'make %-7s %s\n' "$$name" "$$what"; done
@@ -61,3 +61,11 @@ check: setup ## formatting, lints, documentation, every combination of features
 	! has "$$infer" "$$candle" || { echo 'the feature infer pulls in candle' >&2; exit 1; }; \
 	! has "$$train" "$$ort" || { echo 'the feature train pulls in ort' >&2; exit 1; }; \
 	echo 'infer does without candle, train without ort'
+
+bench: setup ## training speed and memory against PyTorch (GANFORGE_PYTHON has it, or pip fetches it); BENCH='--rounds 3' and so on
+	@set -e; [ -n "$$GANFORGE_PYTHON" ] || { \
+	torch=.tools/torch; export GANFORGE_PYTHON="$$PWD/$$torch/bin/python"; \
+	"$$GANFORGE_PYTHON" -c 'import torch' 2>/dev/null || { \
+	echo "fetching PyTorch with pip into $$torch" >&2; \
+	$${PYTHON:-python3} -m venv --clear $$torch; "$$GANFORGE_PYTHON" -m pip install --quiet torch numpy; }; }; \
+	set -x; cargo bench $(cargo_flags:--release=) --bench train -- $(BENCH)
