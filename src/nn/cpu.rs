@@ -120,6 +120,12 @@ pub(crate) fn vectorised<R>(work: impl FnOnce() -> R) -> R {
     pulp::Arch::new().dispatch(work)
 }
 
+/// Runs work that is cut into tasks again and again on a thread of the pool: from outside, every cut would wait for another
+/// thread to begin and to end.
+pub(crate) fn on_pool<R: Send>(work: impl FnOnce() -> R + Send) -> R {
+    rayon::scope(|_| work())
+}
+
 /// The values of a contiguous CPU tensor, for reading.
 pub(crate) struct View<'a> {
     storage: StorageRef<'a>,

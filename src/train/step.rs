@@ -10,6 +10,7 @@ use super::{critic_network, generator_network};
 use crate::config::{GeneratorLatents, LossConfig, TrainConfig};
 use crate::ema::Ema;
 use crate::error::Result;
+use crate::nn::cpu::on_pool;
 use crate::nn::{Network, Pass, Trace, Wanted, channels_first, channels_last};
 use crate::optim::{self, Optimizer};
 use crate::random::Purpose;
@@ -106,9 +107,11 @@ impl Trainer {
     /// # Errors
     /// When the device is out of memory.
     pub fn critic_step(&mut self, real: &Tensor, phase: &mut Phase) -> Result<()> {
-        let index = self.critic_steps() + phase.critic_turns;
-        let z = self.latents(Purpose::CriticLatent, index, real.dim(0)?)?;
-        self.critic_step_with(real, z, phase)
+        on_pool(|| {
+            let index = self.critic_steps() + phase.critic_turns;
+            let z = self.latents(Purpose::CriticLatent, index, real.dim(0)?)?;
+            self.critic_step_with(real, z, phase)
+        })
     }
 
     /// As [`Self::critic_step`], with given latents `[n, latent]`.
@@ -148,9 +151,11 @@ impl Trainer {
     /// # Errors
     /// When the device is out of memory.
     pub fn generator_step(&mut self, phase: Phase) -> Result<()> {
-        let n = phase.latents.as_ref().map_or(Ok(self.config.schedule.batch_size), |z| z.dim(0))?;
-        let fresh = self.latents(Purpose::GeneratorLatent, self.step, n)?;
-        self.generator_step_with(fresh, phase)
+        on_pool(|| {
+            let n = phase.latents.as_ref().map_or(Ok(self.config.schedule.batch_size), |z| z.dim(0))?;
+            let fresh = self.latents(Purpose::GeneratorLatent, self.step, n)?;
+            self.generator_step_with(fresh, phase)
+        })
     }
 
     /// As [`Self::generator_step`], with given latents in case the schedule asks for fresh ones.

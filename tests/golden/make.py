@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Reference numbers from PyTorch for tests/suite, written beside this script. Run it again only to change them:
 
-    python tests/golden/make.py        needs torch 2, numpy, safetensors; a few seconds; the same bytes every time
+    python tests/golden/make.py        needs torch 2, numpy, safetensors; a few seconds; the same bytes on the same kind of machine
 
 All tensors are float64. Each file has one metadata key, `spec`: a JSON object whose `torch` is the version that made
 the numbers and whose `cases` describes them by name. Configs in it have the form that `src/shape.rs` and
@@ -18,6 +18,14 @@ layers.safetensors, networks.safetensors    (cases: name -> list of layers)
   Layers are PyTorch's, except that `linear` flattens maps first, and `layer_norm` on a map normalises over C, H and W
   with a gain and an offset a channel. Networks are those of the presets and of the papers behind them, with fewer
   channels and smaller images; without dropout, whose masks are random.
+
+convolutions.json    (torch, cases: list)
+  Convolutions of 60 shapes, every third with channels enough for the form with fewer multiplications, on numbers that both
+  sides make: element i of array number a is `((i · 2654435761 + a · 40503) mod 2³²) / 2³¹ − 1`, x being array 1, the
+  kernels 2 and the output's gradient 3, in PyTorch's order of axes (n, c, h, w).
+    n, ci, co, h, w, kernel, stride, padding
+    y, dx, dw     of the output, the gradients to x and to the kernels: largest absolute value, sum of the products with
+                  array 4, and a few elements as [index, value]
 
 losses.safetensors    (cases: name -> loss)
     real, fake (no case)  the critic's values; ±50 and 0 among them
@@ -477,6 +485,49 @@ def make_training():
 # --- files
 
 
+# --- convolutions
+
+
+def made(number, shape):
+    count = int(np.prod(shape))
+    bits = (np.arange(count, dtype=np.uint64) * np.uint64(2654435761) + np.uint64(number * 40503)) % np.uint64(2**32)
+    return torch.from_numpy(bits.astype(np.float64) / 2.0**31 - 1.0).reshape(shape)
+
+
+def summary(tensor, rng):
+    flat = tensor.detach().reshape(-1)
+    picked = sorted(rng.choice(len(flat), size=min(6, len(flat)), replace=False).tolist())
+    return {
+        "largest": flat.abs().max().item(),
+        "product": (flat * made(4, [len(flat)])).sum().item(),
+        "elements": [[index, flat[index].item()] for index in picked],
+    }
+
+
+def convolution_case(rng, wide):
+    while True:
+        low, high = (32, 48) if wide else (1, 9)
+        n, ci, co = (int(value) for value in (rng.integers(1, 5), rng.integers(low, high), rng.integers(low, high)))
+        h, w = (int(value) for value in rng.integers(1, 18, size=2))
+        kernel = int(rng.integers(3, 6) if wide else rng.integers(1, 8))
+        stride = 2 if wide else int(rng.integers(1, 4))
+        padding = int(rng.integers(0, kernel))
+        if min(h, w) + 2 * padding >= kernel:
+            break
+    x, weight = made(1, [n, ci, h, w]).requires_grad_(), made(2, [co, ci, kernel, kernel]).requires_grad_()
+    y = F.conv2d(x, weight, stride=stride, padding=padding)
+    y.backward(made(3, list(y.shape)))
+    shape = {"n": n, "ci": ci, "co": co, "h": h, "w": w, "kernel": kernel, "stride": stride, "padding": padding}
+    return shape | {name: summary(tensor, rng) for name, tensor in [("y", y), ("dx", x.grad), ("dw", weight.grad)]}
+
+
+def make_convolutions():
+    rng = np.random.default_rng(11)
+    cases = [convolution_case(rng, index % 3 == 0) for index in range(60)]
+    text = ",\n".join(json.dumps(case) for case in cases)
+    (HERE / "convolutions.json").write_text(f'{{"torch": "{torch.__version__}", "cases": [\n{text}\n]}}\n')
+
+
 def prefixed(cases):
     return {f"{case}/{name}": tensor for case, tensors in cases.items() for name, tensor in tensors.items()}
 
@@ -496,6 +547,7 @@ def main():
     torch.set_num_threads(1)
     make_networks("layers", LAYERS)
     make_networks("networks", NETWORKS)
+    make_convolutions()
     make_losses()
     make_optimizers()
     make_training()

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor, Var};
 use ganforge::config::{InitConfig, LossConfig, OptimizerConfig, PRESETS, TrainConfig};
+use ganforge::nn::conv::{Window, conv, conv_input_grad, conv_weight_grad};
 use ganforge::nn::{Network, Pass, Role, Wanted, channels_first, channels_last};
 use ganforge::optim::Optimizer;
 use ganforge::shape::{LayerSpec, Shape};
@@ -130,6 +131,56 @@ fn every_layer_and_its_gradients_in_single_precision() {
 #[test]
 fn every_network_and_its_gradients() {
     check_networks("networks.safetensors", DType::F64, 1e-9);
+}
+
+/// Array number `number` of the convolution goldens.
+fn made(number: u64, dims: &[usize]) -> Tensor {
+    let value = |i: u64| (i.wrapping_mul(2_654_435_761) + number * 40_503) % (1 << 32);
+    let values: Vec<f64> = (0..dims.iter().product::<usize>() as u64).map(|i| value(i) as f64 / 2f64.powi(31) - 1.0).collect();
+    Tensor::from_vec(values, dims, &Device::Cpu).unwrap()
+}
+
+/// `ours` in PyTorch's order against what PyTorch says of its tensor.
+fn assert_summary(what: &str, ours: &Tensor, theirs: &Value, tolerance: f64) {
+    let values = values(ours);
+    let number = |key: &str| theirs[key].as_f64().unwrap();
+    let largest = number("largest");
+    let close = |name: &str, ours: f64, theirs: f64, scale: f64| {
+        assert!((ours - theirs).abs() <= tolerance * scale, "{what} {name}: {ours} against PyTorch's {theirs}");
+    };
+    close("largest", values.iter().fold(0.0, |most: f64, value| most.max(value.abs())), largest, largest);
+    let weights = made(4, &[values.len()]).to_vec1::<f64>().unwrap();
+    let product: f64 = values.iter().zip(weights).map(|(a, b)| a * b).sum();
+    close("product", product, number("product"), largest * (values.len() as f64).sqrt());
+    for element in theirs["elements"].as_array().unwrap() {
+        let (index, value) = (element[0].as_u64().unwrap() as usize, element[1].as_f64().unwrap());
+        close(&format!("[{index}]"), values[index], value, largest);
+    }
+}
+
+#[test]
+fn convolutions_of_many_shapes() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/convolutions.json");
+    let golden: Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+    let cases = golden["cases"].as_array().unwrap();
+    assert_eq!(cases.len(), 60);
+    for case in cases {
+        let get = |key: &str| case[key].as_u64().unwrap() as usize;
+        let window = Window { kernel: get("kernel"), stride: get("stride"), padding: get("padding") };
+        let (n, ci, co, h, w) = (get("n"), get("ci"), get("co"), get("h"), get("w"));
+        for (dtype, tolerance) in [(DType::F64, 1e-9), (DType::F32, 1e-4)] {
+            let ours = |number, dims: &[usize]| to_ours(&made(number, dims).to_dtype(dtype).unwrap());
+            let theirs = |x: &Tensor| x.permute((0, 3, 1, 2)).unwrap().contiguous().unwrap();
+            let x = ours(1, &[n, ci, h, w]);
+            let kernels = made(2, &[co, ci, window.kernel, window.kernel]).to_dtype(dtype).unwrap();
+            let dy = ours(3, &[n, co, window.output(h), window.output(w)]);
+            let name = |what: &str| format!("{what} of {n}×{ci}×{h}×{w} → {co}, {window:?}, {dtype:?}");
+            assert_summary(&name("y"), &theirs(&conv(&x, &kernels, window).unwrap()), &case["y"], tolerance);
+            let dx = conv_input_grad(&dy, &kernels, window, (h, w)).unwrap();
+            assert_summary(&name("dx"), &theirs(&dx), &case["dx"], tolerance);
+            assert_summary(&name("dw"), &conv_weight_grad(&x, &dy, window).unwrap(), &case["dw"], tolerance);
+        }
+    }
 }
 
 #[test]
