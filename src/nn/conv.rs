@@ -185,7 +185,7 @@ impl CustomOp2 for Conv {
     #[cfg(feature = "cuda")]
     fn cuda_fwd(&self, x: &CudaStorage, lx: &Layout, w: &CudaStorage, lw: &Layout) -> Result<(CudaStorage, Shape)> {
         let (plan, shape) = self.plan(lx, lw)?;
-        cuda::conv(cuda::Role::Forward, &plan, (x, lx), (w, lw), Shape::from(shape.to_vec()))
+        cuda::conv(cuda::Direction::Forward, &plan, (x, lx), (w, lw), Shape::from(shape.to_vec()))
     }
 
     fn bwd(&self, x: &Tensor, w: &Tensor, _: &Tensor, dy: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
@@ -220,7 +220,7 @@ impl CustomOp2 for ConvInputGrad {
     #[cfg(feature = "cuda")]
     fn cuda_fwd(&self, dy: &CudaStorage, ly: &Layout, w: &CudaStorage, lw: &Layout) -> Result<(CudaStorage, Shape)> {
         let (plan, shape) = self.plan(ly, lw)?;
-        cuda::conv(cuda::Role::InputGrad, &plan, (dy, ly), (w, lw), Shape::from(shape.to_vec()))
+        cuda::conv(cuda::Direction::InputGrad, &plan, (dy, ly), (w, lw), Shape::from(shape.to_vec()))
     }
 
     fn bwd(&self, dy: &Tensor, w: &Tensor, _: &Tensor, dx: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
@@ -252,6 +252,6 @@ impl CustomOp2 for ConvWeightGrad {
     #[cfg(feature = "cuda")]
     fn cuda_fwd(&self, x: &CudaStorage, lx: &Layout, dy: &CudaStorage, ly: &Layout) -> Result<(CudaStorage, Shape)> {
         let (plan, shape) = self.plan(lx, ly)?;
-        cuda::conv(cuda::Role::WeightGrad, &plan, (x, lx), (dy, ly), Shape::from(shape.to_vec()))
+        cuda::conv(cuda::Direction::WeightGrad, &plan, (x, lx), (dy, ly), Shape::from(shape.to_vec()))
     }
 }

@@ -129,7 +129,7 @@ pub(super) enum Math {
 
 /// Which of the three convolutions: from (x, w), (dy, w), (x, dy).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) enum Role {
+pub(super) enum Direction {
     Forward,
     InputGrad,
     WeightGrad,
@@ -302,22 +302,22 @@ impl Gpu {
     }
 
     /// One of the three convolutions of contiguous operands, in one type.
-    fn conv(&mut self, role: Role, plan: &Plan, operands: [Address; 2], out: Address, dtype: DType) -> Result<()> {
+    fn conv(&mut self, direction: Direction, plan: &Plan, operands: [Address; 2], out: Address, dtype: DType) -> Result<()> {
         let math = self.math(dtype)?;
         let product = as_product(plan);
         let channels_last = match product {
             Some(_) => true,
-            None => self.dnn.prepare(role, plan, math)?,
+            None => self.dnn.prepare(direction, plan, math)?,
         };
         // Maps are kept with their channels last, kernels with theirs first.
         let area = plan.window.kernel * plan.window.kernel;
         let x = ([plan.n, plan.h * plan.w, plan.ci], !channels_last);
         let y = ([plan.n, plan.positions(), plan.co], !channels_last);
         let w = ([plan.co, plan.ci, area], channels_last);
-        let [first, second, result] = match role {
-            Role::Forward => [x, w, y],
-            Role::InputGrad => [y, w, x],
-            Role::WeightGrad => [x, y, w],
+        let [first, second, result] = match direction {
+            Direction::Forward => [x, w, y],
+            Direction::InputGrad => [y, w, x],
+            Direction::WeightGrad => [x, y, w],
         }
         .map(|(dims, swap)| (dims, swap && dims[1] > 1 && dims[2] > 1));
 
@@ -330,8 +330,8 @@ impl Gpu {
             (swap || narrow).then(|| self.scratch(dims.iter().product::<usize>() * dtype.size_in_bytes())).transpose()?;
         let to = made.as_ref().map_or(out, |made| made.at);
         match product {
-            Some(dims) => self.product(role, dims, [a, b], to, math)?,
-            None => self.dnn.run(&self.stream, role, plan, math, [a, b], to)?,
+            Some(dims) => self.product(direction, dims, [a, b], to, math)?,
+            None => self.dnn.run(&self.stream, direction, plan, math, [a, b], to)?,
         }
         match (swap, narrow) {
             (true, _) => {
@@ -347,7 +347,7 @@ impl Gpu {
     /// of every matrix, for its columns lie one behind the other.
     fn product(
         &mut self,
-        role: Role,
+        direction: Direction,
         [rows, depth, co]: [usize; 3],
         [a, b]: [Address; 2],
         out: Address,
@@ -356,10 +356,10 @@ impl Gpu {
         let int =
             |len: usize| i32::try_from(len).map_err(|_| Error::Msg(format!("a matrix side of {len} is too long for cuBLAS")));
         let [rows, depth, co] = [int(rows)?, int(depth)?, int(co)?];
-        let (left, right, [m, n, k], [op_left, op_right], [step_left, step_right]) = match role {
-            Role::Forward => (b, a, [co, rows, depth], [CUBLAS_OP_T, CUBLAS_OP_N], [depth, depth]),
-            Role::InputGrad => (b, a, [depth, rows, co], [CUBLAS_OP_N, CUBLAS_OP_N], [depth, co]),
-            Role::WeightGrad => (a, b, [depth, co, rows], [CUBLAS_OP_N, CUBLAS_OP_T], [depth, co]),
+        let (left, right, [m, n, k], [op_left, op_right], [step_left, step_right]) = match direction {
+            Direction::Forward => (b, a, [co, rows, depth], [CUBLAS_OP_T, CUBLAS_OP_N], [depth, depth]),
+            Direction::InputGrad => (b, a, [depth, rows, co], [CUBLAS_OP_N, CUBLAS_OP_N], [depth, co]),
+            Direction::WeightGrad => (a, b, [depth, co, rows], [CUBLAS_OP_N, CUBLAS_OP_T], [depth, co]),
         };
         let (from, to, compute) = match math {
             Math::F64 => (DataType::CUDA_R_64F, DataType::CUDA_R_64F, Compute::CUBLAS_COMPUTE_64F),
@@ -449,9 +449,9 @@ fn as_product(plan: &Plan) -> Option<[usize; 3]> {
     }
 }
 
-/// One of the three convolutions; the operands as [`Role`] says, the result of `shape`.
+/// One of the three convolutions; the operands as [`Direction`] says, the result of `shape`.
 pub(super) fn conv(
-    role: Role,
+    direction: Direction,
     plan: &Plan,
     a: (&CudaStorage, &Layout),
     b: (&CudaStorage, &Layout),
@@ -463,7 +463,7 @@ pub(super) fn conv(
         // SAFETY: all of it is written below.
         let out = unsafe { gpu.device.alloc_uninit(&shape, dtype) }?;
         let to = address_in(&out, &Layout::contiguous(&shape), dtype)?;
-        gpu.conv(role, plan, operands, to, dtype)?;
+        gpu.conv(direction, plan, operands, to, dtype)?;
         Ok((out, shape))
     })
 }

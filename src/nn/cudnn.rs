@@ -15,7 +15,7 @@ use cudarc::cudnn::sys::cudnnTensorFormat_t::{CUDNN_TENSOR_NCHW, CUDNN_TENSOR_NH
 use cudarc::driver::{CudaSlice, CudaStream, DevicePtr};
 
 use super::conv::Plan;
-use super::cuda::{Address, Factors, Math, Role, failed};
+use super::cuda::{Address, Direction, Factors, Math, failed};
 
 /// Bytes that an algorithm may work in.
 const MAX_WORKSPACE: usize = 1 << 30;
@@ -25,7 +25,7 @@ const CANDIDATES: usize = 16;
 /// cuDNN on one device.
 pub(super) struct Dnn {
     handle: sys::cudnnHandle_t,
-    routes: HashMap<(Role, Plan, Math), Route>,
+    routes: HashMap<(Direction, Plan, Math), Route>,
     workspace: Option<CudaSlice<u8>>,
 }
 
@@ -64,19 +64,19 @@ impl Dnn {
     ///
     /// # Errors
     /// When cuDNN has no algorithm for it.
-    pub fn prepare(&mut self, role: Role, plan: &Plan, math: Math) -> Result<bool> {
-        let key = (role, *plan, math);
+    pub fn prepare(&mut self, direction: Direction, plan: &Plan, math: Math) -> Result<bool> {
+        let key = (direction, *plan, math);
         if let Some(route) = self.routes.get(&key) {
             return Ok(route.channels_last);
         }
         let found = match math {
-            Math::F64 => Route::find(self.handle, role, plan, math, false)?,
-            _ => match Route::find(self.handle, role, plan, math, true)? {
+            Math::F64 => Route::find(self.handle, direction, plan, math, false)?,
+            _ => match Route::find(self.handle, direction, plan, math, true)? {
                 Some(route) => Some(route),
-                None => Route::find(self.handle, role, plan, math, false)?,
+                None => Route::find(self.handle, direction, plan, math, false)?,
             },
         };
-        let Some(route) = found else { bail!("cuDNN has no reproducible algorithm for {role:?} of {plan:?} in {math:?}") };
+        let Some(route) = found else { bail!("cuDNN has no reproducible algorithm for {direction:?} of {plan:?} in {math:?}") };
         let channels_last = route.channels_last;
         self.routes.insert(key, route);
         Ok(channels_last)
@@ -86,13 +86,15 @@ impl Dnn {
     pub fn run(
         &mut self,
         stream: &Arc<CudaStream>,
-        role: Role,
+        direction: Direction,
         plan: &Plan,
         math: Math,
         [a, b]: [Address; 2],
         out: Address,
     ) -> Result<()> {
-        let Some(route) = self.routes.get(&(role, *plan, math)) else { bail!("cuDNN: {role:?} of {plan:?} was not prepared") };
+        let Some(route) = self.routes.get(&(direction, *plan, math)) else {
+            bail!("cuDNN: {direction:?} of {plan:?} was not prepared")
+        };
         if self.workspace.as_ref().is_none_or(|workspace| workspace.len() < route.workspace) {
             self.workspace = None;
             // SAFETY: algorithms write to it before they read.
@@ -159,14 +161,20 @@ macro_rules! first_fit {
 
 impl Route {
     /// `None` where cuDNN has no such algorithm.
-    fn find(handle: sys::cudnnHandle_t, role: Role, plan: &Plan, math: Math, channels_last: bool) -> Result<Option<Self>> {
+    fn find(
+        handle: sys::cudnnHandle_t,
+        direction: Direction,
+        plan: &Plan,
+        math: Math,
+        channels_last: bool,
+    ) -> Result<Option<Self>> {
         let descriptors = Descriptors::new(plan, math, channels_last)?;
         let (x, y, w, conv) = (descriptors.x.0, descriptors.y.0, descriptors.w.0, descriptors.conv.0);
         let many = CANDIDATES as i32;
         // SAFETY: handle and descriptors exist, and there is room for as many candidates as are asked for.
         let found = unsafe {
-            match role {
-                Role::Forward => first_fit!(
+            match direction {
+                Direction::Forward => first_fit!(
                     sys::cudnnConvolutionFwdAlgoPerf_t,
                     conv,
                     math,
@@ -174,7 +182,7 @@ impl Route {
                     |algorithm| dnn::get_convolution_forward_workspace_size(handle, x, w, conv, y, algorithm)
                 )
                 .map(|(algorithm, room)| (Algorithm::Forward(algorithm), room)),
-                Role::InputGrad => first_fit!(
+                Direction::InputGrad => first_fit!(
                     sys::cudnnConvolutionBwdDataAlgoPerf_t,
                     conv,
                     math,
@@ -182,7 +190,7 @@ impl Route {
                     |algorithm| dnn::get_convolution_backward_data_workspace_size(handle, w, y, conv, x, algorithm)
                 )
                 .map(|(algorithm, room)| (Algorithm::InputGrad(algorithm), room)),
-                Role::WeightGrad => first_fit!(
+                Direction::WeightGrad => first_fit!(
                     sys::cudnnConvolutionBwdFilterAlgoPerf_t,
                     conv,
                     math,
