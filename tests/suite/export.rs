@@ -11,7 +11,7 @@ use ganforge::error::Error;
 use ganforge::export::{Agreement, Dtype, contract_of, export};
 use ganforge::image::{Images, Range};
 use ganforge::infer::{Generator, Options, runtime};
-use ganforge::nn::{Gradients, Pass};
+use ganforge::nn::Pass;
 use ganforge::shape::{LayerSpec, Shape, output_shape};
 use ganforge::train::checkpoint::State;
 use ganforge::train::{self, Trained, generator_network};
@@ -27,7 +27,7 @@ fn trained(mut config: TrainConfig, weights: Init, passes: u64) -> Trained {
     let generator = generator_network(&config, &Device::Cpu, DType::F32).unwrap();
     for number in 0..passes {
         let z = latents(&config, 100 * (number + 1), 8);
-        generator.forward(&z, Pass::Train { seed: 0, number }, Gradients::Frozen).unwrap();
+        generator.forward(&z, Pass::Train { seed: 0, number }).unwrap();
     }
     let state = State {
         step: 3,

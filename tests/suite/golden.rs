@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor, Var};
 use ganforge::config::{InitConfig, LossConfig, OptimizerConfig, PRESETS, TrainConfig};
-use ganforge::nn::{Gradients, Network, Pass, Role};
+use ganforge::nn::{Network, Pass, Role, Wanted, channels_first, channels_last};
 use ganforge::optim::Optimizer;
 use ganforge::shape::{LayerSpec, Shape};
 use ganforge::train::{Phase, Trainer, critic_network, generator_network};
@@ -53,6 +53,14 @@ fn assert_close(what: &str, ours: &Tensor, theirs: &Tensor, tolerance: f64) {
     }
 }
 
+/// PyTorch's `[n, c, h, w]` as our `[n, h, w, c]`; what is flat stays as it is.
+fn to_ours(x: &Tensor) -> Tensor {
+    match *x.dims() {
+        [n, channels, height, width] => channels_last(x, Shape::Map { channels, height, width }, n).unwrap(),
+        _ => x.clone(),
+    }
+}
+
 fn train_pass() -> Pass {
     Pass::Train { seed: 0, number: 0 }
 }
@@ -82,24 +90,30 @@ fn check_networks(file: &str, dtype: DType, tolerance: f64) {
     for (case, spec) in &golden.cases {
         let layers: Vec<LayerSpec> = serde_json::from_value(spec.clone()).unwrap();
         let get = |name: &str| golden.get(&format!("{case}/{name}")).to_dtype(dtype).unwrap();
-        let x = Var::from_tensor(&get("x")).unwrap();
+        let x = get("x");
         let network = network(&layers, &x, dtype);
         load_parameters(&network, &golden.under(&format!("{case}/param.")));
 
-        let y = network.forward(&x, train_pass(), Gradients::Tracked).unwrap();
-        assert_close(&format!("{case} y"), &y, &get("y"), tolerance);
-        let gradients = (&y * get("dy").reshape(y.shape()).unwrap()).unwrap().sum_all().unwrap().backward().unwrap();
-        assert_close(&format!("{case} dx"), gradients.get(&x).unwrap(), &get("dx"), tolerance);
-        for parameter in network.trainable() {
+        let (y, trace) = network.forward_traced(&to_ours(&x), train_pass()).unwrap();
+        assert_close(&format!("{case} y"), &channels_first(&y).unwrap(), &get("y"), tolerance);
+        let dy = || to_ours(&get("dy")).copy().unwrap();
+        let gradients = network.backward(trace, dy(), Wanted::Parameters).unwrap();
+        assert_eq!(gradients.len(), network.trainable().count());
+        for (parameter, gradient) in network.trainable().zip(&gradients) {
             let name = format!("grad.{}", parameter.name);
-            assert_close(&format!("{case} {name}"), gradients.get(&parameter.var).unwrap(), &get(&name), tolerance);
+            assert_close(&format!("{case} {name}"), gradient, &get(&name), tolerance);
         }
         for parameter in network.parameters().filter(|p| !p.trainable) {
             let name = format!("after.{}", parameter.name);
             assert_close(&format!("{case} {name}"), &parameter.var, &get(&name), tolerance);
         }
-        let y = network.forward(&x, Pass::Eval, Gradients::Frozen).unwrap();
-        assert_close(&format!("{case} y_eval"), &y, &get("y_eval"), tolerance);
+        let y = network.forward(&to_ours(&x), Pass::Eval).unwrap();
+        assert_close(&format!("{case} y_eval"), &channels_first(&y).unwrap(), &get("y_eval"), tolerance);
+        // The gradient to the input, of a second pass: batch normalisation in training does not look at its history.
+        let (_, trace) = network.forward_traced(&to_ours(&x), train_pass()).unwrap();
+        let dx = network.backward(trace, dy(), Wanted::Input).unwrap();
+        assert_eq!(dx.len(), 1);
+        assert_close(&format!("{case} dx"), &channels_first(&dx[0]).unwrap(), &get("dx"), tolerance);
     }
 }
 
@@ -116,22 +130,6 @@ fn every_layer_and_its_gradients_in_single_precision() {
 #[test]
 fn every_network_and_its_gradients() {
     check_networks("networks.safetensors", DType::F64, 1e-9);
-}
-
-#[test]
-fn frozen_networks_pass_the_same_gradient_on_and_keep_none() {
-    let golden = golden("networks.safetensors");
-    for (case, spec) in &golden.cases {
-        let layers: Vec<LayerSpec> = serde_json::from_value(spec.clone()).unwrap();
-        let x = Var::from_tensor(golden.get(&format!("{case}/x"))).unwrap();
-        let network = network(&layers, &x, DType::F64);
-        load_parameters(&network, &golden.under(&format!("{case}/param.")));
-        let y = network.forward(&x, train_pass(), Gradients::Frozen).unwrap();
-        let dy = golden.get(&format!("{case}/dy")).reshape(y.shape()).unwrap();
-        let gradients = (y * dy).unwrap().sum_all().unwrap().backward().unwrap();
-        assert_close(case, gradients.get(&x).unwrap(), golden.get(&format!("{case}/dx")), 1e-9);
-        assert!(network.trainable().all(|p| gradients.get(&p.var).is_none()), "{case}: a frozen parameter got a gradient");
-    }
 }
 
 #[test]
@@ -184,10 +182,8 @@ fn optimisers_over_five_steps() {
             var.set(&start.reshape(var.shape()).unwrap()).unwrap();
             let mut optimizer = Optimizer::new(config, &network).unwrap();
             for step in 1..=5 {
-                // The gradient of sum(w · g) is g.
                 let g = golden.get(&format!("grad.{name}.{step}")).reshape(var.shape()).unwrap();
-                let gradients = (var.as_tensor() * g).unwrap().sum_all().unwrap().backward().unwrap();
-                optimizer.step(&network, &gradients).unwrap();
+                optimizer.step(&network, &[g]).unwrap();
                 let what = format!("{case}/after.{name}.{step}");
                 assert_close(&what, var, golden.get(&what), 1e-12);
             }
@@ -228,7 +224,7 @@ fn training_follows_pytorch_step_by_step() {
             let mut phase = Phase::default();
             for turn in 0..turns {
                 let (real, z) = (get(format!("real.{step}.{turn}")), get(format!("z.{step}.{turn}")).clone());
-                trainer.critic_step_with(real, z, &mut phase).unwrap();
+                trainer.critic_step_with(&to_ours(real), z, &mut phase).unwrap();
             }
             let fresh = golden.tensors.get(&format!("{case}/z.{step}.generator"));
             trainer.generator_step_with(fresh.unwrap_or(get(format!("z.{step}.0"))).clone(), phase).unwrap();
