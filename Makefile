@@ -66,7 +66,8 @@ check: setup ## formatting, lints, documentation, every combination of features
 # is compiled again at run time, for the GPU that is there.
 cuda_target := $(or $(CARGO_TARGET_DIR),target)/cuda
 
-check-cuda: setup ## compile the CUDA build and its kernels; needs no GPU, fetches a CUDA toolkit if there is none
+check-cuda: setup ## compile the CUDA build, try its kernels on the CPU; needs no GPU, fetches a CUDA toolkit if there is none
 	@set -e; exports=$$(.cargo/cuda-toolkit); eval "$$exports"; set -x; \
 	cargo clippy $(cargo_flags) --target-dir $(cuda_target) --features cuda --all-targets -- -D warnings; \
-	for arch in 80 90; do nvcc --cubin --Werror all-warnings -arch=sm_$$arch -o $(cuda_target)/kernels-$$arch.cubin src/nn/kernels.cu; done
+	for arch in 80 90; do nvcc --cubin --Werror all-warnings -arch=sm_$$arch -o $(cuda_target)/kernels-$$arch.cubin src/nn/kernels.cu; done; \
+	c++ -std=c++20 -O1 -Wall -Wno-unknown-pragmas -Wno-narrowing -pthread tests/kernels.cpp -o $(cuda_target)/kernels; $(cuda_target)/kernels
