@@ -70,4 +70,4 @@ check-cuda: setup ## compile the CUDA build, try its kernels on the CPU; needs n
 	@set -e; exports=$$(.cargo/cuda-toolkit); eval "$$exports"; set -x; \
 	cargo clippy $(cargo_flags) --target-dir $(cuda_target) --features cuda --all-targets -- -D warnings; \
 	for arch in 80 90; do nvcc --cubin --Werror all-warnings -arch=sm_$$arch -o $(cuda_target)/kernels-$$arch.cubin src/nn/kernels.cu; done; \
-	c++ -std=c++20 -O1 -Wall -Wno-unknown-pragmas -Wno-narrowing -pthread tests/kernels.cpp -o $(cuda_target)/kernels; $(cuda_target)/kernels
+	c++ -std=c++20 -O1 -Wall -Wno-unknown-pragmas -Wno-narrowing tests/kernels.cpp -o $(cuda_target)/kernels; $(cuda_target)/kernels

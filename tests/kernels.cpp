@@ -1,16 +1,16 @@
-// src/nn/kernels.cu against plain loops, on a machine without a GPU: a block's threads are threads of the host with a barrier, and
+// src/nn/kernels.cu against plain loops, on a machine without a GPU: a block's threads take turns from barrier to barrier, and
 // blocks run one after another. Shows that the kernels compute what they should in the grids that cuda.rs gives them; not that
 // they run on a GPU, nor how fast. Built and run by `make check-cuda`.
 
 #include <algorithm>
-#include <barrier>
 #include <cmath>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <functional>
 #include <random>
-#include <thread>
 #include <type_traits>
+#include <ucontext.h>
 #include <vector>
 
 // ---- the language of kernels.cu
@@ -18,16 +18,14 @@
 struct Index {
     unsigned x = 1, y = 1, z = 1;
 };
-static thread_local Index threadIdx;
-static Index blockIdx, blockDim, gridDim;
-static std::barrier<>* block_barrier;
+static Index threadIdx, blockIdx, blockDim, gridDim;
 
 #define __device__
 #define __global__
 #define __grid_constant__
 #define __shared__ static
 
-static void __syncthreads() { block_barrier->arrive_and_wait(); }
+static void __syncthreads();
 static float __uint_as_float(unsigned bits) {
     float value;
     std::memcpy(&value, &bits, 4);
@@ -42,23 +40,55 @@ static unsigned min(unsigned a, unsigned b) { return a < b ? a : b; }
 
 #include "../src/nn/kernels.cu"
 
+// A thread of a block: it runs until it meets a barrier or its end.
+struct Fibre {
+    ucontext_t context;
+    std::vector<char> stack = std::vector<char>(1 << 16);
+    bool done = false;
+};
+static std::vector<Fibre> fibres(1024);
+static ucontext_t scheduler;
+static unsigned running;
+static const std::function<void()>* running_kernel;
+
+static void __syncthreads() { swapcontext(&fibres[running].context, &scheduler); }
+
+static void run_thread() {
+    (*running_kernel)();
+    fibres[running].done = true;
+}
+
+static void run_block(unsigned threads) {
+    for (unsigned number = 0; number < threads; number++) {
+        Fibre& fibre = fibres[number];
+        getcontext(&fibre.context);
+        fibre.context.uc_stack.ss_sp = fibre.stack.data();
+        fibre.context.uc_stack.ss_size = fibre.stack.size();
+        fibre.context.uc_link = &scheduler;
+        fibre.done = false;
+        makecontext(&fibre.context, run_thread, 0);
+    }
+    for (unsigned finished = 0; finished == 0;) {
+        for (running = 0; running < threads; running++) {
+            threadIdx = {running % blockDim.x, running / blockDim.x, 0};
+            swapcontext(&scheduler, &fibres[running].context);
+            finished += fibres[running].done;
+        }
+        if (finished != 0 && finished != threads) {
+            std::puts("some threads of a block wait at a barrier that others never meet");
+            std::exit(1);
+        }
+    }
+}
+
 static void launch(Index grid, Index block, const std::function<void()>& kernel) {
     gridDim = grid;
     blockDim = block;
-    std::barrier<> barrier(block.x * block.y);
-    block_barrier = &barrier;
-    std::vector<std::thread> threads;
-    for (unsigned number = 0; number < block.x * block.y; number++)
-        threads.emplace_back([&, number] {
-            threadIdx = {number % block.x, number / block.x, 0};
-            for (unsigned at = 0; at < grid.x * grid.y * grid.z; at++) {
-                if (number == 0) blockIdx = {at % grid.x, at / grid.x % grid.y, at / (grid.x * grid.y)};
-                barrier.arrive_and_wait();
-                kernel();
-                barrier.arrive_and_wait();
-            }
-        });
-    for (auto& thread : threads) thread.join();
+    running_kernel = &kernel;
+    for (unsigned at = 0; at < grid.x * grid.y * grid.z; at++) {
+        blockIdx = {at % grid.x, at / grid.x % grid.y, at / (grid.x * grid.y)};
+        run_block(block.x * block.y);
+    }
 }
 
 // A kernel's entry point for the type T at hand.
