@@ -8,7 +8,7 @@ with_onnxruntime = lib=$$(ls .tools/python/onnxruntime/capi/libonnxruntime.* 2>/
 	[ -n "$$ORT_DYLIB_PATH" ] || [ -z "$$lib" ] || export ORT_DYLIB_PATH="$$PWD/$$lib";
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo onnx test check check-cuda
+.PHONY: help setup build demo onnx test check check-cuda bench
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1 /p' Makefile | while read -r name what; do printf 'make %-10s %s\n' "$$name" "$$what"; done
@@ -71,3 +71,11 @@ check-cuda: setup ## compile the CUDA build, try its kernels on the CPU; needs n
 	cargo clippy $(cargo_flags) --target-dir $(cuda_target) --features cuda --all-targets -- -D warnings; \
 	for arch in 80 90; do nvcc --cubin --Werror all-warnings -arch=sm_$$arch -o $(cuda_target)/kernels-$$arch.cubin src/nn/kernels.cu; done; \
 	c++ -std=c++20 -O1 -Wall -Wno-unknown-pragmas -Wno-narrowing tests/kernels.cpp -o $(cuda_target)/kernels; $(cuda_target)/kernels
+
+bench: setup ## training speed and memory against PyTorch (GANFORGE_PYTHON has it, or pip fetches it); BENCH='--rounds 3' and so on
+	@set -e; [ -n "$$GANFORGE_PYTHON" ] || { \
+	torch=.tools/torch; export GANFORGE_PYTHON="$$PWD/$$torch/bin/python"; \
+	"$$GANFORGE_PYTHON" -c 'import torch' 2>/dev/null || { \
+	echo "fetching PyTorch with pip into $$torch" >&2; \
+	$${PYTHON:-python3} -m venv --clear $$torch; "$$GANFORGE_PYTHON" -m pip install --quiet torch numpy; }; }; \
+	set -x; cargo bench $(cargo_flags:--release=) --bench train -- $(BENCH)

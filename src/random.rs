@@ -62,6 +62,11 @@ impl Stream {
         Self(rng)
     }
 
+    /// Goes to the place after `words` calls of [`Self::bits`] or [`Self::unit`] from the beginning.
+    pub fn seek(&mut self, words: u64) {
+        self.0.set_word_pos(u128::from(words));
+    }
+
     /// 32 uniform bits.
     pub fn bits(&mut self) -> u32 {
         self.0.next_u32()

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use candle_core::Device;
 use clap::builder::RangedU64ValueParser;
 use clap::{Args, Parser, Subcommand};
-use ganforge::cli::{Console, finish, print_line, stop_flag};
+use ganforge::cli::{Console, finish, prepare_training, print_line, stop_flag};
 use ganforge::config::{self, DataConfig, PRESETS, Precision, TrainConfig};
 use ganforge::contract::{Layout, Weights};
 use ganforge::data::{self, Dataset};
@@ -152,7 +152,7 @@ fn learning_rate(text: &str) -> std::result::Result<f64, String> {
 }
 
 fn main() -> ExitCode {
-    calm_candle();
+    prepare_training();
     let cli = Cli::parse();
     finish(match cli.command {
         Some(Command::Presets { name }) => presets(name.as_deref()),
@@ -160,16 +160,6 @@ fn main() -> ExitCode {
         Some(Command::Data { source, size, channels, quiet }) => describe_data(&source, size, channels, quiet),
         None => train(&cli.train),
     })
-}
-
-/// candle's own thread pool waits by spinning: on a machine that does anything else it costs more than it gives (a small
-/// MLP trained 6 times slower). The operations that matter here are ours, on rayon's threads.
-fn calm_candle() {
-    const THREADS: &str = "CANDLE_NUM_THREADS";
-    if std::env::var_os(THREADS).is_none() {
-        // SAFETY: the first thing main does; there is no other thread yet.
-        unsafe { std::env::set_var(THREADS, "1") };
-    }
 }
 
 fn presets(name: Option<&str>) -> Result<()> {

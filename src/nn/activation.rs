@@ -73,7 +73,7 @@ impl Activation {
                 }
             }
             Self::Tanh => values.iter_mut().for_each(|x| *x = x.tanh()),
-            Self::Sigmoid => values.iter_mut().for_each(|x| *x = T::one() / (T::one() + (T::zero() - *x).exp())),
+            Self::Sigmoid => values.iter_mut().for_each(|x| *x = x.sigmoid()),
         }
     }
 

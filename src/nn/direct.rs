@@ -13,12 +13,14 @@ use super::cpu::{Float, Workspace, add_to, filled, matmul, matmul_parallel, row_
 
 /// Values of a group's columns: 1 MB in f32.
 const CACHED_VALUES: usize = 1 << 18;
-/// A product with fewer rows wastes the machine.
-const MIN_ROWS: usize = 64;
+/// A product with fewer rows wastes the machine: it reads all kernels for them.
+const MIN_ROWS: usize = 256;
 /// The batch is cut into at least this many groups, if it has so many images: work for as many cores.
 const MIN_GROUPS: usize = 16;
 /// Sums that a weight gradient is made in, at most.
 const MAX_SUMS: usize = 8;
+/// Rows that a transpose reads side by side: as many lines of memory are open, at places that one set of a cache may share.
+const LINES: usize = 8;
 
 impl Plan {
     /// Values of a column: what one output position sees.
@@ -34,8 +36,9 @@ impl Plan {
 
     /// Images a group.
     fn group(&self) -> usize {
-        let rows = (CACHED_VALUES / self.depth()).max(MIN_ROWS);
-        (rows / self.positions()).clamp(1, self.n.div_ceil(MIN_GROUPS).max(MIN_ROWS.div_ceil(self.positions()))).min(self.n)
+        let fill_cache = CACHED_VALUES / self.depth() / self.positions();
+        let enough = MIN_ROWS.div_ceil(self.positions());
+        fill_cache.min(self.n.div_ceil(MIN_GROUPS)).max(enough).min(self.n)
     }
 
     /// For every output position and kernel row: calls `each(place in the columns, place in x or None for padding)` with
@@ -121,14 +124,12 @@ impl Plan {
 
 /// `[rows, columns]` → `[columns, rows]`
 pub(super) fn transpose<T: Float>(from: &[T], to: &mut [T], rows: usize, columns: usize) {
-    /// Lines of a cache that a block keeps open.
-    const BLOCK: usize = 16;
     if rows == 1 || columns == 1 {
         to.copy_from_slice(from);
         return;
     }
-    for start in (0..rows).step_by(BLOCK) {
-        let end = rows.min(start + BLOCK);
+    for start in (0..rows).step_by(LINES) {
+        let end = rows.min(start + LINES);
         for (column, to) in to.chunks_exact_mut(rows).enumerate() {
             for (to, row) in to[start..end].iter_mut().zip(start..) {
                 *to = from[row * columns + column];
@@ -137,20 +138,40 @@ pub(super) fn transpose<T: Float>(from: &[T], to: &mut [T], rows: usize, columns
     }
 }
 
+/// As [`transpose`], on all threads.
+fn transpose_parallel<T: Float>(from: &[T], to: &mut [T], rows: usize, columns: usize) {
+    /// Columns a task.
+    const BLOCK: usize = 64;
+    to.par_chunks_mut(BLOCK * rows).enumerate().for_each(|(task, to)| {
+        for first in (0..rows).step_by(LINES) {
+            for (column, to) in to.chunks_exact_mut(rows).enumerate() {
+                let at = task * BLOCK + column;
+                let to = to[first..].iter_mut().take(LINES).enumerate();
+                to.for_each(|(row, to)| *to = from[(first + row) * columns + at]);
+            }
+        }
+    });
+}
+
 /// `y [n, out_h, out_w, co]`
 pub(super) fn forward<T: Float>(plan: &Plan, x: &[T], w: &[T], y: &mut [T]) {
     let (depth, co) = (plan.depth(), plan.co);
-    plan.with_turned(w, |w| {
+    plan.with_turned(w, |turned| {
         if plan.is_full() {
-            return matmul_parallel([plan.n, depth, co], x, row_major(depth), w, transposed(depth), y);
+            return matmul_parallel([plan.n, depth, co], x, row_major(depth), turned, transposed(depth), y);
         }
+        // By rows, as a product takes its second factor best: every group reads it anew.
+        let mut workspace = Workspace::new::<T>(&[w.len()]);
+        let [kernels] = workspace.slices::<T, 1>([w.len()]);
+        transpose_parallel(turned, kernels, co, depth);
+        let kernels = &*kernels;
         let group = plan.group();
         y.par_chunks_mut(group * plan.y_len()).zip(x.par_chunks(group * plan.x_len())).for_each(|(y, x)| {
             let rows = y.len() / co;
             let mut workspace = Workspace::new::<T>(&[rows * depth]);
             let [columns] = workspace.slices::<T, 1>([rows * depth]);
             plan.im2col(x, columns);
-            matmul([rows, depth, co], columns, row_major(depth), w, transposed(depth), y, false);
+            matmul([rows, depth, co], columns, row_major(depth), kernels, row_major(co), y, false);
         });
     });
 }

@@ -7,9 +7,11 @@
 use std::collections::BTreeMap;
 
 use candle_core::{DType, Device, Tensor, Var};
+use rayon::prelude::*;
 
 use super::activation::{Activation, add_bias_activate, bias_grad, blend, multiply, swap_axes};
 use super::conv::{Window, conv, conv_input_grad, conv_weight_grad};
+use super::cpu::{TASK, filled};
 use super::norm::{self, BatchNormalised, LayerNormalised};
 use crate::config::{Init, InitConfig};
 use crate::error::{Error, Result};
@@ -567,8 +569,14 @@ pub fn channels_last(x: &Tensor, shape: Shape, n: usize) -> Result<Tensor> {
 fn dropout_mask(x: &Tensor, p: f64, seed: u64, number: u64, layer: usize) -> Result<Tensor> {
     /// More than any network has; the layers of one pass take consecutive indices.
     const LAYERS: u64 = 1 << 10;
-    let mut stream = Stream::at(seed, Purpose::Dropout, number * LAYERS + layer as u64);
+    let stream = Stream::at(seed, Purpose::Dropout, number * LAYERS + layer as u64);
     let kept = (1.0 / (1.0 - p)) as f32;
-    let mask: Vec<f32> = (0..x.elem_count()).map(|_| if f64::from(stream.unit()) < p { 0.0 } else { kept }).collect();
+    let mask = filled(x.elem_count(), |mask: &mut [f32]| {
+        mask.par_chunks_mut(TASK).enumerate().for_each(|(task, mask)| {
+            let mut stream = stream.clone();
+            stream.seek((task * TASK) as u64);
+            mask.fill_with(|| if f64::from(stream.unit()) < p { 0.0 } else { kept });
+        });
+    });
     Ok(Tensor::from_vec(mask, x.shape(), x.device())?.to_dtype(x.dtype())?)
 }

@@ -1,10 +1,10 @@
-//! Convolutions of stride 2 with kernels of 3 or 4 in 36 (25) instead of 64 (36) multiplications, on the CPU.
+//! Convolutions of stride 2 with kernels of 3, 4 or 5 in 25, 36 or 64 instead of 36, 64 or 100 multiplications, on the CPU.
 //!
 //! Along one axis, a kernel of 4 with stride 2 takes two of its taps from the even and two from the odd samples of the
 //! (padded) input. Two neighbouring outputs of two taps, `y₀ = s₀w₀ + s₂w₂` and `y₁ = s₂w₀ + s₄w₂`, need three products
 //! instead of four: `(s₀ − s₂)·w₀`, `s₂·(w₀ + w₂)` and `(s₄ − s₂)·w₂` — the minimal filter F(2, 2) of Winograd (Arithmetic
-//! Complexity of Computations, 1980; for networks: Lavin and Gray, arXiv 1509.09308). With a kernel of 3 the odd samples have
-//! one tap, which joins the outer two products. In two dimensions the forms nest: nine products of matrices ("positions"),
+//! Complexity of Computations, 1980; for networks: Lavin and Gray, arXiv 1509.09308). A kernel of 3 leaves the odd samples one
+//! tap, a kernel of 5 the even ones a third: it joins the outer two products. In two dimensions the forms nest: nine products of matrices ("positions"),
 //! whose inner dimension runs over the products of the parts and over the channels. All coefficients are 0 and ±1, so that
 //! next to no precision is lost.
 //!
@@ -34,7 +34,7 @@ const fn part(plus: usize, minus: Option<usize>, taps: &'static [usize]) -> Part
     Part { plus, minus, taps }
 }
 
-/// The parts of the three positions along one axis; a tile is two outputs and samples 0 to 5, the next one begins at 4.
+/// The parts of the three positions along one axis; a tile is two outputs and samples 0 to k + 1, the next one begins at 4.
 type Positions = [&'static [Part]; 3];
 
 static KERNEL_4: Positions = [
@@ -46,6 +46,12 @@ static KERNEL_4: Positions = [
 static KERNEL_3: Positions =
     [&[part(0, Some(2), &[0]), part(1, None, &[1])], &[part(2, None, &[0, 2])], &[part(4, Some(2), &[2]), part(3, None, &[1])]];
 
+static KERNEL_5: Positions = [
+    &[part(0, Some(2), &[0]), part(4, None, &[4]), part(1, Some(3), &[1])],
+    &[part(2, None, &[0, 2]), part(3, None, &[1, 3])],
+    &[part(4, Some(2), &[2]), part(6, None, &[4]), part(5, Some(3), &[3])],
+];
+
 /// Inputs advance by this much a tile, outputs by half as much.
 const TILE: usize = 4;
 /// Fewer channels are not worth the transforms.
@@ -56,6 +62,10 @@ const GROUP_TILES: usize = 128;
 const LARGE: usize = 1 << 20;
 /// Sums that a weight gradient is made in, at most.
 const MAX_SUMS: usize = 8;
+/// Input channels whose kernels are transformed together: so many lines of memory are read in a row.
+const CHANNELS: usize = 4;
+/// Kernels that are transposed together: as many lines of memory are open, at places that one set of a cache may share.
+const LINES: usize = 8;
 /// Rows of a product that make a task.
 const TASK_ROWS: usize = 128;
 
@@ -79,6 +89,7 @@ impl<'a> Winograd<'a> {
         let (positions, saving) = match plan.window.kernel {
             4 => (&KERNEL_4, 36.0 / 64.0),
             3 => (&KERNEL_3, 25.0 / 36.0),
+            5 => (&KERNEL_5, 64.0 / 100.0),
             _ => return None,
         };
         let tiles = (plan.out_h.div_ceil(2), plan.out_w.div_ceil(2));
@@ -141,7 +152,7 @@ impl<'a> Winograd<'a> {
         let (plan, group) = (self.plan, self.group());
         let mut workspace = Workspace::new::<T>(&[self.depth() * plan.co]);
         let [u] = workspace.slices::<T, 1>([self.depth() * plan.co]);
-        self.kernels(w, u);
+        self.turned_kernels(w, u);
         let u = &*u;
         dx.par_chunks_mut(group * plan.x_len()).zip(dy.par_chunks(group * plan.y_len())).for_each(|(dx, dy)| {
             self.with_group(dy.len() / plan.y_len(), |v, m| {
@@ -215,7 +226,7 @@ impl<'a> Winograd<'a> {
                 blocks.collect::<Vec<_>>().into_par_iter().for_each(|(at, block, v)| {
                     let (k, start) = (inner[at], starts(at));
                     let m = &m[(at * tiles + block * rows(tiles)) * co..];
-                    matmul([v.len() / k, co, k], m, row_major(co), &u[start * co..], transposed(co), v, false);
+                    matmul([v.len() / k, co, k], m, row_major(co), &u[start * co..], row_major(k), v, false);
                 });
             }
             Product::WeightGrad { add } => {
@@ -246,7 +257,7 @@ impl<'a> Winograd<'a> {
 
     /// Columns of a strip: what the tiles of a row of tiles reach.
     fn strip_columns(&self) -> usize {
-        TILE * self.tiles.1 + 2
+        TILE * self.tiles.1 + self.plan.window.kernel - 2
     }
 
     /// The columns of a strip that lie in the input, from its first one on.
@@ -395,26 +406,67 @@ impl<'a> Winograd<'a> {
         let Plan { ci, co, .. } = *self.plan;
         let k = self.plan.window.kernel;
         let area = k * k;
-        // The rows of U that each input channel owns: those of all parts at all positions.
-        let mut rows: Vec<Vec<&mut [T]>> = (0..ci).map(|_| Vec::with_capacity(36)).collect();
-        for (index, row) in u[..self.depth() * co].chunks_exact_mut(co).enumerate() {
-            rows[index % ci].push(row);
+        // The rows of U that each block of input channels owns: those of all parts at all positions.
+        let blocks = ci.div_ceil(CHANNELS);
+        let mut rows: Vec<Vec<&mut [T]>> = (0..blocks).map(|_| Vec::with_capacity(64)).collect();
+        for of_parts in u[..self.depth() * co].chunks_exact_mut(ci * co) {
+            of_parts.chunks_mut(CHANNELS * co).zip(&mut rows).for_each(|(of_block, rows)| rows.push(of_block));
         }
-        rows.into_par_iter().enumerate().for_each(|(channel, mut rows)| {
-            let mut workspace = Workspace::new::<T>(&[area * co]);
-            let [taps] = workspace.slices::<T, 1>([area * co]);
+        rows.into_par_iter().enumerate().for_each(|(block, mut rows)| {
+            let channels = CHANNELS.min(ci - block * CHANNELS);
+            let size = channels * area * co;
+            let mut workspace = Workspace::new::<T>(&[size]);
+            let [taps] = workspace.slices::<T, 1>([size]);
             vectorised(|| {
-                for out in 0..co {
-                    for (tap, &value) in w[(out * ci + channel) * area..][..area].iter().enumerate() {
-                        taps[tap * co + out] = value;
+                for first in (0..co).step_by(LINES) {
+                    let outs = first..co.min(first + LINES);
+                    for tap in 0..channels * area {
+                        let from = |out: usize| w[(out * ci + block * CHANNELS) * area + tap];
+                        let to = taps[tap * co..][outs.clone()].iter_mut();
+                        to.zip(outs.clone()).for_each(|(to, out)| *to = from(out));
                     }
                 }
-                for (row, (down, along)) in rows.iter_mut().zip(self.pairs()) {
-                    let mut of = product(down.taps, along.taps).map(|(y, x)| &taps[(y * k + x) * co..][..co]);
-                    if let Some(first) = of.next() {
-                        row.copy_from_slice(first);
+                for (rows, (down, along)) in rows.iter_mut().zip(self.pairs()) {
+                    for (channel, row) in rows.chunks_exact_mut(co).enumerate() {
+                        let tap = |(y, x): (usize, usize)| &taps[(channel * area + y * k + x) * co..][..co];
+                        let mut of = product(down.taps, along.taps).map(tap);
+                        if let Some(first) = of.next() {
+                            row.copy_from_slice(first);
+                        }
+                        of.for_each(|tap| add(row, tap));
                     }
-                    of.for_each(|tap| add(row, tap));
+                }
+            });
+        });
+    }
+
+    /// Kernels `[co, ci, k, k]` → `Uᵀ`, position by position: a product takes its second factor best by rows.
+    fn turned_kernels<T: Float>(&self, w: &[T], u: &mut [T]) {
+        let Plan { ci, co, .. } = *self.plan;
+        let k = self.plan.window.kernel;
+        let area = k * k;
+        let mut rows: Vec<Vec<&mut [T]>> = (0..co).map(|_| Vec::with_capacity(9)).collect();
+        for (of_position, depth) in
+            split(&mut u[..self.depth() * co], &self.inner().map(|depth| depth * co)).into_iter().zip(self.inner())
+        {
+            of_position.chunks_exact_mut(depth).zip(&mut rows).for_each(|(row, rows)| rows.push(row));
+        }
+        // Rows of taps a line apart from where they would share the places of a cache.
+        let stride = ci + LINES;
+        rows.into_par_iter().zip(w.par_chunks_exact(ci * area)).for_each(|(rows, w)| {
+            let mut workspace = Workspace::new::<T>(&[area * stride]);
+            let [taps] = workspace.slices::<T, 1>([area * stride]);
+            vectorised(|| {
+                for (channel, w) in w.chunks_exact(area).enumerate() {
+                    w.iter().enumerate().for_each(|(tap, &value)| taps[tap * stride + channel] = value);
+                }
+                let parts = rows.into_iter().flat_map(|row| row.chunks_exact_mut(ci));
+                for (part, (down, along)) in parts.zip(self.pairs()) {
+                    let mut of = product(down.taps, along.taps).map(|(y, x)| &taps[(y * k + x) * stride..][..ci]);
+                    if let Some(first) = of.next() {
+                        part.copy_from_slice(first);
+                    }
+                    of.for_each(|tap| add(part, tap));
                 }
             });
         });
@@ -423,25 +475,32 @@ impl<'a> Winograd<'a> {
     /// `dU` → the gradient of kernels `[co, ci, k, k]`: the transpose of [`Self::kernels`].
     fn gather<T: Float>(&self, du: &[T], dw: &mut [T]) {
         /// Output channels a task.
-        const BLOCK: usize = 32;
+        const BLOCK: usize = 64;
         let Plan { ci, co, .. } = *self.plan;
         let k = self.plan.window.kernel;
         let area = k * k;
-        let depth: Vec<usize> = self.row_starts();
         dw.par_chunks_mut(BLOCK * ci * area).enumerate().for_each(|(block, dw)| {
             let (start, len) = (block * BLOCK, dw.len() / (ci * area));
-            let mut workspace = Workspace::new::<T>(&[area * len]);
-            let [taps] = workspace.slices::<T, 1>([area * len]);
+            let size = CHANNELS * area * len;
+            let mut workspace = Workspace::new::<T>(&[size]);
+            let [taps] = workspace.slices::<T, 1>([size]);
             vectorised(|| {
-                for channel in 0..ci {
+                for first in (0..ci).step_by(CHANNELS) {
+                    let channels = CHANNELS.min(ci - first);
                     taps.fill(T::default());
-                    for (&row, (down, along)) in depth.iter().zip(self.pairs()) {
-                        let from = &du[(row + channel) * co + start..][..len];
-                        product(down.taps, along.taps).for_each(|(y, x)| add(&mut taps[(y * k + x) * len..][..len], from));
+                    for (pair, (down, along)) in self.pairs().enumerate() {
+                        for channel in 0..channels {
+                            let from = &du[(pair * ci + first + channel) * co + start..][..len];
+                            for (y, x) in product(down.taps, along.taps) {
+                                add(&mut taps[(channel * area + y * k + x) * len..][..len], from);
+                            }
+                        }
                     }
-                    for out in 0..len {
-                        for (tap, to) in dw[(out * ci + channel) * area..][..area].iter_mut().enumerate() {
-                            *to = taps[tap * len + out];
+                    for start in (0..len).step_by(LINES) {
+                        let outs = start..len.min(start + LINES);
+                        for tap in 0..channels * area {
+                            let from = &taps[tap * len..][outs.clone()];
+                            outs.clone().zip(from).for_each(|(out, &value)| dw[(out * ci + first) * area + tap] = value);
                         }
                     }
                 }
@@ -455,11 +514,6 @@ impl<'a> Winograd<'a> {
         (0..9).flat_map(move |at| {
             positions[at / 3].iter().flat_map(move |down| positions[at % 3].iter().map(move |along| (down, along)))
         })
-    }
-
-    /// The row of `U` at which each pair of parts begins.
-    fn row_starts(&self) -> Vec<usize> {
-        (0..self.pairs().count()).map(|pair| pair * self.plan.ci).collect()
     }
 }
 

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use candle_core::backprop::GradStore;
 use candle_core::{DType, Device, Tensor, Var};
+use rayon::prelude::*;
 
 use super::{critic_network, generator_network};
 use crate::config::{GeneratorLatents, LossConfig, TrainConfig};
@@ -213,9 +214,8 @@ impl Trainer {
         let (latent, seed) = (self.config.latent, self.config.seed);
         let first = index * self.config.schedule.batch_size as u64;
         let mut rows = vec![0.0; n * latent.size];
-        for (number, row) in (first..).zip(rows.chunks_mut(latent.size)) {
-            latent.fill(seed, purpose, number, row);
-        }
+        let numbered = rows.par_chunks_mut(latent.size).enumerate();
+        numbered.for_each(|(at, row)| latent.fill(seed, purpose, first + at as u64, row));
         let z = Tensor::from_vec(rows, (n, latent.size), self.generator.device())?;
         Ok(z.to_dtype(self.generator.dtype())?)
     }
