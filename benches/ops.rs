@@ -9,12 +9,13 @@
 use std::hint::black_box;
 use std::time::Duration;
 
-use candle_core::{DType, Device, Result, Tensor, Var};
+use candle_core::{DType, Device, Result, Tensor};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use ganforge::config::{InitConfig, TrainConfig};
-use ganforge::nn::conv::{Window, conv, conv_input_grad};
-use ganforge::nn::norm::{Rectifier, batch_norm};
-use ganforge::nn::{Gradients, Network, Pass, Role};
+use ganforge::nn::activation::Activation;
+use ganforge::nn::conv::{Window, conv, conv_input_grad, conv_weight_grad};
+use ganforge::nn::norm::{batch_norm, batch_norm_grad};
+use ganforge::nn::{Network, Pass, Role, Wanted};
 use ganforge::optim::Optimizer;
 use ganforge::shape::{LayerSpec, Shape};
 use ganforge::train::critic_network;
@@ -30,11 +31,14 @@ const PASS: Pass = Pass::Train { seed: 0, number: 0 };
 /// A convolution of a critic: (name, channels in, channels out, size in, window).
 type Conv = (&'static str, usize, usize, usize, Window);
 
-const CONVS: [Conv; 4] = [
+const CONVS: [Conv; 7] = [
     ("dcgan-64 first", 3, 64, 64, Window { kernel: 4, stride: 2, padding: 1 }),
     ("dcgan-64 second", 64, 128, 32, Window { kernel: 4, stride: 2, padding: 1 }),
     ("dcgan-64 fourth", 256, 512, 8, Window { kernel: 4, stride: 2, padding: 1 }),
+    ("dcgan-64 last", 512, 1, 4, Window { kernel: 4, stride: 1, padding: 0 }),
     ("wgan-anime second", 128, 256, 32, Window { kernel: 3, stride: 2, padding: 1 }),
+    ("wgan-anime fourth", 512, 1024, 8, Window { kernel: 3, stride: 2, padding: 1 }),
+    ("dcgan-fashion third of the generator", 256, 512, 13, Window { kernel: 5, stride: 2, padding: 1 }),
 ];
 
 fn random(dims: &[usize]) -> Result<Tensor> {
@@ -46,49 +50,53 @@ fn convolutions(criterion: &mut Criterion) -> Result<()> {
     for (name, ci, co, size, window) in CONVS {
         let out = window.output(size);
         let kernels = random(&[co, ci, window.kernel, window.kernel])?;
-        let (x, dy) = (random(&[BATCH, ci, size, size])?, random(&[BATCH, co, out, out])?);
-        let learning = Var::from_tensor(&kernels)?;
-        let loss = (conv(&x, learning.as_tensor(), window)? * &dy)?.sum_all()?;
+        let (x, dy) = (random(&[BATCH, size, size, ci])?, random(&[BATCH, out, out, co])?);
 
         let mut group = criterion.benchmark_group(format!("conv/{name}"));
         let flops = 2 * BATCH * co * out * out * ci * window.kernel * window.kernel;
         group.throughput(Throughput::Elements(flops as u64));
         group.bench_function("forward", |b| b.iter(|| black_box(conv(&x, &kernels, window))));
         group.bench_function("input gradient", |b| b.iter(|| black_box(conv_input_grad(&dy, &kernels, window, (size, size)))));
-        group.bench_function("weight gradient", |b| b.iter(|| black_box(loss.backward())));
+        group.bench_function("weight gradient", |b| b.iter(|| black_box(conv_weight_grad(&x, &dy, window))));
         group.finish();
     }
     Ok(())
 }
 
 fn batch_norms(criterion: &mut Criterion) -> Result<()> {
+    let act = Activation::Rectifier { slope: 0.2 };
     for (name, c, size) in [("dcgan-64 first", 64, 32), ("dcgan-64 fourth", 512, 4)] {
-        let x = Var::from_tensor(&random(&[BATCH, c, size, size])?)?;
-        let (weight, bias) = (Var::from_tensor(&random(&[c])?)?, Var::from_tensor(&random(&[c])?)?);
-        let forward = || batch_norm(x.as_tensor(), weight.as_tensor(), bias.as_tensor(), Rectifier { slope: 0.2 });
-        let loss = forward()?.y.sum_all()?;
+        let (x, weight, bias) = (random(&[BATCH, size, size, c])?, random(&[c])?, random(&[c])?);
+        let made = batch_norm(&x, &weight, &bias, act)?;
         let mut group = criterion.benchmark_group(format!("batch norm/{name}"));
-        group.bench_function("forward", |b| b.iter(|| black_box(forward().map(|normalised| normalised.y))));
-        group.bench_function("backward", |b| b.iter(|| black_box(loss.backward())));
+        group.throughput(Throughput::Elements(x.elem_count() as u64));
+        group.bench_function("forward", |b| b.iter(|| black_box(batch_norm(&x, &weight, &bias, act).map(|made| made.y))));
+        // In place: the gradient of the round before serves as well as any other.
+        let dy = x.copy()?;
+        let backward = || batch_norm_grad(&x, &weight, &made, act, dy.clone()).map(|gradients| gradients.x);
+        group.bench_function("backward", |b| b.iter(|| black_box(backward())));
         group.finish();
     }
     Ok(())
 }
 
-/// The widest layer of gan-fashion-mlp's critic.
+/// The widest layer of gan-fashion-mlp's critic, with its activation.
 fn linear(criterion: &mut Criterion) -> ganforge::error::Result<()> {
     let (features, out) = (784, 1024);
-    let layers = [LayerSpec::Linear { out, bias: true }];
+    let layers = [LayerSpec::Linear { out, bias: true }, LayerSpec::LeakyRelu(0.2)];
     let input = Shape::Flat(features);
     let network = Network::new(&layers, input, &InitConfig::default(), Role::Critic, 0, &Device::Cpu, DType::F32)?;
-    let x = Var::from_tensor(&random(&[BATCH, features])?)?;
-    let forward = || network.forward(x.as_tensor(), PASS, Gradients::Tracked);
-    let loss = forward()?.sum_all()?;
+    let (x, dy) = (random(&[BATCH, features])?, random(&[BATCH, out])?);
     let mut group = criterion.benchmark_group("linear/gan-fashion-mlp");
     group.throughput(Throughput::Elements((2 * BATCH * features * out) as u64));
-    group.bench_function("forward", |b| b.iter(|| black_box(forward())));
+    group.bench_function("forward", |b| b.iter(|| black_box(network.forward(&x, PASS))));
     group.throughput(Throughput::Elements((4 * BATCH * features * out) as u64));
-    group.bench_function("backward", |b| b.iter(|| black_box(loss.backward())));
+    group.bench_function("forward and weight gradient", |b| {
+        b.iter(|| {
+            let (_, trace) = network.forward_traced(&x, PASS)?;
+            black_box(network.backward(trace, dy.clone(), Wanted::Parameters))
+        });
+    });
     group.finish();
     Ok(())
 }
@@ -98,8 +106,7 @@ fn optimizers(criterion: &mut Criterion) -> ganforge::error::Result<()> {
     for preset in ["dcgan-64", "wgan-anime"] {
         let config = TrainConfig::preset(preset)?;
         let critic = critic_network(&config, &Device::Cpu, DType::F32)?;
-        let images = random(&config.image_shape().with_batch(2))?;
-        let gradients = critic.forward(&images, PASS, Gradients::Tracked)?.sum_all()?.backward()?;
+        let gradients = critic.trainable().map(|parameter| random(parameter.var.dims())).collect::<Result<Vec<_>>>()?;
         let mut optimizer = Optimizer::new(config.optimizer.critic, &critic)?;
         let mut group = criterion.benchmark_group(format!("optimiser/{preset}"));
         group.throughput(Throughput::Elements(critic.trainable_count() as u64));

@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 
 use candle_core::{DType, Device};
 use clap::{Parser, ValueEnum};
-use ganforge::cli::{finish, print_line};
+use ganforge::cli::{finish, prepare_training, print_line};
 use ganforge::config::{Precision, TrainConfig};
 use ganforge::data::{Dataset, Report};
 use ganforge::error::{Error, Result};
@@ -137,6 +137,7 @@ fn ours(precision: Precision, device: DeviceName) -> Precision {
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let Some(config) = &cli.ours else { return finish(compare(&cli)) };
+    prepare_training();
     finish(serve(config, &cli).or_else(|error| print_line(&json!({ "error": error.to_string() }).to_string())))
 }
 
@@ -449,9 +450,6 @@ fn start_ours(case: &Case, cli: &Cli) -> Result<(Side, Ready)> {
     command.arg("--ours").arg(case.file.path());
     command.args(["--device", cli.device.name(), "--precision", cli.precision.name()]);
     command.env("RAYON_NUM_THREADS", case.threads.to_string());
-    if std::env::var_os("CANDLE_NUM_THREADS").is_none() {
-        command.env("CANDLE_NUM_THREADS", "1"); // as gan-train sets it
-    }
     Side::start("ganforge", &mut command, Duration::from_secs(cli.ready_within))
 }
 
