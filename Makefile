@@ -8,10 +8,10 @@ with_onnxruntime = lib=$$(ls .tools/python/onnxruntime/capi/libonnxruntime.* 2>/
 	[ -n "$$ORT_DYLIB_PATH" ] || [ -z "$$lib" ] || export ORT_DYLIB_PATH="$$PWD/$$lib";
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo onnx test check bench
+.PHONY: help setup build demo onnx test check check-cuda bench
 
 help: ## this list
-	@sed -n 's/^\([a-z]*\):.*## /\1 /p' Makefile | while read -r name what; do printf 'make %-7s %s\n' "$$name" "$$what"; done
+	@sed -n 's/^\([a-z-]*\):.*## /\1 /p' Makefile | while read -r name what; do printf 'make %-10s %s\n' "$$name" "$$what"; done
 
 setup: ## fetch what is missing of protoc and onnxruntime into .tools (pip, no root); the other targets do it first
 	@.cargo/setup
@@ -61,6 +61,16 @@ check: setup ## formatting, lints, documentation, every combination of features
 	! has "$$infer" "$$candle" || { echo 'the feature infer pulls in candle' >&2; exit 1; }; \
 	! has "$$train" "$$ort" || { echo 'the feature train pulls in ort' >&2; exit 1; }; \
 	echo 'infer does without candle, train without ort'
+
+# In a folder of its own: another set of features would make `make test` build everything again. kernels.cu
+# is compiled again at run time, for the GPU that is there.
+cuda_target := $(or $(CARGO_TARGET_DIR),target)/cuda
+
+check-cuda: setup ## compile the CUDA build, try its kernels on the CPU; needs no GPU, fetches a CUDA toolkit if there is none
+	@set -e; exports=$$(.cargo/cuda-toolkit); eval "$$exports"; set -x; \
+	cargo clippy $(cargo_flags) --target-dir $(cuda_target) --features cuda --all-targets -- -D warnings; \
+	for arch in 80 90; do nvcc --cubin --Werror all-warnings -arch=sm_$$arch -o $(cuda_target)/kernels-$$arch.cubin src/nn/kernels.cu; done; \
+	c++ -std=c++20 -O1 -Wall -Wno-unknown-pragmas -Wno-narrowing tests/kernels.cpp -o $(cuda_target)/kernels; $(cuda_target)/kernels
 
 bench: setup ## training speed and memory against PyTorch (GANFORGE_PYTHON has it, or pip fetches it); BENCH='--rounds 3' and so on
 	@set -e; [ -n "$$GANFORGE_PYTHON" ] || { \

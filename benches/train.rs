@@ -23,10 +23,11 @@ use std::time::{Duration, Instant};
 use candle_core::{DType, Device};
 use clap::{Parser, ValueEnum};
 use ganforge::cli::{finish, prepare_training, print_line};
-use ganforge::config::TrainConfig;
+use ganforge::config::{Precision, TrainConfig};
 use ganforge::data::{Dataset, Report};
 use ganforge::error::{Error, Result};
 use ganforge::files;
+use ganforge::nn::device::open_cuda;
 use ganforge::random::{Purpose, Stream};
 use ganforge::train::{Batches, Phase, Trainer};
 use serde::de::DeserializeOwned;
@@ -37,7 +38,8 @@ use serde_json::{Value, json};
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-const PEER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/peers/train.py");
+/// From the root of the repository, which is where cargo runs benches.
+const PEER: &str = "benches/peers/train.py";
 /// Random images to train on, or a few less: whole batches.
 const IMAGES: usize = 4096;
 const WARM_UP_STEPS: usize = 3;
@@ -75,7 +77,7 @@ struct Cli {
     /// Where both sides compute.
     #[arg(long, default_value = "cpu")]
     device: DeviceName,
-    /// What PyTorch's side computes in (bf16: autocast). Ours: tf32 for either of the last two on CUDA, else f32.
+    /// What both sides compute in; bf16 is PyTorch's autocast. Ours on the CPU: f32 whatever this says.
     #[arg(long, default_value = "f32")]
     precision: Precision,
     /// Only these variants of PyTorch's side; `peers/train.py` explains them.
@@ -124,28 +126,11 @@ impl DeviceName {
     }
 }
 
-#[derive(Clone, Copy, PartialEq, ValueEnum)]
-enum Precision {
-    F32,
-    Tf32,
-    Bf16,
-}
-
-impl Precision {
-    fn name(self) -> &'static str {
-        match self {
-            Self::F32 => "f32",
-            Self::Tf32 => "tf32",
-            Self::Bf16 => "bf16",
-        }
-    }
-
-    /// What ganforge has of it: tf32 on CUDA at best.
-    fn ours(self, device: DeviceName) -> Self {
-        match (self, device) {
-            (Self::F32, _) | (_, DeviceName::Cpu) => Self::F32,
-            (_, DeviceName::Cuda) => Self::Tf32,
-        }
+/// What ganforge has of a precision: on the CPU only f32.
+fn ours(precision: Precision, device: DeviceName) -> Precision {
+    match device {
+        DeviceName::Cpu => Precision::F32,
+        DeviceName::Cuda => precision,
     }
 }
 
@@ -177,8 +162,12 @@ struct Measurement {
 // --- Our side
 
 fn serve(config: &Path, cli: &Cli) -> Result<()> {
-    let config = read_config(config)?;
-    let device = open(cli)?;
+    let mut config = read_config(config)?;
+    config.schedule.precision = ours(cli.precision, cli.device);
+    let device = match cli.device {
+        DeviceName::Cpu => Device::Cpu,
+        DeviceName::Cuda => open_cuda(0)?,
+    };
     let data = random_images(&config);
     let mut training = Training {
         trainer: Trainer::new(&config, &device, DType::F32)?,
@@ -203,15 +192,6 @@ fn serve(config: &Path, cli: &Cli) -> Result<()> {
 
 fn read_config(path: &Path) -> Result<TrainConfig> {
     TrainConfig::from_toml(&String::from_utf8_lossy(&files::read(path)?), &path.display().to_string())
-}
-
-fn open(cli: &Cli) -> Result<Device> {
-    if cli.device == DeviceName::Cpu {
-        return Ok(Device::Cpu);
-    }
-    candle_core::cuda::set_gemm_reduced_precision_f32(cli.precision.ours(cli.device) == Precision::Tf32);
-    Device::new_cuda(0)
-        .map_err(|e| Error::usage(format!("--device cuda: {e}"), "Build with --features cuda; check nvidia-smi."))
 }
 
 fn random_images(config: &TrainConfig) -> Dataset {
@@ -367,9 +347,10 @@ fn compare(cli: &Cli) -> Result<()> {
         false => Some(find_python(cli)?),
     };
     let outcomes = cases.into_iter().map(|case| run(case, python.as_ref(), cli)).collect::<Result<Vec<_>>>()?;
-    let precision = match cli.precision == cli.precision.ours(cli.device) {
+    let of_ours = ours(cli.precision, cli.device);
+    let precision = match cli.precision == of_ours {
         true => cli.precision.name().to_string(),
-        false => format!("{}, PyTorch's side {}", cli.precision.ours(cli.device).name(), cli.precision.name()),
+        false => format!("{}, PyTorch's side {}", of_ours.name(), cli.precision.name()),
     };
     print_line(&format!("\n{}, {precision}; median (least–most) of {} rounds\n", cli.device.name(), cli.rounds))?;
     print_table(&outcomes)?;

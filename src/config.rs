@@ -59,7 +59,7 @@ pub struct TrainConfig {
     pub loss: LossConfig,
     /// How.
     pub optimizer: OptimizerPair,
-    /// How long, in which rhythm.
+    /// How long, in which rhythm, and how exactly.
     pub schedule: Schedule,
     /// What the run writes, and when.
     #[serde(default)]
@@ -312,7 +312,32 @@ pub enum GeneratorLatents {
     ReusedFakes,
 }
 
-/// How long, in which rhythm.
+/// What convolutions and linear layers compute with. Weights, activations, gradients and optimiser stay f32 in between.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
+#[serde(rename_all = "kebab-case")]
+pub enum Precision {
+    /// f32. The only one on the CPU.
+    #[default]
+    F32,
+    /// TF32: f32 rounded to 10 bits of mantissa before it is multiplied. CUDA only.
+    Tf32,
+    /// bf16, summed up in f32. CUDA only.
+    Bf16,
+}
+
+impl Precision {
+    /// The name used in configs and by `--precision`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::Tf32 => "tf32",
+            Self::Bf16 => "bf16",
+        }
+    }
+}
+
+/// How long, in which rhythm, and how exactly.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Schedule {
@@ -329,6 +354,9 @@ pub struct Schedule {
     /// Decay a step of the moving average of the generator's weights; 0 for none (arXiv 1806.04498).
     #[serde(default)]
     pub ema_decay: f64,
+    /// What convolutions and linear layers compute with.
+    #[serde(default)]
+    pub precision: Precision,
 }
 
 fn one_step() -> usize {

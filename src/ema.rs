@@ -6,7 +6,7 @@ use candle_core::Tensor;
 
 use crate::error::{Error, Result};
 use crate::nn::Network;
-use crate::optim;
+use crate::nn::activation::blend;
 
 /// A slowly moving copy of a network's tensors.
 pub struct Ema {
@@ -31,12 +31,10 @@ impl Ema {
     /// When the device is out of memory.
     pub fn update(&mut self, network: &Network, step: u64) -> Result<()> {
         let d = self.decay.min(step as f64 / (step as f64 + 10.0));
-        for parameter in network.parameters() {
-            if let Some(average) = self.tensors.get(&parameter.name) {
-                optim::average(average, &parameter.var.as_detached_tensor(), d)?;
-            }
-        }
-        Ok(())
+        let values: Vec<_> =
+            network.parameters().map(|parameter| (&parameter.name, parameter.var.as_detached_tensor())).collect();
+        let pairs: Vec<_> = values.iter().filter_map(|(name, value)| Some((self.tensors.get(*name)?, value))).collect();
+        Ok(blend(&pairs, d, 1.0 - d)?)
     }
 
     /// The averages, by name.

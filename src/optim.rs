@@ -2,12 +2,15 @@
 
 use std::collections::BTreeMap;
 
-use candle_core::{Tensor, bail};
+use candle_core::{Device, Tensor, bail};
 use rayon::prelude::*;
 
 use crate::config::OptimizerConfig;
 use crate::error::{Error, Result};
-use crate::nn::cpu::{Float, TASK, View, add_to, edit, for_float, vectorised};
+use crate::nn::cpu::{Float, TASK, View, edit, for_float, vectorised};
+#[cfg(feature = "cuda")]
+use crate::nn::cuda;
+use crate::nn::device::on_device;
 use crate::nn::{Network, Parameter};
 
 /// An optimiser of one network. Its slots are named `m.PARAMETER`, `v.PARAMETER`.
@@ -57,25 +60,20 @@ impl Optimizer {
         }
         self.steps += 1;
         let rule = Rule::of(self.config, self.steps);
-        for (parameter, gradient) in parameters.into_iter().zip(gradients) {
-            self.descend(rule, parameter, &gradient.contiguous()?)?;
+        let weights: Vec<Tensor> = parameters.iter().map(|parameter| parameter.var.as_detached_tensor()).collect();
+        let gradients: Vec<Tensor> = gradients.iter().map(Tensor::contiguous).collect::<candle_core::Result<_>>()?;
+        let mut rows = Vec::with_capacity(weights.len());
+        for ((parameter, w), g) in parameters.iter().zip(&weights).zip(&gradients) {
+            let mut row = vec![w, g];
+            row.extend(rule.slots().iter().map(|kind| self.slot(kind, &parameter.name)).collect::<Result<Vec<_>>>()?);
+            rows.push(row);
         }
-        Ok(())
+        Ok(rule.apply(network.device(), &rows)?)
     }
 
-    /// Moves one parameter and its slots on, in place.
-    fn descend(&self, rule: Rule, Parameter { name, var, .. }: &Parameter, g: &Tensor) -> candle_core::Result<()> {
-        let slot = |kind: &str| {
-            let missing = || candle_core::Error::Msg(format!("optimiser slot {kind}.{name} is missing"));
-            self.slots.get(&format!("{kind}.{name}")).ok_or_else(missing)
-        };
-        let w = &var.as_detached_tensor();
-        match rule {
-            Rule::Adam { .. } => rule.apply(w, &[slot("m")?, slot("v")?], g),
-            Rule::Rmsprop { .. } => rule.apply(w, &[slot("v")?], g),
-            Rule::Momentum { .. } => rule.apply(w, &[slot("m")?], g),
-            Rule::Sgd { .. } => rule.apply(w, &[], g),
-        }
+    fn slot(&self, kind: &str, name: &str) -> Result<&Tensor> {
+        let missing = || candle_core::Error::Msg(format!("optimiser slot {kind}.{name} is missing"));
+        Ok(self.slots.get(&format!("{kind}.{name}")).ok_or_else(missing)?)
     }
 
     /// The slots, by name.
@@ -165,11 +163,26 @@ impl Rule {
         }
     }
 
-    fn apply(self, w: &Tensor, slots: &[&Tensor], g: &Tensor) -> candle_core::Result<()> {
-        match w.device().is_cpu() {
-            true => for_float!(w.dtype(), T => self.apply_cpu::<T>(w, slots, g)),
-            false => self.apply_in_operations(w, slots, g),
+    /// The slots that it takes, in its order.
+    fn slots(self) -> &'static [&'static str] {
+        match self {
+            Self::Adam { .. } => &["m", "v"],
+            Self::Rmsprop { .. } => &["v"],
+            Self::Momentum { .. } => &["m"],
+            Self::Sgd { .. } => &[],
         }
+    }
+
+    /// Moves parameters and their slots on, in place; a row is a parameter, its gradient and its slots.
+    fn apply(self, device: &Device, rows: &[Vec<&Tensor>]) -> candle_core::Result<()> {
+        on_device!(
+            device,
+            cpu: rows.iter().try_for_each(|row| match row[..] {
+                [w, g, ref slots @ ..] => for_float!(w.dtype(), T => self.apply_cpu::<T>(w, slots, g)),
+                _ => bail!("optimiser: {} tensors for {self:?}", row.len()),
+            }),
+            cuda: cuda::update(self.into(), rows)
+        )
     }
 
     /// One pass over memory for all of it.
@@ -249,64 +262,33 @@ impl Rule {
             });
         });
     }
+}
 
-    /// The same where there is no kernel of ours.
-    fn apply_in_operations(self, w: &Tensor, slots: &[&Tensor], g: &Tensor) -> candle_core::Result<()> {
-        let overwrite = |to: &Tensor, value: &Tensor| to.slice_set(value, 0, 0);
-        let blend = |to: &Tensor, keep: f64, from: &Tensor, take: f64| overwrite(to, &((to * keep)? + (from * take)?)?);
-        match (self, slots) {
-            (Self::Adam { betas: [b1, b2], rate, correction, eps }, [m, v, ..]) => {
-                blend(m, b1, g, 1.0 - b1)?;
-                blend(v, b2, &g.sqr()?, 1.0 - b2)?;
-                overwrite(w, &(w - (m.div(&v.sqrt()?.affine(correction, eps)?)? * rate)?)?)
+#[cfg(feature = "cuda")]
+impl From<Rule> for cuda::Update {
+    fn from(rule: Rule) -> Self {
+        match rule {
+            Rule::Adam { betas: [b1, b2], rate, correction, eps } => {
+                Self::Adam([b1, 1.0 - b1, b2, 1.0 - b2, rate, correction, eps])
             }
-            (Self::Rmsprop { lr, decay, inside, beside }, [v, ..]) => {
-                blend(v, decay, &g.sqr()?, 1.0 - decay)?;
-                overwrite(w, &(w - (g.div(&((*v + inside)?.sqrt()? + beside)?)? * lr)?)?)
-            }
-            (Self::Momentum { lr, momentum }, [m, ..]) => {
-                blend(m, momentum, g, 1.0)?;
-                blend(w, 1.0, m, -lr)
-            }
-            (Self::Sgd { lr }, _) => blend(w, 1.0, g, -lr),
-            _ => bail!("optimiser: {} slots for {self:?}", slots.len()),
+            Rule::Rmsprop { lr, decay, inside, beside } => Self::Rmsprop([lr, decay, 1.0 - decay, inside, beside]),
+            Rule::Momentum { lr, momentum } => Self::Momentum([lr, momentum]),
+            Rule::Sgd { lr } => Self::Sgd(lr),
         }
     }
 }
 
-/// `to ← to + from`, tensor by tensor, in place.
+/// Keeps every value of some tensors within `[-limit, limit]`, in place.
 ///
 /// # Errors
-/// When the shapes do not fit.
-pub(crate) fn accumulate(to: &mut [Tensor], from: &[Tensor]) -> Result<()> {
-    for (to, from) in to.iter_mut().zip(from) {
-        match to.device().is_cpu() && to.elem_count() == from.elem_count() {
-            true => for_float!(to.dtype(), T => accumulate_cpu::<T>(to, from))?,
-            false => *to = (&*to + from)?,
-        }
-    }
-    Ok(())
-}
-
-fn accumulate_cpu<T: Float>(to: &Tensor, from: &Tensor) -> candle_core::Result<()> {
-    let view = View::of(from);
-    let from = view.slice::<T>()?;
-    edit::<T>(to, |to| {
-        add_to(to, from);
-        Ok(())
-    })
-}
-
-/// Keeps every value within `[-limit, limit]`, in place.
-///
-/// # Errors
-/// When the device is out of memory.
-pub(crate) fn clamp(w: &Tensor, limit: f64) -> Result<()> {
-    match w.device().is_cpu() {
-        true => for_float!(w.dtype(), T => clamp_cpu::<T>(w, limit))?,
-        false => w.slice_set(&w.clamp(-limit, limit)?, 0, 0)?,
-    }
-    Ok(())
+/// When a tensor is not contiguous, or neither f32 nor f64.
+pub(crate) fn clamp(tensors: &[Tensor], limit: f64) -> Result<()> {
+    let Some(first) = tensors.first() else { return Ok(()) };
+    on_device!(
+        first.device(),
+        cpu: Ok(tensors.iter().try_for_each(|w| for_float!(w.dtype(), T => clamp_cpu::<T>(w, limit)))?),
+        cuda: Ok(cuda::update(cuda::Update::Clamp(limit), &tensors.iter().map(|w| vec![w]).collect::<Vec<_>>())?)
+    )
 }
 
 fn clamp_cpu<T: Float>(w: &Tensor, limit: f64) -> candle_core::Result<()> {
@@ -325,30 +307,6 @@ fn clamp_cpu<T: Float>(w: &Tensor, limit: f64) -> candle_core::Result<()> {
                     };
                 }
             });
-        });
-        Ok(())
-    })
-}
-
-/// `average ← d · average + (1 − d) · value`, in place.
-///
-/// # Errors
-/// When the shapes do not fit.
-pub(crate) fn average(average: &Tensor, value: &Tensor, d: f64) -> Result<()> {
-    match average.device().is_cpu() && average.elem_count() == value.elem_count() {
-        true => for_float!(average.dtype(), T => average_cpu::<T>(average, value, d))?,
-        false => average.slice_set(&((average * d)? + (value * (1.0 - d))?)?, 0, 0)?,
-    }
-    Ok(())
-}
-
-fn average_cpu<T: Float>(average: &Tensor, value: &Tensor, d: f64) -> candle_core::Result<()> {
-    let (keep, take) = (T::from_f64(d), T::from_f64(1.0 - d));
-    let view = View::of(value);
-    let values = view.slice::<T>()?;
-    edit::<T>(average, |average| {
-        average.par_chunks_mut(TASK).zip(values.par_chunks(TASK)).for_each(|(average, values)| {
-            vectorised(|| average.iter_mut().zip(values).for_each(|(a, &value)| *a = *a * keep + value * take));
         });
         Ok(())
     })

@@ -7,7 +7,7 @@ use candle_core::Device;
 use clap::builder::RangedU64ValueParser;
 use clap::{Args, Parser, Subcommand};
 use ganforge::cli::{Console, finish, prepare_training, print_line, stop_flag};
-use ganforge::config::{self, DataConfig, PRESETS, TrainConfig};
+use ganforge::config::{self, DataConfig, PRESETS, Precision, TrainConfig};
 use ganforge::contract::{Layout, Weights};
 use ganforge::data::{self, Dataset};
 use ganforge::error::{Error, Result};
@@ -15,6 +15,7 @@ use ganforge::export::{self, Dtype};
 use ganforge::files;
 use ganforge::image::Range;
 use ganforge::infer::runtime;
+use ganforge::nn::device::{open_cuda, set_precision};
 use ganforge::progress::Progress;
 use ganforge::train::{self, Job, RunFolder};
 use serde_json::json;
@@ -97,6 +98,9 @@ struct TrainArgs {
     /// auto, cpu, cuda or cuda:INDEX.
     #[arg(long, default_value = "auto")]
     device: String,
+    /// What convolutions and linear layers compute with: f32, or on CUDA also tf32 or bf16.
+    #[arg(long)]
+    precision: Option<Precision>,
     /// Generator steps between checkpoints.
     #[arg(long, value_name = "STEPS", value_parser = count())]
     checkpoint_every: Option<u64>,
@@ -202,6 +206,7 @@ fn train(args: &TrainArgs) -> Result<()> {
         None => (new_config(args)?, None),
     };
     let device = device(&args.device, &console)?;
+    set_precision(&device, config.schedule.precision)?;
     let out = args.resume.as_ref().or(args.out.as_ref());
     let Some(out) = out.filter(|_| !args.dry_run) else {
         return dry_run(&config, &device, &console);
@@ -308,6 +313,7 @@ fn apply(args: &TrainArgs, table: &mut Table) -> Result<()> {
     }
     let numbers = [
         ("schedule.batch_size", args.batch_size.map(|n| n.to_string())),
+        ("schedule.precision", args.precision.map(|precision| precision.name().to_string())),
         ("seed", args.seed.map(|n| n.to_string())),
         ("optimizer.generator.lr", args.lr.map(|x| format!("{x:e}"))),
         ("optimizer.critic.lr", args.lr.map(|x| format!("{x:e}"))),
@@ -356,7 +362,7 @@ fn dry_run(config: &TrainConfig, device: &Device, console: &Console) -> Result<(
 /// The device asked for, never another. `auto` is CUDA in a build that has it, if it works; else the CPU, which it says.
 fn device(name: &str, console: &Console) -> Result<Device> {
     let cuda = |index: usize| {
-        Device::new_cuda(index).map_err(|e| {
+        open_cuda(index).map_err(|e| {
             let mend = if cfg!(feature = "cuda") {
                 "Check nvidia-smi, or use --device cpu."
             } else {

@@ -1,9 +1,12 @@
-//! Activations with the bias before them, dropout masks, and the order of a map's values.
+//! Activations with the bias before them, dropout masks, averages, and the order of a map's values.
 
 use candle_core::{D, Result, Tensor, bail};
 use rayon::prelude::*;
 
 use super::cpu::{Float, TASK, View, column_sums, edit, filled, for_float, vectorised};
+#[cfg(feature = "cuda")]
+use super::cuda;
+use super::device::on_device;
 use super::direct::transpose;
 
 /// A function of single values whose derivative follows from its result.
@@ -39,13 +42,11 @@ impl Activation {
         if y.elem_count() != dy.elem_count() {
             bail!("activation: a gradient of {:?} for {:?}", dy.dims(), y.dims());
         }
-        match dy.device().is_cpu() {
-            true => for_float!(dy.dtype(), T => self.grad_cpu::<T>(y, dy)),
-            false => match self.slopes(y)? {
-                Some(slopes) => overwrite(dy, &(dy * slopes.reshape(dy.shape())?)?),
-                None => Ok(()),
-            },
-        }
+        on_device!(
+            dy.device(),
+            cpu: for_float!(dy.dtype(), T => self.grad_cpu::<T>(y, dy)),
+            cuda: cuda::activation_grad(self, y, dy)
+        )
     }
 
     fn grad_cpu<T: Float>(self, y: &Tensor, dy: &Tensor) -> Result<()> {
@@ -90,26 +91,6 @@ impl Activation {
             Self::Sigmoid => values.for_each(|(dy, &y)| *dy *= y * (T::one() - y)),
         }
     }
-
-    /// The function in tensor operations.
-    fn of(self, x: &Tensor) -> Result<Tensor> {
-        match self {
-            Self::None => Ok(x.clone()),
-            Self::Rectifier { slope } => (x.relu()? * (1.0 - slope))? + (x * slope)?,
-            Self::Tanh => x.tanh(),
-            Self::Sigmoid => candle_nn::ops::sigmoid(x),
-        }
-    }
-
-    /// Its derivative in tensor operations, from its result; none where it is 1.
-    fn slopes(self, y: &Tensor) -> Result<Option<Tensor>> {
-        Ok(match self {
-            Self::None => None,
-            Self::Rectifier { slope } => Some(((y.gt(0.0)?.to_dtype(y.dtype())? * (1.0 - slope))? + slope)?),
-            Self::Tanh => Some(y.sqr()?.affine(-1.0, 1.0)?),
-            Self::Sigmoid => Some((y * y.affine(-1.0, 1.0)?)?),
-        })
-    }
 }
 
 /// `x ← act(x + bias)` in place; `x` is `[…, c]`, bias `[c]`.
@@ -123,11 +104,11 @@ pub fn add_bias_activate(x: &Tensor, bias: Option<&Tensor>, act: Activation) -> 
     if bias.is_none() && act == Activation::None {
         return Ok(());
     }
-    if !x.device().is_cpu() {
-        let sum = bias.map_or_else(|| Ok(x.clone()), |bias| x.broadcast_add(bias))?;
-        return overwrite(x, &act.of(&sum)?);
-    }
-    for_float!(x.dtype(), T => add_bias_activate_cpu::<T>(x, bias, act))
+    on_device!(
+        x.device(),
+        cpu: for_float!(x.dtype(), T => add_bias_activate_cpu::<T>(x, bias, act)),
+        cuda: cuda::add_bias_activate(x, bias, act)
+    )
 }
 
 fn add_bias_activate_cpu<T: Float>(x: &Tensor, bias: Option<&Tensor>, act: Activation) -> Result<()> {
@@ -157,10 +138,7 @@ fn add_bias_activate_cpu<T: Float>(x: &Tensor, bias: Option<&Tensor>, act: Activ
 /// When the type is neither f32 nor f64.
 pub fn bias_grad(dy: &Tensor) -> Result<Tensor> {
     let c = dy.dim(D::Minus1)?;
-    if !dy.device().is_cpu() {
-        return dy.reshape(((), c))?.sum(0);
-    }
-    for_float!(dy.dtype(), T => bias_grad_cpu::<T>(dy, c))
+    on_device!(dy.device(), cpu: for_float!(dy.dtype(), T => bias_grad_cpu::<T>(dy, c)), cuda: cuda::bias_grad(dy))
 }
 
 fn bias_grad_cpu<T: Float>(dy: &Tensor, c: usize) -> Result<Tensor> {
@@ -188,10 +166,7 @@ pub fn multiply(x: &Tensor, factor: &Tensor) -> Result<()> {
     if x.elem_count() != factor.elem_count() {
         bail!("multiply: {:?} by {:?}", x.dims(), factor.dims());
     }
-    match x.device().is_cpu() {
-        true => for_float!(x.dtype(), T => multiply_cpu::<T>(x, factor)),
-        false => overwrite(x, &(x * factor.reshape(x.shape())?)?),
-    }
+    on_device!(x.device(), cpu: for_float!(x.dtype(), T => multiply_cpu::<T>(x, factor)), cuda: cuda::multiply(x, factor))
 }
 
 fn multiply_cpu<T: Float>(x: &Tensor, factor: &Tensor) -> Result<()> {
@@ -200,6 +175,34 @@ fn multiply_cpu<T: Float>(x: &Tensor, factor: &Tensor) -> Result<()> {
     edit::<T>(x, |x| {
         x.par_chunks_mut(TASK).zip(factor.par_chunks(TASK)).for_each(|(x, factor)| {
             vectorised(|| x.iter_mut().zip(factor).for_each(|(x, &factor)| *x *= factor));
+        });
+        Ok(())
+    })
+}
+
+/// `to ← keep · to + take · from`, pair by pair, in place.
+///
+/// # Errors
+/// When the lengths of a pair differ, or the type is neither f32 nor f64.
+pub fn blend(pairs: &[(&Tensor, &Tensor)], keep: f64, take: f64) -> Result<()> {
+    if let Some((to, from)) = pairs.iter().find(|(to, from)| to.elem_count() != from.elem_count()) {
+        bail!("blend: {:?} with {:?}", to.dims(), from.dims());
+    }
+    let Some((first, _)) = pairs.first() else { return Ok(()) };
+    on_device!(
+        first.device(),
+        cpu: pairs.iter().try_for_each(|(to, from)| for_float!(to.dtype(), T => blend_cpu::<T>(to, from, keep, take))),
+        cuda: cuda::update(cuda::Update::Blend([keep, take]), &pairs.iter().map(|&(to, from)| vec![to, from]).collect::<Vec<_>>())
+    )
+}
+
+fn blend_cpu<T: Float>(to: &Tensor, from: &Tensor, keep: f64, take: f64) -> Result<()> {
+    let (keep, take) = (T::from_f64(keep), T::from_f64(take));
+    let from = View::of(from);
+    let from = from.slice::<T>()?;
+    edit::<T>(to, |to| {
+        to.par_chunks_mut(TASK).zip(from.par_chunks(TASK)).for_each(|(to, from)| {
+            vectorised(|| to.iter_mut().zip(from).for_each(|(to, &from)| *to = *to * keep + from * take));
         });
         Ok(())
     })
@@ -214,10 +217,11 @@ pub fn swap_axes(x: &Tensor) -> Result<Tensor> {
     if a == 1 || b == 1 {
         return x.reshape((n, b, a));
     }
-    match x.device().is_cpu() {
-        true => for_float!(x.dtype(), T => swap_axes_cpu::<T>(x, [n, a, b])),
-        false => x.transpose(1, 2)?.contiguous(),
-    }
+    on_device!(
+        x.device(),
+        cpu: for_float!(x.dtype(), T => swap_axes_cpu::<T>(x, [n, a, b])),
+        cuda: cuda::swap_axes(x, [n, a, b])
+    )
 }
 
 fn swap_axes_cpu<T: Float>(x: &Tensor, [n, a, b]: [usize; 3]) -> Result<Tensor> {
@@ -229,9 +233,4 @@ fn swap_axes_cpu<T: Float>(x: &Tensor, [n, a, b]: [usize; 3]) -> Result<Tensor> 
         images.for_each(|(to, from)| vectorised(|| transpose(from, to, a, b)));
     });
     Tensor::from_vec(swapped, (n, b, a), x.device())
-}
-
-/// Writes into a tensor's storage.
-fn overwrite(to: &Tensor, value: &Tensor) -> Result<()> {
-    to.slice_set(value, 0, 0)
 }

@@ -7,16 +7,21 @@
 //! Maps have their **channels last**, `[n, h, w, c]`; kernels are `[co, ci, k, k]`, as PyTorch and ONNX keep them.
 //!
 //! On the CPU the layers that carry most of the work take a form with fewer multiplications (`winograd.rs`), the others
-//! im2col and gemm (`direct.rs`). Which one, and in what blocks, depends on shapes alone.
+//! im2col and gemm (`direct.rs`). Which one, and in what blocks, depends on shapes alone. On CUDA all are cuDNN's or cuBLAS's
+//! (`cuda.rs`).
 
+#[cfg(feature = "cuda")]
+use candle_core::CudaStorage;
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, bail};
 
 use super::cpu::{Float, filled, slice};
+#[cfg(feature = "cuda")]
+use super::cuda;
 use super::direct;
 use super::winograd::Winograd;
 
 /// Where a square kernel lands on its input.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Window {
     /// Height and width of the kernel.
     pub kernel: usize,
@@ -73,7 +78,7 @@ struct ConvInputGrad {
 struct ConvWeightGrad(Window);
 
 /// What all three kernels need to know: `x` is `[n, h, w, ci]`, `y` is `[n, out_h, out_w, co]`.
-#[derive(Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Plan {
     pub window: Window,
     pub n: usize,
@@ -177,6 +182,12 @@ impl CustomOp2 for Conv {
         Ok((out, Shape::from(y.to_vec())))
     }
 
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(&self, x: &CudaStorage, lx: &Layout, w: &CudaStorage, lw: &Layout) -> Result<(CudaStorage, Shape)> {
+        let (plan, shape) = self.plan(lx, lw)?;
+        cuda::conv(cuda::Direction::Forward, &plan, (x, lx), (w, lw), Shape::from(shape.to_vec()))
+    }
+
     fn bwd(&self, x: &Tensor, w: &Tensor, _: &Tensor, dy: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
         let dx = x.track_op().then(|| {
             let op = ConvInputGrad { window: self.0, size: (x.dim(1)?, x.dim(2)?) };
@@ -206,6 +217,12 @@ impl CustomOp2 for ConvInputGrad {
         Ok((out, Shape::from(x.to_vec())))
     }
 
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(&self, dy: &CudaStorage, ly: &Layout, w: &CudaStorage, lw: &Layout) -> Result<(CudaStorage, Shape)> {
+        let (plan, shape) = self.plan(ly, lw)?;
+        cuda::conv(cuda::Direction::InputGrad, &plan, (dy, ly), (w, lw), Shape::from(shape.to_vec()))
+    }
+
     fn bwd(&self, dy: &Tensor, w: &Tensor, _: &Tensor, dx: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
         let to_dy = dy.track_op().then(|| dx.contiguous()?.apply_op2_no_bwd(w, &Conv(self.window)));
         let to_w = w.track_op().then(|| conv_weight_grad(dx, dy, self.window));
@@ -230,5 +247,11 @@ impl CustomOp2 for ConvWeightGrad {
         let (plan, kernels) = self.plan(lx, ly)?;
         let out = on_slices((x, lx), (dy, ly), |x, y| plan.weight_grad(x, y), |x, y| plan.weight_grad(x, y))?;
         Ok((out, Shape::from(kernels.to_vec())))
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(&self, x: &CudaStorage, lx: &Layout, dy: &CudaStorage, ly: &Layout) -> Result<(CudaStorage, Shape)> {
+        let (plan, shape) = self.plan(lx, ly)?;
+        cuda::conv(cuda::Direction::WeightGrad, &plan, (x, lx), (dy, ly), Shape::from(shape.to_vec()))
     }
 }

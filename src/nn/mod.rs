@@ -3,6 +3,11 @@
 pub mod activation;
 pub mod conv;
 pub(crate) mod cpu;
+#[cfg(feature = "cuda")]
+pub(crate) mod cuda;
+#[cfg(feature = "cuda")]
+mod cudnn;
+pub mod device;
 mod direct;
 pub mod network;
 pub mod norm;

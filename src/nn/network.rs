@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use candle_core::{DType, Device, Tensor, Var};
 use rayon::prelude::*;
 
-use super::activation::{Activation, add_bias_activate, bias_grad, multiply, swap_axes};
+use super::activation::{Activation, add_bias_activate, bias_grad, blend, multiply, swap_axes};
 use super::conv::{Window, conv, conv_input_grad, conv_weight_grad};
 use super::cpu::{TASK, filled};
 use super::norm::{self, BatchNormalised, LayerNormalised};
@@ -516,9 +516,9 @@ impl Layer {
                 let made = norm::batch_norm(x, &weight, &bias, act)?;
                 // A batch of one value has no variance: 0 / max(0, 1) rather than 0 / 0.
                 let count = (x.elem_count() / weight.elem_count()) as f64;
-                let unbiased = (&made.var * (count / (count - 1.0).max(1.0)))?;
-                self.parameters[2].var.set(&blend(&mean, &made.mean)?)?;
-                self.parameters[3].var.set(&blend(&var, &unbiased)?)?;
+                let unbiased = count / (count - 1.0).max(1.0);
+                blend(&[(&mean, &made.mean)], 1.0 - norm::MOMENTUM, norm::MOMENTUM)?;
+                blend(&[(&var, &made.var)], 1.0 - norm::MOMENTUM, norm::MOMENTUM * unbiased)?;
                 Ok((made.y.clone(), Extra::BatchNorm(made)))
             }
         }
@@ -563,11 +563,6 @@ pub fn channels_last(x: &Tensor, shape: Shape, n: usize) -> Result<Tensor> {
         }
         Shape::Flat(features) => Ok(x.reshape((n, features))?),
     }
-}
-
-/// The running statistic after one more batch.
-fn blend(running: &Tensor, batch: &Tensor) -> Result<Tensor> {
-    Ok(((running * (1.0 - norm::MOMENTUM))? + (batch * norm::MOMENTUM)?)?)
 }
 
 /// 0 with probability `p`, else 1 / (1 − p): drawn at (seed, pass, layer).

@@ -8,6 +8,9 @@ use rayon::prelude::*;
 
 use super::activation::Activation;
 use super::cpu::{self, Float, TASK, View, column_sums, edit, filled, for_float, vectorised};
+#[cfg(feature = "cuda")]
+use super::cuda;
+use super::device::on_device;
 
 /// Added to every variance.
 pub const EPS: f64 = 1e-5;
@@ -42,17 +45,11 @@ pub struct BatchNormGradients {
 pub fn batch_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, act: Activation) -> Result<BatchNormalised> {
     check(x, weight)?;
     check(x, bias)?;
-    if x.device().is_cpu() {
-        return for_float!(x.dtype(), T => batch_norm_cpu::<T>(x, weight, bias, act));
-    }
-    let rows = flat(x)?;
-    let mean = rows.mean_keepdim(0)?;
-    let centred = rows.broadcast_sub(&mean)?;
-    let var = centred.sqr()?.mean_keepdim(0)?;
-    let y = centred.broadcast_mul(&weight.div(&(var.flatten_all()? + EPS)?.sqrt()?)?)?.broadcast_add(bias)?;
-    let y = y.reshape(x.shape())?;
-    act.apply(&y)?;
-    Ok(BatchNormalised { y, mean: mean.flatten_all()?, var: var.flatten_all()? })
+    on_device!(
+        x.device(),
+        cpu: for_float!(x.dtype(), T => batch_norm_cpu::<T>(x, weight, bias, act)),
+        cuda: cuda::batch_norm(x, weight, bias, act)
+    )
 }
 
 /// The gradients of [`batch_norm`] from its input, its results and the gradient `dy`, whose storage becomes that of the
@@ -67,18 +64,11 @@ pub fn batch_norm_grad(
     act: Activation,
     dy: Tensor,
 ) -> Result<BatchNormGradients> {
-    if dy.device().is_cpu() {
-        return for_float!(x.dtype(), T => batch_norm_grad_cpu::<T>(x, weight, made, act, dy));
-    }
-    act.grad(&made.y, &dy)?;
-    let (dz, rows) = (flat(&dy)?, flat(x)?);
-    let inverse = (&made.var + EPS)?.sqrt()?.recip()?;
-    let normal = rows.broadcast_sub(&made.mean)?.broadcast_mul(&inverse)?;
-    let (dw, db) = ((&dz * &normal)?.sum(0)?, dz.sum(0)?);
-    let count = rows.dim(0)? as f64;
-    let pulled = dz.broadcast_sub(&(&db / count)?)?.sub(&normal.broadcast_mul(&(&dw / count)?)?)?;
-    let dx = pulled.broadcast_mul(&(weight * inverse)?)?.reshape(x.shape())?;
-    Ok(BatchNormGradients { x: dx, weight: dw, bias: db })
+    on_device!(
+        dy.device(),
+        cpu: for_float!(x.dtype(), T => batch_norm_grad_cpu::<T>(x, weight, made, act, dy)),
+        cuda: cuda::batch_norm_grad(x, weight, made, act, dy)
+    )
 }
 
 /// Batch normalisation with given statistics, each `[c]`: what a generator does outside training.

@@ -6,6 +6,8 @@ use rayon::prelude::*;
 use crate::config::TrainConfig;
 use crate::data::Dataset;
 use crate::error::{Error, Result};
+#[cfg(feature = "cuda")]
+use crate::nn::cuda::Pixels;
 use crate::random::{Purpose, Stream};
 
 /// The training images in shuffled batches. The last batch of an epoch is kept, though it may be smaller.
@@ -17,6 +19,9 @@ pub struct Batches<'a> {
     batch_size: usize,
     seed: u64,
     device: Device,
+    /// The images on the GPU, if that is where they go and they fit.
+    #[cfg(feature = "cuda")]
+    resident: Option<Pixels>,
     /// The epoch whose order is at hand, and the order.
     order: Option<(u64, Vec<u32>)>,
 }
@@ -32,7 +37,14 @@ impl<'a> Batches<'a> {
             return Err(Error::usage(what, "Load the data with the config's own data section."));
         }
         let split = data.split(config.data.held_out, config.seed);
+        #[cfg(feature = "cuda")]
+        let resident = match device.is_cuda() {
+            true => Pixels::upload(&data.pixels, &config.data.range.values(), data.channels, data.size, device)?,
+            false => None,
+        };
         Ok(Self {
+            #[cfg(feature = "cuda")]
+            resident,
             data,
             train: split.train,
             held_out: split.held_out,
@@ -99,6 +111,10 @@ impl<'a> Batches<'a> {
     }
 
     fn upload(&self, indices: &[u32]) -> Result<Tensor> {
+        #[cfg(feature = "cuda")]
+        if let Some(pixels) = &self.resident {
+            return Ok(pixels.gather(indices)?);
+        }
         let (c, size) = (self.data.channels, self.data.size);
         let mut values = vec![0.0f32; indices.len() * c * size * size];
         values.par_chunks_mut((c * size * size).max(1)).zip(indices).for_each(|(values, &index)| {

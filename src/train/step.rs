@@ -10,7 +10,9 @@ use super::{critic_network, generator_network};
 use crate::config::{GeneratorLatents, LossConfig, TrainConfig};
 use crate::ema::Ema;
 use crate::error::Result;
+use crate::nn::activation::blend;
 use crate::nn::cpu::on_pool;
+use crate::nn::device::set_precision;
 use crate::nn::{Network, Pass, Trace, Wanted, channels_first, channels_last};
 use crate::optim::{self, Optimizer};
 use crate::random::Purpose;
@@ -72,8 +74,9 @@ impl Trainer {
     /// Both networks at their beginning. Tests train in f64, the programs in f32.
     ///
     /// # Errors
-    /// When the device is out of memory.
+    /// When the device is out of memory, or does not know the config's precision.
     pub fn new(config: &TrainConfig, device: &Device, dtype: DType) -> Result<Self> {
+        set_precision(device, config.schedule.precision)?;
         let generator = generator_network(config, device, dtype)?;
         let critic = critic_network(config, device, dtype)?;
         let decay = config.schedule.ema_decay;
@@ -135,9 +138,9 @@ impl Trainer {
 
         // Step.
         let by_score = loss.backward()?;
-        let mut gradients = self.to_critic(&real_score, real_trace, &by_score, Wanted::Parameters)?;
+        let gradients = self.to_critic(&real_score, real_trace, &by_score, Wanted::Parameters)?;
         let of_fakes = self.to_critic(&fake_score, fake_trace, &by_score, Wanted::Parameters)?;
-        optim::accumulate(&mut gradients, &of_fakes)?;
+        blend(&gradients.iter().zip(&of_fakes).collect::<Vec<_>>(), 1.0, 1.0)?;
         self.critic_optimizer.step(&self.critic, &gradients)?;
         self.sums.add_critic([&loss, &real_score.mean_all()?, &fake_score.mean_all()?])?;
         phase.critic_turns += 1;
@@ -153,7 +156,11 @@ impl Trainer {
     pub fn generator_step(&mut self, phase: Phase) -> Result<()> {
         on_pool(|| {
             let n = phase.latents.as_ref().map_or(Ok(self.config.schedule.batch_size), |z| z.dim(0))?;
-            let fresh = self.latents(Purpose::GeneratorLatent, self.step, n)?;
+            let fresh = match (self.config.schedule.generator_latents, &phase.latents) {
+                // Not asked for: neither drawn nor uploaded.
+                (GeneratorLatents::Reused | GeneratorLatents::ReusedFakes, Some(z)) => z.clone(),
+                _ => self.latents(Purpose::GeneratorLatent, self.step, n)?,
+            };
             self.generator_step_with(fresh, phase)
         })
     }
@@ -269,9 +276,8 @@ impl Trainer {
     /// Clamps every trainable parameter of a WGAN's critic, never its running statistics.
     fn clip_critic(&self) -> Result<()> {
         if let LossConfig::Wgan { clip } = self.config.loss {
-            for parameter in self.critic.trainable() {
-                optim::clamp(&parameter.var.as_detached_tensor(), clip)?;
-            }
+            let parameters: Vec<Tensor> = self.critic.trainable().map(|parameter| parameter.var.as_detached_tensor()).collect();
+            optim::clamp(&parameters, clip)?;
         }
         Ok(())
     }

@@ -5,6 +5,9 @@ mod config;
 // Convolutions, batch normalisation and rectifiers against naive loops, finite differences and other numbers of threads.
 #[cfg(feature = "train")]
 mod conv;
+// CUDA against the CPU; without a GPU they skip.
+#[cfg(feature = "cuda")]
+mod cuda;
 // Training images: readers, decoding, reports, splits, and the built-in digits.
 #[cfg(feature = "train")]
 mod data;

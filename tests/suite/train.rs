@@ -646,6 +646,12 @@ fn wrong_calls_say_how_to_mend_them() {
         (with(&["--set", "critic.layers=[{ linear = { out = 2 } }]"]), "must end in one value an image"),
         (with(&["--device", "gpu"]), "--device gpu is not known. Use auto, cpu, cuda or cuda:INDEX"),
         (with(&["--device", "cuda:x"]), "is not known"),
+        (
+            with(&["--device", "cpu", "--precision", "tf32"]),
+            "precision tf32 on the CPU, which computes in f32 only. Use --precision f32",
+        ),
+        (with(&["--device", "cpu", "--set", "schedule.precision=bf16"]), "precision bf16 on the CPU"),
+        (with(&["--precision", "f16"]), "possible values: f32, tf32, bf16"),
         (with(&["--frobnicate"]), "unexpected argument '--frobnicate'"),
         (with(&["--resume", &run]), "cannot be used with"),
         (only(&["--resume", &full]), "has no config.toml. Name a folder that gan-train made"),

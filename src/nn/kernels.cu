@@ -1,0 +1,384 @@
+// What is neither a convolution nor a matrix product, fused; compiled when a device is first used (nvrtc), so without headers.
+//
+// A map is [rows, c] with c running fastest. Sums have a fixed order, without atomics: the same numbers every time. Constants
+// come as double and are rounded to the type of the values, as on the CPU. Indices have 32 bits: the host refuses more values.
+
+typedef unsigned int uint;
+
+// ---- types
+
+struct bf16 {
+    unsigned short bits;
+};
+
+__device__ inline float widen(float x) { return x; }
+__device__ inline double widen(double x) { return x; }
+__device__ inline float widen(bf16 x) { return __uint_as_float((uint)x.bits << 16); }
+
+__device__ inline void put(float& to, float x) { to = x; }
+__device__ inline void put(double& to, double x) { to = x; }
+
+// Rounds to the nearest, halves to even.
+__device__ inline void put(bf16& to, float x) {
+    uint bits = __float_as_uint(x);
+    to.bits = x != x ? 0x7fff : (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+}
+
+__device__ inline float root(float x) { return sqrtf(x); }
+__device__ inline double root(double x) { return sqrt(x); }
+__device__ inline float hyperbolic(float x) { return tanhf(x); }
+__device__ inline double hyperbolic(double x) { return tanh(x); }
+__device__ inline float exponential(float x) { return expf(x); }
+__device__ inline double exponential(double x) { return exp(x); }
+
+// ---- activations, numbered as in cuda.rs
+
+enum { NONE, RECTIFIER, TANH, SIGMOID };
+
+template <typename T>
+__device__ inline T activate(T x, int act, T slope) {
+    switch (act) {
+    case RECTIFIER: return x > 0 ? x : x * slope;
+    case TANH: return hyperbolic(x);
+    case SIGMOID: return 1 / (1 + exponential(-x));
+    default: return x;
+    }
+}
+
+// The derivative follows from the result y.
+template <typename T>
+__device__ inline T activate_grad(T y, T dy, int act, T slope) {
+    switch (act) {
+    case RECTIFIER: return y > 0 ? dy : dy * slope;
+    case TANH: return dy * (1 - y * y);
+    case SIGMOID: return dy * (y * (1 - y));
+    default: return dy;
+    }
+}
+
+// ---- value by value
+
+#define FOR_EACH(i, len) for (uint i = blockIdx.x * blockDim.x + threadIdx.x; i < len; i += gridDim.x * blockDim.x)
+
+// x ← act(x + bias); without a bias c is 0.
+template <typename T>
+__device__ void bias_activate(T* x, const T* bias, uint len, uint c, int act, double slope) {
+    FOR_EACH(i, len) {
+        T value = x[i];
+        if (c) value += bias[i % c];
+        x[i] = activate(value, act, (T)slope);
+    }
+}
+
+// dy ← dy · act'
+template <typename T>
+__device__ void act_grad(const T* y, T* dy, uint len, int act, double slope) {
+    FOR_EACH(i, len) dy[i] = activate_grad(y[i], dy[i], act, (T)slope);
+}
+
+template <typename T>
+__device__ void multiply(T* x, const T* factor, uint len) {
+    FOR_EACH(i, len) x[i] *= factor[i];
+}
+
+template <typename From, typename To>
+__device__ void convert(const From* from, To* to, uint len) {
+    FOR_EACH(i, len) put(to[i], widen(from[i]));
+}
+
+// Images by number, from bytes [images, c, area] to values [n, area, c].
+template <typename T>
+__device__ void gather(const unsigned char* pixels, const uint* indices, const T* values, T* to, uint n, uint c, uint area) {
+    uint size = c * area;
+    FOR_EACH(i, n * size) {
+        uint within = i % size;
+        size_t image = indices[i / size];
+        to[i] = values[pixels[image * size + within % c * area + within / c]];
+    }
+}
+
+// ---- [n, a, b] → [n, b, a], in tiles of 32 × 32 by 32 × 8 threads; grid (tiles of b, tiles of a, n)
+
+template <typename From, typename To>
+__device__ void swap_axes(const From* from, To* to, uint n, uint a, uint b) {
+    __shared__ To tile[32][33];
+    for (uint image = blockIdx.z; image < n; image += gridDim.z) {
+        size_t start = (size_t)image * a * b;
+        uint column = blockIdx.x * 32 + threadIdx.x;
+        for (uint k = threadIdx.y; k < 32; k += 8) {
+            uint row = blockIdx.y * 32 + k;
+            if (row < a && column < b) put(tile[k][threadIdx.x], widen(from[start + (size_t)row * b + column]));
+        }
+        __syncthreads();
+        uint row = blockIdx.y * 32 + threadIdx.x;
+        for (uint k = threadIdx.y; k < 32; k += 8) {
+            uint column = blockIdx.x * 32 + k;
+            if (row < a && column < b) to[start + (size_t)column * a + row] = tile[threadIdx.x][k];
+        }
+        __syncthreads();
+    }
+}
+
+// ---- sums over rows, in two stages: partial sums over ROWS rows, then their total in double
+// first stage: 32 columns × LANES threads, grid (blocks of rows, tiles of columns); second stage: 32 × 32, grid (tiles of columns)
+
+#define LANES 8u
+#define DEPTH 16u
+#define ROWS (LANES * DEPTH)
+
+// The sum over a column's threads, for all of them.
+template <int N, typename T>
+__device__ T across(T value) {
+    __shared__ T shared[N][32];
+    __syncthreads();
+    shared[threadIdx.y][threadIdx.x] = value;
+    __syncthreads();
+    T sum = 0;
+    for (int lane = 0; lane < N; lane++) sum += shared[lane][threadIdx.x];
+    return sum;
+}
+
+// The total of a column's partial sums, for all of its threads.
+template <typename T>
+__device__ double total(const T* parts, uint count, uint c, uint column) {
+    double sum = 0;
+    for (uint k = threadIdx.y; k < count; k += 32) sum += parts[(size_t)k * c + column];
+    return across<32>(sum);
+}
+
+template <typename T>
+__device__ void sums(const T* x, T* parts, uint rows, uint c) {
+    uint column = blockIdx.y * 32 + threadIdx.x, first = blockIdx.x * ROWS + threadIdx.y;
+    T sum = 0;
+    for (uint row = first; row < min(rows, (blockIdx.x + 1) * ROWS); row += LANES)
+        if (column < c) sum += x[(size_t)row * c + column];
+    sum = across<LANES>(sum);
+    if (threadIdx.y == 0 && column < c) parts[(size_t)blockIdx.x * c + column] = sum;
+}
+
+template <typename T>
+__device__ void sums_total(const T* parts, T* to, uint count, uint c) {
+    uint column = blockIdx.x * 32 + threadIdx.x;
+    double sum = total(parts, column < c ? count : 0, c, column);
+    if (threadIdx.y == 0 && column < c) to[column] = sum;
+}
+
+// ---- batch normalisation
+
+// The mean of each block of rows, and the sum of squared distances from it: no cancellation, and one pass over memory.
+template <typename T>
+__device__ void moments(const T* x, T* means, T* squares, uint rows, uint c) {
+    uint column = blockIdx.y * 32 + threadIdx.x, first = blockIdx.x * ROWS;
+    uint end = min(rows, first + ROWS);
+    T values[DEPTH], sum = 0, square = 0;
+#pragma unroll
+    for (uint d = 0; d < DEPTH; d++) {
+        uint row = first + d * LANES + threadIdx.y;
+        values[d] = row < end && column < c ? x[(size_t)row * c + column] : 0;
+        sum += values[d];
+    }
+    T mean = across<LANES>(sum) / (T)(end - first);
+#pragma unroll
+    for (uint d = 0; d < DEPTH; d++) {
+        T distance = first + d * LANES + threadIdx.y < end ? values[d] - mean : 0;
+        square += distance * distance;
+    }
+    square = across<LANES>(square);
+    if (threadIdx.y == 0 && column < c) {
+        means[(size_t)blockIdx.x * c + column] = mean;
+        squares[(size_t)blockIdx.x * c + column] = square;
+    }
+}
+
+// Joins the blocks' moments (Chan et al. 1979); scale is weight / √(var + eps).
+template <typename T>
+__device__ void moments_total(const T* means, const T* squares, const T* weight, T* mean, T* var, T* scale, uint rows, uint c,
+                              double eps) {
+    uint column = blockIdx.x * 32 + threadIdx.x, count = column < c ? (rows + ROWS - 1) / ROWS : 0;
+    double sum = 0, square = 0;
+    for (uint k = threadIdx.y; k < count; k += 32) sum += (double)min(ROWS, rows - k * ROWS) * means[(size_t)k * c + column];
+    double centre = across<32>(sum) / rows;
+    for (uint k = threadIdx.y; k < count; k += 32) {
+        double distance = means[(size_t)k * c + column] - centre;
+        square += squares[(size_t)k * c + column] + min(ROWS, rows - k * ROWS) * distance * distance;
+    }
+    double spread = across<32>(square) / rows;
+    if (threadIdx.y == 0 && column < c) {
+        mean[column] = centre;
+        var[column] = spread;
+        scale[column] = weight[column] / sqrt(spread + eps);
+    }
+}
+
+template <typename T>
+__device__ void normalise(const T* x, const T* mean, const T* scale, const T* bias, T* y, uint len, uint c, int act,
+                          double slope) {
+    FOR_EACH(i, len) {
+        uint column = i % c;
+        y[i] = activate((x[i] - mean[column]) * scale[column] + bias[column], act, (T)slope);
+    }
+}
+
+// By block of rows: the sums of dz = act'(y) · dy, and of dz · (x − mean).
+template <typename T>
+__device__ void norm_grad_sums(const T* x, const T* y, const T* dy, const T* mean, T* of_dz, T* of_dz_x, uint rows, uint c,
+                               int act, double slope) {
+    uint column = blockIdx.y * 32 + threadIdx.x, end = min(rows, (blockIdx.x + 1) * ROWS);
+    T centre = column < c ? mean[column] : 0, sum = 0, sum_x = 0;
+    for (uint row = blockIdx.x * ROWS + threadIdx.y; row < end && column < c; row += LANES) {
+        size_t i = (size_t)row * c + column;
+        T dz = activate_grad(y[i], dy[i], act, (T)slope);
+        sum += dz;
+        sum_x += dz * (x[i] - centre);
+    }
+    sum = across<LANES>(sum);
+    sum_x = across<LANES>(sum_x);
+    if (threadIdx.y == 0 && column < c) {
+        of_dz[(size_t)blockIdx.x * c + column] = sum;
+        of_dz_x[(size_t)blockIdx.x * c + column] = sum_x;
+    }
+}
+
+// The gradients to weight and bias, and the constants of norm_grad: scale, mean of dz, what (x − mean) is multiplied by.
+template <typename T>
+__device__ void norm_grad_total(const T* of_dz, const T* of_dz_x, const T* weight, const T* var, T* dw, T* db, T* constants,
+                                uint rows, uint c, double eps) {
+    uint column = blockIdx.x * 32 + threadIdx.x, count = column < c ? (rows + ROWS - 1) / ROWS : 0;
+    double to_bias = total(of_dz, count, c, column);
+    double to_weight = total(of_dz_x, count, c, column);
+    if (threadIdx.y == 0 && column < c) {
+        double inverse = 1 / sqrt(var[column] + eps);
+        to_weight *= inverse;
+        dw[column] = to_weight;
+        db[column] = to_bias;
+        constants[column] = weight[column] * inverse;
+        constants[c + column] = to_bias / rows;
+        constants[2 * c + column] = to_weight / rows * inverse;
+    }
+}
+
+// dy ← dx
+template <typename T>
+__device__ void norm_grad(const T* x, const T* y, T* dy, const T* mean, const T* constants, uint len, uint c, int act,
+                          double slope) {
+    FOR_EACH(i, len) {
+        uint column = i % c;
+        T dz = activate_grad(y[i], dy[i], act, (T)slope);
+        dy[i] = constants[column] * (dz - constants[c + column] - (x[i] - mean[column]) * constants[2 * c + column]);
+    }
+}
+
+// ---- updates of many tensors in one launch
+
+#define TENSORS 48
+#define SHARE 4096u
+
+// Tensors as long as `len` each, cut into shares of SHARE values; `first` is a tensor's first share.
+struct Table {
+    void* at[TENSORS][4];
+    uint len[TENSORS];
+    uint first[TENSORS];
+    uint count;
+};
+
+struct Constants {
+    double v[7];
+};
+
+enum { ADAM, RMSPROP, MOMENTUM, SGD, CLAMP, BLEND };
+
+// at[0] is what is updated, at[1] what it is updated from, at[2] and at[3] the optimiser's slots. One block a share.
+template <typename T>
+__device__ void update(const Table& table, int rule, const Constants& constants) {
+    uint tensor = 0;
+    while (tensor + 1 < table.count && table.first[tensor + 1] <= blockIdx.x) tensor++;
+    T* w = (T*)table.at[tensor][0];
+    const T* from = (const T*)table.at[tensor][1];
+    T* slot = (T*)table.at[tensor][2];
+    T* second = (T*)table.at[tensor][3];
+    T k[7];
+    for (int i = 0; i < 7; i++) k[i] = constants.v[i];
+    uint start = (blockIdx.x - table.first[tensor]) * SHARE, end = min(start + SHARE, table.len[tensor]);
+    for (uint i = start + threadIdx.x; i < end; i += blockDim.x) {
+        switch (rule) {
+        case ADAM: { // β₁, 1 − β₁, β₂, 1 − β₂, rate, correction, eps
+            T g = from[i], m = slot[i] * k[0] + g * k[1], v = second[i] * k[2] + g * g * k[3];
+            slot[i] = m;
+            second[i] = v;
+            w[i] -= k[4] * m / (root(v) * k[5] + k[6]);
+            break;
+        }
+        case RMSPROP: { // lr, decay, 1 − decay, inside, beside
+            T g = from[i], v = slot[i] * k[1] + g * g * k[2];
+            slot[i] = v;
+            w[i] -= k[0] * g / (root(v + k[3]) + k[4]);
+            break;
+        }
+        case MOMENTUM: { // lr, momentum
+            T m = slot[i] * k[1] + from[i];
+            slot[i] = m;
+            w[i] -= k[0] * m;
+            break;
+        }
+        case SGD: // lr
+            w[i] -= k[0] * from[i];
+            break;
+        case CLAMP: { // limit; NaN stays, for the loop to notice
+            T value = w[i];
+            w[i] = value < -k[0] ? -k[0] : value > k[0] ? k[0] : value;
+            break;
+        }
+        case BLEND: // keep, take
+            w[i] = w[i] * k[0] + from[i] * k[1];
+            break;
+        }
+    }
+}
+
+// ---- entry points, one for each type of the values
+
+#define KERNEL(name) extern "C" __global__ void name
+#define ENTRIES(T, s)                                                                                                          \
+    KERNEL(bias_activate_##s)(T* x, const T* bias, uint len, uint c, int act, double slope) {                                  \
+        bias_activate(x, bias, len, c, act, slope);                                                                            \
+    }                                                                                                                          \
+    KERNEL(act_grad_##s)(const T* y, T* dy, uint len, int act, double slope) { act_grad(y, dy, len, act, slope); }             \
+    KERNEL(multiply_##s)(T* x, const T* factor, uint len) { multiply(x, factor, len); }                                        \
+    KERNEL(gather_##s)(const unsigned char* pixels, const uint* indices, const T* values, T* to, uint n, uint c, uint area) {  \
+        gather(pixels, indices, values, to, n, c, area);                                                                       \
+    }                                                                                                                          \
+    KERNEL(swap_axes_##s)(const T* from, T* to, uint n, uint a, uint b) { swap_axes(from, to, n, a, b); }                      \
+    KERNEL(sums_##s)(const T* x, T* parts, uint rows, uint c) { sums(x, parts, rows, c); }                                     \
+    KERNEL(sums_total_##s)(const T* parts, T* to, uint count, uint c) { sums_total(parts, to, count, c); }                     \
+    KERNEL(moments_##s)(const T* x, T* means, T* squares, uint rows, uint c) { moments(x, means, squares, rows, c); }          \
+    KERNEL(moments_total_##s)(const T* means, const T* squares, const T* weight, T* mean, T* var, T* scale, uint rows, uint c, \
+                              double eps) {                                                                                    \
+        moments_total(means, squares, weight, mean, var, scale, rows, c, eps);                                                 \
+    }                                                                                                                          \
+    KERNEL(normalise_##s)(const T* x, const T* mean, const T* scale, const T* bias, T* y, uint len, uint c, int act,           \
+                          double slope) {                                                                                      \
+        normalise(x, mean, scale, bias, y, len, c, act, slope);                                                                \
+    }                                                                                                                          \
+    KERNEL(norm_grad_sums_##s)(const T* x, const T* y, const T* dy, const T* mean, T* of_dz, T* of_dz_x, uint rows, uint c,    \
+                               int act, double slope) {                                                                        \
+        norm_grad_sums(x, y, dy, mean, of_dz, of_dz_x, rows, c, act, slope);                                                   \
+    }                                                                                                                          \
+    KERNEL(norm_grad_total_##s)(const T* of_dz, const T* of_dz_x, const T* weight, const T* var, T* dw, T* db, T* constants,   \
+                                uint rows, uint c, double eps) {                                                               \
+        norm_grad_total(of_dz, of_dz_x, weight, var, dw, db, constants, rows, c, eps);                                         \
+    }                                                                                                                          \
+    KERNEL(norm_grad_##s)(const T* x, const T* y, T* dy, const T* mean, const T* constants, uint len, uint c, int act,         \
+                          double slope) {                                                                                      \
+        norm_grad(x, y, dy, mean, constants, len, c, act, slope);                                                              \
+    }                                                                                                                          \
+    KERNEL(update_##s)(const __grid_constant__ Table table, int rule, Constants constants) {                                   \
+        update<T>(table, rule, constants);                                                                                     \
+    }
+
+ENTRIES(float, f32)
+ENTRIES(double, f64)
+
+KERNEL(convert_narrow)(const float* from, bf16* to, uint len) { convert(from, to, len); }
+KERNEL(convert_widen)(const bf16* from, float* to, uint len) { convert(from, to, len); }
+KERNEL(swap_axes_narrow)(const float* from, bf16* to, uint n, uint a, uint b) { swap_axes(from, to, n, a, b); }
+KERNEL(swap_axes_widen)(const bf16* from, float* to, uint n, uint a, uint b) { swap_axes(from, to, n, a, b); }

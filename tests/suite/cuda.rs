@@ -1,0 +1,347 @@
+//! CUDA against the CPU: every operation of ours, and whole training steps. Where no GPU can be opened, each test says so and
+//! ends; set GANFORGE_NEEDS_GPU and it fails instead.
+
+use std::panic::catch_unwind;
+use std::slice::from_ref;
+use std::sync::LazyLock;
+
+use candle_core::{DType, Device, Tensor};
+use ganforge::config::{self, Precision, TrainConfig};
+use ganforge::data::{Dataset, Report};
+use ganforge::nn::Network;
+use ganforge::nn::activation::{Activation, add_bias_activate, bias_grad, blend, multiply, swap_axes};
+use ganforge::nn::conv::{Window, conv, conv_input_grad, conv_weight_grad};
+use ganforge::nn::device::{open_cuda, set_precision};
+use ganforge::nn::norm::{BatchNormalised, batch_norm, batch_norm_grad};
+use ganforge::random::{Purpose, Stream};
+use ganforge::train::{Batches, Phase, Trainer};
+
+/// A device with a stream and a precision of its own, or why there is none.
+fn open() -> Result<Device, String> {
+    // A library of another version may panic; that must not look like a failed test.
+    catch_unwind(|| open_cuda(0).map_err(|error| error.to_string())).unwrap_or_else(|_| Err("opening it panicked".into()))
+}
+
+/// The device that most tests share, in f32.
+static GPU: LazyLock<Result<Device, String>> = LazyLock::new(open);
+
+fn gpu() -> Option<&'static Device> {
+    match &*GPU {
+        Ok(device) => Some(device),
+        Err(error) if std::env::var_os("GANFORGE_NEEDS_GPU").is_some() => panic!("no GPU: {error}"),
+        Err(error) => {
+            println!("skipped, no GPU: {error}");
+            None
+        }
+    }
+}
+
+const TYPES: [(DType, f64); 2] = [(DType::F32, 1e-4), (DType::F64, 1e-9)];
+const ACTIVATIONS: [Activation; 4] =
+    [Activation::None, Activation::Rectifier { slope: 0.2 }, Activation::Tanh, Activation::Sigmoid];
+
+/// Uniform values in [-1, 1), different for each `number`, on the CPU.
+fn uniform(number: u64, dims: &[usize], dtype: DType) -> Tensor {
+    let mut values = vec![0.0; dims.iter().product()];
+    Stream::at(1, Purpose::Latent, number).fill_uniform(-1.0, 1.0, &mut values);
+    Tensor::from_vec(values, dims, &Device::Cpu).unwrap().to_dtype(dtype).unwrap()
+}
+
+fn values(tensor: &Tensor) -> Vec<f64> {
+    tensor.flatten_all().unwrap().to_dtype(DType::F64).unwrap().to_vec1().unwrap()
+}
+
+/// Largest difference, relative to the largest value.
+#[track_caller]
+fn assert_near(what: &str, ours: &Tensor, cpu: &Tensor, tolerance: f64) {
+    assert_eq!(ours.dims(), cpu.dims(), "{what}");
+    let (ours, cpu) = (values(ours), values(cpu));
+    let scale = cpu.iter().fold(1e-3, |most: f64, x| most.max(x.abs()));
+    for (at, (a, b)) in ours.iter().zip(&cpu).enumerate() {
+        // Written so that NaN counts.
+        let near = (a - b).abs() <= tolerance * scale;
+        assert!(near, "{what}: value {at} is {a} on CUDA, {b} on the CPU (tolerance {tolerance} of {scale})");
+    }
+}
+
+/// Runs an operation on copies of its arguments on both devices, and compares all that comes out, and the arguments after it.
+fn compare(gpu: &Device, what: &str, arguments: &[Tensor], tolerance: f64, run: impl Fn(&[Tensor]) -> Vec<Tensor>) {
+    let on = |device: &Device| {
+        let arguments: Vec<Tensor> = arguments.iter().map(|x| x.to_device(device).unwrap().copy().unwrap()).collect();
+        let mut results = run(&arguments);
+        results.extend(arguments);
+        results
+    };
+    for (number, (ours, cpu)) in on(gpu).iter().zip(&on(&Device::Cpu)).enumerate() {
+        assert_near(&format!("{what}, tensor {number}"), ours, cpu, tolerance);
+    }
+}
+
+/// Shapes that presets use, odd ones, and random ones: images, channels in and out, height, width, window.
+fn convolutions() -> Vec<([usize; 5], Window)> {
+    let window = |kernel, stride, padding| Window { kernel, stride, padding };
+    let mut all = vec![
+        ([4, 3, 16, 32, 32], window(4, 2, 1)),
+        ([4, 16, 32, 16, 16], window(4, 2, 1)),
+        ([8, 32, 64, 8, 8], window(4, 2, 1)),
+        ([8, 64, 1, 4, 4], window(4, 1, 0)),
+        ([8, 100, 64, 1, 1], Window::POINT),
+        ([8, 48, 20, 4, 4], window(4, 1, 0)),
+        ([3, 16, 32, 16, 16], window(3, 2, 1)),
+        ([3, 8, 8, 9, 7], window(3, 1, 1)),
+        ([2, 5, 7, 13, 11], window(5, 3, 2)),
+        ([1, 1, 1, 1, 1], Window::POINT),
+        ([6, 24, 12, 7, 5], Window::POINT),
+        ([2, 8, 8, 6, 6], window(1, 2, 0)),
+    ];
+    let mut stream = Stream::at(1, Purpose::Latent, 1_000);
+    while all.len() < 60 {
+        let mut below = |bound: u32| stream.below(bound) as usize;
+        let window = window(1 + below(6), 1 + below(3), below(3));
+        let case = [1 + below(9), 1 + below(20), 1 + below(20), 1 + below(13), 1 + below(13)];
+        if window.padding < window.kernel && window.output(case[3]) > 0 && window.output(case[4]) > 0 {
+            all.push((case, window));
+        }
+    }
+    all
+}
+
+#[test]
+fn convolutions_agree_with_the_cpu() {
+    let Some(gpu) = gpu() else { return };
+    for (number, ([n, ci, co, h, w], window)) in convolutions().into_iter().enumerate() {
+        for (dtype, tolerance) in TYPES {
+            let what = format!("{n}×{h}×{w}×{ci} to {co}, {window:?}, {dtype:?}");
+            let number = 10 * number as u64;
+            let x = uniform(number, &[n, h, w, ci], dtype);
+            let kernels = uniform(number + 1, &[co, ci, window.kernel, window.kernel], dtype);
+            let dy = uniform(number + 2, &[n, window.output(h), window.output(w), co], dtype);
+            compare(gpu, &what, &[x, kernels, dy], tolerance, |arguments| {
+                let [x, kernels, dy] = arguments else { unreachable!() };
+                vec![
+                    conv(x, kernels, window).unwrap(),
+                    conv_input_grad(dy, kernels, window, (h, w)).unwrap(),
+                    conv_weight_grad(x, dy, window).unwrap(),
+                ]
+            });
+        }
+    }
+}
+
+#[test]
+fn lower_precisions_stay_near() {
+    if gpu().is_none() {
+        return;
+    }
+    for (precision, tolerance) in [(Precision::Tf32, 5e-3), (Precision::Bf16, 3e-2)] {
+        let gpu = open().unwrap();
+        set_precision(&gpu, precision).unwrap();
+        for (number, ([n, ci, co, h, w], window)) in convolutions().into_iter().take(12).enumerate() {
+            let number = 10 * number as u64;
+            let x = uniform(number, &[n, h, w, ci], DType::F32);
+            let kernels = uniform(number + 1, &[co, ci, window.kernel, window.kernel], DType::F32);
+            let dy = uniform(number + 2, &[n, window.output(h), window.output(w), co], DType::F32);
+            let what = format!("{n}×{h}×{w}×{ci} to {co}, {window:?}, {precision:?}");
+            compare(&gpu, &what, &[x, kernels, dy], tolerance, |arguments| {
+                let [x, kernels, dy] = arguments else { unreachable!() };
+                vec![
+                    conv(x, kernels, window).unwrap(),
+                    conv_input_grad(dy, kernels, window, (h, w)).unwrap(),
+                    conv_weight_grad(x, dy, window).unwrap(),
+                ]
+            });
+        }
+    }
+}
+
+/// Rows of channels: one, odd ones, more than a block of the kernels takes.
+const ROWS: [[usize; 2]; 8] = [[1, 1], [1, 40], [7, 1], [128, 32], [129, 33], [640, 3], [5000, 64], [70_000, 5]];
+
+#[test]
+fn elementwise_kernels_agree_with_the_cpu() {
+    let Some(gpu) = gpu() else { return };
+    for (dtype, tolerance) in TYPES {
+        for [rows, c] in ROWS {
+            let what = format!("{rows} rows of {c}, {dtype:?}");
+            let (x, y, bias) = (uniform(1, &[rows, c], dtype), uniform(2, &[rows, c], dtype), uniform(3, &[c], dtype));
+            for act in ACTIVATIONS {
+                let arguments = [x.clone(), y.clone(), bias.clone()];
+                compare(gpu, &format!("bias, {act:?}, {what}"), &arguments, tolerance, |arguments| {
+                    add_bias_activate(&arguments[0], Some(&arguments[2]), act).unwrap();
+                    act.apply(&arguments[1]).unwrap();
+                    vec![]
+                });
+                compare(gpu, &format!("gradient, {act:?}, {what}"), &arguments, tolerance, |arguments| {
+                    act.grad(&arguments[0], &arguments[1]).unwrap();
+                    vec![]
+                });
+            }
+            compare(gpu, &format!("bias gradient, {what}"), from_ref(&x), tolerance, |arguments| {
+                vec![bias_grad(&arguments[0]).unwrap()]
+            });
+            compare(gpu, &format!("product and blend, {what}"), &[x.clone(), y.clone()], tolerance, |arguments| {
+                multiply(&arguments[0], &arguments[1]).unwrap();
+                blend(&[(&arguments[1], &arguments[0])], 0.9, 0.3).unwrap();
+                vec![]
+            });
+            let stack = Tensor::stack(&[&x, &y, &x], 0).unwrap();
+            compare(gpu, &format!("swapped axes, {what}"), &[stack], 0.0, |arguments| vec![swap_axes(&arguments[0]).unwrap()]);
+        }
+    }
+}
+
+#[test]
+fn blending_takes_any_number_of_tensors() {
+    let Some(gpu) = gpu() else { return };
+    // More than one launch takes, of lengths about a block's share.
+    let lengths = (0..100).map(|number| [1, 4095, 4096, 4097, 9000][number % 5]);
+    let tensors: Vec<Tensor> = lengths.enumerate().map(|(number, len)| uniform(number as u64, &[len], DType::F64)).collect();
+    let others: Vec<Tensor> = tensors.iter().map(|tensor| tensor.sqr().unwrap()).collect();
+    compare(gpu, "blend", &[tensors, others].concat(), 1e-12, |arguments| {
+        let (to, from) = arguments.split_at(100);
+        blend(&to.iter().zip(from).collect::<Vec<_>>(), 0.25, -2.0).unwrap();
+        vec![]
+    });
+}
+
+#[test]
+fn batch_norm_agrees_with_the_cpu() {
+    let Some(gpu) = gpu() else { return };
+    for (dtype, tolerance) in TYPES {
+        for [rows, c] in ROWS.into_iter().filter(|[rows, _]| *rows > 1) {
+            for act in ACTIVATIONS {
+                // Far from 0 and narrow: sums of squares would cancel.
+                let x = (uniform(1, &[rows, c], dtype).affine(0.5, 20.0)).unwrap();
+                let (weight, bias, dy) = (uniform(2, &[c], dtype), uniform(3, &[c], dtype), uniform(4, &[rows, c], dtype));
+                // In f32 x itself is rounded to 1e-6 of its distance from the mean.
+                let tolerance = if dtype == DType::F32 { 10.0 * tolerance } else { tolerance };
+                let what = format!("{rows} rows of {c}, {act:?}, {dtype:?}");
+                let arguments = [x.clone(), weight.clone(), bias.clone()];
+                compare(gpu, &what, &arguments, tolerance, |arguments| {
+                    let [x, weight, bias] = arguments else { unreachable!() };
+                    let made = batch_norm(x, weight, bias, act).unwrap();
+                    vec![made.y, made.mean, made.var]
+                });
+                // From the same results: a value that rounds to the other side of 0 has another slope.
+                let BatchNormalised { y, mean, var } = batch_norm(&x, &weight, &bias, act).unwrap();
+                compare(gpu, &format!("gradient, {what}"), &[x, weight, y, mean, var, dy], tolerance, |arguments| {
+                    let [x, weight, y, mean, var, dy] = arguments else { unreachable!() };
+                    let made = BatchNormalised { y: y.clone(), mean: mean.clone(), var: var.clone() };
+                    let gradients = batch_norm_grad(x, weight, &made, act, dy.copy().unwrap()).unwrap();
+                    vec![gradients.x, gradients.weight, gradients.bias]
+                });
+            }
+        }
+    }
+}
+
+/// A preset with other settings.
+fn system(preset: &str, settings: &[&str]) -> TrainConfig {
+    let mut table = config::preset_table(preset).unwrap();
+    settings.iter().for_each(|setting| config::set(&mut table, setting).unwrap());
+    TrainConfig::from_table(table, preset).unwrap()
+}
+
+fn systems() -> Vec<TrainConfig> {
+    let convolutional = [
+        "schedule.batch_size=8",
+        "schedule.ema_decay=0.9",
+        "latent.size=8",
+        "init.conv={ normal = { mean = 0.0, std = 0.3 } }",
+        "generator.layers=[{ reshape = [8, 1, 1] }, { conv_transpose = { out = 8, kernel = 7, bias = false } }, 'batch_norm', \
+         'relu', { conv_transpose = { out = 6, kernel = 4, stride = 2, padding = 1, bias = false } }, 'batch_norm', 'relu', \
+         { conv_transpose = { out = 1, kernel = 4, stride = 2, padding = 1 } }, 'tanh']",
+        "critic.layers=[{ conv = { out = 6, kernel = 4, stride = 2, padding = 1 } }, { leaky_relu = 0.2 }, \
+         { conv = { out = 8, kernel = 4, stride = 2, padding = 1 } }, 'batch_norm', { leaky_relu = 0.2 }, \
+         { conv = { out = 1, kernel = 7 } }]",
+    ];
+    let mlp = [
+        "schedule.batch_size=8",
+        "generator.layers=[{ linear = { out = 24 } }, 'relu', { linear = { out = 784 } }, 'tanh']",
+        "critic.layers=[{ linear = { out = 24 } }, { leaky_relu = 0.2 }, { dropout = 0.3 }, { linear = { out = 1 } }]",
+    ];
+    let optimizers = [
+        "{ kind = 'adam', lr = 1e-3, betas = [0.5, 0.999] }",
+        "{ kind = 'rmsprop', lr = 1e-3 }",
+        "{ kind = 'rmsprop-tf', lr = 1e-3 }",
+        "{ kind = 'sgd', lr = 1e-2 }",
+        "{ kind = 'sgd', lr = 1e-2, momentum = 0.9 }",
+    ];
+    let mut all = vec![system("digits", &convolutional), system("wgan-mnist-mlp", &["schedule.batch_size=8"])];
+    for optimizer in optimizers {
+        let both = ["generator", "critic"].map(|network| format!("optimizer.{network}={optimizer}"));
+        all.push(system("gan-fashion-mlp", &[&mlp[..], &[&both[0], &both[1]]].concat()));
+    }
+    all
+}
+
+/// A few steps on random images.
+fn trained(config: &TrainConfig, device: &Device, dtype: DType) -> Trainer {
+    let mut trainer = Trainer::new(config, device, dtype).unwrap();
+    let (size, channels) = (config.data.size, config.data.channels);
+    for _ in 0..3 {
+        let mut phase = Phase::default();
+        for _ in 0..config.schedule.critic_steps {
+            let number = trainer.critic_steps() + phase.critic_turns;
+            let real = uniform(number, &[config.schedule.batch_size, size, size, channels], dtype);
+            trainer.critic_step(&real.to_device(device).unwrap(), &mut phase).unwrap();
+        }
+        trainer.generator_step(phase).unwrap();
+    }
+    trainer
+}
+
+fn tensors(network: &Network) -> Vec<(String, Tensor)> {
+    network.parameters().map(|parameter| (parameter.name.clone(), parameter.var.as_detached_tensor())).collect()
+}
+
+/// Everything that a checkpoint would hold.
+fn state(trainer: &Trainer) -> Vec<(String, Tensor)> {
+    let named = |tensors: &std::collections::BTreeMap<String, Tensor>| {
+        tensors.iter().map(|(name, tensor)| (name.clone(), tensor.clone())).collect::<Vec<_>>()
+    };
+    let averages = trainer.ema.as_ref().map(|ema| named(ema.tensors())).unwrap_or_default();
+    let slots = [named(trainer.generator_optimizer.slots()), named(trainer.critic_optimizer.slots())];
+    [tensors(&trainer.generator), tensors(&trainer.critic), averages, slots.concat()].concat()
+}
+
+#[test]
+fn training_agrees_with_the_cpu() {
+    let Some(gpu) = gpu() else { return };
+    for config in systems() {
+        let (mut ours, mut cpu) = (trained(&config, gpu, DType::F64), trained(&config, &Device::Cpu, DType::F64));
+        for ((name, ours), (_, cpu)) in state(&ours).iter().zip(&state(&cpu)) {
+            assert_near(&format!("{}, {name}", config.preset), ours, cpu, 1e-6);
+        }
+        let (ours, cpu) = (ours.take_means().unwrap(), cpu.take_means().unwrap());
+        for (a, b) in [(ours.loss_critic, cpu.loss_critic), (ours.loss_generator, cpu.loss_generator)] {
+            assert!((a - b).abs() <= 1e-8 * b.abs().max(1.0), "{}: {a} on CUDA, {b} on the CPU", config.preset);
+        }
+    }
+}
+
+#[test]
+fn training_gives_the_same_bits_every_time() {
+    let Some(gpu) = gpu() else { return };
+    for config in systems() {
+        let [first, second] = [(), ()].map(|()| state(&trained(&config, gpu, DType::F32)));
+        for ((name, first), (_, second)) in first.iter().zip(&second) {
+            assert_eq!(values(first), values(second), "{}, {name}", config.preset);
+        }
+    }
+}
+
+#[test]
+fn batches_on_the_device_are_those_of_the_host() {
+    let Some(gpu) = gpu() else { return };
+    let mut config = system("wgan-anime", &["schedule.batch_size=16", "data.held_out=0.2"]);
+    config.data.size = 12;
+    let (len, bytes) = (50, 50 * 3 * 12 * 12);
+    let pixels: Vec<u8> = (0..bytes).map(|at| (at * 7 + at / 251) as u8).collect();
+    let data =
+        Dataset { name: "bytes".into(), sha256: String::new(), len, channels: 3, size: 12, pixels, report: Report::default() };
+    let [mut ours, mut cpu] = [gpu, &Device::Cpu].map(|device| Batches::new(&data, &config, device).unwrap());
+    for step in 0..7 {
+        assert_near("batch", &ours.get(step).unwrap(), &cpu.get(step).unwrap(), 0.0);
+    }
+}
