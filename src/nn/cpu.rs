@@ -41,7 +41,7 @@ impl Float for f32 {
     fn tanh(self) -> Self {
         let x = self.abs();
         let s = x * x;
-        let p = (((-5.704_988_7e-3 * s + 2.063_908_9e-2) * s - 5.373_971_6e-2) * s + 1.333_144_2e-1) * s - 3.333_328_2e-1;
+        let p = (((-5.704_989e-3 * s + 2.063_909e-2) * s - 5.373_972e-2) * s + 1.333_144e-1) * s - 3.333_328e-1;
         let near = x + x * s * p;
         let far = 1.0 - 2.0 / (exp(x + x) + 1.0);
         // What is not a number is not below either, and stays so.
