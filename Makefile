@@ -69,6 +69,7 @@ cuda_target := $(or $(CARGO_TARGET_DIR),target)/cuda
 check-cuda: setup ## compile the CUDA build, try its kernels on the CPU; needs no GPU, fetches a CUDA toolkit if there is none
 	@set -e; exports=$$(.cargo/cuda-toolkit); eval "$$exports"; set -x; \
 	cargo clippy $(cargo_flags) --target-dir $(cuda_target) --features cuda --all-targets -- -D warnings; \
+	cargo build $(cargo_flags) --target-dir $(cuda_target) --features cuda --bin gan-train; \
 	for arch in 80 90; do nvcc --cubin --Werror all-warnings -arch=sm_$$arch -o $(cuda_target)/kernels-$$arch.cubin src/nn/kernels.cu; done; \
 	c++ -std=c++20 -O1 -Wall -Wno-unknown-pragmas -Wno-narrowing tests/kernels.cpp -o $(cuda_target)/kernels; $(cuda_target)/kernels
 
@@ -77,5 +78,5 @@ bench: setup ## training speed and memory against PyTorch (GANFORGE_PYTHON has i
 	torch=.tools/torch; export GANFORGE_PYTHON="$$PWD/$$torch/bin/python"; \
 	"$$GANFORGE_PYTHON" -c 'import torch' 2>/dev/null || { \
 	echo "fetching PyTorch with pip into $$torch" >&2; \
-	$${PYTHON:-python3} -m venv --clear $$torch; "$$GANFORGE_PYTHON" -m pip install --quiet torch numpy; }; }; \
+	$${PYTHON:-python3} -m venv --clear $$torch; "$$GANFORGE_PYTHON" -m pip install --quiet torch==2.15.0 numpy; }; }; \
 	set -x; cargo bench $(cargo_flags:--release=) --bench train -- $(BENCH)

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Everything to be run on a machine with an NVIDIA GPU. That machine needs no network and no compiler: only the driver, the
-# libraries of CUDA 13 and cuDNN 9, which a PyTorch for CUDA 13 brings along, and that PyTorch for the comparison.
+# Everything to be run on a machine with an NVIDIA GPU. That machine needs no network: only the driver, the libraries of CUDA 13
+# and cuDNN 9, which a PyTorch for CUDA 13 brings along, and that PyTorch for the comparison (with a C compiler, if
+# torch.compile is to be compared, too). onnxruntime, which verifies exports, is packed.
 #
 #   benches/gpu.sh pack DIR                      on any machine: build the programs with --features cuda, and put them into DIR
 #   benches/gpu.sh run DIR [RESULTS [STEP…]]     on the GPU's: the steps tests, train, bench, or those named
@@ -35,6 +36,7 @@ pack() {
     .cargo/setup
     exports=$(.cargo/cuda-toolkit)
     eval "$exports"
+    cp -L .tools/python/onnxruntime/capi/libonnxruntime.so.1.* "$dir/libonnxruntime.so"
     strip -o "$dir/gan-train" "$(built gan-train build --release --bin)"
     strip -o "$dir/suite" "$(built suite test --release --no-run --test)"
     strip -o "$dir/train" "$(built train bench --no-run --bench)"
@@ -71,6 +73,10 @@ train() {
         step "$dir/gan-train" --preset digits --data synthetic --device cuda --precision "$precision" --steps 500 \
             --out "$work/$precision" --quiet --json
     done
+    for precision in tf32 bf16; do
+        step "$dir/gan-train" --preset dcgan-64 --data synthetic --device cuda --precision "$precision" --steps 20 \
+            --out "$work/dcgan-$precision" --quiet --json
+    done
     local run=("$dir/gan-train" --device cuda --quiet)
     step "${run[@]}" --preset digits --data synthetic --steps 40 --out "$work/whole"
     step "${run[@]}" --preset digits --data synthetic --steps 20 --out "$work/halves"
@@ -100,6 +106,7 @@ run() {
     results=$(cd "$results" && pwd)
     exec > >(tee "$results/gpu.log") 2>&1
     found=$(libraries)
+    export ORT_DYLIB_PATH=${ORT_DYLIB_PATH:-$dir/libonnxruntime.so}
     export LD_LIBRARY_PATH="${found:+$found:}${LD_LIBRARY_PATH:-}"
     cd "$root" # the comparison's other side is in benches/peers
     date -u

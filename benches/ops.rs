@@ -10,8 +10,9 @@ use std::hint::black_box;
 use std::time::Duration;
 
 use candle_core::{DType, Device, Result, Tensor};
-use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use ganforge::config::{InitConfig, TrainConfig};
+use ganforge::error::Error;
 use ganforge::nn::activation::Activation;
 use ganforge::nn::conv::{Window, conv, conv_input_grad, conv_weight_grad};
 use ganforge::nn::norm::{batch_norm, batch_norm_grad};
@@ -71,10 +72,11 @@ fn batch_norms(criterion: &mut Criterion) -> Result<()> {
         let mut group = criterion.benchmark_group(format!("batch norm/{name}"));
         group.throughput(Throughput::Elements(x.elem_count() as u64));
         group.bench_function("forward", |b| b.iter(|| black_box(batch_norm(&x, &weight, &bias, act).map(|made| made.y))));
-        // In place: the gradient of the round before serves as well as any other.
-        let dy = x.copy()?;
-        let backward = || batch_norm_grad(&x, &weight, &made, act, dy.clone()).map(|gradients| gradients.x);
-        group.bench_function("backward", |b| b.iter(|| black_box(backward())));
+        // In place, so each round needs a gradient of its own.
+        let backward = |dy: Tensor| batch_norm_grad(&x, &weight, &made, act, dy).map(|gradients| gradients.x);
+        group.bench_function("backward", |b| {
+            b.iter_batched(|| x.copy(), |dy| black_box(dy.and_then(backward)), BatchSize::LargeInput);
+        });
         group.finish();
     }
     Ok(())
@@ -92,10 +94,11 @@ fn linear(criterion: &mut Criterion) -> ganforge::error::Result<()> {
     group.bench_function("forward", |b| b.iter(|| black_box(network.forward(&x, PASS))));
     group.throughput(Throughput::Elements((4 * BATCH * features * out) as u64));
     group.bench_function("forward and weight gradient", |b| {
-        b.iter(|| {
+        let work = |dy: Tensor| {
             let (_, trace) = network.forward_traced(&x, PASS)?;
-            black_box(network.backward(trace, dy.clone(), Wanted::Parameters))
-        });
+            network.backward(trace, dy, Wanted::Parameters)
+        };
+        b.iter_batched(|| dy.copy(), |dy| black_box(dy.map_err(Error::from).and_then(work)), BatchSize::LargeInput);
     });
     group.finish();
     Ok(())
@@ -117,7 +120,7 @@ fn optimizers(criterion: &mut Criterion) -> ganforge::error::Result<()> {
 }
 
 fn all(criterion: &mut Criterion) {
-    let done = convolutions(criterion).and_then(|()| batch_norms(criterion)).map_err(ganforge::error::Error::from);
+    let done = convolutions(criterion).and_then(|()| batch_norms(criterion)).map_err(Error::from);
     if let Err(error) = done.and_then(|()| linear(criterion)).and_then(|()| optimizers(criterion)) {
         eprintln!("error: {error}");
         std::process::exit(1);

@@ -137,7 +137,8 @@ fn ours(precision: Precision, device: DeviceName) -> Precision {
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let Some(config) = &cli.ours else { return finish(compare(&cli)) };
-    prepare_training();
+    // SAFETY: the first thing main does on this side; there is no other thread yet.
+    unsafe { prepare_training() };
     finish(serve(config, &cli).or_else(|error| print_line(&json!({ "error": error.to_string() }).to_string())))
 }
 

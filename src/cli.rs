@@ -25,19 +25,22 @@ struct Task {
     last_line: Instant,
 }
 
-/// Sets a process up that trains with mimalloc as its allocator: the first thing main does, before there is another thread.
+/// Sets a process up that trains with mimalloc as its allocator.
 ///
 /// A step's large buffers are to be used again, not given back to the kernel, which clears every page of them again (7 % of
 /// a DCGAN step). And candle's own thread pool waits by spinning: on a machine that does anything else it costs more than it
 /// gives (a small MLP trained 6 times slower); the operations that matter here are ours, on rayon's threads.
-pub fn prepare_training() {
+///
+/// # Safety
+/// It sets an environment variable, so no other thread may run: the first thing that main does.
+pub unsafe fn prepare_training() {
     /// `mi_option_purge_delay` in mimalloc.h: milliseconds until freed memory is given back, −1 for never.
     const PURGE_DELAY: libmimalloc_sys::mi_option_t = 15;
     // SAFETY: sets a number in mimalloc's table of options.
     unsafe { libmimalloc_sys::mi_option_set(PURGE_DELAY, -1) };
     const THREADS: &str = "CANDLE_NUM_THREADS";
     if std::env::var_os(THREADS).is_none() {
-        // SAFETY: there is no other thread yet.
+        // SAFETY: the caller answers for there being no other thread.
         unsafe { std::env::set_var(THREADS, "1") };
     }
 }

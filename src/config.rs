@@ -312,7 +312,7 @@ pub enum GeneratorLatents {
     ReusedFakes,
 }
 
-/// What convolutions and linear layers compute with. Weights, activations, gradients and optimiser stay f32 in between.
+/// What convolutions and linear layers compute with. Weights, optimiser and everything between them are f32.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 #[serde(rename_all = "kebab-case")]
@@ -322,7 +322,7 @@ pub enum Precision {
     F32,
     /// TF32: f32 rounded to 10 bits of mantissa before it is multiplied. CUDA only.
     Tf32,
-    /// bf16, summed up in f32. CUDA only.
+    /// bf16, summed up in f32; what a convolution gives is rounded to bf16, too. CUDA only.
     Bf16,
 }
 
@@ -498,6 +498,14 @@ impl TrainConfig {
             output_shape(&self.critic.layers, image).map_err(|what| invalid_config(place, format!("critic: {what}")))?;
         if score.elements() != 1 {
             return Err(invalid_config(place, format!("critic: ends in {score}, but must end in one value an image")));
+        }
+        for (network, layers) in [("generator", &self.generator.layers), ("critic", &self.critic.layers)] {
+            if !layers.iter().any(LayerSpec::learns) {
+                return Err(invalid_config(
+                    place,
+                    format!("{network}: has no layer that learns (linear, conv, conv_transpose…)"),
+                ));
+            }
         }
         let sizes = [(&self.generator.layers, Shape::Flat(self.latent.size)), (&self.critic.layers, image)];
         let total: f64 = sizes.into_iter().map(|(layers, input)| size_estimate(layers, input)).sum();

@@ -53,7 +53,8 @@ impl Ema {
             return Err(Error::invalid(place, "the averages belong to another network", "Resume with the run's own config."));
         }
         for (name, average) in &mut self.tensors {
-            *average = tensors[name].to_device(average.device())?.to_dtype(average.dtype())?;
+            // A copy: updates change the averages in place.
+            *average = tensors[name].to_device(average.device())?.to_dtype(average.dtype())?.copy()?;
         }
         Ok(())
     }

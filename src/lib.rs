@@ -45,7 +45,7 @@
 //! | both | `export`: a generator is written only after onnxruntime has run it | |
 //! | `cli` | the programs `gan-train` and `gan-infer` | |
 //! | `builtin` | generators inside the library | |
-//! | `cuda` | training on NVIDIA GPUs | the CUDA toolkit to build, its libraries to start |
+//! | `cuda` | training on NVIDIA GPUs | the CUDA toolkit and cuDNN 9 to build, their libraries to start |
 
 #![warn(missing_docs)]
 

@@ -1,6 +1,7 @@
 //! The losses of critic and generator, from the critic's raw scores (logits) of real and generated images.
 
 use candle_core::Tensor;
+use candle_nn::loss::mse;
 
 use crate::config::{LossConfig, Reduction};
 use crate::error::Result;
@@ -20,7 +21,7 @@ impl LossConfig {
                 let sum = (reduce(&bce(real, 1.0)?, reduction)? + reduce(&bce(fake, 0.0)?, reduction)?)?;
                 (sum * critic_scale)?
             }
-            Self::Lsgan => (((real - 1.0)?.sqr()?.mean_all()? + fake.sqr()?.mean_all()?)? * 0.5)?,
+            Self::Lsgan => ((mse(real, &real.ones_like()?)? + mse(fake, &fake.zeros_like()?)?)? * 0.5)?,
             Self::Wgan { .. } => (fake.mean_all()? - real.mean_all()?)?,
         })
     }
@@ -36,7 +37,7 @@ impl LossConfig {
     pub fn generator(&self, fake: &Tensor) -> Result<Tensor> {
         Ok(match *self {
             Self::Bce { reduction, .. } => reduce(&bce(fake, 1.0)?, reduction)?,
-            Self::Lsgan => ((fake - 1.0)?.sqr()?.mean_all()? * 0.5)?,
+            Self::Lsgan => (mse(fake, &fake.ones_like()?)? * 0.5)?,
             Self::Wgan { .. } => fake.mean_all()?.neg()?,
         })
     }

@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 use crate::nn::cpu::{Float, TASK, View, edit, for_float, vectorised};
 #[cfg(feature = "cuda")]
 use crate::nn::cuda;
-use crate::nn::device::on_device;
+use crate::nn::device::{check_operands, on_device};
 use crate::nn::{Network, Parameter};
 
 /// An optimiser of one network. Its slots are named `m.PARAMETER`, `v.PARAMETER`.
@@ -64,9 +64,9 @@ impl Optimizer {
         let gradients: Vec<Tensor> = gradients.iter().map(Tensor::contiguous).collect::<candle_core::Result<_>>()?;
         let mut rows = Vec::with_capacity(weights.len());
         for ((parameter, w), g) in parameters.iter().zip(&weights).zip(&gradients) {
-            let mut row = vec![w, g];
-            row.extend(rule.slots().iter().map(|kind| self.slot(kind, &parameter.name)).collect::<Result<Vec<_>>>()?);
-            rows.push(row);
+            let slots = rule.slots().iter().map(|kind| self.slot(kind, &parameter.name)).collect::<Result<Vec<_>>>()?;
+            check_operands(&[&[w], &slots[..]].concat(), &[g])?;
+            rows.push([&[w, g], &slots[..]].concat());
         }
         Ok(rule.apply(network.device(), &rows)?)
     }
@@ -99,7 +99,8 @@ impl Optimizer {
         }
         for (name, slot) in &mut self.slots {
             if let Some(new) = slots.remove(name) {
-                *slot = new.to_device(slot.device())?.to_dtype(slot.dtype())?;
+                // A copy: steps change the slots in place, and what was given may be somebody else's.
+                *slot = new.to_device(slot.device())?.to_dtype(slot.dtype())?.copy()?;
             }
         }
         self.steps = steps;

@@ -22,7 +22,7 @@ pub enum Purpose {
     GeneratorInit,
     /// The initial values of the critic's parameter number `index`.
     CriticInit,
-    /// The dropout masks of a critic pass.
+    /// The dropout masks of a pass through a network.
     Dropout,
     /// Image `index` of the built-in synthetic data.
     Synthetic,

@@ -126,6 +126,12 @@ const LIMIT: usize = 1 << 16;
 const MAX_ELEMENTS: usize = 1 << 32;
 
 impl LayerSpec {
+    /// Whether the layer has parameters.
+    pub fn learns(&self) -> bool {
+        use LayerSpec::{BatchNorm, Conv, ConvTranspose, LayerNorm, Linear};
+        matches!(self, Linear { .. } | Conv { .. } | ConvTranspose { .. } | BatchNorm | LayerNorm)
+    }
+
     /// The shape after this layer.
     ///
     /// # Errors

@@ -23,6 +23,7 @@ static Index threadIdx, blockIdx, blockDim, gridDim;
 #define __device__
 #define __global__
 #define __grid_constant__
+#define __launch_bounds__(threads)
 #define __shared__ static
 
 static void __syncthreads();

@@ -98,7 +98,7 @@ struct TrainArgs {
     /// auto, cpu, cuda or cuda:INDEX.
     #[arg(long, default_value = "auto")]
     device: String,
-    /// What convolutions and linear layers compute with: f32, or on CUDA also tf32 or bf16.
+    /// What convolutions and linear layers compute with: f32, or on CUDA also tf32 or bf16. With --resume, from there on.
     #[arg(long)]
     precision: Option<Precision>,
     /// Generator steps between checkpoints.
@@ -152,7 +152,8 @@ fn learning_rate(text: &str) -> std::result::Result<f64, String> {
 }
 
 fn main() -> ExitCode {
-    prepare_training();
+    // SAFETY: the first thing main does; there is no other thread yet.
+    unsafe { prepare_training() };
     let cli = Cli::parse();
     finish(match cli.command {
         Some(Command::Presets { name }) => presets(name.as_deref()),
@@ -296,7 +297,7 @@ fn new_config(args: &TrainArgs) -> Result<TrainConfig> {
     }
 }
 
-/// A run's config, with another length, place of the data or rhythm if these are given.
+/// A run's config, with another length, place of the data, rhythm or precision if these are given.
 fn resumed_config(args: &TrainArgs, run: &Path) -> Result<TrainConfig> {
     let folder = RunFolder::open(run)?;
     let text = folder.config()?.to_toml()?;

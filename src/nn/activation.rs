@@ -6,7 +6,7 @@ use rayon::prelude::*;
 use super::cpu::{Float, TASK, View, column_sums, edit, filled, for_float, vectorised};
 #[cfg(feature = "cuda")]
 use super::cuda;
-use super::device::on_device;
+use super::device::{check_operands, on_device};
 use super::direct::transpose;
 
 /// A function of single values whose derivative follows from its result.
@@ -37,11 +37,12 @@ impl Activation {
     /// Turns a gradient `dy` to its result `y` into that to its argument, in place.
     ///
     /// # Errors
-    /// When the shapes do not fit, or the type is neither f32 nor f64.
+    /// When the shapes do not fit, both share their memory, or the type is neither f32 nor f64.
     pub fn grad(self, y: &Tensor, dy: &Tensor) -> Result<()> {
         if y.elem_count() != dy.elem_count() {
             bail!("activation: a gradient of {:?} for {:?}", dy.dims(), y.dims());
         }
+        check_operands(&[dy], &[y])?;
         on_device!(
             dy.device(),
             cpu: for_float!(dy.dtype(), T => self.grad_cpu::<T>(y, dy)),
@@ -96,12 +97,13 @@ impl Activation {
 /// `x ← act(x + bias)` in place; `x` is `[…, c]`, bias `[c]`.
 ///
 /// # Errors
-/// When the shapes do not fit, or the type is neither f32 nor f64.
+/// When the shapes do not fit, operands share their memory, or the type is neither f32 nor f64.
 pub fn add_bias_activate(x: &Tensor, bias: Option<&Tensor>, act: Activation) -> Result<()> {
     if bias.is_some_and(|bias| x.dim(D::Minus1).ok() != Some(bias.elem_count())) {
         bail!("bias: {:?} for {:?}", bias.map(|bias| bias.dims()), x.dims());
     }
-    if bias.is_none() && act == Activation::None {
+    check_operands(&[x], bias.as_slice())?;
+    if bias.is_none() && act == Activation::None || x.elem_count() == 0 {
         return Ok(());
     }
     on_device!(
@@ -161,11 +163,12 @@ fn bias_grad_cpu<T: Float>(dy: &Tensor, c: usize) -> Result<Tensor> {
 /// `x ← x · factor`, value by value, in place.
 ///
 /// # Errors
-/// When the shapes do not fit, or the type is neither f32 nor f64.
+/// When the shapes do not fit, operands share their memory, or the type is neither f32 nor f64.
 pub fn multiply(x: &Tensor, factor: &Tensor) -> Result<()> {
     if x.elem_count() != factor.elem_count() {
         bail!("multiply: {:?} by {:?}", x.dims(), factor.dims());
     }
+    check_operands(&[x], &[factor])?;
     on_device!(x.device(), cpu: for_float!(x.dtype(), T => multiply_cpu::<T>(x, factor)), cuda: cuda::multiply(x, factor))
 }
 
@@ -183,11 +186,12 @@ fn multiply_cpu<T: Float>(x: &Tensor, factor: &Tensor) -> Result<()> {
 /// `to ← keep · to + take · from`, pair by pair, in place.
 ///
 /// # Errors
-/// When the lengths of a pair differ, or the type is neither f32 nor f64.
+/// When the lengths of a pair differ, they share their memory, or the type is neither f32 nor f64.
 pub fn blend(pairs: &[(&Tensor, &Tensor)], keep: f64, take: f64) -> Result<()> {
     if let Some((to, from)) = pairs.iter().find(|(to, from)| to.elem_count() != from.elem_count()) {
         bail!("blend: {:?} with {:?}", to.dims(), from.dims());
     }
+    pairs.iter().try_for_each(|(to, from)| check_operands(&[to], &[from]))?;
     let Some((first, _)) = pairs.first() else { return Ok(()) };
     on_device!(
         first.device(),
@@ -214,7 +218,7 @@ fn blend_cpu<T: Float>(to: &Tensor, from: &Tensor, keep: f64, take: f64) -> Resu
 /// When the type is neither f32 nor f64.
 pub fn swap_axes(x: &Tensor) -> Result<Tensor> {
     let (n, a, b) = x.dims3()?;
-    if a == 1 || b == 1 {
+    if a <= 1 || b <= 1 {
         return x.reshape((n, b, a));
     }
     on_device!(

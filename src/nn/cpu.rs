@@ -179,10 +179,14 @@ pub(crate) fn edit<T: Float>(tensor: &Tensor, work: impl FnOnce(&mut [T]) -> Res
     tensor.inplace_op1(&Edit(RefCell::new(Some(work)), std::marker::PhantomData))
 }
 
-/// A new vector of `len` values, every one of which `fill` must write; saves the pass that zeroing takes.
+/// A new vector of `len` values, every one of which `fill` must write and none of which it may read before; saves the pass
+/// that zeroing takes. In debug builds they begin as NaN, so that one forgotten shows.
 pub(crate) fn filled<T: Float>(len: usize, fill: impl FnOnce(&mut [T])) -> Vec<T> {
     let mut values: Vec<T> = Vec::with_capacity(len);
-    // SAFETY: the memory is allocated and ours alone; T is f32 or f64, of which any bits are a value.
+    if cfg!(debug_assertions) {
+        values.spare_capacity_mut().iter_mut().for_each(|value| _ = value.write(T::from_f64(f64::NAN)));
+    }
+    // SAFETY: the memory is allocated and ours alone; `fill` writes every value before anybody reads it.
     fill(unsafe { std::slice::from_raw_parts_mut(values.as_mut_ptr(), len) });
     // SAFETY: `len` elements are allocated, and have been written.
     unsafe { values.set_len(len) };
@@ -385,7 +389,7 @@ pub(crate) fn total<T: Float>(parts: Vec<Vec<T>>, len: usize) -> Vec<f64> {
     total
 }
 
-/// Whether our kernels serve a tensor: on the CPU, in f32 or f64.
+/// Whether our kernels serve the type of a tensor.
 pub(crate) fn check_type(tensor: &Tensor) -> Result<()> {
     match tensor.dtype() {
         DType::F32 | DType::F64 => Ok(()),

@@ -1,6 +1,6 @@
 //! The devices that networks live on: the CPU, and CUDA in a build that has it.
 
-use candle_core::Device;
+use candle_core::{Device, Tensor};
 
 use crate::config::Precision;
 use crate::error::{Error, Result};
@@ -20,6 +20,23 @@ pub(crate) use on_device;
 
 pub(crate) fn unsupported(device: &Device) -> candle_core::Error {
     candle_core::Error::Msg(format!("this build has no kernels for {:?}", device.location()))
+}
+
+/// Refuses operands of an operation that writes in place, if one that is written to shares its memory with another, or
+/// they are not all on one device.
+pub(crate) fn check_operands(written: &[&Tensor], read: &[&Tensor]) -> candle_core::Result<()> {
+    let shared = |a: &Tensor, b: &Tensor| std::ptr::eq(&*a.storage_and_layout().0, &*b.storage_and_layout().0);
+    for (index, to) in written.iter().enumerate() {
+        for other in written[index + 1..].iter().chain(read) {
+            if !to.device().same_device(other.device()) {
+                candle_core::bail!("operands on {:?} and {:?}", to.device().location(), other.device().location());
+            }
+            if shared(to, other) {
+                candle_core::bail!("an operand that is changed in place, {:?}, shares its memory with another", to.dims());
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Opens GPU number `index` for training: everything goes through one stream of its own, without events between operations,

@@ -338,6 +338,8 @@ __device__ void update(const Table& table, int rule, const Constants& constants)
 // ---- entry points, one for each type of the values
 
 #define KERNEL(name) extern "C" __global__ void name
+// Of 32 × 32 threads: the compiler must leave registers for all of them.
+#define WIDE_KERNEL(name) extern "C" __global__ void __launch_bounds__(1024) name
 #define ENTRIES(T, s)                                                                                                          \
     KERNEL(bias_activate_##s)(T* x, const T* bias, uint len, uint c, int act, double slope) {                                  \
         bias_activate(x, bias, len, c, act, slope);                                                                            \
@@ -349,9 +351,9 @@ __device__ void update(const Table& table, int rule, const Constants& constants)
     }                                                                                                                          \
     KERNEL(swap_axes_##s)(const T* from, T* to, uint n, uint a, uint b) { swap_axes(from, to, n, a, b); }                      \
     KERNEL(sums_##s)(const T* x, T* parts, uint rows, uint c) { sums(x, parts, rows, c); }                                     \
-    KERNEL(sums_total_##s)(const T* parts, T* to, uint count, uint c) { sums_total(parts, to, count, c); }                     \
+    WIDE_KERNEL(sums_total_##s)(const T* parts, T* to, uint count, uint c) { sums_total(parts, to, count, c); }                     \
     KERNEL(moments_##s)(const T* x, T* means, T* squares, uint rows, uint c) { moments(x, means, squares, rows, c); }          \
-    KERNEL(moments_total_##s)(const T* means, const T* squares, const T* weight, T* mean, T* var, T* scale, uint rows, uint c, \
+    WIDE_KERNEL(moments_total_##s)(const T* means, const T* squares, const T* weight, T* mean, T* var, T* scale, uint rows, uint c, \
                               double eps) {                                                                                    \
         moments_total(means, squares, weight, mean, var, scale, rows, c, eps);                                                 \
     }                                                                                                                          \
@@ -363,7 +365,7 @@ __device__ void update(const Table& table, int rule, const Constants& constants)
                                int act, double slope) {                                                                        \
         norm_grad_sums(x, y, dy, mean, of_dz, of_dz_x, rows, c, act, slope);                                                   \
     }                                                                                                                          \
-    KERNEL(norm_grad_total_##s)(const T* of_dz, const T* of_dz_x, const T* weight, const T* var, T* dw, T* db, T* constants,   \
+    WIDE_KERNEL(norm_grad_total_##s)(const T* of_dz, const T* of_dz_x, const T* weight, const T* var, T* dw, T* db, T* constants,   \
                                 uint rows, uint c, double eps) {                                                               \
         norm_grad_total(of_dz, of_dz_x, weight, var, dw, db, constants, rows, c, eps);                                         \
     }                                                                                                                          \

@@ -59,7 +59,8 @@ pub enum Wanted {
     Input,
 }
 
-/// What a forward pass leaves to [`Network::backward`]: the values between the layers.
+/// What a forward pass leaves to [`Network::backward`]: the values between the layers. The parameters are not among them:
+/// they must not change in between.
 pub struct Trace(Vec<Saved>);
 
 /// What a layer leaves: `y` is behind the activation that it took over.
@@ -151,6 +152,14 @@ impl Network {
     }
 
     fn run(&self, x: &Tensor, pass: Pass, save: &mut dyn FnMut(Saved)) -> Result<Tensor> {
+        let expected = match self.input {
+            Shape::Flat(features) => vec![features],
+            Shape::Map { channels, height, width } => vec![height, width, channels],
+        };
+        if x.dims().split_first().is_none_or(|(_, dims)| dims != expected) {
+            let what = format!("a network for [n, …] = {expected:?} (channels last) was given {:?}", x.dims());
+            return Err(Error::Candle(candle_core::Error::Msg(what)));
+        }
         let mut x = x.clone();
         let mut taken = false;
         for (index, layer) in self.layers.iter().enumerate() {
@@ -173,8 +182,10 @@ impl Network {
     /// # Errors
     /// When `dy` is not shaped as the output was, or the device is out of memory.
     pub fn backward(&self, trace: Trace, dy: Tensor, wanted: Wanted) -> Result<Vec<Tensor>> {
-        let Some(last) = trace.0.last() else { return Ok(vec![dy]) };
-        let mut dy = dy.contiguous()?.reshape(last.y.shape())?;
+        let mut dy = dy.contiguous()?;
+        if let Some(last) = trace.0.last() {
+            dy = dy.reshape(last.y.shape())?;
+        }
         let mut gradients = Vec::new();
         // Before the first layer with parameters nobody asks for gradients.
         let first = match wanted {

@@ -10,7 +10,7 @@ use super::activation::Activation;
 use super::cpu::{self, Float, TASK, View, column_sums, edit, filled, for_float, vectorised};
 #[cfg(feature = "cuda")]
 use super::cuda;
-use super::device::on_device;
+use super::device::{check_operands, on_device};
 
 /// Added to every variance.
 pub const EPS: f64 = 1e-5;
@@ -56,7 +56,7 @@ pub fn batch_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, act: Activation) -
 /// gradient to `x`: `dx = γ/σ · (dz − mean(dz) − x̂ · mean(dz · x̂))` (arXiv 1502.03167, section 3), with dz behind the activation.
 ///
 /// # Errors
-/// When the shapes do not fit.
+/// When the shapes do not fit, or `dy` shares its memory with another argument.
 pub fn batch_norm_grad(
     x: &Tensor,
     weight: &Tensor,
@@ -64,6 +64,8 @@ pub fn batch_norm_grad(
     act: Activation,
     dy: Tensor,
 ) -> Result<BatchNormGradients> {
+    [weight, &made.mean, &made.var].into_iter().try_for_each(|parameter| check(x, parameter))?;
+    check_operands(&[&dy], &[x, &made.y, weight, &made.mean, &made.var])?;
     on_device!(
         dy.device(),
         cpu: for_float!(x.dtype(), T => batch_norm_grad_cpu::<T>(x, weight, made, act, dy)),

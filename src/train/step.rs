@@ -71,7 +71,8 @@ struct Sums {
 }
 
 impl Trainer {
-    /// Both networks at their beginning. Tests train in f64, the programs in f32.
+    /// Both networks at their beginning. Tests train in f64, the programs in f32. Sets the device's precision to the config's:
+    /// trainers that share a GPU must agree on it.
     ///
     /// # Errors
     /// When the device is out of memory, or does not know the config's precision.
@@ -97,7 +98,8 @@ impl Trainer {
         self.step * self.config.schedule.critic_steps as u64
     }
 
-    /// The tensors to sample with: the average if there is one, else the weights as they are.
+    /// The tensors to sample with: the average if there is one, else the weights as they are. They share the trainer's
+    /// memory, which the next step changes.
     pub fn best_weights(&self) -> BTreeMap<String, Tensor> {
         match &self.ema {
             Some(ema) => ema.tensors().clone(),

@@ -392,6 +392,7 @@ fn values_out_of_range_are_named() {
         ("init.conv={ normal = { mean = 0.0, std = -1.0 } }", "init: std must be at least 0"),
         ("init.conv={ normal = { mean = nan, std = 1.0 } }", "init: mean"),
         ("generator.layers=[]", "generator: makes 64 features"),
+        ("generator.layers=[{ reshape = [64, 1, 1] }, 'tanh']", "generator: makes 64×1×1"),
         ("generator.layers=['relus']", "unknown variant `relus`"),
         ("generator.layers=[{ linear = { out = 0 } }]", "generator: layer 1: size 0 must be 1 to 65536"),
         ("critic.layers=['relu', { dropout = 1.0 }]", "critic: layer 2: dropout 1 must be at least 0 and below 1"),
@@ -444,4 +445,13 @@ proptest! {
             }
         }
     }
+}
+
+#[test]
+fn networks_without_anything_to_learn_are_refused() {
+    let mut config = TrainConfig::preset("dcgan-28").unwrap();
+    config.latent.size = 784;
+    config.generator.layers = vec![LayerSpec::Reshape([1, 28, 28]), LayerSpec::Tanh];
+    let told = TrainConfig::from_toml(&config.to_toml().unwrap(), "it").unwrap_err().to_string();
+    assert!(told.contains("generator: has no layer that learns"), "{told}");
 }

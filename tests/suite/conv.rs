@@ -1,7 +1,7 @@
 //! The CPU operations of our own against naive loops, finite differences, single precision and other numbers of threads.
 
 use candle_core::{DType, Device, Tensor, Var};
-use ganforge::nn::activation::{Activation, add_bias_activate, bias_grad, multiply, swap_axes};
+use ganforge::nn::activation::{Activation, add_bias_activate, bias_grad, blend, multiply, swap_axes};
 use ganforge::nn::conv::{Window, conv, conv_input_grad};
 use ganforge::nn::norm::{self, batch_norm, batch_norm_grad};
 use ganforge::random::{Purpose, Stream};
@@ -517,4 +517,29 @@ fn operations_on_the_wrong_shape_are_errors() {
     assert!(add_bias_activate(&x, Some(&f(&[2])), Activation::None).is_err());
     assert!(Activation::Tanh.grad(&x, &f(&[2, 4])).is_err());
     assert!(multiply(&x, &f(&[4])).is_err());
+}
+
+/// What is changed in place must not be an argument, too: it would wait for itself.
+#[test]
+fn operations_refuse_operands_that_share_their_memory() {
+    let x = uniform(1, &[4, 6]);
+    let other_shape = x.reshape((6, 4)).unwrap();
+    assert!(multiply(&x, &x).is_err() && multiply(&x, &other_shape).is_err());
+    assert!(Activation::Tanh.grad(&x, &x).is_err());
+    assert!(blend(&[(&x, &x)], 0.5, 0.5).is_err());
+    assert!(add_bias_activate(&x, Some(&x.get(0).unwrap()), Activation::None).is_err());
+    let (w, b) = (uniform(2, &[6]), uniform(3, &[6]));
+    let made = batch_norm(&x, &w, &b, Activation::None).unwrap();
+    assert!(batch_norm_grad(&x, &w, &made, Activation::None, x.clone()).is_err());
+    assert!(batch_norm_grad(&x, &w, &made, Activation::None, made.y.clone()).is_err());
+    assert!(batch_norm_grad(&x, &w, &made, Activation::None, x.copy().unwrap()).is_ok());
+}
+
+#[test]
+fn nothing_in_nothing_out() {
+    let empty = |dims: &[usize]| Tensor::zeros(dims, DType::F32, &Device::Cpu).unwrap();
+    assert_eq!(swap_axes(&empty(&[2, 0, 5])).unwrap().dims(), [2, 5, 0]);
+    add_bias_activate(&empty(&[3, 0]), Some(&empty(&[0])), Activation::Tanh).unwrap();
+    assert_eq!(bias_grad(&empty(&[3, 0])).unwrap().dims(), [0]);
+    multiply(&empty(&[0, 3]), &empty(&[0, 3])).unwrap();
 }

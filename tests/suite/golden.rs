@@ -298,6 +298,19 @@ fn training_follows_pytorch_step_by_step() {
 }
 
 #[test]
+fn networks_refuse_values_of_another_shape() {
+    let layers = [LayerSpec::Linear { out: 1, bias: true }];
+    let input = Shape::Map { channels: 1, height: 4, width: 6 };
+    let network = Network::new(&layers, input, &InitConfig::default(), Role::Critic, 0, &Device::Cpu, DType::F64).unwrap();
+    let zeros = |dims: &[usize]| Tensor::zeros(dims, DType::F64, &Device::Cpu).unwrap();
+    assert_eq!(network.forward(&zeros(&[3, 4, 6, 1]), Pass::Eval).unwrap().dims(), [3, 1]);
+    let wrong: [&[usize]; 4] = [&[3, 1, 4, 6], &[3, 6, 4, 1], &[3, 24], &[]];
+    for dims in wrong {
+        assert!(network.forward(&zeros(dims), Pass::Eval).is_err(), "{dims:?}");
+    }
+}
+
+#[test]
 fn the_dcgan_pair_has_the_published_numbers_of_parameters() {
     for preset in ["dcgan-anime", "dcgan-64"] {
         let config = TrainConfig::preset(preset).unwrap();
