@@ -157,8 +157,7 @@ impl Network {
             Shape::Map { channels, height, width } => vec![height, width, channels],
         };
         if x.dims().split_first().is_none_or(|(_, dims)| dims != expected) {
-            let what = format!("a network for [n, …] = {expected:?} (channels last) was given {:?}", x.dims());
-            return Err(Error::Candle(candle_core::Error::Msg(what)));
+            return Err(failure(format!("a network that takes [n, {expected:?}] (channels last) was given {:?}", x.dims())));
         }
         let mut x = x.clone();
         let mut taken = false;
@@ -379,22 +378,13 @@ impl Layer {
 
     fn forward(&self, x: &Tensor, index: usize, pass: Pass, act: Activation) -> Result<(Tensor, Extra)> {
         let n = x.dim(0)?;
+        if let Some(product) = self.product()? {
+            let y = product.apply(&self.operand(x)?, self.output)?;
+            add_bias_activate(&y, product.bias.as_ref(), act)?;
+            let y = if self.is_linear() { y.flatten_from(1)? } else { y };
+            return Ok((y, Extra::Nothing));
+        }
         let y = match self.spec {
-            LayerSpec::Linear { bias, .. } => {
-                let y = conv(&self.as_point(x)?, &self.kernels()?, Window::POINT)?;
-                add_bias_activate(&y, self.bias(bias)?.as_ref(), act)?;
-                y.flatten_from(1)?
-            }
-            LayerSpec::Conv { kernel, stride, padding, bias, .. } => {
-                let y = conv(x, &self.tensor(0)?, Window { kernel, stride, padding })?;
-                add_bias_activate(&y, self.bias(bias)?.as_ref(), act)?;
-                y
-            }
-            LayerSpec::ConvTranspose { kernel, stride, padding, bias, .. } => {
-                let y = conv_input_grad(x, &self.tensor(0)?, Window { kernel, stride, padding }, size(self.output)?)?;
-                add_bias_activate(&y, self.bias(bias)?.as_ref(), act)?;
-                y
-            }
             LayerSpec::BatchNorm => return self.batch_norm(x, pass, act),
             LayerSpec::LayerNorm => {
                 let made = norm::layer_norm(x, &self.tensor(0)?, &self.tensor(1)?)?;
@@ -413,7 +403,8 @@ impl Layer {
                 }
                 Pass::Eval => x.clone(),
             },
-            LayerSpec::Reshape(_) => channels_last(&channels_first(x)?, self.output, n)?,
+            // Products are done with; what is left is a reshape.
+            _ => channels_last(&channels_first(x)?, self.output, n)?,
         };
         Ok((y, Extra::Nothing))
     }
@@ -422,96 +413,90 @@ impl Layer {
     fn backward(&self, saved: Saved, dy: Tensor, wanted: Wanted, needs_input: bool) -> Result<(Tensor, Vec<Tensor>)> {
         let Saved { x, y, act, extra } = saved;
         let learn = wanted == Wanted::Parameters;
-        if self.takes_activation() && self.spec != LayerSpec::BatchNorm {
+        if let Some(product) = self.product()? {
             act.grad(&y, &dy)?;
+            return self.product_backward(&product, &x, dy, learn, needs_input);
         }
-        let parameters = |dw: candle_core::Result<Tensor>, dy: &Tensor, bias: bool| match bias {
-            true => Ok::<_, candle_core::Error>(vec![dw?, bias_grad(dy)?]),
-            false => Ok(vec![dw?]),
-        };
-        match (&self.spec, extra) {
-            (_, Extra::Skipped) => Ok((dy, Vec::new())),
-            (&LayerSpec::Linear { bias, .. }, _) => {
-                let (kernels, point) = (self.kernels()?, self.as_point(&x)?);
-                let dy = dy.reshape((dy.dim(0)?, 1, 1, ()))?;
-                let learned = match learn {
-                    true => {
-                        let dw = conv_weight_grad(&point, &dy, Window::POINT)?;
-                        parameters(dw.flatten_from(1), &dy, bias)?
-                    }
-                    false => Vec::new(),
-                };
-                let dx = match needs_input {
-                    true => shaped_as(&conv_input_grad(&dy, &kernels, Window::POINT, (1, 1))?.flatten_from(1)?, &x)?,
-                    false => dy,
-                };
-                Ok((dx, learned))
-            }
-            (&LayerSpec::Conv { kernel, stride, padding, bias, .. }, _) => {
-                let window = Window { kernel, stride, padding };
-                let learned = match learn {
-                    true => parameters(conv_weight_grad(&x, &dy, window), &dy, bias)?,
-                    false => Vec::new(),
-                };
-                let input = (x.dim(1)?, x.dim(2)?);
-                let dx = match needs_input {
-                    true => conv_input_grad(&dy, &self.tensor(0)?, window, input)?,
-                    false => dy,
-                };
-                Ok((dx, learned))
-            }
-            (&LayerSpec::ConvTranspose { kernel, stride, padding, bias, .. }, _) => {
-                let window = Window { kernel, stride, padding };
-                let learned = match learn {
-                    true => parameters(conv_weight_grad(&dy, &x, window), &dy, bias)?,
-                    false => Vec::new(),
-                };
-                let dx = if needs_input { conv(&dy, &self.tensor(0)?, window)? } else { dy };
-                Ok((dx, learned))
-            }
+        let (dx, learned) = match (&self.spec, extra) {
+            (_, Extra::Skipped) => (dy, Vec::new()),
             (LayerSpec::BatchNorm, Extra::BatchNorm(made)) => {
                 let gradients = norm::batch_norm_grad(&x, &self.tensor(0)?, &made, act, dy)?;
-                Ok((gradients.x, if learn { vec![gradients.weight, gradients.bias] } else { Vec::new() }))
+                (gradients.x, vec![gradients.weight, gradients.bias])
             }
             (LayerSpec::LayerNorm, Extra::LayerNorm(made)) => {
                 let [dx, dw, db] = norm::layer_norm_grad(&made, &self.tensor(0)?, &dy)?;
-                Ok((dx, if learn { vec![dw, db] } else { Vec::new() }))
+                (dx, vec![dw, db])
             }
             (LayerSpec::Dropout(_), Extra::Mask(mask)) => {
                 multiply(&dy, &mask)?;
-                Ok((dy, Vec::new()))
+                (dy, Vec::new())
             }
-            (LayerSpec::Reshape(_), _) => Ok((shaped_as(&channels_first(&dy)?, &x)?, Vec::new())),
-            (spec, _) => match spec.activation() {
-                Some(act) => {
-                    act.grad(&y, &dy)?;
-                    Ok((dy, Vec::new()))
-                }
-                None => Err(Error::Candle(candle_core::Error::Msg(format!("{spec:?} was not traced in training")))),
-            },
+            (LayerSpec::Reshape(_), _) => (shaped_as(&channels_first(&dy)?, &x)?, Vec::new()),
+            (spec, _) => {
+                let Some(act) = spec.activation() else { return Err(failure(format!("{spec:?} was not traced in training"))) };
+                act.grad(&y, &dy)?;
+                (dy, Vec::new())
+            }
+        };
+        Ok((dx, if learn { learned } else { Vec::new() }))
+    }
+
+    fn product_backward(
+        &self,
+        product: &Product,
+        x: &Tensor,
+        dy: Tensor,
+        learn: bool,
+        needs_input: bool,
+    ) -> Result<(Tensor, Vec<Tensor>)> {
+        let operand = self.operand(x)?;
+        let dy = if self.is_linear() { dy.reshape((dy.dim(0)?, 1, 1, ()))? } else { dy };
+        let mut learned = Vec::new();
+        if learn {
+            learned.push(product.weight_grad(&operand, &dy)?.reshape(self.tensor(0)?.shape())?);
         }
+        if learn && product.bias.is_some() {
+            learned.push(bias_grad(&dy)?);
+        }
+        if !needs_input {
+            return Ok((dy, learned));
+        }
+        let dx = product.input_grad(&operand, &dy)?;
+        Ok((if self.is_linear() { shaped_as(&dx.flatten_from(1)?, x)? } else { dx }, learned))
     }
 
-    /// What a linear layer multiplies, as `[n, 1, 1, features]`: a map's values in the order channel, row, column.
-    fn as_point(&self, x: &Tensor) -> Result<Tensor> {
-        let flat = channels_first(x)?;
-        Ok(flat.reshape((flat.dim(0)?, 1, 1, ()))?)
+    fn is_linear(&self) -> bool {
+        matches!(self.spec, LayerSpec::Linear { .. })
     }
 
-    /// A linear layer's weight `[out, in]` as kernels of 1.
-    fn kernels(&self) -> Result<Tensor> {
-        let w = self.tensor(0)?;
-        let (out, features) = w.dims2()?;
-        Ok(w.reshape((out, features, 1, 1))?)
+    /// This layer as one of the convolutions, if it is one.
+    fn product(&self) -> Result<Option<Product>> {
+        let (window, transposed, bias) = match self.spec {
+            LayerSpec::Linear { bias, .. } => (Window::POINT, false, bias),
+            LayerSpec::Conv { kernel, stride, padding, bias, .. } => (Window { kernel, stride, padding }, false, bias),
+            LayerSpec::ConvTranspose { kernel, stride, padding, bias, .. } => (Window { kernel, stride, padding }, true, bias),
+            _ => return Ok(None),
+        };
+        let weight = self.tensor(0)?;
+        let kernels = match *weight.dims() {
+            [out, features] => weight.reshape((out, features, 1, 1))?,
+            _ => weight,
+        };
+        let bias = if bias { Some(self.tensor(1)?) } else { None };
+        Ok(Some(Product { kernels, window, transposed, bias }))
     }
 
-    fn bias(&self, has_one: bool) -> Result<Option<Tensor>> {
-        has_one.then(|| self.tensor(1)).transpose()
+    /// What the product multiplies; of a linear layer `[n, 1, 1, features]`, a map's values in the order channel, row, column.
+    fn operand(&self, x: &Tensor) -> Result<Tensor> {
+        match self.is_linear() {
+            true => Ok(channels_first(x)?.reshape((x.dim(0)?, 1, 1, ()))?),
+            false => Ok(x.clone()),
+        }
     }
 
     /// Parameter number `slot`.
     fn tensor(&self, slot: usize) -> Result<Tensor> {
-        let missing = || candle_core::Error::Msg(format!("{:?} has no tensor {slot}", self.spec));
+        let missing = || failure(format!("{:?} has no tensor {slot}", self.spec));
         Ok(self.parameters.get(slot).ok_or_else(missing)?.var.as_detached_tensor())
     }
 
@@ -536,11 +521,40 @@ impl Layer {
     }
 }
 
-fn size(shape: Shape) -> Result<(usize, usize)> {
-    match shape {
-        Shape::Map { height, width, .. } => Ok((height, width)),
-        Shape::Flat(_) => Err(Error::Candle(candle_core::Error::Msg("a transposed convolution makes a map".into()))),
+/// A layer with kernels, `[co, ci, k, k]`: a convolution, or its transpose, which goes from `co` channels to `ci`.
+struct Product {
+    kernels: Tensor,
+    window: Window,
+    transposed: bool,
+    bias: Option<Tensor>,
+}
+
+impl Product {
+    fn apply(&self, x: &Tensor, output: Shape) -> Result<Tensor> {
+        match (self.transposed, output) {
+            (false, _) => Ok(conv(x, &self.kernels, self.window)?),
+            (true, Shape::Map { height, width, .. }) => Ok(conv_input_grad(x, &self.kernels, self.window, (height, width))?),
+            (true, Shape::Flat(_)) => Err(failure("a transposed convolution makes a map".to_string())),
+        }
     }
+
+    fn input_grad(&self, x: &Tensor, dy: &Tensor) -> Result<Tensor> {
+        Ok(match self.transposed {
+            false => conv_input_grad(dy, &self.kernels, self.window, (x.dim(1)?, x.dim(2)?))?,
+            true => conv(dy, &self.kernels, self.window)?,
+        })
+    }
+
+    fn weight_grad(&self, x: &Tensor, dy: &Tensor) -> Result<Tensor> {
+        Ok(match self.transposed {
+            false => conv_weight_grad(x, dy, self.window)?,
+            true => conv_weight_grad(dy, x, self.window)?,
+        })
+    }
+}
+
+fn failure(what: String) -> Error {
+    Error::Candle(candle_core::Error::Msg(what))
 }
 
 /// Flat values in the shape that `like` has.
