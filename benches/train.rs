@@ -27,7 +27,7 @@ use ganforge::config::{Precision, TrainConfig};
 use ganforge::data::{Dataset, Report};
 use ganforge::error::{Error, Result};
 use ganforge::files;
-use ganforge::nn::device::open_cuda;
+use ganforge::nn::device::{open_cuda, peak_memory};
 use ganforge::random::{Purpose, Stream};
 use ganforge::train::{Batches, Phase, Trainer};
 use serde::de::DeserializeOwned;
@@ -238,7 +238,8 @@ impl Training<'_> {
         if !(means.loss_critic + means.loss_generator).is_finite() {
             return Err(Error::Diverged("the losses are not finite".into()));
         }
-        Ok(Measurement { images_per_second, peak_mb: peak_rss_mb(), peak_device_mb: None })
+        let peak_device_mb = peak_memory(&self.device)?.map(|bytes| bytes as f64 / 1e6);
+        Ok(Measurement { images_per_second, peak_mb: peak_rss_mb(), peak_device_mb })
     }
 
     fn images(&self) -> u64 {

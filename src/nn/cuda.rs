@@ -92,6 +92,12 @@ pub(super) fn prepare(device: &Device) -> Result<()> {
     let device = cuda(device)?;
     // SAFETY: all of the device's work goes through one stream; there is nothing for events to keep apart.
     unsafe { device.disable_event_tracking() };
+    keep_memory(device)?;
+    // Compile the kernels and open cuDNN: a device that cannot is to be known now.
+    with(device, |_| Ok(()))
+}
+
+fn keep_memory(device: &CudaDevice) -> Result<()> {
     let stream = device.cuda_stream();
     if !stream.context().has_async_alloc() {
         return Ok(());
@@ -107,6 +113,25 @@ pub(super) fn prepare(device: &Device) -> Result<()> {
             .result()
             .map_err(failed("the memory pool's release threshold"))
     }
+}
+
+/// `None` where the device has no memory pool.
+pub(super) fn peak_memory(device: &Device) -> Result<Option<u64>> {
+    let stream = cuda(device)?.cuda_stream();
+    if !stream.context().has_async_alloc() {
+        return Ok(None);
+    }
+    let mut peak = 0u64;
+    let attribute = sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_USED_MEM_HIGH;
+    // SAFETY: the device exists, and this attribute is a 64-bit number.
+    unsafe {
+        let pool =
+            result::device::get_default_mem_pool(stream.context().cu_device()).map_err(failed("the device's memory pool"))?;
+        sys::cuMemPoolGetAttribute(pool, attribute, (&raw mut peak).cast())
+            .result()
+            .map_err(failed("the memory pool's peak"))?;
+    }
+    Ok(Some(peak))
 }
 
 pub(super) fn set_precision(device: &Device, precision: Precision) -> Result<()> {

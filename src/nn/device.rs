@@ -51,6 +51,15 @@ pub fn open_cuda(index: usize) -> Result<Device> {
     Ok(device)
 }
 
+/// Bytes of the device's memory that were in use at most, cuDNN's working memory included; `None` on the CPU, and where the
+/// driver does not count them.
+///
+/// # Errors
+/// When the driver fails.
+pub fn peak_memory(device: &Device) -> Result<Option<u64>> {
+    on_device!(device, cpu: Ok(None), cuda: Ok(super::cuda::peak_memory(device)?))
+}
+
 /// Sets what convolutions and linear layers in f32 compute with on this device from now on. Those in f64 stay exact.
 ///
 /// # Errors

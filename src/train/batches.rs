@@ -83,6 +83,14 @@ impl<'a> Batches<'a> {
         self.images_after(critic_steps) as f64 / self.train.len().max(1) as f64
     }
 
+    /// Whether every batch is uploaded from the host, because the images do not fit on the GPU beside the networks.
+    pub fn are_uploaded(&self) -> bool {
+        #[cfg(feature = "cuda")]
+        return self.device.is_cuda() && self.resident.is_none();
+        #[cfg(not(feature = "cuda"))]
+        false
+    }
+
     /// The images of critic step number `critic_step` (from 0), `[n, size, size, c]` in the network's range.
     ///
     /// # Errors

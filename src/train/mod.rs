@@ -68,6 +68,9 @@ pub fn train(job: &Job) -> Result<Outcome> {
 
     // Build the networks, and put them where the last checkpoint left them.
     let mut batches = Batches::new(data, config, job.device)?;
+    if batches.are_uploaded() {
+        progress.say("the images do not fit on the GPU beside the networks: every batch is uploaded, which takes time");
+    }
     let mut trainer = Trainer::new(config, job.device, DType::F32)?;
     if let Some(saved) = checkpoint::latest(folder)? {
         checkpoint::load(&saved, &mut trainer, data)?;
