@@ -3,11 +3,10 @@
 use candle_core::{D, Result, Tensor, bail};
 use rayon::prelude::*;
 
-use super::cpu::{Float, TASK, View, column_sums, edit, filled, for_float, vectorised};
+use super::cpu::{Float, TASK, View, column_sums, edit, filled, for_float, transpose, vectorised};
 #[cfg(feature = "cuda")]
 use super::cuda;
 use super::device::{check_operands, on_device};
-use super::direct::transpose;
 
 /// A function of single values whose derivative follows from its result.
 #[derive(Debug, Clone, Copy, PartialEq)]

@@ -114,6 +114,11 @@ pub(crate) use for_float;
 /// Values a task of the elementwise loops handles.
 pub(crate) const TASK: usize = 1 << 14;
 
+/// Sums that a weight gradient is made in, at most.
+pub(crate) const MAX_SUMS: usize = 8;
+/// Rows that a transpose reads side by side: as many lines of memory are open, at places that one set of a cache may share.
+pub(crate) const LINES: usize = 8;
+
 /// Runs a loop with the widest instructions of this machine. What it calls must be inlined to profit.
 #[inline(always)]
 pub(crate) fn vectorised<R>(work: impl FnOnce() -> R) -> R {
@@ -345,6 +350,22 @@ pub(crate) fn matmul_parallel<T: Float>([m, k, n]: [usize; 3], a: &[T], sa: Stri
             }
         }
     });
+}
+
+/// `[rows, columns]` → `[columns, rows]`
+pub(crate) fn transpose<T: Float>(from: &[T], to: &mut [T], rows: usize, columns: usize) {
+    if rows == 1 || columns == 1 {
+        to.copy_from_slice(from);
+        return;
+    }
+    for start in (0..rows).step_by(LINES) {
+        let end = rows.min(start + LINES);
+        for (column, to) in to.chunks_exact_mut(rows).enumerate() {
+            for (to, row) in to[start..end].iter_mut().zip(start..) {
+                *to = from[row * columns + column];
+            }
+        }
+    }
 }
 
 /// `to += from`, on all threads.

@@ -9,7 +9,9 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::conv::Plan;
-use super::cpu::{Float, Workspace, add_to, filled, matmul, matmul_parallel, row_major, transposed, vectorised};
+use super::cpu::{
+    Float, LINES, MAX_SUMS, Workspace, add_to, filled, matmul, matmul_parallel, row_major, transpose, transposed, vectorised,
+};
 
 /// Values of a group's columns: 1 MB in f32.
 const CACHED_VALUES: usize = 1 << 18;
@@ -17,10 +19,6 @@ const CACHED_VALUES: usize = 1 << 18;
 const MIN_ROWS: usize = 256;
 /// The batch is cut into at least this many groups, if it has so many images: work for as many cores.
 const MIN_GROUPS: usize = 16;
-/// Sums that a weight gradient is made in, at most.
-const MAX_SUMS: usize = 8;
-/// Rows that a transpose reads side by side: as many lines of memory are open, at places that one set of a cache may share.
-const LINES: usize = 8;
 
 impl Plan {
     /// Values of a column: what one output position sees.
@@ -119,22 +117,6 @@ impl Plan {
         let area = self.window.kernel * self.window.kernel;
         let kernels = w.par_chunks_exact_mut(self.depth()).zip(turned.par_chunks_exact(self.depth()));
         kernels.for_each(|(to, from)| transpose(from, to, area, self.ci));
-    }
-}
-
-/// `[rows, columns]` → `[columns, rows]`
-pub(super) fn transpose<T: Float>(from: &[T], to: &mut [T], rows: usize, columns: usize) {
-    if rows == 1 || columns == 1 {
-        to.copy_from_slice(from);
-        return;
-    }
-    for start in (0..rows).step_by(LINES) {
-        let end = rows.min(start + LINES);
-        for (column, to) in to.chunks_exact_mut(rows).enumerate() {
-            for (to, row) in to[start..end].iter_mut().zip(start..) {
-                *to = from[row * columns + column];
-            }
-        }
     }
 }
 

@@ -403,8 +403,10 @@ impl Layer {
                 }
                 Pass::Eval => x.clone(),
             },
-            // Products are done with; what is left is a reshape.
-            _ => channels_last(&channels_first(x)?, self.output, n)?,
+            LayerSpec::Reshape(_) => channels_last(&channels_first(x)?, self.output, n)?,
+            LayerSpec::Linear { .. } | LayerSpec::Conv { .. } | LayerSpec::ConvTranspose { .. } => {
+                return Err(failure(format!("{:?} is a product", self.spec)));
+            }
         };
         Ok((y, Extra::Nothing))
     }

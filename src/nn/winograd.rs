@@ -4,9 +4,9 @@
 //! (padded) input. Two neighbouring outputs of two taps, `y₀ = s₀w₀ + s₂w₂` and `y₁ = s₂w₀ + s₄w₂`, need three products
 //! instead of four: `(s₀ − s₂)·w₀`, `s₂·(w₀ + w₂)` and `(s₄ − s₂)·w₂` — the minimal filter F(2, 2) of Winograd (Arithmetic
 //! Complexity of Computations, 1980; for networks: Lavin and Gray, arXiv 1509.09308). A kernel of 3 leaves the odd samples one
-//! tap, a kernel of 5 the even ones a third: it joins the outer two products. In two dimensions the forms nest: nine products of matrices ("positions"),
-//! whose inner dimension runs over the products of the parts and over the channels. All coefficients are 0 and ±1, so that
-//! next to no precision is lost.
+//! tap, a kernel of 5 the even ones a third: it joins the outer two products. In two dimensions the forms nest: nine products of
+//! matrices ("positions"), whose inner dimension runs over the products of the parts and over the channels. All coefficients
+//! are 0 and ±1, so that next to no precision is lost.
 //!
 //! Everything is one linear form: with `V` made of `x`, `U` of the kernels and `M` of `y`,
 //! - `conv` is `M = V·U`, then `y = collect(M)`,
@@ -21,7 +21,7 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::conv::Plan;
-use super::cpu::{Float, Workspace, add_to, filled, matmul, row_major, transposed, vectorised};
+use super::cpu::{Float, LINES, MAX_SUMS, Workspace, add_to, filled, matmul, row_major, transposed, vectorised};
 
 /// A term of the inner dimension along one axis: the sample `plus`, less the sample `minus`, meets the sum of some taps.
 struct Part {
@@ -60,12 +60,8 @@ const MIN_CHANNELS: usize = 32;
 const GROUP_TILES: usize = 128;
 /// Values of `U` from which on a group has twice the tiles, and weight gradients no more than one sum.
 const LARGE: usize = 1 << 20;
-/// Sums that a weight gradient is made in, at most.
-const MAX_SUMS: usize = 8;
 /// Input channels whose kernels are transformed together: so many lines of memory are read in a row.
 const CHANNELS: usize = 4;
-/// Kernels that are transposed together: as many lines of memory are open, at places that one set of a cache may share.
-const LINES: usize = 8;
 /// Rows of a product that make a task.
 const TASK_ROWS: usize = 128;
 
