@@ -85,7 +85,7 @@ fn batch_norms(criterion: &mut Criterion) -> Result<()> {
 /// The widest layer of gan-fashion-mlp's critic, with its activation.
 fn linear(criterion: &mut Criterion) -> ganforge::error::Result<()> {
     let (features, out) = (784, 1024);
-    let layers = [LayerSpec::Linear { out, bias: true }, LayerSpec::LeakyRelu(0.2)];
+    let layers = [LayerSpec::Linear { out, bias: true, spectral: false }, LayerSpec::LeakyRelu(0.2)];
     let input = Shape::Flat(features);
     let network = Network::new(&layers, input, &InitConfig::default(), Role::Critic, 0, &Device::Cpu, DType::F32)?;
     let (x, dy) = (random(&[BATCH, features])?, random(&[BATCH, out])?);

@@ -187,6 +187,36 @@ impl LossConfig {
     }
 }
 
+/// A penalty on the critic's gradient to its input; formulas in the `penalty` module.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum PenaltyConfig {
+    /// Norm 1 between real and generated images: WGAN-GP's (arXiv 1704.00028).
+    Gradient {
+        /// λ; 10 in the paper.
+        #[serde(default = "ten")]
+        weight: f64,
+    },
+    /// Norm 0 at real images: R1 (arXiv 1801.04406).
+    R1 {
+        /// γ; 10 in the paper.
+        #[serde(default = "ten")]
+        weight: f64,
+    },
+}
+
+fn ten() -> f64 {
+    10.0
+}
+
+impl PenaltyConfig {
+    /// Its factor.
+    pub fn weight(self) -> f64 {
+        let (Self::Gradient { weight } | Self::R1 { weight }) = self;
+        weight
+    }
+}
+
 /// One optimiser with its constants; formulas in the `optim` module.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]

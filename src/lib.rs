@@ -74,6 +74,8 @@ pub mod nn;
 #[cfg(feature = "train")]
 pub mod optim;
 #[cfg(feature = "train")]
+pub mod penalty;
+#[cfg(feature = "train")]
 pub mod train;
 
 // From a trained generator to a verified file.

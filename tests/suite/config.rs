@@ -31,11 +31,11 @@ fn every_preset_survives_toml() {
 
 /// Short forms for the layer lists below.
 fn linear(out: usize) -> LayerSpec {
-    LayerSpec::Linear { out, bias: true }
+    LayerSpec::Linear { out, bias: true, spectral: false }
 }
 
 fn conv(out: usize, [kernel, stride, padding]: [usize; 3], bias: bool) -> LayerSpec {
-    LayerSpec::Conv { out, kernel, stride, padding, bias }
+    LayerSpec::Conv { out, kernel, stride, padding, bias, spectral: false }
 }
 
 fn up(out: usize, [kernel, stride, padding]: [usize; 3], bias: bool) -> LayerSpec {
@@ -131,7 +131,7 @@ fn wgan_anime_is_as_published() {
     let config = check("wgan-anime", &facts);
     let up = |out, bias| LayerSpec::ConvTranspose { out, kernel: 3, stride: 2, padding: 1, output_padding: 1, bias };
     let generator = chain(&[
-        (LayerSpec::Linear { out: 16_384, bias: false }, NORM_RELU),
+        (LayerSpec::Linear { out: 16_384, bias: false, spectral: false }, NORM_RELU),
         (LayerSpec::Reshape([1024, 4, 4]), &[]),
         (up(512, false), NORM_RELU),
         (up(256, false), NORM_RELU),

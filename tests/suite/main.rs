@@ -23,6 +23,9 @@ mod infer;
 // The built-in generators: what models/ and onnx/ hold.
 #[cfg(all(feature = "train", feature = "infer", feature = "builtin"))]
 mod builtin;
+// Penalties on the critic's input gradient, layer and spectral normalisation: PyTorch's numbers, finite differences, edges.
+#[cfg(feature = "train")]
+mod penalty;
 // gan-train end to end: run folders, exact resume, interruption, damage, wrong calls.
 #[cfg(all(feature = "train", feature = "infer", feature = "cli"))]
 mod train;
