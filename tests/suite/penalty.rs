@@ -14,15 +14,15 @@ use serde_json::{Value, json};
 use crate::conv::assert_thread_independent;
 use crate::golden::{assert_close, golden, load_parameters, network, to_ours, values};
 
-const GRADIENT: PenaltyConfig = PenaltyConfig::Gradient { weight: 10.0 };
-const R1: PenaltyConfig = PenaltyConfig::R1 { weight: 10.0 };
+pub(crate) const GRADIENT: PenaltyConfig = PenaltyConfig::Gradient { weight: 10.0 };
+pub(crate) const R1: PenaltyConfig = PenaltyConfig::R1 { weight: 10.0 };
 
-fn pass(number: u64) -> Pass {
+pub(crate) fn pass(number: u64) -> Pass {
     Pass::Train { seed: 3, number }
 }
 
 /// Penalty, input gradient, and gradients to the parameters.
-fn penalised(network: &Network, x: &Tensor, pass: Pass, config: PenaltyConfig) -> (Penalty, Tensor, Vec<Tensor>) {
+pub(crate) fn penalised(network: &Network, x: &Tensor, pass: Pass, config: PenaltyConfig) -> (Penalty, Tensor, Vec<Tensor>) {
     let penalty = |g: &Tensor| config.of(g).map(|(penalty, v)| ((penalty, g.clone()), v));
     let ((penalty, g), gradients) = network.input_gradient_penalty(x, pass, penalty).unwrap();
     assert_eq!(gradients.len(), network.trainable().count());
@@ -107,7 +107,7 @@ fn critic(layers: &Value, [channels, height, width]: [usize; 3], seed: u64, dtyp
 }
 
 /// Norm by norm, layers with a few hundred parameters; `true` for those that act alike outside training.
-fn critics() -> Vec<(&'static str, Value, bool)> {
+pub(crate) fn critics() -> Vec<(&'static str, Value, bool)> {
     let conv = |out: usize, spectral: bool| json!({"conv": {"out": out, "kernel": 3, "stride": 2, "padding": 1, "spectral": spectral}});
     let linear = |out: usize, spectral: bool| json!({"linear": {"out": out, "spectral": spectral}});
     let leaky = json!({"leaky_relu": 0.2});
@@ -147,6 +147,13 @@ fn critics() -> Vec<(&'static str, Value, bool)> {
     ]
 }
 
+/// The penalty alone.
+fn value(network: &Network, x: &Tensor, pass: Pass, config: PenaltyConfig) -> f64 {
+    let (y, trace) = network.forward_traced(x, pass).unwrap();
+    let g = network.backward(trace, y.ones_like().unwrap(), Wanted::Input).unwrap();
+    scalar(&config.of(&g[0]).unwrap().0.value)
+}
+
 /// The penalty's derivatives to every single number of a parameter.
 fn differences(network: &Network, parameter: usize, penalty: impl Fn() -> f64) -> Vec<f64> {
     const STEP: f64 = 1e-5;
@@ -171,7 +178,7 @@ fn length(values: &[f64]) -> f64 {
 fn gradients_of_penalties_are_finite_differences() {
     let mut compared = 0;
     for (name, layers, alike) in critics() {
-        for seed in 0..3 {
+        for seed in 0..2 {
             let network = critic(&layers, [2, 5, 6], seed, DType::F64);
             let x = normal(50 + seed, &[4, 5, 6, 2]);
             // In training spectral normalisation would move on from difference to difference. Some passes to begin with: of
@@ -182,7 +189,7 @@ fn gradients_of_penalties_are_finite_differences() {
                 let (start, _, gradients) = penalised(&network, &x, pass, config);
                 let floor = 1e-9 * scalar(&start.value).max(1.0);
                 for (index, gradient) in gradients.iter().enumerate() {
-                    let slopes = differences(&network, index, || scalar(&penalised(&network, &x, pass, config).0.value));
+                    let slopes = differences(&network, index, || value(&network, &x, pass, config));
                     let apart: Vec<f64> = slopes.iter().zip(values(gradient)).map(|(a, b)| a - b).collect();
                     let bound = 1e-5 * length(&slopes) + floor * (slopes.len() as f64).sqrt();
                     let what = &network.trainable().nth(index).unwrap().name;
@@ -198,7 +205,7 @@ fn gradients_of_penalties_are_finite_differences() {
         }
     }
     // Most parameters matter: the bound is not met by zeros.
-    assert!(compared > 400, "{compared}");
+    assert!(compared > 250, "{compared}");
 }
 
 #[test]
