@@ -3,9 +3,12 @@
 mod batches;
 pub mod checkpoint;
 mod curves;
+mod gif;
+pub mod report;
 mod run;
 mod stats;
 mod step;
+pub mod tensorboard;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -82,12 +85,16 @@ pub fn train(job: &Job) -> Result<Outcome> {
     let total = config.schedule.length.in_steps(&config.schedule, batches.len());
     let clock = Clock::start(trainer.step, batches.images_after(trainer.critic_steps()));
 
-    // Train. The curves are drawn either way: they show where a run went wrong.
+    // Train. The report is written either way: it shows where a run went wrong.
     progress.begin("training", total);
     let trained = steps(job, &mut trainer, &mut batches, &mut log, &clock, total);
     progress.end();
     log.finish()?;
-    curves::draw(&read_records(folder)?, &folder.curves_file())?;
+    let mut facts = report::Facts::new(config, data, job.device, total);
+    facts.ended = trained.as_ref().err().map(ToString::to_string);
+    if let Err(error) = report::write(folder, &facts) {
+        progress.say(&format!("warning: the run is saved, but its report is not: {error}"));
+    }
     trained?;
     Ok(clock.outcome(trainer.step, total, batches.images_after(trainer.critic_steps())))
 }
@@ -130,6 +137,7 @@ fn steps(
         // Show.
         if step.is_multiple_of(sample_every) || last {
             sampler.save(trainer, &folder.sample_file(step))?;
+            log.sheet(step, &folder.sample_file(step))?;
         }
 
         // Save.
@@ -162,6 +170,13 @@ fn record(trainer: &mut Trainer, batches: &Batches, clock: &Clock) -> Result<Rec
         score_fake: means.score_fake,
         score_train,
         score_held_out,
+        gradient_norm_critic: None,
+        gradient_norm_generator: None,
+        penalty: None,
+        input_gradient_norm: None,
+        wasserstein: None,
+        diversity: None,
+        quality: None,
         seconds: clock.seconds(),
         images_per_second: clock.rate(images),
     })

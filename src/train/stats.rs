@@ -2,11 +2,12 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{BufWriter, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use super::RunFolder;
+use super::tensorboard::Events;
 use crate::error::{Error, Result};
 use crate::files;
 
@@ -37,6 +38,27 @@ pub struct Record {
     /// Likewise of a fixed batch of held-out images; far below `score_train`: it memorises.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub score_held_out: Option<f64>,
+    /// The global L2 norm of the critic's parameter gradients.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gradient_norm_critic: Option<f64>,
+    /// Likewise the generator's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gradient_norm_generator: Option<f64>,
+    /// The penalty in the critic's loss, its weight included.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub penalty: Option<f64>,
+    /// The mean L2 norm of the critic's gradient by its input, at the penalty's points.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub input_gradient_norm: Option<f64>,
+    /// The Wasserstein estimate, mean D(real) − mean D(fake); of Wasserstein losses.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wasserstein: Option<f64>,
+    /// The mean distance between two of the fixed samples.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub diversity: Option<f64>,
+    /// The Fréchet distance to the training images, when it was measured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quality: Option<f64>,
     /// Seconds since this process began to train.
     pub seconds: f64,
     /// Real images a second since then.
@@ -48,10 +70,11 @@ fn null_is_nan<'de, D: serde::Deserializer<'de>>(from: D) -> std::result::Result
     Ok(Option::<f64>::deserialize(from)?.unwrap_or(f64::NAN))
 }
 
-/// The open log.
+/// The open log, with TensorBoard's events beside it.
 pub(super) struct Log {
     path: PathBuf,
     file: BufWriter<File>,
+    events: Events,
 }
 
 impl Log {
@@ -66,11 +89,20 @@ impl Log {
             files::write_atomic(&path, kept.as_bytes())?;
         }
         let file = OpenOptions::new().create(true).append(true).open(&path).map_err(Error::io("write", &path))?;
-        Ok(Self { path, file: BufWriter::new(file) })
+        Ok(Self { path, file: BufWriter::new(file), events: Events::open(folder, step)? })
     }
 
     pub(super) fn write(&mut self, record: &Record) -> Result<()> {
-        self.file.write_all(line(record)?.as_bytes()).and_then(|()| self.file.flush()).map_err(Error::io("write", &self.path))
+        self.file
+            .write_all(line(record)?.as_bytes())
+            .and_then(|()| self.file.flush())
+            .map_err(Error::io("write", &self.path))?;
+        self.events.record(record)
+    }
+
+    /// Notes a sheet of samples that has been written.
+    pub(super) fn sheet(&mut self, step: u64, path: &Path) -> Result<()> {
+        self.events.sheet(step, &files::read(path)?)
     }
 
     pub(super) fn finish(mut self) -> Result<()> {
@@ -100,4 +132,23 @@ pub fn read_records(folder: &RunFolder) -> Result<Vec<Record>> {
         })
     };
     whole.lines().enumerate().map(parse).collect()
+}
+
+/// Training time over all processes of a run: records of one process count from its beginning.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Elapsed {
+    before: f64,
+    seconds: f64,
+}
+
+impl Elapsed {
+    /// Takes the next record; gives the seconds up to it. Where they go back, another process began. One shorter than its
+    /// successor took to its first record is missed; the sum never goes back.
+    pub(super) fn after(&mut self, record: &Record) -> f64 {
+        if record.seconds < self.seconds {
+            self.before += self.seconds;
+        }
+        self.seconds = record.seconds;
+        self.before + self.seconds
+    }
 }
