@@ -11,8 +11,11 @@ use super::Record;
 use crate::error::{Error, Result};
 use crate::{files, image};
 
-/// Pixels of one panel.
+/// Pixels of one panel in `curves.png`.
 const PANEL: (u32, u32) = (800, 320);
+
+/// Likewise in the report, where it is shown about as large as this, and so are its letters.
+const SVG_PANEL: (u32, u32) = (600, 270);
 
 const BLUE: RGBColor = RGBColor(31, 119, 180);
 const RED: RGBColor = RGBColor(214, 39, 40);
@@ -102,7 +105,7 @@ pub(super) fn draw(records: &[Record], path: &Path) -> Result<()> {
 pub(super) fn svgs(records: &[Record]) -> Result<Vec<String>> {
     let one = |panel| {
         let mut text = String::new();
-        let root = SVGBackend::with_string(&mut text, PANEL).into_drawing_area();
+        let root = SVGBackend::with_string(&mut text, SVG_PANEL).into_drawing_area();
         plot(root, &[panel], records).map_err(|e| Error::invalid("the curves", e, DEFECT))?;
         Ok(text)
     };
@@ -192,7 +195,7 @@ fn plot_panel<B: DrawingBackend>(
             chart.draw_series(LineSeries::new(thinned(&clipped), color.mix(RAW)))?;
             chart.draw_series(LineSeries::new(mean.iter().copied(), color.stroke_width(2)))?
         } else {
-            chart.draw_series(LineSeries::new(clipped.iter().copied(), color.stroke_width(2)).point_size(2))?
+            chart.draw_series(LineSeries::new(clipped.iter().copied(), color.filled().stroke_width(2)).point_size(2))?
         }
         .label(*name)
         .legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], color.stroke_width(2)));
@@ -200,7 +203,7 @@ fn plot_panel<B: DrawingBackend>(
     if lines.len() > 1 {
         chart
             .configure_series_labels()
-            .position(SeriesLabelPosition::UpperRight)
+            .position(SeriesLabelPosition::UpperLeft)
             .background_style(WHITE.mix(0.85))
             .border_style(BLACK.mix(0.2))
             .label_font(("sans-serif", 13))

@@ -15,6 +15,7 @@ use super::RunFolder;
 use super::curves::register_fonts;
 use crate::error::{Error, Result};
 use crate::files;
+use crate::image::GAP;
 
 /// The most frames.
 const FRAMES: usize = 60;
@@ -22,14 +23,18 @@ const FRAMES: usize = 60;
 /// The file stays below this many bytes.
 const LIMIT: usize = 5_000_000;
 
-/// The longer side at most; a wider sheet is scaled down, more so where the file would grow beyond its limit.
-const SIDE: u32 = 640;
+/// The longer side at most. Of a larger sheet the first images are shown: they tell more than all of them scaled down, which
+/// is done only where the file would grow beyond its limit.
+const SIDE: u32 = 400;
 
-/// A smaller sheet is scaled up by a whole number to about this.
+/// A smaller one is scaled up by a whole number to about this.
 const SMALL: u32 = 240;
 
 /// Pixels below the sheet, for the step.
 const CAPTION: u32 = 20;
+
+/// Greys for it, where the sheets are coloured.
+const SHADES: usize = 6;
 
 /// Hundredths of a second.
 const DELAY: u16 = 12;
@@ -38,7 +43,8 @@ const LAST_DELAY: u16 = 300;
 /// Writes the sheets up to step `last` as an animation. Without sheets there is nothing to write.
 pub(super) fn write(folder: &RunFolder, last: u64, path: &Path) -> Result<()> {
     let sheets = chosen(folder.sheets(last)?);
-    let mut frames = sheets.par_iter().map(|(_, path)| read(path)).collect::<Result<Vec<_>>>()?;
+    let tile = folder.config()?.data.size as u32 + GAP as u32;
+    let mut frames = sheets.par_iter().map(|(_, path)| Ok(cropped(&read(path)?, tile))).collect::<Result<Vec<_>>>()?;
     let Some(size) = frames.last().map(|sheet| fitting(sheet.dimensions())) else { return Ok(()) };
     let steps: Vec<u64> = sheets.iter().map(|(step, _)| *step).collect();
     let mut size = size;
@@ -67,7 +73,17 @@ fn read(path: &Path) -> Result<RgbImage> {
         .map_err(|e| Error::invalid_file(path, e.to_string(), "Delete it: training does not need it."))
 }
 
-/// The size at which a sheet is shown.
+/// The corner of a sheet with as many rows and columns of images as fit, but at least 2; `tile` is an image with its gap.
+fn cropped(sheet: &RgbImage, tile: u32) -> RgbImage {
+    let gap = GAP as u32;
+    let [width, height] = [sheet.width(), sheet.height()].map(|side| {
+        let whole = (side.saturating_sub(gap) / tile).clamp(1, (SIDE.saturating_sub(gap) / tile).max(2));
+        (whole * tile + gap).min(side)
+    });
+    imageops::crop_imm(sheet, 0, 0, width, height).to_image()
+}
+
+/// The size at which a frame is shown.
 fn fitting((width, height): (u32, u32)) -> (u32, u32) {
     let side = width.max(height);
     let scale = match side {
@@ -115,8 +131,8 @@ fn frame(sheet: &RgbImage, step: u64, palette: &Palette) -> std::result::Result<
     let place = (width as i32 / 2, CAPTION as i32 / 2);
     area.draw_text(&format!("step {step}"), &style, place).and_then(|()| area.present()).map_err(|e| e.to_string())?;
     drop(area);
-    let pixels = sheet.as_raw().chunks_exact(3).chain(caption.chunks_exact(3));
-    let indices: Vec<u8> = pixels.map(|pixel| palette.index(pixel)).collect();
+    let pixels = sheet.as_raw().chunks_exact(3).map(|pixel| palette.index(pixel));
+    let indices: Vec<u8> = pixels.chain(caption.chunks_exact(3).map(|pixel| palette.shade(pixel))).collect();
     let too_large = |_| format!("{width}×{height} pixels are too many for a GIF");
     let [width, height] = [u16::try_from(width).map_err(too_large)?, u16::try_from(height + CAPTION).map_err(too_large)?];
     let mut frame = Frame { width, height, delay: DELAY, buffer: indices.into(), ..Frame::default() };
@@ -143,12 +159,14 @@ impl Palette {
         let count: usize = sheets.iter().map(|sheet| sheet.as_raw().len() / 3).sum();
         let every = count.div_ceil(SAMPLES).max(1) | 1; // odd: not the same column of every sheet
         let samples: Vec<u8> = pixels().step_by(every).flat_map(|pixel| [pixel[0], pixel[1], pixel[2], 255]).collect();
-        let quantizer = NeuQuant::new(QUALITY, 256, &samples);
+        let quantizer = NeuQuant::new(QUALITY, 256 - SHADES, &samples);
         let middle = |bits: usize| (bits << 2 | 2) as u8;
         let nearest = (0..1usize << 18)
             .into_par_iter()
             .map(|code| quantizer.index_of(&[middle(code >> 12), middle(code >> 6 & 63), middle(code & 63), 255]) as u8);
-        Self { nearest: Some(nearest.collect()), colors: quantizer.color_map_rgb() }
+        let shades = (0..SHADES).flat_map(|shade| [(shade * 255 / (SHADES - 1)) as u8; 3]);
+        let colors = quantizer.color_map_rgb().into_iter().chain(shades).collect();
+        Self { nearest: Some(nearest.collect()), colors }
     }
 
     fn index(&self, pixel: &[u8]) -> u8 {
@@ -156,6 +174,15 @@ impl Palette {
         match &self.nearest {
             None => red as u8,
             Some(nearest) => nearest[red >> 2 << 12 | green >> 2 << 6 | blue >> 2],
+        }
+    }
+
+    /// Of a grey pixel of the caption.
+    fn shade(&self, pixel: &[u8]) -> u8 {
+        let shade = usize::from(pixel.first().copied().unwrap_or(0));
+        match &self.nearest {
+            None => shade as u8,
+            Some(_) => (256 - SHADES + (shade * (SHADES - 1) + 127) / 255) as u8,
         }
     }
 }

@@ -83,6 +83,8 @@ pub fn train(job: &Job) -> Result<Outcome> {
     let mut log = stats::Log::open(folder, trainer.step)?;
 
     let total = config.schedule.length.in_steps(&config.schedule, batches.len());
+    let mut facts = report::Facts::new(config, data, job.device, total);
+    report::note(folder, &facts)?;
     let clock = Clock::start(trainer.step, batches.images_after(trainer.critic_steps()));
 
     // Train. The report is written either way: it shows where a run went wrong.
@@ -90,7 +92,6 @@ pub fn train(job: &Job) -> Result<Outcome> {
     let trained = steps(job, &mut trainer, &mut batches, &mut log, &clock, total);
     progress.end();
     log.finish()?;
-    let mut facts = report::Facts::new(config, data, job.device, total);
     facts.ended = trained.as_ref().err().map(ToString::to_string);
     if let Err(error) = report::write(folder, &facts) {
         progress.say(&format!("warning: the run is saved, but its report is not: {error}"));

@@ -7,7 +7,7 @@ use std::path::Path;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use candle_core::Device;
-use image::imageops::{self, FilterType};
+use image::imageops::FilterType;
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 use serde::{Deserialize, Serialize};
 use sysinfo::{CpuRefreshKind, MemoryRefreshKind, RefreshKind, System};
@@ -150,14 +150,22 @@ fn device_text(device: &Device) -> String {
     }
 }
 
+/// Writes `report.json`, at the beginning of a run: a report can be made while it goes on.
+///
+/// # Errors
+/// When the folder cannot be written to.
+pub fn note(folder: &RunFolder, facts: &Facts) -> Result<()> {
+    let json = serde_json::to_string_pretty(facts);
+    let json = json.map_err(|e| Error::invalid("report.json", e.to_string(), "Please report this."))?;
+    files::write_atomic(&folder.facts_file(), (json + "\n").as_bytes())
+}
+
 /// Writes `report.json`, `curves.png`, `progress.gif` and `report.html` of a run, whatever became of it.
 ///
 /// # Errors
 /// When a file of the run is unreadable or damaged, or the folder cannot be written to.
 pub fn write(folder: &RunFolder, facts: &Facts) -> Result<()> {
-    let json =
-        serde_json::to_string_pretty(facts).map_err(|e| Error::invalid("report.json", e.to_string(), "Please report this."))?;
-    files::write_atomic(&folder.facts_file(), (json + "\n").as_bytes())?;
+    note(folder, facts)?;
     render(folder, facts)
 }
 
@@ -195,8 +203,9 @@ p{margin:4px 0}.soft,figcaption{color:var(--soft)}code,pre{font:13px/1.45 ui-mon
 .card b{display:block;font-size:20px;font-weight:600}.warn{background:var(--warnback);color:var(--warn);border-color:currentColor;margin-top:14px}
 .charts{display:grid;gap:12px;grid-template-columns:repeat(auto-fit,minmax(min(100%,480px),1fr))}
 .charts svg{display:block;width:100%;height:auto;border-radius:8px}
-.sheets{display:flex;flex-wrap:wrap;gap:16px}figure{margin:0;max-width:100%}figure img{display:block;max-width:100%;border-radius:4px}
-.small img{image-rendering:pixelated;width:270px}.large img{width:360px}figcaption{font-size:13px;margin-top:4px}
+.sheets{display:grid;gap:16px;align-items:start;grid-template-columns:repeat(auto-fill,minmax(min(100%,320px),1fr))}
+figure{margin:0}figure img{display:block;width:100%;border-radius:4px}.small img{image-rendering:pixelated}
+figcaption{font-size:13px;margin-top:4px}
 table{border-collapse:collapse;width:100%}th,td{text-align:left;padding:5px 14px 5px 0;border-top:1px solid var(--line);vertical-align:top}
 tr:first-child>*{border-top:0}th{font-weight:400;color:var(--soft);white-space:nowrap;width:1%}pre{margin:0;overflow-x:auto}
 summary{cursor:pointer}";
@@ -256,7 +265,9 @@ fn outcome(facts: &Facts, records: &[Record]) -> Markup {
         @if let Some(verdict) = &facts.verdict { div.card.warn { strong { "Watchdog: " } (verdict) } }
         @if let Some(ended) = &facts.ended { div.card.warn { (ended) } }
         @else if step < facts.total_steps {
-            div.card.warn { "Stopped at step " (grouped_u64(step)) " of " (grouped_u64(facts.total_steps)) "." }
+            div.card.warn {
+                "At step " (grouped_u64(step)) " of " (grouped_u64(facts.total_steps)) ": the run goes on, or was stopped."
+            }
         }
         @if let Some(best) = &facts.best { p { "Best checkpoint: step " (grouped_u64(best.step)) " – " (best.why) } }
     }
@@ -303,9 +314,8 @@ struct Picture {
 }
 
 fn figure(picture: &Picture, caption: &str) -> Markup {
-    const SMALL: u32 = 300;
-    let class = if picture.width < SMALL { "small" } else { "large" };
-    html! { figure class=(class) { img src=(picture.url) alt=(caption); figcaption { (caption) } } }
+    const SMALL: u32 = 300; // shown larger than it is, which must not blur it
+    html! { figure class=[(picture.width < SMALL).then_some("small")] { img src=(picture.url) alt=(caption); figcaption { (caption) } } }
 }
 
 /// A picture as a data URL; a very large one is scaled down.
@@ -315,13 +325,12 @@ fn picture(path: &Path) -> Result<Picture> {
     let damaged = |e: image::ImageError| Error::invalid_file(path, e.to_string(), "Delete it: training does not need it.");
     let format = image::guess_format(&bytes).map_err(damaged)?;
     let decoded = image::load_from_memory(&bytes).map_err(damaged)?;
-    let side = decoded.width().max(decoded.height());
-    if side > SIDE {
-        let [width, height] = [decoded.width(), decoded.height()].map(|side_| (side_ * SIDE / side).max(1));
-        let small = imageops::resize(&decoded.to_rgb8(), width, height, FilterType::Triangle);
-        bytes = crate::image::encode_png(small.as_raw(), height as usize, width as usize, 3)?;
+    let mut kind = format.to_mime_type();
+    if decoded.width().max(decoded.height()) > SIDE {
+        let small = decoded.resize(SIDE, SIDE, FilterType::Triangle).into_rgb8();
+        bytes = crate::image::encode_png(small.as_raw(), small.height() as usize, small.width() as usize, 3)?;
+        kind = "image/png";
     }
-    let kind = if side > SIDE { "image/png" } else { format.to_mime_type() };
     Ok(Picture { url: format!("data:{kind};base64,{}", STANDARD.encode(&bytes)), width: decoded.width() })
 }
 
@@ -360,7 +369,7 @@ fn data(facts: &Facts, config: &TrainConfig) -> Markup {
         ("name", data.name.clone()),
         ("images", grouped(data.images)),
         ("trained on as", format!("{0}×{0} pixels, {colour}", data.size)),
-        ("as found", data.summary.lines().next().unwrap_or_default().to_string()),
+        ("as found", data.summary.lines().next().unwrap_or_default().trim_end_matches(':').to_string()),
         ("exact duplicates", grouped(data.duplicates)),
         ("broken, left out", format!("{} of {} found", grouped(data.broken_count), grouped(data.found))),
         ("other files passed over", grouped(data.ignored)),

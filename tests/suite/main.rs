@@ -23,6 +23,9 @@ mod infer;
 // The built-in generators: what models/ and onnx/ hold.
 #[cfg(all(feature = "train", feature = "infer", feature = "builtin"))]
 mod builtin;
+// The run for people: TensorBoard's events, progress.gif, curves, report.html.
+#[cfg(feature = "train")]
+mod report;
 // gan-train end to end: run folders, exact resume, interruption, damage, wrong calls.
 #[cfg(all(feature = "train", feature = "infer", feature = "cli"))]
 mod train;
