@@ -39,7 +39,7 @@ const fn curve(name: &'static str, color: RGBColor, value: fn(&Record) -> Option
     Curve { name, color, value }
 }
 
-const PANELS: [Panel; 7] = [
+const PANELS: [Panel; 8] = [
     Panel {
         caption: "loss",
         curves: &[
@@ -72,9 +72,13 @@ const PANELS: [Panel; 7] = [
         ],
     },
     Panel {
-        caption: "diversity: mean distance between samples",
-        curves: &[curve("diversity", BLUE, |record| record.diversity)],
+        caption: "distance between samples, of that between real images",
+        curves: &[
+            curve("all pairs", BLUE, |record| record.diversity),
+            curve("nearest neighbours", RED, |record| record.diversity_nearest),
+        ],
     },
+    Panel { caption: "spread of the critic's scores", curves: &[curve("spread", BLUE, |record| record.score_spread)] },
     Panel {
         caption: "Fréchet distance (lower is better)",
         curves: &[curve("Fréchet distance", BLUE, |record| record.quality)],

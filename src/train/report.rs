@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use sysinfo::{CpuRefreshKind, MemoryRefreshKind, RefreshKind, System};
 
 use super::stats::Elapsed;
-use super::{Record, RunFolder, curves, gif, hours, read_records};
+use super::{Best, Record, RunFolder, Verdict, checkpoint, curves, gif, hours, read_records};
 use crate::config::TrainConfig;
 use crate::data::{Dataset, grouped};
 use crate::error::{Error, Result};
@@ -24,12 +24,12 @@ use crate::files;
 pub struct Facts {
     /// Generator steps asked for; 0 if not known.
     pub total_steps: u64,
-    /// How the run ended, if not as asked for: what the error or the interruption said.
+    /// How the run ended, if not as asked for: what the error said.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ended: Option<String>,
     /// What the watchdog said.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub verdict: Option<String>,
+    pub verdict: Option<Verdict>,
     /// The best checkpoint.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub best: Option<Best>,
@@ -39,15 +39,6 @@ pub struct Facts {
     /// Where the run's last process ran.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub environment: Option<Environment>,
-}
-
-/// The best checkpoint of a run.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Best {
-    /// Generator steps made.
-    pub step: u64,
-    /// A short text: by which measure, and its value.
-    pub why: String,
 }
 
 /// A data set without its pixels.
@@ -175,11 +166,14 @@ pub fn write(folder: &RunFolder, facts: &Facts) -> Result<()> {
 /// As [`write`]; and when the run has no log yet.
 pub fn rewrite(folder: &RunFolder) -> Result<()> {
     let path = folder.facts_file();
-    let facts = match path.exists() {
+    let mut facts: Facts = match path.exists() {
         true => serde_json::from_slice(&files::read(&path)?)
             .map_err(|e| Error::invalid_file(&path, e.to_string(), "Delete it: the report can do without."))?,
         false => Facts::default(),
     };
+    if let Some(saved) = checkpoint::latest(folder)? {
+        facts.best = checkpoint::read_state(&saved)?.watchdog.best.or(facts.best); // the run may be under way
+    }
     render(folder, &facts)
 }
 
@@ -262,14 +256,21 @@ fn page(folder: &RunFolder, facts: &Facts, records: &[Record]) -> Result<Markup>
 fn outcome(facts: &Facts, records: &[Record]) -> Markup {
     let step = records.last().map_or(0, |record| record.step);
     html! {
-        @if let Some(verdict) = &facts.verdict { div.card.warn { strong { "Watchdog: " } (verdict) } }
+        @if let Some(verdict) = &facts.verdict { div.card.warn { strong { "Watchdog: " } (verdict) ". " (verdict.advice()) } }
         @if let Some(ended) = &facts.ended { div.card.warn { (ended) } }
         @else if step < facts.total_steps {
             div.card.warn {
                 "At step " (grouped_u64(step)) " of " (grouped_u64(facts.total_steps)) ": the run goes on, or was stopped."
             }
         }
-        @if let Some(best) = &facts.best { p { "Best checkpoint: step " (grouped_u64(best.step)) " – " (best.why) } }
+        @if let Some(best) = &facts.best { p { "Best checkpoint: step " (grouped_u64(best.step)) " – " (why(best)) } }
+    }
+}
+
+fn why(best: &Best) -> String {
+    match best.quality {
+        Some(quality) => format!("Fréchet distance {quality:.2}, the least measured"),
+        None => "the last that nothing is known against".to_string(),
     }
 }
 
@@ -348,7 +349,9 @@ fn measurements(record: &Record) -> Markup {
         ("generator's gradient norm", record.gradient_norm_generator),
         ("penalty", record.penalty),
         ("critic's input gradient norm", record.input_gradient_norm),
-        ("diversity of the samples", record.diversity),
+        ("diversity of the samples, of the real images' own", record.diversity),
+        ("the same of nearest neighbours", record.diversity_nearest),
+        ("spread of the critic's scores", record.score_spread),
         ("Fréchet distance", record.quality),
     ];
     let always = [

@@ -12,9 +12,9 @@ use ganforge::data::{Dataset, Report, synthetic};
 use ganforge::error::Error;
 use ganforge::image::encode_png;
 use ganforge::progress::Silent;
-use ganforge::train::report::{self, Best, Facts};
+use ganforge::train::report::{self, Facts};
 use ganforge::train::tensorboard::{self, Event, Events};
-use ganforge::train::{Job, Record, RunFolder, read_records, train};
+use ganforge::train::{Best, Job, Record, RunFolder, Verdict, read_records, train};
 use image::{AnimationDecoder, RgbaImage};
 use serde_json::Value;
 use tempfile::{TempDir, tempdir};
@@ -42,7 +42,7 @@ fn digits() -> Dataset {
 /// Trains up to `steps`, from where the run is.
 fn go_on(folder: &RunFolder, steps: u64) {
     let (config, data, stop) = (config(steps), digits(), AtomicBool::new(false));
-    let job = Job { config: &config, data: &data, device: &Device::Cpu, folder, progress: &Silent, stop: &stop };
+    let job = Job { config: &config, data: &data, device: &Device::Cpu, folder, progress: &Silent, stop: &stop, judge: None };
     train(&job).unwrap();
 }
 
@@ -91,6 +91,8 @@ fn record(step: u64) -> Record {
         input_gradient_norm: None,
         wasserstein: None,
         diversity: None,
+        diversity_nearest: None,
+        score_spread: None,
         quality: None,
         seconds: step as f64,
         images_per_second: 8.0,
@@ -178,6 +180,8 @@ fn every_number_of_a_record_is_a_scalar() {
         input_gradient_norm: Some(6.0),
         wasserstein: Some(7.0),
         diversity: Some(8.0),
+        diversity_nearest: Some(10.0),
+        score_spread: Some(11.0),
         quality: Some(9.0),
         ..record(4)
     };
@@ -202,11 +206,13 @@ fn every_number_of_a_record_is_a_scalar() {
         ("progress/images_per_second", 8.0),
         ("progress/seconds", 4.0),
         ("quality/diversity", 8.0),
+        ("quality/diversity_nearest", 10.0),
         ("quality/frechet", 9.0),
         ("quality/wasserstein", 7.0),
         ("score/fake", -1.0),
         ("score/held_out", 2.0),
         ("score/real", 1.0),
+        ("score/spread", 11.0),
         ("score/train", 1.0),
     ];
     assert_eq!(found, expected);
@@ -379,16 +385,21 @@ fn text_from_outside_is_escaped() {
         vec![ganforge::data::Broken { name: "<svg onload=alert(2)>".to_string(), reason: "<i>torn</i>".to_string() }];
     let mut facts = Facts::new(&config, &data, &Device::Cpu, 9);
     facts.ended = Some("training <u>diverged</u>".to_string());
-    facts.verdict = Some("<em>collapse</em> & more".to_string());
-    facts.best = Some(Best { step: 2, why: "<q>quality</q> 12.5".to_string() });
+    facts.verdict =
+        Some(Verdict { evidence: "<em>collapse</em> & more".to_string(), ..Verdict::nonsense(&record(2), "losses") });
+    facts.best = Some(Best { step: 2, quality: Some(12.5) });
     report::write(&folder, &facts).unwrap();
     let page = page(&folder);
-    for raw in ["<script", "<img src=\"http", "<b>name", "<svg onload", "<i>torn", "<u>", "<em>", "<q>"] {
+    for raw in ["<script", "<img src=\"http", "<b>name", "<svg onload", "<i>torn", "<u>", "<em>"] {
         assert!(!page.contains(raw), "{raw}");
     }
-    for text in
-        ["&lt;script&gt;alert", "&lt;b&gt;name", "&lt;u&gt;diverged", "&lt;em&gt;collapse&lt;/em&gt; &amp; more", "&lt;q&gt;"]
-    {
+    for text in [
+        "&lt;script&gt;alert",
+        "&lt;b&gt;name",
+        "&lt;u&gt;diverged",
+        "&lt;em&gt;collapse&lt;/em&gt; &amp; more",
+        "Fréchet distance 12.50",
+    ] {
         assert!(page.contains(text), "{text}");
     }
     // There are no samples, and nothing stands for them.
@@ -401,7 +412,7 @@ fn curves_show_what_the_records_have() {
     let mut records: Vec<Record> = (1..=200).map(record).collect();
     write_log(&folder, &records);
     report::rewrite(&folder).unwrap();
-    let captions = ["loss", "raw", "Wasserstein", "gradient norm", "penalty", "diversity", "Fréchet"];
+    let captions = ["loss", "raw", "Wasserstein", "gradient norm", "penalty", "distance between samples", "spread", "Fréchet"];
     let plain = page(&folder);
     let drawn = |page: &str| page.matches("<svg").count();
     assert_eq!(drawn(&plain), 2);
@@ -423,6 +434,7 @@ fn curves_show_what_the_records_have() {
     for record in &mut records {
         let value = Some(record.step as f64);
         (record.wasserstein, record.gradient_norm_critic, record.penalty, record.diversity) = (value, value, value, value);
+        record.score_spread = value;
         record.quality = value.filter(|_| record.step.is_multiple_of(50));
     }
     write_log(&folder, &records);
