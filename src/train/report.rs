@@ -195,7 +195,7 @@ p{margin:4px 0}.soft,figcaption{color:var(--soft)}code,pre{font:13px/1.45 ui-mon
 .row{display:grid;gap:12px;grid-template-columns:repeat(auto-fit,minmax(130px,1fr));margin-top:20px}
 .card{background:var(--card);border:1px solid var(--line);border-radius:8px;padding:10px 14px}
 .card b{display:block;font-size:20px;font-weight:600}.warn{background:var(--warnback);color:var(--warn);border-color:currentColor;margin-top:14px}
-.charts{display:grid;gap:12px;grid-template-columns:repeat(auto-fit,minmax(min(100%,480px),1fr))}
+.best{margin-top:14px}.charts{display:grid;gap:12px;grid-template-columns:repeat(auto-fit,minmax(min(100%,480px),1fr))}
 .charts svg{display:block;width:100%;height:auto;border-radius:8px}
 .sheets{display:grid;gap:16px;align-items:start;grid-template-columns:repeat(auto-fill,minmax(min(100%,320px),1fr))}
 figure{margin:0}figure img{display:block;width:100%;border-radius:4px}.small img{image-rendering:pixelated}
@@ -258,12 +258,12 @@ fn outcome(facts: &Facts, records: &[Record]) -> Markup {
     html! {
         @if let Some(verdict) = &facts.verdict { div.card.warn { strong { "Watchdog: " } (verdict) ". " (verdict.advice()) } }
         @if let Some(ended) = &facts.ended { div.card.warn { (ended) } }
-        @else if step < facts.total_steps {
+        @else if facts.verdict.is_none() && step < facts.total_steps {
             div.card.warn {
                 "At step " (grouped_u64(step)) " of " (grouped_u64(facts.total_steps)) ": the run goes on, or was stopped."
             }
         }
-        @if let Some(best) = &facts.best { p { "Best checkpoint: step " (grouped_u64(best.step)) " – " (why(best)) } }
+        @if let Some(best) = &facts.best { p.best { "Best checkpoint: step " (grouped_u64(best.step)) " – " (why(best)) } }
     }
 }
 

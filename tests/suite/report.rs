@@ -284,7 +284,7 @@ fn a_run_tells_its_story() {
     for part in ["wgan-mnist-mlp", "data:image/gif;base64,", "critic_steps", "step 7, ", "51 found", "SHA-256", "processor"] {
         assert!(page.contains(part), "{part}");
     }
-    assert_eq!(page.matches("<svg").count(), 2, "losses and scores");
+    assert_eq!(page.matches("<svg").count(), 4, "losses, scores, Wasserstein estimate, gradient norms");
     assert_eq!(page.matches("data:image/png;base64,").count(), 4);
     assert!(!page.contains("of 7: the run goes on") && !page.contains("Watchdog"));
     let facts: Value = serde_json::from_slice(&fs::read(folder.facts_file()).unwrap()).unwrap();
@@ -369,7 +369,7 @@ fn colours_stay_and_only_whole_images_are_shown() {
         .sum();
     let mean = sum as f64 / (3 * apart.count()) as f64;
     assert!(mean < 6.0, "colours are {mean} of 255 away");
-    assert!(frames[0].0.rows().last().unwrap().all(|pixel| pixel.0 == [255; 4]), "the caption's ground is white");
+    assert!(frames[0].0.rows().next_back().unwrap().all(|pixel| pixel.0 == [255; 4]), "the caption's ground is white");
 }
 
 #[test]

@@ -216,7 +216,7 @@ fn a_run_folder_is_complete() {
     let sheet = image::open(run.join("samples/00000003.png")).unwrap();
     assert_eq!((sheet.width(), sheet.height()), (3 * 28 + 4 * 2, 3 * 28 + 4 * 2));
     check_sheet(&run, "00000007.png", 7, 3);
-    assert_eq!(image::open(run.join("curves.png")).map(|curves| (curves.width(), curves.height())).unwrap(), (800, 640));
+    assert_eq!(image::open(run.join("curves.png")).map(|curves| (curves.width(), curves.height())).unwrap(), (1600, 640));
 
     // Checkpoints: the two newest.
     assert_eq!(names(&run.join("checkpoints")), set(["00000006", "00000007", "best", "latest"]));
