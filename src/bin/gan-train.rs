@@ -44,6 +44,11 @@ enum Command {
     },
     /// Export a run's generator to ONNX, verified against candle in onnxruntime.
     Export(ExportArgs),
+    /// Write report.html, curves.png and progress.gif of a run again.
+    Report {
+        /// The folder of the run.
+        run: PathBuf,
+    },
     /// Say what a data set holds: how many images, which sizes, what is broken, what is double.
     Data {
         /// What `--data` takes.
@@ -161,6 +166,7 @@ fn main() -> ExitCode {
     finish(match cli.command {
         Some(Command::Presets { name }) => presets(name.as_deref()),
         Some(Command::Export(args)) => export(&args),
+        Some(Command::Report { run }) => report(&run),
         Some(Command::Data { source, size, channels, quiet }) => describe_data(&source, size, channels, quiet),
         None => train(&cli.train),
     })
@@ -186,6 +192,12 @@ fn describe_data(source: &str, size: u16, channels: u8, quiet: bool) -> Result<(
     let data = data::load(source, &form, &Console::new(quiet))?;
     let hash = format!("sha256 {} of the pixels at {size}×{size}, {channels} channels", data.sha256);
     print_line(&format!("{}: {}\n{hash}", data.name, data.report))
+}
+
+fn report(run: &Path) -> Result<()> {
+    let folder = RunFolder::open(run)?;
+    train::report::rewrite(&folder)?;
+    print_line(&folder.report_file().display().to_string())
 }
 
 fn export(args: &ExportArgs) -> Result<()> {

@@ -26,6 +26,9 @@ mod builtin;
 // Penalties on the critic's input gradient, layer and spectral normalisation: PyTorch's numbers, finite differences, edges.
 #[cfg(feature = "train")]
 mod penalty;
+// The run for people: TensorBoard's events, progress.gif, curves, report.html.
+#[cfg(feature = "train")]
+mod report;
 // How long, in which rhythm, at which learning rates.
 mod schedule;
 // gan-train end to end: run folders, exact resume, interruption, damage, wrong calls.
