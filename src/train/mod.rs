@@ -3,11 +3,14 @@
 mod batches;
 pub mod checkpoint;
 mod curves;
+pub mod init;
+mod pth;
 mod run;
 mod stats;
 mod step;
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
@@ -75,6 +78,10 @@ pub fn train(job: &Job) -> Result<Outcome> {
     if let Some(saved) = checkpoint::latest(folder)? {
         checkpoint::load(&saved, &mut trainer, data)?;
         progress.say(&format!("continuing at step {}", trainer.step));
+    } else if !config.init_from.is_empty() {
+        progress.say(&init::begin(&mut trainer, Path::new(&config.init_from))?);
+        // At once: a run that is killed before its next checkpoint must begin with the same weights, whatever became of the file.
+        checkpoint::save(folder, &trainer, data, 0)?;
     }
     folder.write_config(config)?; // not before: a checkpoint that does not fit must leave the run as it was
     let mut log = stats::Log::open(folder, trainer.step)?;
