@@ -61,6 +61,7 @@ pub mod latent;
 pub mod progress;
 pub mod random;
 pub mod resize;
+pub mod schedule;
 pub mod shape;
 
 // From images to a trained generator.

@@ -17,7 +17,7 @@ use ganforge::image::Range;
 use ganforge::infer::runtime;
 use ganforge::nn::device::{open_cuda, set_precision};
 use ganforge::progress::Progress;
-use ganforge::train::{self, Job, RunFolder, Trained};
+use ganforge::train::{self, Job, RunFolder, Trained, Which};
 use serde_json::json;
 use toml::{Table, Value};
 
@@ -135,6 +135,9 @@ struct ExportArgs {
     /// The folder of a run; or, with --preset or --config, a .safetensors file or a PyTorch state dict (.pth).
     #[arg(value_name = "RUN|FILE")]
     run: PathBuf,
+    /// Which checkpoint of a RUN: best (the default), latest or the number of a step.
+    #[arg(long, conflicts_with_all = ["preset", "config"])]
+    checkpoint: Option<Which>,
     /// The preset whose generator a FILE's is.
     #[arg(long, conflicts_with_all = ["config", "weights"])]
     preset: Option<String>,
@@ -237,7 +240,7 @@ fn exported(args: &ExportArgs) -> Result<(Trained, PathBuf)> {
             return Err(Error::usage("--size, --width or --set for a run, which has its config", "Leave them out."));
         }
         let folder = RunFolder::open(&args.run)?;
-        return Ok((train::load_trained(&folder, args.weights)?, folder.onnx_file()));
+        return Ok((train::load_trained(&folder, args.weights, args.checkpoint.unwrap_or_default())?, folder.onnx_file()));
     };
     args.set.iter().try_for_each(|assignment| config::set(&mut table, assignment))?;
     let trained = train::init::load_generator(TrainConfig::from_table(table, &place)?, &args.run)?;
@@ -273,14 +276,18 @@ fn train(args: &TrainArgs) -> Result<()> {
     };
 
     let stop = stop_flag()?;
-    let job = Job { config: &config, data: &data, device: &device, folder: &folder, progress: &console, stop: &stop };
+    let job =
+        Job { config: &config, data: &data, device: &device, folder: &folder, progress: &console, stop: &stop, judge: None };
     let outcome = train::train(&job)?;
     console.say(&format!(
         "{} of {} steps, {} images, {:.0} images/s",
         outcome.step, outcome.total_steps, outcome.images, outcome.images_per_second
     ));
 
-    let trained = train::load_trained(&folder, None)?;
+    if let Some(verdict) = outcome.verdict.as_ref().filter(|_| outcome.best.is_none()) {
+        return Err(Error::Unhealthy(format!("{verdict}, and there is no checkpoint from before. {}", verdict.advice())));
+    }
+    let trained = train::load_trained(&folder, None, Which::Best)?;
     let agreement = export::export(&trained, Layout::NhwcU8, Dtype::F32, &folder.onnx_file()).map_err(|error| {
         let mend = format!("Training is saved. Export it later with: gan-train export {}", out.display());
         Error::Runtime(format!("{error}\n{mend}"))
@@ -289,6 +296,11 @@ fn train(args: &TrainArgs) -> Result<()> {
     if args.json {
         let onnx = folder.onnx_file();
         print_line(&json!({ "run": out, "onnx": onnx, "outcome": outcome, "agreement": agreement }).to_string())?;
+    }
+    if let Some(verdict) = &outcome.verdict {
+        let kept = trained.state.step;
+        let kept = format!("The checkpoint of step {kept}, the best, is kept and exported.");
+        return Err(Error::Unhealthy(format!("{verdict}. {kept} {}", verdict.advice())));
     }
     if outcome.step < outcome.total_steps {
         let at = format!("saved and exported at step {} of {}", outcome.step, outcome.total_steps);

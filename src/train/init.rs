@@ -14,7 +14,8 @@ use candle_core::{DType, Device, Tensor};
 
 use super::checkpoint::{self, State};
 use super::pth::{Pth, Stored};
-use super::{RunFolder, Trained, Trainer, critic_network, generator_network};
+use super::watch::Watchdog;
+use super::{RunFolder, Trained, Trainer, Which, critic_network, generator_network};
 use crate::config::TrainConfig;
 use crate::contract::Weights;
 use crate::ema::Ema;
@@ -28,7 +29,7 @@ const MEND: &str =
     "Choose the --preset or --config that the weights were trained with; --size, --width and --set change its layers.";
 
 /// Puts the weights that `path` holds into a trainer at its beginning; the average starts from them, too. `path` is a run's
-/// folder (its latest checkpoint; the generator as it is, or averaged where the checkpoint has no other), a checkpoint's, a
+/// folder (its best checkpoint; the generator as it is, or averaged where the checkpoint has no other), a checkpoint's, a
 /// `.safetensors` file or a PyTorch state dict. Returns a line that says what came from where.
 ///
 /// # Errors
@@ -83,6 +84,7 @@ pub fn load_generator(config: TrainConfig, path: &Path) -> Result<Trained> {
         critic_optimizer_steps: 0,
         data: unknown.clone(),
         data_sha256: unknown,
+        watchdog: Watchdog::default(),
     };
     Ok(Trained { config, generator, state, weights: Weights::Raw })
 }
@@ -176,7 +178,7 @@ impl Opened {
             Error::invalid_file(path, what, "Name a run's folder, a .safetensors file or a PyTorch state dict (.pth).")
         };
         let folder: PathBuf = match path.join("config.toml").is_file() {
-            true => checkpoint::latest(&RunFolder::open(path)?)?.ok_or_else(missing)?,
+            true => checkpoint::find(&RunFolder::open(path)?, Which::Best)?.ok_or_else(missing)?,
             false => path.to_path_buf(),
         };
         let mut dicts = Vec::new();

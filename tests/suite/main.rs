@@ -32,6 +32,11 @@ mod resize;
 // The built-in generators: what models/ and onnx/ hold.
 #[cfg(all(feature = "train", feature = "infer", feature = "builtin"))]
 mod builtin;
+// How long, in which rhythm, at which learning rates.
+mod schedule;
 // gan-train end to end: run folders, exact resume, interruption, damage, wrong calls.
 #[cfg(all(feature = "train", feature = "infer", feature = "cli"))]
 mod train;
+// The watchdog: what it names, how soon, and what it lets pass.
+#[cfg(feature = "train")]
+mod watch;

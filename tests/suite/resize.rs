@@ -130,12 +130,12 @@ fn what_cannot_be_is_refused() {
     }
     // A generator of linear layers at 64 pixels.
     let mut flat = preset("dcgan-64");
-    flat.generator.layers = vec![LayerSpec::Linear { out: 3 * 64 * 64, bias: true }, LayerSpec::Tanh];
+    flat.generator.layers = vec![LayerSpec::Linear { out: 3 * 64 * 64, bias: true, spectral: false }, LayerSpec::Tanh];
     let error = flat.with_size(32).unwrap_err().to_string();
     assert!(error.contains("the generator cannot be made for 32 pixels: it has no two layers that double"), "{error}");
     // A layer in the middle that neither doubles nor is part of a stage.
     let mut odd = preset("dcgan-64");
-    odd.critic.layers = vec![LayerSpec::Linear { out: 1, bias: true }];
+    odd.critic.layers = vec![LayerSpec::Linear { out: 1, bias: true, spectral: false }];
     assert!(odd.with_size(128).unwrap_err().to_string().contains("the critic cannot be made for 128 pixels"));
 }
 
@@ -149,7 +149,7 @@ fn they_train() {
         for _ in 0..2 {
             let mut phase = Phase::default();
             trainer.critic_step(&real, &mut phase).unwrap();
-            trainer.generator_step(phase).unwrap();
+            trainer.generator_step(&mut phase).unwrap();
         }
         let means = trainer.take_means().unwrap();
         assert!(means.loss_critic.is_finite() && means.loss_generator.is_finite(), "{size}: {means:?}");
