@@ -2,10 +2,10 @@
 //!
 //! Strangers call their tensors as they like (`main.0.weight`, `net.bn1.running_mean`). They are matched by place: the layers
 //! with kernels of a file, in its order, with those of the network, and its normalisations with those of the network; roles
-//! (weight, bias, running statistics) and shapes must agree one to one. A `.pth` keeps the order in which its network was built; in a
-//! safetensors file, which sorts its tensors, layers are taken in the order of their names, numbers counted as numbers. What no
-//! tensor tells, as strides and activations, is the config's to say. `num_batches_tracked` is passed over, and so are the
-//! prefixes `module.` (DataParallel) and `_orig_mod.` (torch.compile).
+//! (weight, bias, running statistics, the vectors of spectral normalisation) and shapes must agree one to one. A `.pth` keeps the
+//! order in which its network was built; in a safetensors file, which sorts its tensors, layers are taken in the order of their
+//! names, numbers counted as numbers. What no tensor tells, as strides and activations, is the config's to say.
+//! `num_batches_tracked` is passed over, and so are the prefixes `module.` (DataParallel) and `_orig_mod.` (torch.compile).
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -361,6 +361,9 @@ fn choose<'a>(candidates: &[Candidate<'a>], network: &Network, is_named: fn(&str
     best.ok_or_else(|| nearest.unwrap_or_else(empty))
 }
 
+/// What a layer's tensors may be.
+const ROLES: [&str; 6] = ["weight", "bias", "running_mean", "running_var", "weight_u", "weight_v"];
+
 /// A layer's tensors by role.
 struct Module<T> {
     name: String,
@@ -373,9 +376,8 @@ impl<T> Module<T> {
     }
 
     fn shapes(&self) -> String {
-        // The weight first, as networks have it.
-        let roles = self.roles.iter().rev().map(|(role, (dims, _))| format!("{role} {}", product(dims)));
-        roles.collect::<Vec<_>>().join(", ")
+        let known = ROLES.iter().filter_map(|role| Some((role, self.roles.get(*role)?)));
+        known.map(|(role, (dims, _))| format!("{role} {}", product(dims))).collect::<Vec<_>>().join(", ")
     }
 
     fn agrees<U>(&self, other: &Module<U>) -> bool {
@@ -389,15 +391,30 @@ fn product(dims: &[usize]) -> String {
     dims.iter().map(usize::to_string).collect::<Vec<_>>().join("×")
 }
 
+/// Layer and role of a tensor. PyTorch has two ways to name the tensors of spectral normalisation.
+fn split(name: &str) -> (&str, &str) {
+    for (ending, role) in [
+        (".weight_orig", "weight"),
+        (".parametrizations.weight.original", "weight"),
+        (".parametrizations.weight.0._u", "weight_u"),
+        (".parametrizations.weight.0._v", "weight_v"),
+    ] {
+        if let Some(layer) = name.strip_suffix(ending) {
+            return (layer, role);
+        }
+    }
+    name.rsplit_once('.').unwrap_or(("", name))
+}
+
 /// Groups tensors by layer, in the order of first appearance.
 fn modules<T>(tensors: impl Iterator<Item = (String, Vec<usize>, T)>) -> Result<Vec<Module<T>>, String> {
     let mut modules: Vec<Module<T>> = Vec::new();
     for (name, dims, source) in tensors {
-        let (layer, role) = name.rsplit_once('.').unwrap_or(("", &name));
+        let (layer, role) = split(&name);
         match role {
             "num_batches_tracked" => continue,
-            "weight" | "bias" | "running_mean" | "running_var" => {}
-            _ => return Err(format!("tensor {name} is none of weight, bias, running_mean and running_var")),
+            _ if ROLES.contains(&role) => {}
+            _ => return Err(format!("tensor {name} is none of {}", ROLES.join(", "))),
         }
         let at = match modules.iter().position(|module| module.name == layer) {
             Some(at) => at,

@@ -180,11 +180,13 @@ fn another_architecture_is_refused_where_it_parts() {
     let error = with(&|t| drop(t.insert("main.10.bias".to_string(), zeros(&[3]))));
     assert!(error.contains("4 is main.10 (weight 4×3×4×4, bias 3), expected 10.conv_transpose (weight 4×3×4×4)"), "{error}");
     let error = with(&|t| drop(t.remove("main.5.running_var")));
-    assert!(error.contains("normalisation 2 is main.5 (weight 6, running_mean 6, bias 6), expected 05.batch_norm"), "{error}");
+    assert!(error.contains("normalisation 2 is main.5 (weight 6, bias 6, running_mean 6), expected 05.batch_norm"), "{error}");
     let error = with(&|t| drop(t.insert("main.11.weight".to_string(), zeros(&[3, 3, 1, 1]))));
     assert!(error.contains("layer with kernels 5 is main.11 (weight 3×3×1×1), expected none"), "{error}");
     let error = with(&|t| drop(t.insert("main.1.weight_u".to_string(), zeros(&[8]))));
-    assert!(error.contains("main.1.weight_u is none of weight, bias, running_mean and running_var"), "{error}");
+    assert!(error.contains("1 is main.1 (weight 8×8×4×4, weight_u 8), expected 01.conv_transpose (weight 8×8×4×4)"), "{error}");
+    let error = with(&|t| drop(t.insert("main.1.alpha".to_string(), zeros(&[8]))));
+    assert!(error.contains("main.1.alpha is none of weight, bias, running_mean, running_var"), "{error}");
     let error = with(&|t| drop(t.insert("main.2.bias".to_string(), (zeros(&[8]) / 0.0).unwrap())));
     assert!(error.contains("02.batch_norm.bias holds NaN or infinity"), "{error}");
     let error = with(&|t| drop(t.insert("main.2.bias".to_string(), zeros(&[8]).to_dtype(DType::I64).unwrap())));
