@@ -60,10 +60,13 @@ pub mod image;
 pub mod latent;
 pub mod progress;
 pub mod random;
+pub mod resize;
 pub mod schedule;
 pub mod shape;
 
 // From images to a trained generator.
+#[cfg(feature = "train")]
+pub mod augment;
 #[cfg(feature = "train")]
 pub mod data;
 #[cfg(feature = "train")]

@@ -32,6 +32,8 @@ pub enum Purpose {
     Synthetic,
     /// Which images of a data set are held out.
     HeldOut,
+    /// How image `index` that the critic sees is augmented.
+    Augment,
 }
 
 impl Purpose {
@@ -49,6 +51,7 @@ impl Purpose {
             Self::Spectral => b"spectral",
             Self::Synthetic => b"synthet\0",
             Self::HeldOut => b"held-out",
+            Self::Augment => b"augment\0",
         }
     }
 }

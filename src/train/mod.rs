@@ -4,6 +4,8 @@ mod batches;
 pub mod checkpoint;
 mod curves;
 mod gif;
+pub mod init;
+mod pth;
 pub mod report;
 mod run;
 mod stats;
@@ -12,6 +14,7 @@ pub mod tensorboard;
 mod watch;
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
@@ -97,6 +100,10 @@ pub fn train(job: &Job) -> Result<Outcome> {
     if let Some(saved) = checkpoint::latest(folder)? {
         watchdog = checkpoint::load(&saved, &mut trainer, data)?;
         progress.say(&format!("continuing at step {}", trainer.step));
+    } else if !config.init_from.is_empty() {
+        progress.say(&init::begin(&mut trainer, Path::new(&config.init_from))?);
+        // At once: a run that is killed before its next checkpoint must begin with the same weights, whatever became of the file.
+        checkpoint::save(folder, &trainer, data, 0, &watchdog)?;
     }
     folder.write_config(config)?; // not before: a checkpoint that does not fit must leave the run as it was
     let log = stats::Log::open(folder, trainer.step)?;

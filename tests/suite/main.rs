@@ -1,5 +1,8 @@
 //! The integration tests, one binary: `cargo test --release`. One module a topic.
 
+// DiffAugment: the published formulas, the backward pass, the draws.
+#[cfg(feature = "train")]
+mod augment;
 // Configs and presets: TOML there and back, bases, the published numbers of each preset, damage.
 mod config;
 // Convolutions, batch normalisation and rectifiers against naive loops, finite differences and other numbers of threads.
@@ -20,6 +23,12 @@ mod golden;
 // Latents, the contract, opening and sampling generators, gan-infer.
 #[cfg(all(feature = "infer", feature = "cli"))]
 mod infer;
+// Weights from elsewhere: state dicts, safetensors files, other runs.
+#[cfg(all(feature = "train", feature = "infer", feature = "cli"))]
+mod init;
+// Systems for other sizes and widths.
+#[cfg(feature = "train")]
+mod resize;
 // The built-in generators: what models/ and onnx/ hold.
 #[cfg(all(feature = "train", feature = "infer", feature = "builtin"))]
 mod builtin;
