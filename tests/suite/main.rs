@@ -23,6 +23,9 @@ mod infer;
 // The built-in generators: what models/ and onnx/ hold.
 #[cfg(all(feature = "train", feature = "infer", feature = "builtin"))]
 mod builtin;
+// The first steps of every preset against PyTorch.
+#[cfg(feature = "train")]
+mod steps;
 // gan-train end to end: run folders, exact resume, interruption, damage, wrong calls.
 #[cfg(all(feature = "train", feature = "infer", feature = "cli"))]
 mod train;
