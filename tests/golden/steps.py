@@ -8,9 +8,9 @@ autograd. Weights, images, latents, masks and the order of the data are drawn fr
 training draws them, so nothing but the losses needs to be kept. So that it takes seconds, all is small: `BATCH`, `IMAGES`
 (whose last batch in an epoch is smaller), and hidden widths divided by `DIVISOR`, see `narrow`.
 
-steps.json: `torch`, `batch_size`, `images`, `divisor`, `least`, `seed` as used; `streams`, a sum over draws that says whether
-streams.py still draws as src/random.rs does; and `cases`, name -> {preset, set, critic, generator}: `set` are assignments as
-`gan-train --set` takes them, `critic` has a list of losses for every generator step, `generator` one loss.
+steps.json: `torch`, `batch_size`, `images`, `divisor`, `least`, `seed` as used; `streams`, draws that say whether streams.py
+still draws as src/random.rs does; and `cases`, name -> {preset, set, rounds}: `set` are assignments as `gan-train --set` takes
+them, and a round has lists of losses: `critic`, `penalty` (weighted; 0 where there is none) and `generator`.
 """
 
 import argparse
@@ -32,7 +32,33 @@ HERE = pathlib.Path(__file__).resolve().parent
 STEPS, BATCH, IMAGES, DIVISOR, LEAST, SEED = 20, 6, 20, 16, 4, 7
 
 # Beyond the presets as they are: name -> (preset, assignments).
-VARIANTS = {}
+GP, R1 = 'penalty={ kind = "gradient", weight = 10.0 }', 'penalty={ kind = "r1", weight = 10.0 }'
+VARIANTS = {
+    "hinge": ("dcgan-fashion", ['loss={ kind = "hinge" }']),
+    "wgan-sum": ("wgan-fashion", ['loss={ kind = "wgan", clip = 0.01, reduction = "sum" }']),
+    "bce-gp-dropout": ("gan-fashion-mlp", [GP]),
+    "bce-r1-batch-norm": ("dcgan-28", [R1]),
+    "lsgan-r1-layer-norm": ("lsgan-fashion", [R1, 'critic.norm="layer"']),
+    "wgan-gp-batch-norm": ("wgan-gp-fashion", ['critic.norm="batch"']),
+    "critic-warmup": ("gan-fashion-mlp", ["schedule.critic_warmup={ critic_steps = 3, first = 4, every = 7 }"]),
+    "generator-steps": ("gan-fashion-mlp", ["schedule.generator_steps=2", "schedule.critic_steps=2"]),
+    "generator-steps-reused": ("dcgan-28", ["schedule.generator_steps=4"]),
+    "lr-linear": (
+        "dcgan-28",
+        [
+            "schedule.lr_warmup={ steps = 5 }",
+            'schedule.lr_decay={ curve = "linear", begin = { steps = 8 }, end = { steps = 18 }, to = 0.1 }',
+        ],
+    ),
+    "lr-cosine": (
+        "wgan-mnist-mlp",
+        ['schedule.lr_decay={ curve = "cosine", begin = { steps = 2 }, end = { steps = 30 }, to = 0.0 }'],
+    ),
+    "sgd-momentum": (
+        "gan-fashion-mlp",
+        [f'optimizer.{side}={{ kind = "sgd", lr = 0.05, momentum = 0.9 }}' for side in ("generator", "critic")],
+    ),
+}
 
 
 # --- configs
@@ -87,9 +113,19 @@ class Dropout(nn.Module):
 
 
 class Passes:
-    """Numbers the training passes of both networks: they address the dropout masks."""
+    """Numbers the training passes of both networks, which address the dropout masks: so many numbers are set aside for a step
+    as a round has at most."""
 
-    number = -1
+    def restart(self, config, step):
+        """A round begins: three passes a critic step and one for a penalty, at most two a generator step."""
+        schedule = config["schedule"]
+        most = max(schedule["critic_steps"], schedule.get("critic_warmup", {}).get("critic_steps", 0))
+        self.a_round = (3 + ("penalty" in config)) * most + 2 * schedule.get("generator_steps", 1)
+        self.step, self.made = step, 0
+
+    def begin(self):
+        self.number = self.step * self.a_round + self.made
+        self.made += 1
 
 
 def build(layers, shape, init, purpose, passes):
@@ -154,17 +190,42 @@ class Training:
         sigmoid = config["data"]["range"] == "sigmoid"
         values = pixels / np.float32(255) if sigmoid else pixels / np.float32(127.5) - np.float32(1)
         self.images = torch.from_numpy(values.astype(np.float64)).reshape(IMAGES, *self.shape)
-        self.step, self.critic_steps, self.z = 0, 0, None
+        self.step, self.critic_steps = 0, 0
 
     def run(self):
-        """Losses of the critic, a list for each of the STEPS, and of the generator."""
-        critic, generator = [], []
-        for self.step in range(STEPS):
-            # Three passes a critic step, at most two in the generator's.
-            self.passes.number = self.step * (3 * self.schedule["critic_steps"] + 2) - 1
-            critic.append([self.critic_step() for _ in range(self.schedule["critic_steps"])])
-            generator.append(self.generator_step())
-        return critic, generator
+        """Losses of each round: lists of the critic's, of its penalties (0 without one) and of the generator's."""
+        rounds = []
+        while self.step < STEPS:
+            self.set_rates()
+            self.passes.restart(self.config, self.step)
+            critic = [self.critic_step() for _ in range(self.critic_steps_at(self.step))]
+            generator = [self.generator_step() for _ in range(self.schedule.get("generator_steps", 1))]
+            losses, penalties = zip(*critic)
+            rounds.append({"critic": losses, "penalty": penalties, "generator": generator})
+        return rounds
+
+    def critic_steps_at(self, step):
+        """The warm-up is the WGAN authors': more critic steps for the first generator steps, and then every so many."""
+        warmup = self.schedule.get("critic_warmup")
+        if warmup and (step < warmup["first"] or step % warmup["every"] == 0):
+            return warmup["critic_steps"]
+        return self.schedule["critic_steps"]
+
+    def set_rates(self):
+        """The learning rates climb in a straight line, and fall on a straight line or half a cosine wave."""
+        factor = 1.0
+        if warmup := self.schedule.get("lr_warmup"):
+            factor = min((self.step + 1) / warmup["steps"], 1.0)
+        if decay := self.schedule.get("lr_decay"):
+            begin, end = decay["begin"]["steps"], decay["end"]["steps"]
+            way = min(max((self.step - begin) / (end - begin), 0.0), 1.0)
+            left = 1 - way if decay["curve"] == "linear" else (1 + math.cos(math.pi * way)) / 2
+            factor *= decay["to"] + (1 - decay["to"]) * left
+        for side, optimizer in (("generator", self.generator_optimizer), ("critic", self.critic_optimizer)):
+            rate = factor * self.config["optimizer"][side]["lr"]
+            for group in getattr(optimizer, "param_groups", []):
+                group["lr"] = rate
+            optimizer.lr = rate  # where the optimiser is not PyTorch's own
 
     def critic_step(self):
         if clip := self.loss.get("clip"):
@@ -174,20 +235,42 @@ class Training:
         real = self.real()
         self.z = self.latents(b"z-critic", self.critic_steps, len(real))
         self.fakes = self.generate(self.z)
-        value = critic_loss(self.loss, self.score(real), self.score(self.fakes.detach()))
-        descend(value, self.critic, self.critic_optimizer)
+        fakes = self.fakes.detach()
+        loss = critic_loss(self.loss, self.score(real), self.score(fakes))
+        penalty = self.penalty(real, fakes)
+        descend(loss + penalty, self.critic, self.critic_optimizer)
         self.critic_steps += 1
-        return value.item()
+        return loss.item(), penalty.item()
+
+    def penalty(self, real, fakes):
+        """WGAN-GP's (arXiv 1704.00028, with a root that has a gradient at 0) or R1 (arXiv 1801.04406), in a pass of its own."""
+        penalty = self.config.get("penalty")
+        if not penalty:
+            return torch.zeros(())
+        x = real.clone()
+        if penalty["kind"] == "gradient":
+            indices = np.arange(len(real)) + self.critic_steps * BATCH
+            alpha = torch.from_numpy(streams.uniform(SEED, b"interpol", indices, 1).astype(np.float64)).reshape(-1, 1, 1, 1)
+            x = alpha * real + (1 - alpha) * fakes
+        x.requires_grad_()
+        (slope,) = torch.autograd.grad(self.score(x).sum(), x, create_graph=True)
+        squares = slope.flatten(1).square().sum(1)
+        if penalty["kind"] == "gradient":
+            return penalty["weight"] * ((squares + 1e-12).sqrt() - 1).square().mean()
+        return penalty["weight"] / 2 * squares.mean()
 
     def generator_step(self):
         latents, fakes = self.schedule["generator_latents"], self.fakes
         if latents == "fresh":
-            fakes = self.generate(self.latents(b"z-gen", self.step, len(fakes)))
-        elif latents == "reused":
+            fakes = self.generate(self.latents(b"z-gen", self.step, len(self.z)))
+        elif latents == "reused" or fakes is None:
             fakes = self.generate(self.z)
-        value = generator_loss(self.loss, self.score(fakes))
-        descend(value, self.generator, self.generator_optimizer)
-        return value.item()
+        self.fakes = None  # used up: another generator step of the round makes its own
+        loss = generator_loss(self.loss, self.score(fakes))
+        descend(loss, self.generator, self.generator_optimizer)
+        self.step += 1
+        self.passes.step = self.step
+        return loss.item()
 
     def real(self):
         epoch, batch = divmod(self.critic_steps, -(-IMAGES // BATCH))
@@ -203,11 +286,11 @@ class Training:
         return torch.from_numpy(rows.astype(np.float64))
 
     def generate(self, z):
-        self.passes.number += 1
+        self.passes.begin()
         return self.generator(z).reshape(len(z), *self.shape)
 
     def score(self, images):
-        self.passes.number += 1
+        self.passes.begin()
         return self.critic(images).flatten()
 
 
@@ -235,11 +318,12 @@ def main():
     presets = {line.split()[0]: (line.split()[0], []) for line in listed.splitlines()}
     cases = []
     for name, (preset, assignments) in (presets | VARIANTS).items():
-        critic, generator = Training(resolved(args.gan_train, preset, assignments)).run()
-        assert np.isfinite(np.concatenate(critic)).all() and np.isfinite(generator).all(), name
-        case = {"preset": preset, "set": assignments, "critic": critic, "generator": generator}
-        cases.append(f"{json.dumps(name)}: {json.dumps(case)}")
-        print(f"{name}: critic {critic[0][0]:.6} to {critic[-1][-1]:.6}, generator {generator[0]:.6} to {generator[-1]:.6}")
+        rounds = Training(resolved(args.gan_train, preset, assignments)).run()
+        values = [value for losses in rounds for kind in losses.values() for value in kind]
+        assert np.isfinite(values).all(), name
+        cases.append(f"{json.dumps(name)}: {json.dumps({'preset': preset, 'set': assignments, 'rounds': rounds})}")
+        ends = ", ".join(f"{kind} {rounds[0][kind][0]:.6} to {rounds[-1][kind][-1]:.6}" for kind in rounds[0])
+        print(f"{name}: {ends}")
     about = {"torch": torch.__version__.split("+")[0], "batch_size": BATCH, "images": IMAGES, "divisor": DIVISOR}
     about |= {"least": LEAST, "seed": SEED, "streams": checks()}
     head = json.dumps(about).removesuffix("}")

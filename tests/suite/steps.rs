@@ -37,7 +37,14 @@ struct Streams {
 struct Case {
     preset: String,
     set: Vec<String>,
-    critic: Vec<Vec<f64>>,
+    rounds: Vec<Round>,
+}
+
+/// Losses in the order in which they come.
+#[derive(Deserialize)]
+struct Round {
+    critic: Vec<f64>,
+    penalty: Vec<f64>,
     generator: Vec<f64>,
 }
 
