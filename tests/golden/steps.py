@@ -10,7 +10,7 @@ training draws them, so nothing but the losses needs to be kept. So that it take
 
 steps.json: `torch`, `batch_size`, `images`, `divisor`, `least`, `seed` as used; `streams`, draws that say whether streams.py
 still draws as src/random.rs does; and `cases`, name -> {preset, set, rounds}: `set` are assignments as `gan-train --set` takes
-them, and a round has lists of losses: `critic`, `penalty` (weighted; 0 where there is none) and `generator`.
+them, and a round has lists of losses: `critic` (all of it), `penalty` (its part, weighted; 0 without one) and `generator`.
 """
 
 import argparse
@@ -193,7 +193,7 @@ class Training:
         self.step, self.critic_steps = 0, 0
 
     def run(self):
-        """Losses of each round: lists of the critic's, of its penalties (0 without one) and of the generator's."""
+        """Losses of each round."""
         rounds = []
         while self.step < STEPS:
             self.set_rates()
@@ -240,7 +240,7 @@ class Training:
         penalty = self.penalty(real, fakes)
         descend(loss + penalty, self.critic, self.critic_optimizer)
         self.critic_steps += 1
-        return loss.item(), penalty.item()
+        return (loss + penalty).item(), penalty.item()
 
     def penalty(self, real, fakes):
         """WGAN-GP's (arXiv 1704.00028, with a root that has a gradient at 0) or R1 (arXiv 1801.04406), in a pass of its own."""

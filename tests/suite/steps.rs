@@ -123,25 +123,33 @@ fn the_first_twenty_steps_of_every_preset_follow_pytorch() {
         let data = golden.data(&config);
         let mut batches = Batches::new(&data, &config, &Device::Cpu).unwrap();
         let mut trainer = Trainer::new(&config, &Device::Cpu, DType::F64).unwrap();
-        assert_eq!((case.critic.len(), case.generator.len()), (20, 20), "{name}");
-        let mut worst = [0.0f64; 2];
-        for (step, (critic, &generator)) in case.critic.iter().zip(&case.generator).enumerate() {
-            let mut phase = Phase::default();
-            assert_eq!(critic.len(), config.schedule.critic_steps, "{name} step {step}");
-            for (turn, &theirs) in critic.iter().enumerate() {
+        let rates = config.schedule.rates(batches.len());
+        let mut worst = [0.0f64; 3];
+        let mut check = |kind: usize, step: u64, ours: f64, theirs: f64| {
+            let name = format!("{name}: {} at step {step}", ["critic's loss", "penalty", "generator's loss"][kind]);
+            assert!(off(ours, theirs) <= 1.0, "{name} is {ours}, PyTorch's {theirs}");
+            worst[kind] = worst[kind].max(off(ours, theirs));
+        };
+        for round in &case.rounds {
+            let (step, mut phase) = (trainer.step, Phase::default());
+            trainer.rate = rates.at(step);
+            assert_eq!(round.critic.len() as u64, config.schedule.critic_steps_at(step), "{name} step {step}");
+            assert_eq!(round.generator.len(), config.schedule.generator_steps, "{name} step {step}");
+            for (&loss, &penalty) in round.critic.iter().zip(&round.penalty) {
                 let real = batches.get(trainer.critic_steps() + phase.critic_turns).unwrap().to_dtype(DType::F64).unwrap();
                 trainer.critic_step(&real, &mut phase).unwrap();
-                let ours = trainer.take_means().unwrap().loss_critic;
-                assert!(off(ours, theirs) <= 1.0, "{name} step {step}.{turn}: critic's {ours}, PyTorch's {theirs}");
-                worst[0] = worst[0].max(off(ours, theirs));
+                let ours = trainer.take_means().unwrap();
+                check(0, step, ours.loss_critic, loss);
+                check(1, step, ours.penalty.unwrap_or(0.0), penalty);
             }
-            trainer.generator_step(phase).unwrap();
-            let ours = trainer.take_means().unwrap().loss_generator;
-            assert!(off(ours, generator) <= 1.0, "{name} step {step}: generator's {ours}, PyTorch's {generator}");
-            worst[1] = worst[1].max(off(ours, generator));
+            for &loss in &round.generator {
+                trainer.generator_step(&mut phase).unwrap();
+                check(2, step, trainer.take_means().unwrap().loss_generator, loss);
+            }
         }
-        let [critic, generator] = worst.map(|worst| worst * TOLERANCE);
-        println!("{name}: largest relative difference {critic:.0e} (critic), {generator:.0e} (generator)");
+        assert_eq!(trainer.step, 20, "{name}");
+        let [critic, penalty, generator] = worst.map(|worst| worst * TOLERANCE);
+        println!("{name}: largest differences {critic:.0e} (critic), {penalty:.0e} (penalty), {generator:.0e} (generator)");
     }
 }
 
