@@ -60,6 +60,7 @@ pub mod image;
 pub mod latent;
 pub mod progress;
 pub mod random;
+pub mod schedule;
 pub mod shape;
 
 // From images to a trained generator.

@@ -15,6 +15,9 @@ pub enum LayerSpec {
         /// Whether there is a bias.
         #[serde(default = "yes")]
         bias: bool,
+        /// Whether the weight is divided by its largest singular value (arXiv 1802.05957); critics only.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        spectral: bool,
     },
     /// Convolution, square kernel.
     Conv {
@@ -31,6 +34,9 @@ pub enum LayerSpec {
         /// Whether there is a bias.
         #[serde(default = "yes")]
         bias: bool,
+        /// Whether the kernels are divided by their largest singular value (arXiv 1802.05957); critics only.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        spectral: bool,
     },
     /// Transposed convolution, square kernel (the input gradient of a convolution).
     ConvTranspose {

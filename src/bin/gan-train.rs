@@ -17,7 +17,7 @@ use ganforge::image::Range;
 use ganforge::infer::runtime;
 use ganforge::nn::device::{open_cuda, set_precision};
 use ganforge::progress::Progress;
-use ganforge::train::{self, Job, RunFolder};
+use ganforge::train::{self, Job, RunFolder, Which};
 use serde_json::json;
 use toml::{Table, Value};
 
@@ -125,6 +125,9 @@ struct TrainArgs {
 struct ExportArgs {
     /// The folder of the run.
     run: PathBuf,
+    /// Which checkpoint: best, latest or the number of a step.
+    #[arg(long, default_value = "best")]
+    checkpoint: Which,
     /// Where to write; by default RUN/generator.onnx.
     #[arg(long, value_name = "F.onnx")]
     out: Option<PathBuf>,
@@ -187,7 +190,7 @@ fn describe_data(source: &str, size: u16, channels: u8, quiet: bool) -> Result<(
 
 fn export(args: &ExportArgs) -> Result<()> {
     let folder = RunFolder::open(&args.run)?;
-    let trained = train::load_trained(&folder, args.weights)?;
+    let trained = train::load_trained(&folder, args.weights, args.checkpoint)?;
     let path = args.out.clone().unwrap_or_else(|| folder.onnx_file());
     let agreement = export::export(&trained, args.layout, args.dtype, &path)?;
     print_line(&format!(
@@ -225,14 +228,18 @@ fn train(args: &TrainArgs) -> Result<()> {
     };
 
     let stop = stop_flag()?;
-    let job = Job { config: &config, data: &data, device: &device, folder: &folder, progress: &console, stop: &stop };
+    let job =
+        Job { config: &config, data: &data, device: &device, folder: &folder, progress: &console, stop: &stop, judge: None };
     let outcome = train::train(&job)?;
     console.say(&format!(
         "{} of {} steps, {} images, {:.0} images/s",
         outcome.step, outcome.total_steps, outcome.images, outcome.images_per_second
     ));
 
-    let trained = train::load_trained(&folder, None)?;
+    if let Some(verdict) = outcome.verdict.as_ref().filter(|_| outcome.best.is_none()) {
+        return Err(Error::Unhealthy(format!("{verdict}, and there is no checkpoint from before. {}", verdict.advice())));
+    }
+    let trained = train::load_trained(&folder, None, Which::Best)?;
     let agreement = export::export(&trained, Layout::NhwcU8, Dtype::F32, &folder.onnx_file()).map_err(|error| {
         let mend = format!("Training is saved. Export it later with: gan-train export {}", out.display());
         Error::Runtime(format!("{error}\n{mend}"))
@@ -241,6 +248,11 @@ fn train(args: &TrainArgs) -> Result<()> {
     if args.json {
         let onnx = folder.onnx_file();
         print_line(&json!({ "run": out, "onnx": onnx, "outcome": outcome, "agreement": agreement }).to_string())?;
+    }
+    if let Some(verdict) = &outcome.verdict {
+        let kept = trained.state.step;
+        let kept = format!("The checkpoint of step {kept}, the best, is kept and exported.");
+        return Err(Error::Unhealthy(format!("{verdict}. {kept} {}", verdict.advice())));
     }
     if outcome.step < outcome.total_steps {
         let at = format!("saved and exported at step {} of {}", outcome.step, outcome.total_steps);

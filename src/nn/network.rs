@@ -288,7 +288,7 @@ impl Blueprint<'_> {
         let init = self.init;
         let mut list = Vec::new();
         match *self.spec {
-            LayerSpec::Linear { out, bias } => {
+            LayerSpec::Linear { out, bias, .. } => {
                 let fan_in = self.input.elements();
                 list.push(self.drawn("linear.weight", &[out, fan_in], init.linear, fan_in, 0)?);
                 if bias {

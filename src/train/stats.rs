@@ -37,10 +37,44 @@ pub struct Record {
     /// Likewise of a fixed batch of held-out images; far below `score_train`: it memorises.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub score_held_out: Option<f64>,
+    /// The Euclidean norm of the critic's gradient, over all its parameters, in the last critic step.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gradient_norm_critic: Option<f64>,
+    /// Likewise of the generator's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gradient_norm_generator: Option<f64>,
+    /// The penalty, its weight included; it is part of the critic's loss.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub penalty: Option<f64>,
+    /// The mean norm of the critic's gradient to its input, at the images of the penalty.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub input_gradient_norm: Option<f64>,
+    /// With a Wasserstein loss, `score_real − score_fake`: the critic's estimate of the distance, times its Lipschitz constant.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wasserstein: Option<f64>,
+    /// Mean pairwise distance of 64 fixed samples, relative to that of 64 real images.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub diversity: Option<f64>,
+    /// Mean distance of each of these samples to the one most like it, relative to the same of the real images.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub diversity_nearest: Option<f64>,
+    /// Standard deviation of the critic's scores of these samples and real images together, in evaluation mode.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub score_spread: Option<f64>,
+    /// The Fréchet distance of generated images, where it was measured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quality: Option<f64>,
     /// Seconds since this process began to train.
     pub seconds: f64,
     /// Real images a second since then.
     pub images_per_second: f64,
+}
+
+impl Record {
+    /// Whether losses and scores are numbers.
+    pub fn is_finite(&self) -> bool {
+        [self.loss_critic, self.loss_generator, self.score_real, self.score_fake].iter().all(|number| number.is_finite())
+    }
 }
 
 /// JSON has no NaN; serde_json writes it as null.

@@ -34,6 +34,10 @@ pub struct Trainer {
     pub critic_optimizer: Optimizer,
     /// The generator's averaged weights, if the config asks for them.
     pub ema: Option<Ema>,
+    /// The factor on both learning rates, which the loop sets from the schedule.
+    pub rate: f64,
+    /// Whether the next steps measure their gradients, a pass over all of them.
+    pub measure: bool,
     sums: Sums,
 }
 
@@ -59,6 +63,14 @@ pub struct Means {
     pub score_real: f64,
     /// The critic's raw score of generated images, in its own steps.
     pub score_fake: f64,
+    /// The penalty, its weight included.
+    pub penalty: Option<f64>,
+    /// The mean norm of the critic's gradient to its input, where the penalty is taken.
+    pub input_gradient_norm: Option<f64>,
+    /// The norm of the critic's gradient in the last step that was measured.
+    pub gradient_norm_critic: Option<f64>,
+    /// Likewise of the generator's.
+    pub gradient_norm_generator: Option<f64>,
 }
 
 /// Sums on the device: reading a number at every step would make a GPU wait.
@@ -68,6 +80,8 @@ struct Sums {
     critic_steps: u64,
     generator: Option<Tensor>,
     generator_steps: u64,
+    norm_critic: Option<Tensor>,
+    norm_generator: Option<Tensor>,
 }
 
 impl Trainer {
@@ -89,13 +103,20 @@ impl Trainer {
             step: 0,
             generator,
             critic,
+            rate: 1.0,
+            measure: false,
             sums: Sums::default(),
         })
     }
 
     /// Critic steps made before the present phase.
     pub fn critic_steps(&self) -> u64 {
-        self.step * self.config.schedule.critic_steps as u64
+        self.config.schedule.critic_steps_before(self.step)
+    }
+
+    /// Where the networks live.
+    pub fn device(&self) -> &Device {
+        self.generator.device()
     }
 
     /// The tensors to sample with: the average if there is one, else the weights as they are. They share the trainer's
@@ -125,7 +146,7 @@ impl Trainer {
     /// When the device is out of memory.
     pub fn critic_step_with(&mut self, real: &Tensor, z: Tensor, phase: &mut Phase) -> Result<()> {
         // Make fakes. Only if the generator's step will go on from them is it kept how they came about.
-        let last_turn = phase.critic_turns + 1 == self.config.schedule.critic_steps as u64;
+        let last_turn = phase.critic_turns + 1 == self.config.schedule.critic_steps_at(self.step);
         let keep = last_turn && self.config.schedule.generator_latents == GeneratorLatents::ReusedFakes;
         let (fakes, trace) = match keep {
             true => self.generate_traced(&z, phase).map(|(fakes, trace)| (fakes, Some(trace)))?,
@@ -143,7 +164,10 @@ impl Trainer {
         let gradients = self.to_critic(&real_score, real_trace, &by_score, Wanted::Parameters)?;
         let of_fakes = self.to_critic(&fake_score, fake_trace, &by_score, Wanted::Parameters)?;
         blend(&gradients.iter().zip(&of_fakes).collect::<Vec<_>>(), 1.0, 1.0)?;
-        self.critic_optimizer.step(&self.critic, &gradients)?;
+        if self.measure {
+            self.sums.norm_critic = Some(norm(&gradients)?);
+        }
+        self.critic_optimizer.step(&self.critic, &gradients, self.rate)?;
         self.sums.add_critic([&loss, &real_score.mean_all()?, &fake_score.mean_all()?])?;
         phase.critic_turns += 1;
         phase.latents = Some(z);
@@ -151,11 +175,11 @@ impl Trainer {
         Ok(())
     }
 
-    /// One generator step; ends the phase.
+    /// One generator step. The first of a round may go on from the fakes of the critic's last step.
     ///
     /// # Errors
     /// When the device is out of memory.
-    pub fn generator_step(&mut self, phase: Phase) -> Result<()> {
+    pub fn generator_step(&mut self, phase: &mut Phase) -> Result<()> {
         on_pool(|| {
             let n = phase.latents.as_ref().map_or(Ok(self.config.schedule.batch_size), |z| z.dim(0))?;
             let fresh = match (self.config.schedule.generator_latents, &phase.latents) {
@@ -171,19 +195,22 @@ impl Trainer {
     ///
     /// # Errors
     /// When the device is out of memory.
-    pub fn generator_step_with(&mut self, fresh: Tensor, mut phase: Phase) -> Result<()> {
-        let (fakes, trace) = match (self.config.schedule.generator_latents, phase.fakes.take(), phase.latents.take()) {
+    pub fn generator_step_with(&mut self, fresh: Tensor, phase: &mut Phase) -> Result<()> {
+        let (fakes, trace) = match (self.config.schedule.generator_latents, phase.fakes.take(), phase.latents.clone()) {
             (GeneratorLatents::ReusedFakes, Some(made), _) => made,
-            (GeneratorLatents::Reused, _, Some(z)) => self.generate_traced(&z, &mut phase)?,
-            _ => self.generate_traced(&fresh, &mut phase)?,
+            (GeneratorLatents::Reused | GeneratorLatents::ReusedFakes, _, Some(z)) => self.generate_traced(&z, phase)?,
+            _ => self.generate_traced(&fresh, phase)?,
         };
 
         // The critic only passes the gradient on.
-        let (score, score_trace) = self.score(&fakes, &mut phase)?;
+        let (score, score_trace) = self.score(&fakes, phase)?;
         let loss = self.config.loss.generator(&score)?;
         let to_fakes = self.to_critic(&score, score_trace, &loss.backward()?, Wanted::Input)?;
         let gradients = self.to_generator(trace, to_fakes)?;
-        self.generator_optimizer.step(&self.generator, &gradients)?;
+        if self.measure {
+            self.sums.norm_generator = Some(norm(&gradients)?);
+        }
+        self.generator_optimizer.step(&self.generator, &gradients, self.rate)?;
         self.step += 1;
         self.sums.add_generator(&loss)?;
         if let Some(ema) = &mut self.ema {
@@ -192,13 +219,12 @@ impl Trainer {
         Ok(())
     }
 
-    /// The critic's mean score of images, without a trace of this in its running statistics.
+    /// The critic's scores of images, without a trace of this in its running statistics.
     ///
     /// # Errors
     /// When the device is out of memory.
-    pub fn mean_score(&self, images: &Tensor) -> Result<f64> {
-        let score = self.critic.forward(images, Pass::Eval)?;
-        Ok(score.mean_all()?.to_dtype(DType::F64)?.to_scalar()?)
+    pub fn scores(&self, images: &Tensor) -> Result<Vec<f64>> {
+        Ok(self.critic.forward(images, Pass::Eval)?.flatten_all()?.to_dtype(DType::F64)?.to_vec1()?)
     }
 
     /// The means since the last call.
@@ -206,14 +232,25 @@ impl Trainer {
     /// # Errors
     /// When the device is out of memory.
     pub fn take_means(&mut self) -> Result<Means> {
-        let Sums { critic, critic_steps, generator, generator_steps } = std::mem::take(&mut self.sums);
+        let Sums { critic, critic_steps, generator, generator_steps, norm_critic, norm_generator } =
+            std::mem::take(&mut self.sums);
         let mean = |sum: Option<&Tensor>, count: u64| match sum {
             Some(sum) => Ok(sum.to_dtype(DType::F64)?.to_scalar::<f64>()? / count.max(1) as f64),
             None => Ok::<f64, candle_core::Error>(f64::NAN),
         };
         let [loss, real, fake] = [0, 1, 2].map(|i| mean(critic.as_ref().map(|sums| &sums[i]), critic_steps));
         let loss_generator = mean(generator.as_ref(), generator_steps)?;
-        Ok(Means { loss_critic: loss?, loss_generator, score_real: real?, score_fake: fake? })
+        let read = |norm: Option<Tensor>| norm.map(|norm| norm.to_dtype(DType::F64)?.to_scalar::<f64>()).transpose();
+        Ok(Means {
+            loss_critic: loss?,
+            loss_generator,
+            score_real: real?,
+            score_fake: fake?,
+            penalty: None,
+            input_gradient_norm: None,
+            gradient_norm_critic: read(norm_critic)?,
+            gradient_norm_generator: read(norm_generator)?,
+        })
     }
 
     /// The latents of step `index`: those of its images are numbered from `index · batch size` on.
@@ -237,7 +274,7 @@ impl Trainer {
     }
 
     /// A generator may end in a linear layer.
-    fn as_images(&self, values: &Tensor) -> Result<Tensor> {
+    pub(super) fn as_images(&self, values: &Tensor) -> Result<Tensor> {
         match values.rank() {
             4 => Ok(values.clone()),
             _ => channels_last(values, self.config.image_shape(), values.dim(0)?),
@@ -268,16 +305,18 @@ impl Trainer {
     }
 
     fn next_pass(&self, phase: &mut Phase) -> Pass {
-        // Three passes a critic step (generator, real, fake), at most two in the generator's.
-        let passes_a_step = 3 * self.config.schedule.critic_steps as u64 + 2;
-        let number = self.step * passes_a_step + phase.passes;
+        // Three passes a critic step (generator, real, fake), and one for a penalty; at most two in the generator's.
+        let schedule = &self.config.schedule;
+        let a_critic_step = 3 + u64::from(self.config.penalty.is_some());
+        let a_round = a_critic_step * schedule.most_critic_steps() + 2 * schedule.generator_steps as u64;
+        let number = self.step * a_round + phase.passes;
         phase.passes += 1;
         Pass::Train { seed: self.config.seed, number }
     }
 
     /// Clamps every trainable parameter of a WGAN's critic, never its running statistics.
     fn clip_critic(&self) -> Result<()> {
-        if let LossConfig::Wgan { clip } = self.config.loss {
+        if let LossConfig::Wgan { clip: Some(clip), .. } = self.config.loss {
             let parameters: Vec<Tensor> = self.critic.trainable().map(|parameter| parameter.var.as_detached_tensor()).collect();
             optim::clamp(&parameters, clip)?;
         }
@@ -288,6 +327,12 @@ impl Trainer {
 /// A network's tensors by name, as they are.
 pub(super) fn raw_weights(network: &Network) -> BTreeMap<String, Tensor> {
     network.parameters().map(|p| (p.name.clone(), p.var.as_detached_tensor())).collect()
+}
+
+/// The Euclidean norm of all gradients together, as a scalar on the device.
+fn norm(gradients: &[Tensor]) -> Result<Tensor> {
+    let squares = gradients.iter().map(|g| g.sqr()?.sum_all()).collect::<candle_core::Result<Vec<_>>>()?;
+    Ok(Tensor::stack(&squares, 0)?.sum_all()?.sqrt()?)
 }
 
 impl Sums {

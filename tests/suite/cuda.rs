@@ -286,7 +286,7 @@ fn trained(config: &TrainConfig, device: &Device, dtype: DType) -> Trainer {
             let real = uniform(number, &[config.schedule.batch_size, size, size, channels], dtype);
             trainer.critic_step(&real.to_device(device).unwrap(), &mut phase).unwrap();
         }
-        trainer.generator_step(phase).unwrap();
+        trainer.generator_step(&mut phase).unwrap();
     }
     trainer
 }

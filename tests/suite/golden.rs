@@ -217,7 +217,7 @@ fn bce_of_confident_logits_is_finite_in_single_precision() {
 /// A linear layer of any shape of weight, to hang a golden parameter on.
 fn holder(value: &Tensor) -> Network {
     let columns = value.elem_count() / value.dim(0).unwrap();
-    let layers = [LayerSpec::Linear { out: value.dim(0).unwrap(), bias: false }];
+    let layers = [LayerSpec::Linear { out: value.dim(0).unwrap(), bias: false, spectral: false }];
     Network::new(&layers, Shape::Flat(columns), &InitConfig::default(), Role::Critic, 0, &Device::Cpu, DType::F64).unwrap()
 }
 
@@ -234,7 +234,7 @@ fn optimisers_over_five_steps() {
             let mut optimizer = Optimizer::new(config, &network).unwrap();
             for step in 1..=5 {
                 let g = golden.get(&format!("grad.{name}.{step}")).reshape(var.shape()).unwrap();
-                optimizer.step(&network, &[g]).unwrap();
+                optimizer.step(&network, &[g], 1.0).unwrap();
                 let what = format!("{case}/after.{name}.{step}");
                 assert_close(&what, var, golden.get(&what), 1e-12);
             }
@@ -278,7 +278,7 @@ fn training_follows_pytorch_step_by_step() {
                 trainer.critic_step_with(&to_ours(real), z, &mut phase).unwrap();
             }
             let fresh = golden.tensors.get(&format!("{case}/z.{step}.generator"));
-            trainer.generator_step_with(fresh.unwrap_or(get(format!("z.{step}.0"))).clone(), phase).unwrap();
+            trainer.generator_step_with(fresh.unwrap_or(get(format!("z.{step}.0"))).clone(), &mut phase).unwrap();
             let means = trainer.take_means().unwrap();
             let critic = critic_losses[(step - 1) * turns..step * turns].iter().sum::<f64>() / turns as f64;
             assert!((means.loss_critic - critic).abs() <= 1e-8 * (1.0 + critic.abs()), "{case} step {step}: critic");
@@ -299,7 +299,7 @@ fn training_follows_pytorch_step_by_step() {
 
 #[test]
 fn networks_refuse_values_of_another_shape() {
-    let layers = [LayerSpec::Linear { out: 1, bias: true }];
+    let layers = [LayerSpec::Linear { out: 1, bias: true, spectral: false }];
     let input = Shape::Map { channels: 1, height: 4, width: 6 };
     let network = Network::new(&layers, input, &InitConfig::default(), Role::Critic, 0, &Device::Cpu, DType::F64).unwrap();
     let zeros = |dims: &[usize]| Tensor::zeros(dims, DType::F64, &Device::Cpu).unwrap();

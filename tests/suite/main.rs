@@ -26,6 +26,11 @@ mod builtin;
 // The first steps of every preset against PyTorch.
 #[cfg(feature = "train")]
 mod steps;
+// How long, in which rhythm, at which learning rates.
+mod schedule;
 // gan-train end to end: run folders, exact resume, interruption, damage, wrong calls.
 #[cfg(all(feature = "train", feature = "infer", feature = "cli"))]
 mod train;
+// The watchdog: what it names, how soon, and what it lets pass.
+#[cfg(feature = "train")]
+mod watch;
