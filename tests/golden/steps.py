@@ -24,6 +24,7 @@ import tomllib
 import numpy as np
 import torch
 from torch import nn
+from torch.nn.utils import spectral_norm
 
 import streams
 from make import critic_loss, descend, generator_loss, kind_of, make_layer, make_optimizer
@@ -35,6 +36,11 @@ STEPS, BATCH, IMAGES, DIVISOR, LEAST, SEED = 20, 6, 20, 16, 4, 7
 GP, R1 = 'penalty={ kind = "gradient", weight = 10.0 }', 'penalty={ kind = "r1", weight = 10.0 }'
 VARIANTS = {
     "hinge": ("dcgan-fashion", ['loss={ kind = "hinge" }']),
+    "hinge-spectral": ("dcgan-fashion", ['loss={ kind = "hinge" }', 'critic.norm="spectral"']),
+    "hinge-spectral-mlp": ("gan-fashion-mlp", ['loss={ kind = "hinge" }', 'critic.norm="spectral"']),
+    "wgan-gp-spectral": ("wgan-gp-fashion", ['critic.norm="spectral"']),
+    "wgan-gp-no-norm": ("wgan-gp-fashion", ['critic.norm="none"']),
+    "lsgan-layer-norm": ("lsgan-fashion", ['critic.norm="layer"']),
     "wgan-sum": ("wgan-fashion", ['loss={ kind = "wgan", clip = 0.01, reduction = "sum" }']),
     "bce-gp-dropout": ("gan-fashion-mlp", [GP]),
     "bce-r1-batch-norm": ("dcgan-28", [R1]),
@@ -134,10 +140,14 @@ def build(layers, shape, init, purpose, passes):
         if kind_of(layer) == "dropout":
             modules.append(Dropout(layer["dropout"], index, passes))
             continue
+        options = layer[kind_of(layer)] if isinstance(layer, dict) else {}
+        spectral = isinstance(options, dict) and options.pop("spectral", False)
         module = make_layer(layer, tuple(probe.shape[1:])).eval()
         with torch.no_grad():
             start(module, kind_of(layer), init, purpose, index)
             probe = module(probe)
+        if spectral:
+            module = spectrally_normalised(module, index)
         modules.append(module)
     return nn.Sequential(*modules).train()
 
@@ -156,6 +166,16 @@ def start(module, kind, init, purpose, index):
         if rule == "pytorch" and kind.endswith("norm"):
             continue  # PyTorch's own 1 and 0
         parameter.copy_(torch.from_numpy(initial(rule, fan_in, purpose, slot, parameter.numel())).reshape(parameter.shape))
+
+
+def spectrally_normalised(module, index):
+    """PyTorch's own (arXiv 1802.05957): a power iteration in each training pass, from directions of ours."""
+    module = spectral_norm(module, n_power_iterations=1, eps=1e-12)
+    for slot, vector in enumerate((module.weight_u, module.weight_v)):
+        draws = streams.normal(SEED, b"spectral", [2 * index + slot], len(vector))[0].astype(np.float64)
+        direction = (draws / np.sqrt((draws**2).sum())).astype(np.float32)
+        vector.copy_(torch.from_numpy(direction.astype(np.float64)))
+    return module
 
 
 def initial(rule, fan_in, purpose, slot, count):
