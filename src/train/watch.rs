@@ -122,10 +122,12 @@ struct Suspicion {
 const LOST: f64 = 0.25;
 /// Likewise for the distance between each sample and the one most like it: many modes, but few.
 const LOST_NEAREST: f64 = 0.1;
-/// Samples that never were this diverse, relative to the data, have not begun to be images.
+/// Below this part of the data's diversity there are no images yet that could collapse.
 const BEGUN: f64 = 0.2;
-/// So many images may pass before they must have begun.
-const BEGINNING: u64 = 200_000;
+/// And below this, after [`BEGINNING`], they never will.
+const GREY: f64 = 0.1;
+/// So many images may pass before something must have become of them.
+const BEGINNING: u64 = 500_000;
 /// A suspicion is a verdict after so many looks,
 const LOOKS: u32 = 3;
 /// and so many images: a run may lose its balance for a moment and find it again.
@@ -213,7 +215,7 @@ impl Watchdog {
             );
             return Some((Trouble::Collapse, evidence));
         }
-        if record.images > BEGINNING && self.peak_diversity < BEGUN {
+        if record.images > BEGINNING && self.peak_diversity < GREY {
             return Some((
                 Trouble::Collapse,
                 format!("the samples' diversity never was above {:.3} of the data's", self.peak_diversity),

@@ -218,7 +218,7 @@ fn a_run_folder_is_complete() {
     assert_eq!(image::open(run.join("curves.png")).map(|curves| (curves.width(), curves.height())).unwrap(), (1000, 800));
 
     // Checkpoints: the two newest.
-    assert_eq!(names(&run.join("checkpoints")), set(["00000006", "00000007", "latest"]));
+    assert_eq!(names(&run.join("checkpoints")), set(["00000006", "00000007", "best", "latest"]));
     let tensors = ["critic", "ema", "generator", "optimizer-critic", "optimizer-generator"].map(|n| format!("{n}.safetensors"));
     let mut files: BTreeSet<String> = tensors.into();
     files.insert("state.json".to_string());
