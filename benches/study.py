@@ -12,10 +12,10 @@ KIND is one of
 
 Needs a built gan-train (--bin), an onnxruntime that it finds, and GANFORGE_DATA; Python 3.11 without packages.
 
-DIR/NAME holds the run in run/, attempts.jsonl (a line for each process that trained it: seconds, peak memory, exit code),
-result.json once it has ended, evaluation.json as `gan-train eval` printed it, and of a correlation checkpoints.json. What is
-there is not done again and what was interrupted goes on from its last checkpoint, so the same command continues a study.
-DIR/KIND.md is the table.
+DIR/NAME holds the run in run/, what it said in log.txt, attempts.jsonl (a line for each process that trained it: seconds,
+peak memory, exit code), result.json once it has ended, evaluation.json as `gan-train eval` printed it, and of a correlation
+checkpoints.json. What is there is not done again and what was interrupted goes on from its last checkpoint, so the same
+command continues a study. DIR/KIND.md is the table.
 """
 
 import argparse
@@ -36,6 +36,8 @@ import tomllib
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 # A run saves so often: what an interruption may cost.
 CHECKPOINTS = 20
+# What the watchdog's sentences begin with.
+TROUBLES = ("mode collapse at", "training diverged at", "dead critic at")
 
 
 @dataclasses.dataclass
@@ -69,8 +71,10 @@ class Study:
         place = self.args.out / run.name
         place.mkdir(parents=True, exist_ok=True)
         asked = {"preset": run.preset, "flags": run.flags + self.shape_flags(), "images": self.args.images}
-        # The first call decides what the run is.
-        told = remembered(place / "asked.json", asked)
+        # The call that began a run decides what it is.
+        if not (place / "run/config.toml").exists():
+            write_json(place / "asked.json", asked)
+        told = json.loads((place / "asked.json").read_text())
         if told != asked:
             sys.exit(f"{place} was begun as {told}, not as {asked}: choose another --out, or delete it")
         path = place / "result.json"
@@ -81,10 +85,13 @@ class Study:
 
     def trained(self, run, place, asked):
         summary, complaint, code = self.train(run, place, asked)
+        said = (place / "log.txt").read_text().splitlines()
+        warnings = [line.removeprefix("warning: ") for line in said if any(name in line for name in TROUBLES)]
         verdict = (summary.get("outcome") or {}).get("verdict")
         # The watchdog's end is an end, too; so is NaN before the first checkpoint.
         ended = code == 0 or verdict is not None or "there is no checkpoint from before" in complaint
         result = {"asked": asked, "ended": ended, "exit_code": code, "verdict": verdict, "error": complaint if code else None}
+        result["warnings"] = warnings
         result |= totals(place) | {"log": read_lines(place / "run/stats.jsonl")[-1:]}
         if ended:
             write_json(place / "result.json", result)
@@ -103,7 +110,7 @@ class Study:
             length = ["--images", self.args.images]
             command = ["--preset", run.preset, "--out", folder, "--data", self.data(run.preset), *length, *saving]
             command += asked["flags"]
-        return attempt([self.program, *command, "--device", self.args.device, "--quiet", "--json"], place / "attempts.jsonl")
+        return attempt([self.program, *command, "--device", self.args.device, "--json"], place)
 
     def data(self, preset):
         """Fashion-MNIST and MNIST by the preset's name and size, the faces else."""
@@ -185,12 +192,13 @@ class Study:
 # --- processes and files
 
 
-def attempt(command, log):
+def attempt(command, place):
     """Trains in a process of its own: (its summary, its complaint, its exit code). An interruption waits until it has saved."""
     command = [str(part) for part in command]
     print(f"$ {shlex.join(command)}", file=sys.stderr, flush=True)
     interrupted, begun = False, time.monotonic()
-    with tempfile.TemporaryFile("w+") as stdout, tempfile.TemporaryFile("w+") as stderr:
+    with tempfile.TemporaryFile("w+") as stdout, (place / "log.txt").open("a+") as stderr:
+        start = stderr.seek(0, os.SEEK_END)
         process = subprocess.Popen(command, stdout=stdout, stderr=stderr)
         while True:
             try:
@@ -200,14 +208,15 @@ def attempt(command, log):
             except KeyboardInterrupt:
                 interrupted = True  # the terminal has told it, too
         process.returncode = code = os.waitstatus_to_exitcode(status)
-        stdout.seek(0), stderr.seek(0)
-        said, complaint = stdout.read().strip(), stderr.read().strip()
+        stdout.seek(0), stderr.seek(start)
+        said, told = stdout.read().strip(), stderr.read()
     peak = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e6
     line = {"seconds": round(time.monotonic() - begun, 1), "peak_mb": round(peak, 1), "exit_code": code}
-    with log.open("a") as file:
+    with (place / "attempts.jsonl").open("a") as file:
         file.write(json.dumps(line) + "\n")
     if interrupted:
         sys.exit("interrupted; the same command goes on")
+    complaint = told[told.rfind("error: ") :].strip() if "error: " in told else told.strip()
     return (json.loads(said.splitlines()[-1]) if said else {}), complaint, code
 
 
@@ -227,13 +236,6 @@ def write_json(path, value):
     part.rename(path)
 
 
-def remembered(path, value):
-    """What the file says, once it has been given its first value."""
-    if not path.exists():
-        write_json(path, value)
-    return json.loads(path.read_text())
-
-
 # --- figures
 
 
@@ -249,7 +251,7 @@ def ending(result):
         return f"{verdict['trouble']} at {verdict['images']:,} images, begun at {verdict['since_images']:,}"
     if result["exit_code"]:
         return f"**failed**: {result['error'].splitlines()[0] if result['error'] else result['exit_code']}"
-    return "complete"
+    return "; ".join(["complete", *(warning.split(". ")[0] for warning in result["warnings"])])
 
 
 def rounded(value):
@@ -311,10 +313,10 @@ def collapse(study):
 
     changes = {
         "as-reported": [],
-        # The effective λ, by the penalty or by the loss; the last with the steps as long as the sum's.
+        # With SGD, B times the loss is B times the rate: the effective λ alone, both, the length of a step alone.
         "penalty-x-batch": [penalty.format(weight * batch)],
         "mean-loss": [bce.format("mean", 0.5)],
-        "mean-loss-lr-x-batch": [bce.format("mean", 0.5), penalty.format(weight / batch), *rate_settings(config, batch)],
+        "mean-loss-same-lambda": [bce.format("mean", 0.5), penalty.format(weight / batch)],
         "wasserstein-sum": ['loss={ kind = "wgan", reduction = "sum" }'],
         "wasserstein-mean": ['loss={ kind = "wgan" }'],
         "no-norm": ['critic.norm="none"'],

@@ -38,6 +38,7 @@ from common import Training, keep_memory
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 # Beyond every seed of a training: the latents that the generators are sampled with are new to them.
 SAMPLES_SEED = 1_000_000
+ALONE = ["schedule.ema_decay=0", "watch.stop=false", "watch.judge_samples=0"]
 
 
 def call(*command, threads):
@@ -51,13 +52,10 @@ def call(*command, threads):
 
 
 def recipe(args, preset):
-    """The config both sides train: the preset's, without an average, a judge or a watchdog that ends the run."""
+    """The config that PyTorch trains: the preset's, without an average."""
     config = tomllib.loads(call(args.bin / "gan-train", "presets", preset, threads=1))
-    changes = ["schedule.ema_decay=0"]
     config["schedule"]["ema_decay"] = 0.0
-    if "watch" in config:
-        changes += ["watch.stop=false", "watch.judge_samples=0"]
-    return config, changes
+    return config
 
 
 def idx_images(name):
@@ -80,18 +78,20 @@ def idx_images(name):
 def ours(args, system, place, seed):
     run = place / "run"
     shutil.rmtree(run, ignore_errors=True)
-    _, changes = recipe(args, system.preset)
-    flags = [flag for change in changes for flag in ("--set", change)]
+    # Nobody ends the run early or picks a checkpoint: the other side has nobody either.
+    flags = [flag for change in ALONE for flag in ("--set", change)]
     length = ["--images", args.images, "--checkpoint-every", 10**9, "--sample-every", 10**9]
     train = ["--preset", system.preset, "--data", system.data, "--seed", seed, "--out", run, *length, *flags]
     summary = call(args.bin / "gan-train", *train, "--device", "cpu", "--quiet", "--json", threads=args.threads)
-    sample = ["--model", run / "generator.onnx", "--n", args.samples, "--seed", SAMPLES_SEED + seed, "--out", place / "images"]
+    onnx = place / "generator.onnx"
+    call(args.bin / "gan-train", "export", run, "--checkpoint", "latest", "--out", onnx, threads=args.threads)
+    sample = ["--model", onnx, "--n", args.samples, "--seed", SAMPLES_SEED + seed, "--out", place / "images"]
     call(args.bin / "gan-infer", *sample, "--quiet", threads=args.threads)
     return json.loads(summary)["outcome"]["images"]
 
 
 def theirs(args, system, place, seed):
-    config, _ = recipe(args, system.preset)
+    config = recipe(args, system.preset)
     torch.manual_seed(seed)
     torch.set_num_threads(args.threads)
     training = Training(config, idx_images(system.data))
