@@ -50,6 +50,9 @@ pub struct TrainConfig {
     /// The seed of every random draw of the run. Below 2⁶³, TOML's largest integer.
     #[serde(default)]
     pub seed: u64,
+    /// Weights to begin with instead of drawn ones: a run's folder, a .safetensors file or a PyTorch state dict (.pth).
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub init_from: String,
     /// The form the images take.
     pub data: DataConfig,
     /// The generator's input.
@@ -285,9 +288,9 @@ impl PenaltyConfig {
 pub enum Augment {
     /// Brightness, saturation, contrast.
     Color,
-    /// A shift of up to an eighth of the size, with zeros behind it.
+    /// A shift of up to an eighth of the size, with mid-grey behind it.
     Translation,
-    /// A square of half the size is zeroed.
+    /// A square of half the size becomes mid-grey.
     Cutout,
 }
 
@@ -486,7 +489,7 @@ impl TrainConfig {
     }
 
     /// Checks every value, and that the generator makes what the critic takes.
-    fn check(&self, place: &str) -> Result<()> {
+    pub(crate) fn check(&self, place: &str) -> Result<()> {
         let ensure = |ok: bool, what: &str| if ok { Ok(()) } else { Err(invalid_config(place, what.to_string())) };
         let positive = |x: f64| x.is_finite() && x > 0.0;
         ensure((4..=1024).contains(&self.data.size), "data.size must be 4 to 1024")?;
@@ -514,6 +517,8 @@ impl TrainConfig {
         ensure((1..=4096).contains(&self.output.samples), "output.samples must be 1 to 4096")?;
         ensure((1..=10_000).contains(&self.output.keep_checkpoints), "output.keep_checkpoints must be 1 to 10000")?;
         ensure(self.seed <= i64::MAX as u64, "seed must be below 2^63")?;
+        let twice = self.augment.iter().enumerate().any(|(at, kind)| self.augment[..at].contains(kind));
+        ensure(!twice, "augment must name each kind at most once")?;
         for optimizer in [self.optimizer.generator, self.optimizer.critic] {
             ensure(positive(optimizer.lr()), "the learning rate must be above 0")?;
             let (decays, name, eps) = match optimizer {

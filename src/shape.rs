@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 /// One layer of a network, as configs write it: `"relu"`, `{ conv = { out = 64, kernel = 4, stride = 2, padding = 1 } }`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum LayerSpec {
     /// `x Wᵀ + b`; a map is flattened first.
     Linear {

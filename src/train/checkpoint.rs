@@ -14,9 +14,9 @@ use crate::error::{Error, Result};
 use crate::files;
 use crate::nn::Network;
 
-const GENERATOR: &str = "generator.safetensors";
-const CRITIC: &str = "critic.safetensors";
-const EMA: &str = "ema.safetensors";
+pub(super) const GENERATOR: &str = "generator.safetensors";
+pub(super) const CRITIC: &str = "critic.safetensors";
+pub(super) const EMA: &str = "ema.safetensors";
 const GENERATOR_OPTIMIZER: &str = "optimizer-generator.safetensors";
 const CRITIC_OPTIMIZER: &str = "optimizer-critic.safetensors";
 const STATE: &str = "state.json";

@@ -3,12 +3,18 @@
 mod batches;
 pub mod checkpoint;
 mod curves;
+mod gif;
+pub mod init;
+mod pth;
+pub mod report;
 mod run;
 mod stats;
 mod step;
+pub mod tensorboard;
 mod watch;
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
@@ -94,18 +100,31 @@ pub fn train(job: &Job) -> Result<Outcome> {
     if let Some(saved) = checkpoint::latest(folder)? {
         watchdog = checkpoint::load(&saved, &mut trainer, data)?;
         progress.say(&format!("continuing at step {}", trainer.step));
+    } else if !config.init_from.is_empty() {
+        progress.say(&init::begin(&mut trainer, Path::new(&config.init_from))?);
+        // At once: a run that is killed before its next checkpoint must begin with the same weights, whatever became of the file.
+        checkpoint::save(folder, &trainer, data, 0, &watchdog)?;
     }
     folder.write_config(config)?; // not before: a checkpoint that does not fit must leave the run as it was
     let log = stats::Log::open(folder, trainer.step)?;
 
-    // Train. The curves are drawn either way: they show where a run went wrong.
+    // Train. The report is written either way: it shows where a run went wrong.
     let mut run = Run::new(job, trainer, batches, watchdog, log)?;
+    let mut facts = report::Facts::new(config, data, job.device, run.total);
+    report::note(folder, &facts)?;
     progress.begin("training", run.total);
     let trained = run.steps();
     progress.end();
     let outcome = run.outcome();
     run.log.finish()?;
-    curves::draw(&read_records(folder)?, &folder.curves_file())?;
+    facts.best = outcome.best;
+    match &trained {
+        Ok(verdict) => facts.verdict = verdict.clone(),
+        Err(error) => facts.ended = Some(error.to_string()),
+    }
+    if let Err(error) = report::write(folder, &facts) {
+        progress.say(&format!("warning: the run is saved, but its report is not: {error}"));
+    }
     Ok(Outcome { verdict: trained?, ..outcome })
 }
 
@@ -185,6 +204,7 @@ impl<'a> Run<'a> {
             // Show.
             if due.show {
                 self.sampler.save(&self.trainer, &folder.sample_file(after))?;
+                self.log.sheet(after, &folder.sample_file(after))?;
             }
 
             // Save.

@@ -2,11 +2,12 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{BufWriter, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use super::RunFolder;
+use super::tensorboard::Events;
 use crate::error::{Error, Result};
 use crate::files;
 
@@ -82,10 +83,11 @@ fn null_is_nan<'de, D: serde::Deserializer<'de>>(from: D) -> std::result::Result
     Ok(Option::<f64>::deserialize(from)?.unwrap_or(f64::NAN))
 }
 
-/// The open log.
+/// The open log, with TensorBoard's events beside it.
 pub(super) struct Log {
     path: PathBuf,
     file: BufWriter<File>,
+    events: Events,
 }
 
 impl Log {
@@ -100,11 +102,20 @@ impl Log {
             files::write_atomic(&path, kept.as_bytes())?;
         }
         let file = OpenOptions::new().create(true).append(true).open(&path).map_err(Error::io("write", &path))?;
-        Ok(Self { path, file: BufWriter::new(file) })
+        Ok(Self { path, file: BufWriter::new(file), events: Events::open(folder, step)? })
     }
 
     pub(super) fn write(&mut self, record: &Record) -> Result<()> {
-        self.file.write_all(line(record)?.as_bytes()).and_then(|()| self.file.flush()).map_err(Error::io("write", &self.path))
+        self.file
+            .write_all(line(record)?.as_bytes())
+            .and_then(|()| self.file.flush())
+            .map_err(Error::io("write", &self.path))?;
+        self.events.record(record)
+    }
+
+    /// Notes a sheet of samples that has been written.
+    pub(super) fn sheet(&mut self, step: u64, path: &Path) -> Result<()> {
+        self.events.sheet(step, &files::read(path)?)
     }
 
     pub(super) fn finish(mut self) -> Result<()> {
@@ -134,4 +145,23 @@ pub fn read_records(folder: &RunFolder) -> Result<Vec<Record>> {
         })
     };
     whole.lines().enumerate().map(parse).collect()
+}
+
+/// Training time over all processes of a run: records of one process count from its beginning.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Elapsed {
+    before: f64,
+    seconds: f64,
+}
+
+impl Elapsed {
+    /// Takes the next record; gives the seconds up to it. Where they go back, another process began. One shorter than its
+    /// successor took to its first record is missed; the sum never goes back.
+    pub(super) fn after(&mut self, record: &Record) -> f64 {
+        if record.seconds < self.seconds {
+            self.before += self.seconds;
+        }
+        self.seconds = record.seconds;
+        self.before + self.seconds
+    }
 }

@@ -7,7 +7,8 @@ use candle_core::{DType, Device, Tensor, Var};
 use rayon::prelude::*;
 
 use super::{critic_network, generator_network};
-use crate::config::{GeneratorLatents, LossConfig, TrainConfig};
+use crate::augment::Augmentation;
+use crate::config::{GeneratorLatents, LossConfig, PenaltyConfig, TrainConfig};
 use crate::ema::Ema;
 use crate::error::Result;
 use crate::nn::activation::blend;
@@ -15,6 +16,7 @@ use crate::nn::cpu::on_pool;
 use crate::nn::device::set_precision;
 use crate::nn::{Network, Pass, Trace, Wanted, channels_first, channels_last};
 use crate::optim::{self, Optimizer};
+use crate::penalty::{self, Penalty};
 use crate::random::Purpose;
 use crate::shape::Shape;
 
@@ -52,6 +54,15 @@ pub struct Phase {
     fakes: Option<(Tensor, Trace)>,
 }
 
+/// What the critic says of some images, as a leaf of the tape, on which the loss is, and how it came about.
+struct Scored {
+    score: Var,
+    trace: Trace,
+    /// What it saw.
+    seen: Tensor,
+    augmentation: Augmentation,
+}
+
 /// Means over the steps since they were last taken.
 #[derive(Debug, Clone, Copy)]
 pub struct Means {
@@ -76,7 +87,8 @@ pub struct Means {
 /// Sums on the device: reading a number at every step would make a GPU wait.
 #[derive(Default)]
 struct Sums {
-    critic: Option<[Tensor; 3]>,
+    /// Loss, scores of real and of generated images; with a penalty also its value and the norm.
+    critic: Option<Vec<Tensor>>,
     critic_steps: u64,
     generator: Option<Tensor>,
     generator_steps: u64,
@@ -155,20 +167,28 @@ impl Trainer {
 
         // Score both, in separate passes: batch normalisation must not mix them.
         self.clip_critic()?;
-        let (real_score, real_trace) = self.score(real, phase)?;
-        let (fake_score, fake_trace) = self.score(&fakes, phase)?;
-        let loss = self.config.loss.critic(&real_score, &fake_score)?;
+        let real = self.score(real, phase)?;
+        let fake = self.score(&fakes, phase)?;
+        let loss = self.config.loss.critic(&real.score, &fake.score)?;
+        let mut told = vec![loss.detach(), real.score.mean_all()?.detach(), fake.score.mean_all()?.detach()];
+
+        // Walk back. The penalty's gradient to the parameters comes from a pass of its own.
+        let by_score = loss.backward()?;
+        let penalty = self.penalty(&real.seen, &fake.seen, phase)?;
+        let gradients = self.to_critic(real, &by_score, Wanted::Parameters)?;
+        add(&gradients, &self.to_critic(fake, &by_score, Wanted::Parameters)?)?;
+        if let Some((Penalty { value, norm }, of_penalty)) = penalty {
+            add(&gradients, &of_penalty)?;
+            told[0] = (&told[0] + &value)?;
+            told.extend([value, norm]);
+        }
 
         // Step.
-        let by_score = loss.backward()?;
-        let gradients = self.to_critic(&real_score, real_trace, &by_score, Wanted::Parameters)?;
-        let of_fakes = self.to_critic(&fake_score, fake_trace, &by_score, Wanted::Parameters)?;
-        blend(&gradients.iter().zip(&of_fakes).collect::<Vec<_>>(), 1.0, 1.0)?;
         if self.measure {
             self.sums.norm_critic = Some(norm(&gradients)?);
         }
         self.critic_optimizer.step(&self.critic, &gradients, self.rate)?;
-        self.sums.add_critic([&loss, &real_score.mean_all()?, &fake_score.mean_all()?])?;
+        self.sums.add_critic(told)?;
         phase.critic_turns += 1;
         phase.latents = Some(z);
         phase.fakes = trace.map(|trace| (fakes, trace));
@@ -203,10 +223,11 @@ impl Trainer {
         };
 
         // The critic only passes the gradient on.
-        let (score, score_trace) = self.score(&fakes, phase)?;
-        let loss = self.config.loss.generator(&score)?;
-        let to_fakes = self.to_critic(&score, score_trace, &loss.backward()?, Wanted::Input)?;
-        let gradients = self.to_generator(trace, to_fakes)?;
+        let scored = self.score(&fakes, phase)?;
+        let loss = self.config.loss.generator(&scored.score)?;
+        let augmentation = scored.augmentation.clone();
+        let to_seen = self.to_critic(scored, &loss.backward()?, Wanted::Input)?;
+        let gradients = self.to_generator(trace, to_seen, &augmentation)?;
         if self.measure {
             self.sums.norm_generator = Some(norm(&gradients)?);
         }
@@ -238,7 +259,9 @@ impl Trainer {
             Some(sum) => Ok(sum.to_dtype(DType::F64)?.to_scalar::<f64>()? / count.max(1) as f64),
             None => Ok::<f64, candle_core::Error>(f64::NAN),
         };
-        let [loss, real, fake] = [0, 1, 2].map(|i| mean(critic.as_ref().map(|sums| &sums[i]), critic_steps));
+        let critic_sum = |i: usize| critic.as_ref().and_then(|sums| sums.get(i));
+        let [loss, real, fake] = [0, 1, 2].map(|i| mean(critic_sum(i), critic_steps));
+        let [penalty, norm] = [3, 4].map(|i| critic_sum(i).map(|sum| mean(Some(sum), critic_steps)).transpose());
         let loss_generator = mean(generator.as_ref(), generator_steps)?;
         let read = |norm: Option<Tensor>| norm.map(|norm| norm.to_dtype(DType::F64)?.to_scalar::<f64>()).transpose();
         Ok(Means {
@@ -246,8 +269,8 @@ impl Trainer {
             loss_generator,
             score_real: real?,
             score_fake: fake?,
-            penalty: None,
-            input_gradient_norm: None,
+            penalty: penalty?,
+            input_gradient_norm: norm?,
             gradient_norm_critic: read(norm_critic)?,
             gradient_norm_generator: read(norm_generator)?,
         })
@@ -281,22 +304,50 @@ impl Trainer {
         }
     }
 
-    /// Scores as a leaf of the tape, on which the loss is, and how they came about.
-    fn score(&self, images: &Tensor, phase: &mut Phase) -> Result<(Var, Trace)> {
-        let (score, trace) = self.critic.forward_traced(images, self.next_pass(phase))?;
-        Ok((Var::from_tensor(&score.flatten_all()?)?, trace))
+    fn score(&self, images: &Tensor, phase: &mut Phase) -> Result<Scored> {
+        let (pass, n) = (self.next_pass(phase), images.dim(0)?);
+        let augmentation = self.augmentation(pass, n);
+        let seen = augmentation.apply(images)?;
+        let (score, trace) = self.critic.forward_traced(&seen, pass)?;
+        Ok(Scored { score: Var::from_tensor(&score.flatten_all()?)?, trace, seen, augmentation })
+    }
+
+    /// What happens to the `n` images of a pass on their way to the critic; no two passes share draws.
+    fn augmentation(&self, pass: Pass, n: usize) -> Augmentation {
+        let first = match pass {
+            Pass::Train { number, .. } => number * self.config.schedule.batch_size as u64,
+            Pass::Eval => 0,
+        };
+        Augmentation::draw(&self.config.augment, &self.config.data, self.config.seed, first, n)
+    }
+
+    /// The penalty on the critic's gradient to its input, with its gradients to the parameters.
+    fn penalty(&self, real: &Tensor, fake: &Tensor, phase: &mut Phase) -> Result<Option<(Penalty, Vec<Tensor>)>> {
+        let Some(config) = self.config.penalty else { return Ok(None) };
+        let at = match config {
+            PenaltyConfig::Gradient { .. } => {
+                let first = (self.critic_steps() + phase.critic_turns) * self.config.schedule.batch_size as u64;
+                let alphas = penalty::alphas(self.config.seed, first, real.dim(0)?, self.device(), real.dtype())?;
+                penalty::interpolate(real, fake, &alphas)?
+            }
+            PenaltyConfig::R1 { .. } => real.clone(),
+        };
+        let pass = self.next_pass(phase);
+        self.critic.input_gradient_penalty(&at, pass, |g| config.of(g)).map(Some)
     }
 
     /// Takes the loss's gradient to some scores back through the critic.
-    fn to_critic(&self, score: &Var, trace: Trace, by_score: &GradStore, wanted: Wanted) -> Result<Vec<Tensor>> {
-        let gradient = by_score.get(score).map_or_else(|| score.zeros_like(), |gradient| gradient.detach().copy())?;
+    fn to_critic(&self, scored: Scored, by_score: &GradStore, wanted: Wanted) -> Result<Vec<Tensor>> {
+        let Scored { score, trace, .. } = scored;
+        let gradient = by_score.get(&score).map_or_else(|| score.zeros_like(), |gradient| gradient.detach().copy())?;
         self.critic.backward(trace, gradient, wanted)
     }
 
-    /// Takes the gradient to generated images back through the generator.
-    fn to_generator(&self, trace: Trace, to_images: Vec<Tensor>) -> Result<Vec<Tensor>> {
+    /// Takes the gradient to what the critic saw of generated images back through the generator.
+    fn to_generator(&self, trace: Trace, to_seen: Vec<Tensor>, augmentation: &Augmentation) -> Result<Vec<Tensor>> {
         let missing = || candle_core::Error::Msg("the critic gave no gradient to its input".to_string());
-        let to_images = to_images.into_iter().next().ok_or_else(missing)?;
+        let to_seen = to_seen.into_iter().next().ok_or_else(missing)?;
+        let to_images = augmentation.backward(&to_seen)?;
         let to_output = match self.generator.output() {
             Shape::Flat(_) => channels_first(&to_images)?,
             Shape::Map { .. } => to_images,
@@ -335,12 +386,16 @@ fn norm(gradients: &[Tensor]) -> Result<Tensor> {
     Ok(Tensor::stack(&squares, 0)?.sum_all()?.sqrt()?)
 }
 
+/// `to ← to + from`, tensor by tensor.
+fn add(to: &[Tensor], from: &[Tensor]) -> Result<()> {
+    Ok(blend(&to.iter().zip(from).collect::<Vec<_>>(), 1.0, 1.0)?)
+}
+
 impl Sums {
-    fn add_critic(&mut self, values: [&Tensor; 3]) -> Result<()> {
-        let values = values.map(Tensor::detach);
+    fn add_critic(&mut self, values: Vec<Tensor>) -> Result<()> {
         self.critic = Some(match self.critic.take() {
             None => values,
-            Some([a, b, c]) => [(a + &values[0])?, (b + &values[1])?, (c + &values[2])?],
+            Some(sums) => sums.iter().zip(&values).map(|(sum, value)| sum + value).collect::<candle_core::Result<_>>()?,
         });
         self.critic_steps += 1;
         Ok(())

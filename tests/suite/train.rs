@@ -183,8 +183,9 @@ fn a_run_folder_is_complete() {
     let flags = [&flags[..], &["--set=output.log_every={ steps = 2 }", "--set=output.samples=7"]].concat();
     let summary = place.command("run", CONVOLUTIONAL, &flags).assert().success().stderr("").get_output().stdout.clone();
     let run = place.path("run");
-    let files = ["checkpoints", "config.toml", "curves.png", "generator.onnx", "samples", "stats.jsonl"];
-    assert_eq!(names(&run), set(files));
+    let pictures = ["curves.png", "progress.gif", "report.html", "samples"];
+    let files = ["checkpoints", "config.toml", "generator.onnx", "report.json", "stats.jsonl", "tensorboard"];
+    assert_eq!(names(&run), &set(files) | &set(pictures));
 
     // The config is the resolved one.
     let config = TrainConfig::from_toml(&fs::read_to_string(run.join("config.toml")).unwrap(), "it").unwrap();
@@ -215,7 +216,7 @@ fn a_run_folder_is_complete() {
     let sheet = image::open(run.join("samples/00000003.png")).unwrap();
     assert_eq!((sheet.width(), sheet.height()), (3 * 28 + 4 * 2, 3 * 28 + 4 * 2));
     check_sheet(&run, "00000007.png", 7, 3);
-    assert_eq!(image::open(run.join("curves.png")).map(|curves| (curves.width(), curves.height())).unwrap(), (1000, 800));
+    assert_eq!(image::open(run.join("curves.png")).map(|curves| (curves.width(), curves.height())).unwrap(), (1600, 640));
 
     // Checkpoints: the two newest.
     assert_eq!(names(&run.join("checkpoints")), set(["00000006", "00000007", "best", "latest"]));
