@@ -151,11 +151,8 @@ class Study:
             lines = [line for line in log if since < line["step"] <= step]
             estimates = [line.get("wasserstein", line["score_real"] - line["score_fake"]) for line in lines]
             since = step
-            with tempfile.TemporaryDirectory() as scratch:
-                onnx = pathlib.Path(scratch) / "generator.onnx"
-                self.call("export", place / "run", "--checkpoint", step, "--out", onnx)
-                flags = ["--data", self.data(run.preset), "--json", *self.args.eval]
-                distance = number(json.loads(self.call("eval", onnx, *flags)), self.args.metric)
+            flags = ["--checkpoint", step, "--data", self.data(run.preset), "--no-neighbours", *self.args.eval]
+            distance = number(json.loads(self.call("eval", place / "run", *flags, "--json")), self.args.metric)
             points.append({"step": step, "images": lines[-1]["images"], "distance": distance})
             points[-1]["wasserstein"] = statistics.mean(estimates)
         return points
@@ -361,7 +358,7 @@ def main():
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--no-eval", action="store_true", help="train only")
     parser.add_argument("--eval", nargs="*", default=[], help="more flags for gan-train eval")
-    parser.add_argument("--metric", default="frechet", help="the key of the evaluation in the table, a.b.c for nested ones")
+    parser.add_argument("--metric", default="frechet.mean", help="the key of the evaluation in the table, a.b.c for nested ones")
     parser.add_argument("--bin", type=pathlib.Path, default=target / "release", help="where gan-train is")
     args = parser.parse_args()
     make, images = KINDS[args.kind]

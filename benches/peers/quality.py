@@ -137,8 +137,8 @@ def measured(args, system, side, seed):
     begun = time.monotonic()
     seen = SIDES[side](args, system, place, seed)
     seconds = time.monotonic() - begun
-    judge = ["eval", place / "images", "--data", system.data, "--n", args.samples, "--json", *args.eval]
-    evaluation = json.loads(call(args.bin / "gan-train", *judge, threads=args.threads))
+    judge = ["eval", place / "images", "--data", system.data, "--n", args.samples, "--draws", 1, "--no-neighbours", "--json"]
+    evaluation = json.loads(call(args.bin / "gan-train", *judge, *args.eval, threads=args.threads))
     result = {"asked": asked, "images_seen": seen, "seconds": round(seconds, 1), "evaluation": evaluation}
     shutil.rmtree(place / "images")
     path.write_text(json.dumps(result, indent=1) + "\n")
@@ -197,7 +197,7 @@ def main():
     parser.add_argument("--samples", type=int, default=10_000, help="generated images that are judged")
     parser.add_argument("--seeds", default="0,1,2", help="at least two")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument("--metric", default="frechet", help="the key of the evaluation that is compared, a.b.c for nested ones")
+    parser.add_argument("--metric", default="frechet.mean", help="the key of the evaluation that is compared, a.b.c for nested ones")
     parser.add_argument("--eval", nargs="*", default=[], help="more flags for gan-train eval")
     parser.add_argument("--bin", type=pathlib.Path, default=target / "release", help="where gan-train and gan-infer are")
     args = parser.parse_args()
