@@ -28,6 +28,8 @@ pub enum Purpose {
     Synthetic,
     /// Which images of a data set are held out.
     HeldOut,
+    /// What an evaluation draws: subsets of images.
+    Evaluation,
 }
 
 impl Purpose {
@@ -43,6 +45,7 @@ impl Purpose {
             Self::Dropout => b"dropout\0",
             Self::Synthetic => b"synthet\0",
             Self::HeldOut => b"held-out",
+            Self::Evaluation => b"evaluate",
         }
     }
 }
