@@ -85,7 +85,7 @@ fn batch_norms(criterion: &mut Criterion) -> Result<()> {
 /// The widest layer of gan-fashion-mlp's critic, with its activation.
 fn linear(criterion: &mut Criterion) -> ganforge::error::Result<()> {
     let (features, out) = (784, 1024);
-    let layers = [LayerSpec::Linear { out, bias: true }, LayerSpec::LeakyRelu(0.2)];
+    let layers = [LayerSpec::Linear { out, bias: true, spectral: false }, LayerSpec::LeakyRelu(0.2)];
     let input = Shape::Flat(features);
     let network = Network::new(&layers, input, &InitConfig::default(), Role::Critic, 0, &Device::Cpu, DType::F32)?;
     let (x, dy) = (random(&[BATCH, features])?, random(&[BATCH, out])?);
@@ -113,7 +113,7 @@ fn optimizers(criterion: &mut Criterion) -> ganforge::error::Result<()> {
         let mut optimizer = Optimizer::new(config.optimizer.critic, &critic)?;
         let mut group = criterion.benchmark_group(format!("optimiser/{preset}"));
         group.throughput(Throughput::Elements(critic.trainable_count() as u64));
-        group.bench_function("step", |b| b.iter(|| black_box(optimizer.step(&critic, &gradients))));
+        group.bench_function("step", |b| b.iter(|| black_box(optimizer.step(&critic, &gradients, 1.0))));
         group.finish();
     }
     Ok(())

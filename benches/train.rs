@@ -221,7 +221,7 @@ impl Training<'_> {
             let real = self.batches.get(self.trainer.critic_steps() + phase.critic_turns)?;
             self.trainer.critic_step(&real, &mut phase)?;
         }
-        self.trainer.generator_step(phase)
+        self.trainer.generator_step(&mut phase)
     }
 
     fn measure(&mut self, seconds: f64) -> Result<Measurement> {
@@ -236,7 +236,7 @@ impl Training<'_> {
         let images_per_second = (self.images() - before) as f64 / start.elapsed().as_secs_f64();
         let means = self.trainer.take_means()?;
         if !(means.loss_critic + means.loss_generator).is_finite() {
-            return Err(Error::Diverged("the losses are not finite".into()));
+            return Err(Error::Unhealthy("the losses are not finite".into()));
         }
         let peak_device_mb = peak_memory(&self.device)?.map(|bytes| bytes as f64 / 1e6);
         Ok(Measurement { images_per_second, peak_mb: peak_rss_mb(), peak_device_mb })

@@ -8,6 +8,8 @@ use toml::{Table, Value};
 use crate::error::{Error, Result, nearest};
 use crate::image::Range;
 use crate::latent::Latent;
+use crate::schedule::CriticWarmup;
+pub use crate::schedule::{GeneratorLatents, Precision, Schedule, Span};
 use crate::shape::{LayerSpec, Shape, output_shape, size_estimate};
 
 macro_rules! presets {
@@ -28,6 +30,10 @@ presets![
     "lsgan-fashion",
     "wgan-anime",
     "wgan-fashion",
+    "wgan-gp-anime",
+    "wgan-gp-anime-sgd",
+    "wgan-gp-fashion",
+    "wgan-gp-mnist-mlp",
     "wgan-mnist-mlp",
 ];
 
@@ -44,6 +50,9 @@ pub struct TrainConfig {
     /// The seed of every random draw of the run. Below 2⁶³, TOML's largest integer.
     #[serde(default)]
     pub seed: u64,
+    /// Weights to begin with instead of drawn ones: a run's folder, a .safetensors file or a PyTorch state dict (.pth).
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub init_from: String,
     /// The form the images take.
     pub data: DataConfig,
     /// The generator's input.
@@ -57,6 +66,12 @@ pub struct TrainConfig {
     pub init: InitConfig,
     /// What is minimised.
     pub loss: LossConfig,
+    /// What the critic's loss is given besides.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub penalty: Option<PenaltyConfig>,
+    /// What the critic sees instead of the images themselves, real and generated ones (DiffAugment, arXiv 2006.10738).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub augment: Vec<Augment>,
     /// How.
     pub optimizer: OptimizerPair,
     /// How long, in which rhythm, and how exactly.
@@ -64,6 +79,9 @@ pub struct TrainConfig {
     /// What the run writes, and when.
     #[serde(default)]
     pub output: OutputConfig,
+    /// Who looks after it.
+    #[serde(default)]
+    pub watch: WatchConfig,
 }
 
 fn custom() -> String {
@@ -95,6 +113,46 @@ pub struct DataConfig {
 pub struct NetworkConfig {
     /// From input to output.
     pub layers: Vec<LayerSpec>,
+    /// Of a critic: its normalisation, whatever its layers say. The layers are rewritten for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub norm: Option<Norm>,
+}
+
+/// How a critic is normalised.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Norm {
+    /// Not at all. What stood before a norm gets a bias.
+    None,
+    /// Batch normalisation where there is a norm now.
+    Batch,
+    /// Layer normalisation where there is a norm now.
+    Layer,
+    /// Spectral normalisation of every convolution and linear layer (arXiv 1802.05957), and no other.
+    Spectral,
+}
+
+impl NetworkConfig {
+    /// Rewrites the layers for `norm`; a second time changes nothing.
+    fn apply_norm(&mut self) {
+        let Some(norm) = self.norm else { return };
+        let mut layers: Vec<LayerSpec> = Vec::with_capacity(self.layers.len());
+        for mut layer in self.layers.drain(..) {
+            if let LayerSpec::Linear { spectral, .. } | LayerSpec::Conv { spectral, .. } = &mut layer {
+                *spectral = norm == Norm::Spectral;
+            }
+            let is_norm = matches!(layer, LayerSpec::BatchNorm | LayerSpec::LayerNorm);
+            match (is_norm, norm, layers.last_mut()) {
+                (false, _, _) => layers.push(layer),
+                (true, Norm::Batch, _) => layers.push(LayerSpec::BatchNorm),
+                (true, Norm::Layer, _) => layers.push(LayerSpec::LayerNorm),
+                // The norm's offset was the layer's only one.
+                (true, _, Some(LayerSpec::Linear { bias, .. } | LayerSpec::Conv { bias, .. })) => *bias = true,
+                (true, _, _) => {}
+            }
+        }
+        self.layers = layers;
+    }
 }
 
 /// Initial values of one kind of parameter.
@@ -165,11 +223,17 @@ pub enum LossConfig {
     },
     /// Least squares with a = 0, b = c = 1 (arXiv 1611.04076).
     Lsgan,
-    /// Wasserstein with weight clipping (arXiv 1701.07875).
+    /// Wasserstein (arXiv 1701.07875): with weight clipping, a gradient penalty (WGAN-GP) or spectral normalisation.
     Wgan {
         /// Every trainable parameter of the critic is clamped to [-clip, clip] before each critic step, as in the authors' code.
-        clip: f64,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        clip: Option<f64>,
+        /// Over the batch.
+        #[serde(default)]
+        reduction: Reduction,
     },
+    /// The hinge loss of spectrally normalised GANs (arXiv 1802.05957, eq. 16 and 17).
+    Hinge,
 }
 
 fn one() -> f64 {
@@ -183,8 +247,51 @@ impl LossConfig {
             Self::Bce { .. } => "bce",
             Self::Lsgan => "lsgan",
             Self::Wgan { .. } => "wgan",
+            Self::Hinge => "hinge",
         }
     }
+}
+
+/// A penalty on the critic's gradient to its input; formulas in the `penalty` module.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum PenaltyConfig {
+    /// Norm 1 between real and generated images: WGAN-GP's (arXiv 1704.00028).
+    Gradient {
+        /// λ; 10 in the paper.
+        #[serde(default = "ten")]
+        weight: f64,
+    },
+    /// Norm 0 at real images: R1 (arXiv 1801.04406).
+    R1 {
+        /// γ; 10 in the paper.
+        #[serde(default = "ten")]
+        weight: f64,
+    },
+}
+
+fn ten() -> f64 {
+    10.0
+}
+
+impl PenaltyConfig {
+    /// Its factor.
+    pub fn weight(self) -> f64 {
+        let (Self::Gradient { weight } | Self::R1 { weight }) = self;
+        weight
+    }
+}
+
+/// A change to the images on their way to the critic through which gradients flow back (DiffAugment, arXiv 2006.10738).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Augment {
+    /// Brightness, saturation, contrast.
+    Color,
+    /// A shift of up to an eighth of the size, with mid-grey behind it.
+    Translation,
+    /// A square of half the size becomes mid-grey.
+    Cutout,
 }
 
 /// One optimiser with its constants; formulas in the `optim` module.
@@ -257,6 +364,16 @@ impl OptimizerConfig {
             Self::Adam { lr, .. } | Self::Rmsprop { lr, .. } | Self::RmspropTf { lr, .. } | Self::Sgd { lr, .. } => lr,
         }
     }
+
+    /// With a learning rate that is `factor` times as high.
+    pub fn with_rate(mut self, factor: f64) -> Self {
+        match &mut self {
+            Self::Adam { lr, .. } | Self::Rmsprop { lr, .. } | Self::RmspropTf { lr, .. } | Self::Sgd { lr, .. } => {
+                *lr *= factor
+            }
+        }
+        self
+    }
 }
 
 /// One optimiser a network.
@@ -267,100 +384,6 @@ pub struct OptimizerPair {
     pub generator: OptimizerConfig,
     /// The critic's.
     pub critic: OptimizerConfig,
-}
-
-/// A length of training, or an interval in it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Span {
-    /// Generator steps.
-    Steps(u64),
-    /// Passes of the critic over the data.
-    Epochs(u64),
-    /// Real images shown to the critic.
-    Images(u64),
-}
-
-impl Span {
-    /// In generator steps, rounded up: the first step count at which the span is complete, at least 1.
-    pub fn in_steps(self, schedule: &Schedule, data_len: usize) -> u64 {
-        let batch = (schedule.batch_size as u64).max(1);
-        let batches_an_epoch = (data_len as u64).div_ceil(batch).max(1);
-        let critic_steps = match self {
-            Self::Steps(steps) => return steps.max(1),
-            Self::Epochs(epochs) => epochs.saturating_mul(batches_an_epoch),
-            // Whole epochs first: their last batch may be smaller.
-            Self::Images(images) => {
-                let len = (data_len as u64).max(1);
-                (images / len).saturating_mul(batches_an_epoch).saturating_add((images % len).div_ceil(batch))
-            }
-        };
-        critic_steps.div_ceil(schedule.critic_steps.max(1) as u64).max(1)
-    }
-}
-
-/// Where the latents of the generator's step come from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum GeneratorLatents {
-    /// New ones.
-    #[default]
-    Fresh,
-    /// Those of the last critic step, passed through the generator again.
-    Reused,
-    /// The fakes of the last critic step themselves: one generator pass less.
-    ReusedFakes,
-}
-
-/// What convolutions and linear layers compute with. Weights, optimiser and everything between them are f32.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
-#[serde(rename_all = "kebab-case")]
-pub enum Precision {
-    /// f32. The only one on the CPU.
-    #[default]
-    F32,
-    /// TF32: f32 rounded to 10 bits of mantissa before it is multiplied. CUDA only.
-    Tf32,
-    /// bf16, summed up in f32; what a convolution gives is rounded to bf16, too. CUDA only.
-    Bf16,
-}
-
-impl Precision {
-    /// The name used in configs and by `--precision`.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::F32 => "f32",
-            Self::Tf32 => "tf32",
-            Self::Bf16 => "bf16",
-        }
-    }
-}
-
-/// How long, in which rhythm, and how exactly.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Schedule {
-    /// Images a batch.
-    pub batch_size: usize,
-    /// The total length of the run.
-    pub length: Span,
-    /// Critic steps before each generator step (n_critic).
-    #[serde(default = "one_step")]
-    pub critic_steps: usize,
-    /// The latents of the generator's step.
-    #[serde(default)]
-    pub generator_latents: GeneratorLatents,
-    /// Decay a step of the moving average of the generator's weights; 0 for none (arXiv 1806.04498).
-    #[serde(default)]
-    pub ema_decay: f64,
-    /// What convolutions and linear layers compute with.
-    #[serde(default)]
-    pub precision: Precision,
-}
-
-fn one_step() -> usize {
-    1
 }
 
 /// What the run writes, and when.
@@ -391,6 +414,27 @@ impl Default for OutputConfig {
     }
 }
 
+/// Who looks after a run: the watchdog, which sees collapse, divergence and a dead critic, and the judge, who decides which
+/// checkpoint is the best.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct WatchConfig {
+    /// Between two looks at the fixed samples and the critic.
+    pub every: Span,
+    /// Whether a run ends when the watchdog barks; else it only says so.
+    pub stop: bool,
+    /// Between two measurements of the Fréchet distance, which decides what is best.
+    pub judge_every: Span,
+    /// Generated images a measurement, compared with as many real ones; 0 for none.
+    pub judge_samples: usize,
+}
+
+impl Default for WatchConfig {
+    fn default() -> Self {
+        Self { every: Span::Images(2500), stop: true, judge_every: Span::Images(50_000), judge_samples: 2000 }
+    }
+}
+
 impl TrainConfig {
     /// A preset by name.
     ///
@@ -413,9 +457,10 @@ impl TrainConfig {
     /// # Errors
     /// As [`Self::from_toml`].
     pub fn from_table(table: Table, place: &str) -> Result<Self> {
-        let config: Self = Value::Table(table)
+        let mut config: Self = Value::Table(table)
             .try_into()
             .map_err(|e: toml::de::Error| invalid_config(place, e.to_string().trim_end().replace('\n', ", ")))?;
+        config.critic.apply_norm();
         config.check(place)?;
         Ok(config)
     }
@@ -428,13 +473,23 @@ impl TrainConfig {
         toml::to_string(self).map_err(|e| invalid_config("config", e.to_string()))
     }
 
+    /// What is minimised, in a word: `bce`, `wgan-gp`, `hinge+r1`…
+    pub fn objective(&self) -> String {
+        match (self.loss, self.penalty) {
+            (loss, None) => loss.name().to_string(),
+            (LossConfig::Wgan { .. }, Some(PenaltyConfig::Gradient { .. })) => "wgan-gp".to_string(),
+            (loss, Some(PenaltyConfig::Gradient { .. })) => format!("{}+gp", loss.name()),
+            (loss, Some(PenaltyConfig::R1 { .. })) => format!("{}+r1", loss.name()),
+        }
+    }
+
     /// The shape of one image, as the networks see it.
     pub fn image_shape(&self) -> Shape {
         Shape::Map { channels: self.data.channels, height: self.data.size, width: self.data.size }
     }
 
     /// Checks every value, and that the generator makes what the critic takes.
-    fn check(&self, place: &str) -> Result<()> {
+    pub(crate) fn check(&self, place: &str) -> Result<()> {
         let ensure = |ok: bool, what: &str| if ok { Ok(()) } else { Err(invalid_config(place, what.to_string())) };
         let positive = |x: f64| x.is_finite() && x > 0.0;
         ensure((4..=1024).contains(&self.data.size), "data.size must be 4 to 1024")?;
@@ -444,10 +499,26 @@ impl TrainConfig {
         ensure((1..=65_536).contains(&self.latent.size), "latent.size must be 1 to 65536")?;
         ensure((1..=65_536).contains(&self.schedule.batch_size), "schedule.batch_size must be 1 to 65536")?;
         ensure((1..=1000).contains(&self.schedule.critic_steps), "schedule.critic_steps must be 1 to 1000")?;
+        ensure((1..=1000).contains(&self.schedule.generator_steps), "schedule.generator_steps must be 1 to 1000")?;
+        if let Some(CriticWarmup { critic_steps, every, .. }) = self.schedule.critic_warmup {
+            ensure((1..=1000).contains(&critic_steps), "schedule.critic_warmup.critic_steps must be 1 to 1000")?;
+            ensure(every > 0, "schedule.critic_warmup.every must be at least 1")?;
+            let one = self.schedule.generator_steps == 1;
+            ensure(one, "schedule.critic_warmup goes with generator_steps = 1 only")?;
+        }
+        if let Some(decay) = self.schedule.lr_decay {
+            ensure((0.0..=1.0).contains(&decay.to), "schedule.lr_decay.to must be 0 to 1")?;
+        }
+        ensure(
+            self.watch.judge_samples == 0 || (100..=100_000).contains(&self.watch.judge_samples),
+            "watch.judge_samples must be 0, or 100 to 100000",
+        )?;
         ensure((0.0..1.0).contains(&self.schedule.ema_decay), "schedule.ema_decay must be at least 0 and below 1")?;
         ensure((1..=4096).contains(&self.output.samples), "output.samples must be 1 to 4096")?;
         ensure((1..=10_000).contains(&self.output.keep_checkpoints), "output.keep_checkpoints must be 1 to 10000")?;
         ensure(self.seed <= i64::MAX as u64, "seed must be below 2^63")?;
+        let twice = self.augment.iter().enumerate().any(|(at, kind)| self.augment[..at].contains(kind));
+        ensure(!twice, "augment must name each kind at most once")?;
         for optimizer in [self.optimizer.generator, self.optimizer.critic] {
             ensure(positive(optimizer.lr()), "the learning rate must be above 0")?;
             let (decays, name, eps) = match optimizer {
@@ -462,9 +533,19 @@ impl TrainConfig {
             ensure(positive(eps), "an optimiser's eps must be above 0")?;
         }
         match self.loss {
-            LossConfig::Wgan { clip } => ensure(positive(clip), "loss.clip must be above 0")?,
+            LossConfig::Wgan { clip: Some(clip), .. } => ensure(positive(clip), "loss.clip must be above 0")?,
+            LossConfig::Wgan { clip: None, .. } => {
+                let held = self.penalty.is_some() || self.critic.norm == Some(Norm::Spectral);
+                ensure(
+                    held,
+                    "the wgan loss needs loss.clip, a penalty or critic.norm = \"spectral\": nothing else bounds the critic",
+                )?;
+            }
             LossConfig::Bce { critic_scale, .. } => ensure(positive(critic_scale), "loss.critic_scale must be above 0")?,
-            LossConfig::Lsgan => {}
+            LossConfig::Lsgan | LossConfig::Hinge => {}
+        }
+        if let Some(penalty) = self.penalty {
+            ensure(positive(penalty.weight()), "penalty.weight must be above 0")?;
         }
         let InitConfig { conv, linear, bias, norm_weight, norm_bias } = self.init;
         for init in [conv, linear, bias, norm_weight, norm_bias] {
@@ -473,7 +554,11 @@ impl TrainConfig {
                 ensure(std.is_finite() && std >= 0.0, "init: std must be at least 0")?;
             }
         }
-        for span in [self.schedule.length, self.output.log_every, self.output.sample_every, self.output.checkpoint_every] {
+        let (schedule, output, watch) = (&self.schedule, &self.output, &self.watch);
+        let spans =
+            [schedule.length, output.log_every, output.sample_every, output.checkpoint_every, watch.every, watch.judge_every];
+        let of_rates = schedule.lr_decay.map(|decay| [decay.begin, decay.end]).into_iter().flatten().chain(schedule.lr_warmup);
+        for span in spans.into_iter().chain(of_rates) {
             let (Span::Steps(n) | Span::Epochs(n) | Span::Images(n)) = span;
             ensure(n > 0, "lengths and intervals must be at least 1")?;
         }
@@ -489,6 +574,13 @@ impl TrainConfig {
                 place,
                 format!("generator: makes {made}, but data.size and data.channels ask for {image}"),
             ));
+        }
+        let spectral = |layer: &LayerSpec| {
+            matches!(layer, LayerSpec::Linear { spectral: true, .. } | LayerSpec::Conv { spectral: true, .. })
+        };
+        if self.generator.norm.is_some() || self.generator.layers.iter().any(spectral) {
+            let what = "generator: norm and spectral are for the critic only";
+            return Err(invalid_config(place, what.to_string()));
         }
         if self.generator.layers.contains(&LayerSpec::LayerNorm) {
             let what = "generator: layer_norm cannot be exported; use batch_norm";

@@ -41,9 +41,9 @@ pub enum Error {
     /// No usable onnxruntime library, or no provider of the kind asked for.
     #[error("{0}")]
     Runtime(String),
-    /// Training ran into NaN or infinity.
+    /// The watchdog ended a training: collapse, divergence or a dead critic.
     #[error("{0}")]
-    Diverged(String),
+    Unhealthy(String),
     /// The user stopped the program.
     #[error("interrupted: {0}")]
     Interrupted(String),

@@ -57,6 +57,9 @@ impl Range {
     }
 }
 
+/// Pixels of border on a sheet of images.
+pub(crate) const GAP: usize = 2;
+
 /// `n` images of one size, 8 bits a channel, as `[n, height, width, channels]`; 1 channel is grey, 3 are RGB.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Images {
@@ -112,7 +115,6 @@ impl Images {
 
     /// All images on one sheet, row by row, with a thin border of mid-grey between them.
     pub fn grid(&self, columns: usize) -> Self {
-        const GAP: usize = 2;
         let columns = columns.clamp(1, self.n.max(1));
         let rows = self.n.div_ceil(columns);
         let (height, width) = (rows * (self.height + GAP) + GAP, columns * (self.width + GAP) + GAP);

@@ -60,9 +60,13 @@ pub mod image;
 pub mod latent;
 pub mod progress;
 pub mod random;
+pub mod resize;
+pub mod schedule;
 pub mod shape;
 
 // From images to a trained generator.
+#[cfg(feature = "train")]
+pub mod augment;
 #[cfg(feature = "train")]
 pub mod data;
 #[cfg(feature = "train")]
@@ -73,6 +77,8 @@ pub mod loss;
 pub mod nn;
 #[cfg(feature = "train")]
 pub mod optim;
+#[cfg(feature = "train")]
+pub mod penalty;
 #[cfg(feature = "train")]
 pub mod train;
 

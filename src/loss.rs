@@ -11,7 +11,8 @@ impl LossConfig {
     ///
     /// - BCE: `scale · (reduce softplus(−D(x)) + reduce softplus(D(G(z))))`, that is cross-entropy against 1 and 0 (arXiv 1406.2661, eq. 1)
     /// - LSGAN: `½ mean (D(x) − 1)² + ½ mean D(G(z))²` (arXiv 1611.04076, eq. 2 with a = 0, b = c = 1)
-    /// - WGAN: `mean D(G(z)) − mean D(x)` (arXiv 1701.07875, algorithm 1)
+    /// - WGAN: `reduce D(G(z)) − reduce D(x)` (arXiv 1701.07875, algorithm 1)
+    /// - hinge: `mean max(0, 1 − D(x)) + mean max(0, 1 + D(G(z)))` (arXiv 1802.05957, eq. 16)
     ///
     /// # Errors
     /// When the device is out of memory.
@@ -22,7 +23,11 @@ impl LossConfig {
                 (sum * critic_scale)?
             }
             Self::Lsgan => ((mse(real, &real.ones_like()?)? + mse(fake, &fake.zeros_like()?)?)? * 0.5)?,
-            Self::Wgan { .. } => (fake.mean_all()? - real.mean_all()?)?,
+            Self::Wgan { reduction, .. } => (reduce(fake, reduction)? - reduce(real, reduction)?)?,
+            Self::Hinge => {
+                let (real, fake) = ((1.0 - real)?.relu()?, (fake + 1.0)?.relu()?);
+                (real.mean_all()? + fake.mean_all()?)?
+            }
         })
     }
 
@@ -30,7 +35,8 @@ impl LossConfig {
     ///
     /// - BCE: `reduce softplus(−D(G(z)))`, the non-saturating form
     /// - LSGAN: `½ mean (D(G(z)) − 1)²`
-    /// - WGAN: `−mean D(G(z))`
+    /// - WGAN: `−reduce D(G(z))`
+    /// - hinge: `−mean D(G(z))` (eq. 17)
     ///
     /// # Errors
     /// When the device is out of memory.
@@ -38,7 +44,8 @@ impl LossConfig {
         Ok(match *self {
             Self::Bce { reduction, .. } => reduce(&bce(fake, 1.0)?, reduction)?,
             Self::Lsgan => (mse(fake, &fake.ones_like()?)? * 0.5)?,
-            Self::Wgan { .. } => fake.mean_all()?.neg()?,
+            Self::Wgan { reduction, .. } => reduce(fake, reduction)?.neg()?,
+            Self::Hinge => fake.mean_all()?.neg()?,
         })
     }
 }

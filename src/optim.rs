@@ -48,18 +48,19 @@ impl Optimizer {
         Ok(Self { config, steps: 0, slots })
     }
 
-    /// One step down the gradients, which are those of the network's trainable parameters, in their order.
+    /// One step down the gradients, which are those of the network's trainable parameters, in their order, with the learning
+    /// rate of the config times `rate`.
     ///
     /// # Errors
     /// When the gradients are not as many, or the device is out of memory.
-    pub fn step(&mut self, network: &Network, gradients: &[Tensor]) -> Result<()> {
+    pub fn step(&mut self, network: &Network, gradients: &[Tensor], rate: f64) -> Result<()> {
         let parameters: Vec<&Parameter> = network.trainable().collect();
         if parameters.len() != gradients.len() {
             let what = format!("{} gradients for {} parameters", gradients.len(), parameters.len());
             return Err(Error::Candle(candle_core::Error::Msg(what)));
         }
         self.steps += 1;
-        let rule = Rule::of(self.config, self.steps);
+        let rule = Rule::of(self.config.with_rate(rate), self.steps);
         let weights: Vec<Tensor> = parameters.iter().map(|parameter| parameter.var.as_detached_tensor()).collect();
         let gradients: Vec<Tensor> = gradients.iter().map(Tensor::contiguous).collect::<candle_core::Result<_>>()?;
         let mut rows = Vec::with_capacity(weights.len());

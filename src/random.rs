@@ -24,12 +24,18 @@ pub enum Purpose {
     CriticInit,
     /// The dropout masks of a pass through a network.
     Dropout,
+    /// Where between a real and a generated image the gradient penalty's image `index` lies.
+    Interpolation,
+    /// The first singular vectors of spectral normalisation; number `2 · layer` is u, the one after it v.
+    Spectral,
     /// Image `index` of the built-in synthetic data.
     Synthetic,
     /// Which images of a data set are held out.
     HeldOut,
     /// What an evaluation draws: subsets of images.
     Evaluation,
+    /// How image `index` that the critic sees is augmented.
+    Augment,
 }
 
 impl Purpose {
@@ -43,9 +49,12 @@ impl Purpose {
             Self::GeneratorInit => b"init-gen",
             Self::CriticInit => b"init-cri",
             Self::Dropout => b"dropout\0",
+            Self::Interpolation => b"interpol",
+            Self::Spectral => b"spectral",
             Self::Synthetic => b"synthet\0",
             Self::HeldOut => b"held-out",
             Self::Evaluation => b"evaluate",
+            Self::Augment => b"augment\0",
         }
     }
 }

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 /// One layer of a network, as configs write it: `"relu"`, `{ conv = { out = 64, kernel = 4, stride = 2, padding = 1 } }`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum LayerSpec {
     /// `x Wᵀ + b`; a map is flattened first.
     Linear {
@@ -15,6 +15,9 @@ pub enum LayerSpec {
         /// Whether there is a bias.
         #[serde(default = "yes")]
         bias: bool,
+        /// Whether the weight is divided by its largest singular value (arXiv 1802.05957); critics only.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        spectral: bool,
     },
     /// Convolution, square kernel.
     Conv {
@@ -31,6 +34,9 @@ pub enum LayerSpec {
         /// Whether there is a bias.
         #[serde(default = "yes")]
         bias: bool,
+        /// Whether the kernels are divided by their largest singular value (arXiv 1802.05957); critics only.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        spectral: bool,
     },
     /// Transposed convolution, square kernel (the input gradient of a convolution).
     ConvTranspose {

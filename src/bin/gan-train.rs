@@ -18,7 +18,7 @@ use ganforge::image::Range;
 use ganforge::infer::runtime;
 use ganforge::nn::device::{open_cuda, set_precision};
 use ganforge::progress::Progress;
-use ganforge::train::{self, Job, RunFolder};
+use ganforge::train::{self, Job, RunFolder, Trained, Which};
 use serde_json::json;
 use toml::{Table, Value};
 
@@ -48,12 +48,17 @@ enum Command {
         /// The preset to print.
         name: Option<String>,
     },
-    /// Export a run's generator to ONNX, verified against candle in onnxruntime.
+    /// Export a run's generator, or a .pth or .safetensors file's, to ONNX, verified against candle in onnxruntime.
     Export(ExportArgs),
     /// Judge a run, a generator or a folder of images: Fréchet and kernel distance, precision, recall, memorisation.
     Eval(eval::EvalArgs),
     /// Train a feature model for `eval`: by labels where the data have them, else by rotations.
     Features(learn::FeaturesArgs),
+    /// Write report.html, curves.png and progress.gif of a run again.
+    Report {
+        /// The folder of the run.
+        run: PathBuf,
+    },
     /// Say what a data set holds: how many images, which sizes, what is broken, what is double.
     Data {
         /// What `--data` takes.
@@ -78,6 +83,15 @@ struct TrainArgs {
     /// A config file; `gan-train presets NAME` prints one to begin with.
     #[arg(long, value_name = "FILE.toml")]
     config: Option<PathBuf>,
+    /// The system for 32, 64 or 128 pixels: convolutional ones, made for such a size.
+    #[arg(long, value_name = "PIXELS")]
+    size: Option<usize>,
+    /// This factor on the width of every hidden layer, for example 0.25.
+    #[arg(long, value_name = "FACTOR")]
+    width: Option<f64>,
+    /// Begin with the weights of a run, a .safetensors file or a PyTorch state dict (.pth) of the same architecture.
+    #[arg(long, value_name = "RUN|FILE")]
+    init_from: Option<PathBuf>,
     /// Images: a folder, a zip, IDX files, or mnist, fashion-mnist, synthetic.
     #[arg(long)]
     data: Option<String>,
@@ -85,7 +99,7 @@ struct TrainArgs {
     #[arg(long, value_name = "RUN")]
     out: Option<PathBuf>,
     /// Continue this run bit for bit; with a length, to that total.
-    #[arg(long, value_name = "RUN", conflicts_with_all = ["preset", "config", "out", "batch_size", "lr", "seed", "set", "dry_run"])]
+    #[arg(long, value_name = "RUN", conflicts_with_all = ["preset", "config", "size", "width", "init_from", "out", "batch_size", "lr", "seed", "set", "dry_run"])]
     resume: Option<PathBuf>,
     /// Passes over the data, in total.
     #[arg(long, group = "length", value_parser = count())]
@@ -133,9 +147,28 @@ struct TrainArgs {
 
 #[derive(Args)]
 struct ExportArgs {
-    /// The folder of the run.
+    /// The folder of a run; or, with --preset or --config, a .safetensors file or a PyTorch state dict (.pth).
+    #[arg(value_name = "RUN|FILE")]
     run: PathBuf,
-    /// Where to write; by default RUN/generator.onnx.
+    /// Which checkpoint of a RUN: best (the default), latest or the number of a step.
+    #[arg(long, conflicts_with_all = ["preset", "config"])]
+    checkpoint: Option<Which>,
+    /// The preset whose generator a FILE's is.
+    #[arg(long, conflicts_with_all = ["config", "weights"])]
+    preset: Option<String>,
+    /// The config file of a FILE's generator.
+    #[arg(long, value_name = "FILE.toml", conflicts_with = "weights")]
+    config: Option<PathBuf>,
+    /// With --preset or --config: the system for 32, 64 or 128 pixels.
+    #[arg(long, value_name = "PIXELS")]
+    size: Option<usize>,
+    /// With --preset or --config: this factor on the width of every hidden layer.
+    #[arg(long, value_name = "FACTOR")]
+    width: Option<f64>,
+    /// With --preset or --config: any other key of the config.
+    #[arg(long, value_name = "KEY=VALUE")]
+    set: Vec<String>,
+    /// Where to write; by default RUN/generator.onnx, or FILE with the ending .onnx.
     #[arg(long, value_name = "F.onnx")]
     out: Option<PathBuf>,
     /// By default the average where the run has one.
@@ -170,6 +203,7 @@ fn main() -> ExitCode {
         Some(Command::Export(args)) => export(&args),
         Some(Command::Eval(args)) => eval::eval(&args),
         Some(Command::Features(args)) => learn::features(&args),
+        Some(Command::Report { run }) => report(&run),
         Some(Command::Data { source, size, channels, quiet }) => describe_data(&source, size, channels, quiet),
         None => train(&cli.train),
     })
@@ -197,13 +231,18 @@ fn describe_data(source: &str, size: u16, channels: u8, quiet: bool) -> Result<(
     print_line(&format!("{}: {}\n{hash}", data.name, data.report))
 }
 
+fn report(run: &Path) -> Result<()> {
+    let folder = RunFolder::open(run)?;
+    train::report::rewrite(&folder)?;
+    print_line(&folder.report_file().display().to_string())
+}
+
 fn export(args: &ExportArgs) -> Result<()> {
     if is_feature_folder(&args.run) {
         return learn::export(args);
     }
-    let folder = RunFolder::open(&args.run)?;
-    let trained = train::load_trained(&folder, args.weights)?;
-    let path = args.out.clone().unwrap_or_else(|| folder.onnx_file());
+    let (trained, default) = exported(args)?;
+    let path = args.out.clone().unwrap_or(default);
     let agreement = export::export(&trained, args.layout, args.dtype, &path)?;
     print_line(&format!(
         "{}: {} weights after {} images; largest difference to candle {:.1e} in values, {} of 255 in pixels",
@@ -213,6 +252,27 @@ fn export(args: &ExportArgs) -> Result<()> {
         agreement.values,
         agreement.pixels.map_or("none".to_string(), |p| p.to_string()),
     ))
+}
+
+/// What is to be exported, and where to by default.
+fn exported(args: &ExportArgs) -> Result<(Trained, PathBuf)> {
+    let Some((mut table, place)) = base_table(args.preset.as_deref(), args.config.as_deref(), args.size, args.width)? else {
+        if args.run.is_file() {
+            return Err(Error::usage(
+                format!("{} is a file, which does not say what network its weights are of", args.run.display()),
+                "Add --preset NAME or --config FILE.toml; `gan-train presets` lists the presets.",
+            ));
+        }
+        if args.size.is_some() || args.width.is_some() || !args.set.is_empty() {
+            return Err(Error::usage("--size, --width or --set for a run, which has its config", "Leave them out."));
+        }
+        let folder = RunFolder::open(&args.run)?;
+        return Ok((train::load_trained(&folder, args.weights, args.checkpoint.unwrap_or_default())?, folder.onnx_file()));
+    };
+    args.set.iter().try_for_each(|assignment| config::set(&mut table, assignment))?;
+    let trained = train::init::load_generator(TrainConfig::from_table(table, &place)?, &args.run)?;
+    let beside = if args.run.is_dir() { args.run.join("generator.onnx") } else { args.run.with_extension("onnx") };
+    Ok((trained, beside))
 }
 
 fn train(args: &TrainArgs) -> Result<()> {
@@ -230,6 +290,9 @@ fn train(args: &TrainArgs) -> Result<()> {
     if resumed.is_none() {
         RunFolder::check_free(out)?;
     }
+    if resumed.is_none() {
+        train::init::check(&config)?;
+    }
     announce_export(&console);
     let data = data::load(&config.data.source, &config.data, &console)?;
     console.say(&format!("{}: {}", data.name, data.report));
@@ -240,14 +303,18 @@ fn train(args: &TrainArgs) -> Result<()> {
     };
 
     let stop = stop_flag()?;
-    let job = Job { config: &config, data: &data, device: &device, folder: &folder, progress: &console, stop: &stop };
+    let job =
+        Job { config: &config, data: &data, device: &device, folder: &folder, progress: &console, stop: &stop, judge: None };
     let outcome = train::train(&job)?;
     console.say(&format!(
         "{} of {} steps, {} images, {:.0} images/s",
         outcome.step, outcome.total_steps, outcome.images, outcome.images_per_second
     ));
 
-    let trained = train::load_trained(&folder, None)?;
+    if let Some(verdict) = outcome.verdict.as_ref().filter(|_| outcome.best.is_none()) {
+        return Err(Error::Unhealthy(format!("{verdict}, and there is no checkpoint from before. {}", verdict.advice())));
+    }
+    let trained = train::load_trained(&folder, None, Which::Best)?;
     let agreement = export::export(&trained, Layout::NhwcU8, Dtype::F32, &folder.onnx_file()).map_err(|error| {
         let mend = format!("Training is saved. Export it later with: gan-train export {}", out.display());
         Error::Runtime(format!("{error}\n{mend}"))
@@ -256,6 +323,11 @@ fn train(args: &TrainArgs) -> Result<()> {
     if args.json {
         let onnx = folder.onnx_file();
         print_line(&json!({ "run": out, "onnx": onnx, "outcome": outcome, "agreement": agreement }).to_string())?;
+    }
+    if let Some(verdict) = &outcome.verdict {
+        let kept = trained.state.step;
+        let kept = format!("The checkpoint of step {kept}, the best, is kept and exported.");
+        return Err(Error::Unhealthy(format!("{verdict}. {kept} {}", verdict.advice())));
     }
     if outcome.step < outcome.total_steps {
         let at = format!("saved and exported at step {} of {}", outcome.step, outcome.total_steps);
@@ -275,21 +347,40 @@ fn announce_export(console: &Console) {
     }
 }
 
-fn new_config(args: &TrainArgs) -> Result<TrainConfig> {
-    let (mut table, place) = match (&args.preset, &args.config) {
-        (Some(name), _) => (config::preset_table(name)?, name.clone()),
+/// The table of a preset or a config file, for another size or width if these are given; and its name.
+fn base_table(
+    preset: Option<&str>,
+    config: Option<&Path>,
+    size: Option<usize>,
+    width: Option<f64>,
+) -> Result<Option<(Table, String)>> {
+    let (table, place) = match (preset, config) {
+        (Some(name), _) => (config::preset_table(name)?, name.to_string()),
         (None, Some(path)) => {
             let text = String::from_utf8_lossy(&files::read(path)?).into_owned();
             let place = path.display().to_string();
             (config::parse_table(&text, &place)?, place)
         }
-        (None, None) => {
-            return Err(Error::usage(
-                "neither --preset nor --config nor --resume is given",
-                "`gan-train presets` lists the presets.",
-            ));
-        }
+        (None, None) => return Ok(None),
     };
+    if size.is_none() && width.is_none() {
+        return Ok(Some((table, place)));
+    }
+    let mut config = TrainConfig::from_table(table, &place)?;
+    if let Some(size) = size {
+        config = config.with_size(size)?;
+    }
+    if let Some(factor) = width {
+        config = config.with_width(factor)?;
+    }
+    Ok(Some((config::parse_table(&config.to_toml()?, &place)?, place)))
+}
+
+fn new_config(args: &TrainArgs) -> Result<TrainConfig> {
+    let base = base_table(args.preset.as_deref(), args.config.as_deref(), args.size, args.width)?;
+    let (mut table, place) = base.ok_or_else(|| {
+        Error::usage("neither --preset nor --config nor --resume is given", "`gan-train presets` lists the presets.")
+    })?;
     let begun_well = TrainConfig::from_table(table.clone(), &place).is_ok();
     for assignment in &args.set {
         config::set(&mut table, assignment)?;
@@ -339,6 +430,10 @@ fn apply(args: &TrainArgs, table: &mut Table) -> Result<()> {
     for (key, value) in numbers.into_iter().filter_map(|(key, value)| Some((key, value?))) {
         config::set(table, &format!("{key}={value}"))?;
     }
+    if let Some(path) = &args.init_from {
+        let whole = path.canonicalize().map_err(Error::io("read", path))?;
+        table.insert("init_from".to_string(), Value::String(whole.display().to_string()));
+    }
     if let Some(source) = &args.data {
         // The run may be resumed from another folder: a path is kept whole.
         let named = data::NAMES.contains(&source.as_str());
@@ -361,6 +456,7 @@ fn apply(args: &TrainArgs, table: &mut Table) -> Result<()> {
 fn dry_run(config: &TrainConfig, device: &Device, console: &Console) -> Result<()> {
     let data: Dataset = data::load(&config.data.source, &config.data, console)?;
     let batches = train::Batches::new(&data, config, device)?;
+    train::init::check(config)?;
     let generator = train::generator_network(config, device, candle_core::DType::F32)?;
     let critic = train::critic_network(config, device, candle_core::DType::F32)?;
     print_line(config.to_toml()?.trim_end())?;

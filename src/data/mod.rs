@@ -478,7 +478,7 @@ fn others(count: usize) -> String {
 }
 
 /// 1234567 as `1,234,567`.
-fn grouped(number: usize) -> String {
+pub(crate) fn grouped(number: usize) -> String {
     let digits = number.to_string();
     let mut text = String::new();
     for (place, digit) in digits.chars().enumerate() {

@@ -75,7 +75,7 @@ pub struct FeatureConfig {
     /// The smallest side of the random window of an image that is seen, the rest being grey; equal to `size` for whole images.
     /// Faces lie alike in all pictures: a whole one tells its rotation at a glance, and nothing need be learned of its parts.
     pub window: usize,
-    /// Adam's learning rate; a tenth of it in the last quarter of the steps.
+    /// Adam's learning rate; for the last quarter of the steps Adam begins anew, with a tenth of it.
     pub lr: f64,
     /// From image to classes; the last one is linear.
     pub layers: Vec<LayerSpec>,
@@ -93,7 +93,7 @@ impl FeatureConfig {
         }
         let mut layers = Vec::new();
         let mut block = |out, kernel, stride, padding| {
-            layers.push(LayerSpec::Conv { out, kernel, stride, padding, bias: false });
+            layers.push(LayerSpec::Conv { out, kernel, stride, padding, bias: false, spectral: false });
             layers.extend([LayerSpec::BatchNorm, LayerSpec::LeakyRelu(0.2)]);
         };
         let (mut side, mut width) = (size, 16);
@@ -110,7 +110,7 @@ impl FeatureConfig {
             side = side.div_ceil(2);
         }
         block(96, side, 1, 0);
-        layers.push(LayerSpec::Linear { out: classes, bias: true });
+        layers.push(LayerSpec::Linear { out: classes, bias: true, spectral: false });
         let range = Range::Tanh;
         let window = if task == Task::Rotations { size / 4 } else { size };
         Ok(Self { task, size, channels, range, held_out: 0.1, seed: 0, epochs: 4, batch_size: 128, window, lr: 1e-3, layers })
@@ -405,7 +405,7 @@ fn learn_batch(
     let loss = cross_entropy(&scores, &classes)?;
     let gradients = loss.backward()?;
     let by_scores = gradients.get(&scores).map_or_else(|| scores.zeros_like(), |gradient| gradient.detach().copy())?;
-    optimizer.step(network, &network.backward(trace, by_scores, Wanted::Parameters)?)?;
+    optimizer.step(network, &network.backward(trace, by_scores, Wanted::Parameters)?, 1.0)?;
     Ok(loss.detach())
 }
 
@@ -413,7 +413,9 @@ fn finite(loss: &Tensor, step: u64) -> Result<f32> {
     let loss = loss.to_scalar::<f32>()?;
     match loss.is_finite() {
         true => Ok(loss),
-        false => Err(Error::Diverged(format!("the loss is {loss} at step {step}: train again with a lower --lr."))),
+        false => {
+            Err(Error::invalid("training", format!("the loss is {loss} at step {step}"), "Train again with a lower --lr."))
+        }
     }
 }
 

@@ -509,6 +509,17 @@ impl Judge {
         Ok(Self { model, reference })
     }
 
+    /// The built-in feature model against the first `n` of some images of a data set, in a random order that is always the same.
+    ///
+    /// # Errors
+    /// When no built-in model takes such images, there are fewer than 2, or the model fails.
+    pub fn builtin(data: &Dataset, indices: &[u32], n: usize) -> Result<Self> {
+        let model = FeatureModel::builtin(data.size, data.channels, &features::Options::default())?;
+        let order = Stream::at(CHOICE_SEED, Purpose::Evaluation, CHOICE).permutation(indices.len() as u32);
+        let chosen: Vec<u32> = order.into_iter().take(n).map(|at| indices[at as usize]).collect();
+        Self::new(model, &data.images(&chosen))
+    }
+
     /// The Fréchet distance of images to the reference, at least 0.
     ///
     /// # Errors
@@ -520,5 +531,11 @@ impl Judge {
     /// The feature model.
     pub fn model(&self) -> &FeatureModel {
         &self.model
+    }
+}
+
+impl train::Judge for Judge {
+    fn distance(&self, images: &Images) -> Result<f64> {
+        self.frechet(images)
     }
 }

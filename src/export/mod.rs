@@ -48,7 +48,7 @@ pub fn contract_of(trained: &Trained, layout: Layout) -> Contract {
         width: config.data.size,
         channels: config.data.channels,
         preset: config.preset.clone(),
-        loss: config.loss.name().to_string(),
+        loss: config.objective(),
         data: trained.state.data.clone(),
         data_sha256: trained.state.data_sha256.clone(),
         images_seen: trained.state.images,

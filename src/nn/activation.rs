@@ -49,6 +49,28 @@ impl Activation {
         )
     }
 
+    /// Whether it has a second derivative.
+    pub(super) fn is_bent(self) -> bool {
+        matches!(self, Self::Tanh | Self::Sigmoid)
+    }
+
+    /// `f″(z) · ż · dy`, from `y = f(z)`, a change ż of the argument and a gradient to it, `dz = f′(z) · dy`: the gradient to z of
+    /// `⟨f′(z) ż, dy⟩`. Nothing for what is linear in pieces.
+    ///
+    /// # Errors
+    /// When the shapes do not fit.
+    pub(super) fn bend(self, y: &Tensor, change: &Tensor, dz: &Tensor) -> Result<Option<Tensor>> {
+        // f″/f′
+        let factor = match self {
+            Self::None | Self::Rectifier { .. } => return Ok(None),
+            Self::Tanh => (y * -2.0)?,
+            Self::Sigmoid => y.affine(-2.0, 1.0)?,
+        };
+        multiply(&factor, change)?;
+        multiply(&factor, dz)?;
+        Ok(Some(factor))
+    }
+
     fn grad_cpu<T: Float>(self, y: &Tensor, dy: &Tensor) -> Result<()> {
         if self == Self::None {
             return Ok(());

@@ -12,7 +12,8 @@ use rayon::prelude::*;
 use super::activation::{Activation, add_bias_activate, bias_grad, blend, multiply, swap_axes};
 use super::conv::{Window, conv, conv_input_grad, conv_weight_grad};
 use super::cpu::{TASK, filled};
-use super::norm::{self, BatchNormalised, LayerNormalised};
+use super::norm::{self, Normalised};
+use super::spectral::Spectral;
 use crate::config::{Init, InitConfig};
 use crate::error::{Error, Result};
 use crate::random::{Purpose, Stream};
@@ -60,41 +61,44 @@ pub enum Wanted {
 }
 
 /// What a forward pass leaves to [`Network::backward`]: the values between the layers. The parameters are not among them:
-/// they must not change in between.
+/// they must not change in between. Normalised kernels are: every pass has its own.
 pub struct Trace(Vec<Saved>);
 
-/// What a layer leaves: `y` is behind the activation that it took over.
-struct Saved {
-    x: Tensor,
-    y: Tensor,
-    act: Activation,
-    extra: Extra,
+/// What a layer leaves: `y` is behind `act`, its own or the one that it took over.
+pub(super) struct Saved {
+    pub x: Tensor,
+    pub y: Tensor,
+    pub act: Activation,
+    pub extra: Extra,
 }
 
-/// What some layers leave besides.
-enum Extra {
+/// What a layer does before its activation, with what its way back needs besides.
+pub(super) enum Extra {
+    /// Nothing; also that of an activation which is part of the layer before.
     Nothing,
-    BatchNorm(BatchNormalised),
-    LayerNorm(LayerNormalised),
+    Product(Product),
+    Norm(Normalised),
     Mask(Tensor),
-    /// Its activation is part of the layer before.
-    Skipped,
+    Reshaped,
+    /// Something else than in training, with no way back.
+    Untraced,
 }
 
 /// One tensor of a network.
 pub struct Parameter {
-    /// `LL.kind.what`: the layer's position in the config, its kind, `weight`, `bias`, `running_mean` or `running_var`.
+    /// `LL.kind.what`: the layer's position in the config, its kind, `weight`, `bias`, `running_mean`, `running_var`, or `weight_u` and
+    /// `weight_v`, the singular vectors of spectral normalisation.
     pub name: String,
     /// The value.
     pub var: Var,
-    /// Whether it learns; running statistics do not.
+    /// Whether it learns; running statistics and singular vectors do not.
     pub trainable: bool,
 }
 
-struct Layer {
-    spec: LayerSpec,
+pub(super) struct Layer {
+    pub spec: LayerSpec,
     output: Shape,
-    /// In the order weight, bias, running mean, running variance, as far as the layer has them.
+    /// In the order weight, bias, running mean, running variance or u, v, as far as the layer has them.
     parameters: Vec<Parameter>,
 }
 
@@ -163,13 +167,15 @@ impl Network {
         let mut taken = false;
         for (index, layer) in self.layers.iter().enumerate() {
             // An activation behind a layer that computes is part of that layer.
+            let own = layer.spec.activation();
             let next = self.layers.get(index + 1).and_then(|next| next.spec.activation());
-            let act = next.filter(|_| layer.takes_activation()).unwrap_or(Activation::None);
-            let skipped = std::mem::replace(&mut taken, act != Activation::None);
-            let (y, extra) = match skipped {
-                true => (x.clone(), Extra::Skipped),
-                false => layer.forward(&x, index, pass, act)?,
+            let act = match layer.takes_activation() {
+                true => next,
+                false => own.filter(|_| !taken),
             };
+            taken = layer.takes_activation() && next.is_some();
+            let act = act.unwrap_or(Activation::None);
+            let (y, extra) = layer.forward(&x, index, pass, act)?;
             save(Saved { x: std::mem::replace(&mut x, y.clone()), y, act, extra });
         }
         Ok(x)
@@ -207,6 +213,11 @@ impl Network {
             Wanted::Parameters => Ok(gradients),
             Wanted::Input => Ok(vec![dy]),
         }
+    }
+
+    /// Each layer with what it left.
+    pub(super) fn traced(&self, trace: Trace) -> impl Iterator<Item = (&Layer, Saved)> {
+        self.layers.iter().zip(trace.0)
     }
 
     /// Every tensor, in the order of the layers.
@@ -288,18 +299,24 @@ impl Blueprint<'_> {
         let init = self.init;
         let mut list = Vec::new();
         match *self.spec {
-            LayerSpec::Linear { out, bias } => {
+            LayerSpec::Linear { out, bias, spectral } => {
                 let fan_in = self.input.elements();
                 list.push(self.drawn("linear.weight", &[out, fan_in], init.linear, fan_in, 0)?);
                 if bias {
                     list.push(self.drawn("linear.bias", &[out], init.bias, fan_in, 1)?);
                 }
+                if spectral {
+                    list.extend([self.unit("linear.weight_u", out, 0)?, self.unit("linear.weight_v", fan_in, 1)?]);
+                }
             }
-            LayerSpec::Conv { out, kernel, bias, .. } => {
+            LayerSpec::Conv { out, kernel, bias, spectral, .. } => {
                 let (channels, fan_in) = (self.input.channels(), self.input.channels() * kernel * kernel);
                 list.push(self.drawn("conv.weight", &[out, channels, kernel, kernel], init.conv, fan_in, 0)?);
                 if bias {
                     list.push(self.drawn("conv.bias", &[out], init.bias, fan_in, 1)?);
+                }
+                if spectral {
+                    list.extend([self.unit("conv.weight_u", out, 0)?, self.unit("conv.weight_v", fan_in, 1)?]);
                 }
             }
             LayerSpec::ConvTranspose { out, kernel, bias, .. } => {
@@ -350,6 +367,15 @@ impl Blueprint<'_> {
         self.parameter(what, values, dims, true)
     }
 
+    /// A random direction.
+    fn unit(&self, what: &str, len: usize, slot: u64) -> Result<Parameter> {
+        let mut values = vec![0.0; len];
+        Stream::at(self.seed, Purpose::Spectral, 2 * self.index as u64 + slot).fill_normal(0.0, 1.0, &mut values);
+        let norm = values.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>().sqrt().max(f64::from(f32::MIN_POSITIVE));
+        let values = values.iter().map(|&x| (f64::from(x) / norm) as f32).collect();
+        self.parameter(what, values, &[len], false)
+    }
+
     fn parameter(&self, what: &str, values: Vec<f32>, dims: &[usize], trainable: bool) -> Result<Parameter> {
         let tensor = Tensor::from_vec(values, dims, self.device)?.to_dtype(self.dtype)?;
         Ok(Parameter { name: format!("{:02}.{what}", self.index), var: Var::from_tensor(&tensor)?, trainable })
@@ -372,99 +398,116 @@ impl LayerSpec {
 impl Layer {
     /// Whether an activation behind this layer is computed with it.
     fn takes_activation(&self) -> bool {
-        use LayerSpec::{BatchNorm, Conv, ConvTranspose, Linear};
-        matches!(self.spec, Linear { .. } | Conv { .. } | ConvTranspose { .. } | BatchNorm)
+        use LayerSpec::{BatchNorm, Conv, ConvTranspose, LayerNorm, Linear};
+        matches!(self.spec, Linear { .. } | Conv { .. } | ConvTranspose { .. } | BatchNorm | LayerNorm)
     }
 
     fn forward(&self, x: &Tensor, index: usize, pass: Pass, act: Activation) -> Result<(Tensor, Extra)> {
-        let n = x.dim(0)?;
-        if let Some(product) = self.product()? {
-            let y = product.apply(&self.operand(x)?, self.output)?;
+        if let Some(product) = self.product(pass)? {
+            let y = self.apply(&product, x)?;
             add_bias_activate(&y, product.bias.as_ref(), act)?;
-            let y = if self.is_linear() { y.flatten_from(1)? } else { y };
-            return Ok((y, Extra::Nothing));
+            return Ok((y, Extra::Product(product)));
         }
-        let y = match self.spec {
-            LayerSpec::BatchNorm => return self.batch_norm(x, pass, act),
+        match self.spec {
+            LayerSpec::BatchNorm => self.batch_norm(x, pass, act),
             LayerSpec::LayerNorm => {
-                let made = norm::layer_norm(x, &self.tensor(0)?, &self.tensor(1)?)?;
-                return Ok((made.y.clone(), Extra::LayerNorm(made)));
+                let made = Normalised::Layer(norm::layer_norm(x, &self.tensor(0)?, &self.tensor(1)?, act)?);
+                Ok((made.y().clone(), Extra::Norm(made)))
             }
             LayerSpec::Relu | LayerSpec::LeakyRelu(_) | LayerSpec::Tanh | LayerSpec::Sigmoid => {
+                if act == Activation::None {
+                    return Ok((x.clone(), Extra::Nothing));
+                }
                 let y = x.copy()?;
-                self.spec.activation().unwrap_or(Activation::None).apply(&y)?;
-                y
+                act.apply(&y)?;
+                Ok((y, Extra::Nothing))
             }
             LayerSpec::Dropout(p) => match pass {
                 Pass::Train { seed, number } => {
                     let (y, mask) = (x.copy()?, dropout_mask(x, p, seed, number, index)?);
                     multiply(&y, &mask)?;
-                    return Ok((y, Extra::Mask(mask)));
+                    Ok((y, Extra::Mask(mask)))
                 }
-                Pass::Eval => x.clone(),
+                Pass::Eval => Ok((x.clone(), Extra::Untraced)),
             },
-            LayerSpec::Reshape(_) => channels_last(&channels_first(x)?, self.output, n)?,
+            LayerSpec::Reshape(_) => Ok((self.reshape(x)?, Extra::Reshaped)),
             LayerSpec::Linear { .. } | LayerSpec::Conv { .. } | LayerSpec::ConvTranspose { .. } => {
-                return Err(failure(format!("{:?} is a product", self.spec)));
+                Err(failure(format!("{:?} is a product", self.spec)))
             }
-        };
-        Ok((y, Extra::Nothing))
+        }
     }
 
     /// The gradient to the input, which means nothing unless `needs_input`, and those to the parameters, if they are wanted.
     fn backward(&self, saved: Saved, dy: Tensor, wanted: Wanted, needs_input: bool) -> Result<(Tensor, Vec<Tensor>)> {
         let Saved { x, y, act, extra } = saved;
         let learn = wanted == Wanted::Parameters;
-        if let Some(product) = self.product()? {
-            act.grad(&y, &dy)?;
-            return self.product_backward(&product, &x, dy, learn, needs_input);
+        // Norms take their activation back in the same pass over memory.
+        if let Extra::Norm(made) = extra {
+            let moved = made.pull(&x, &self.tensor(0)?, act, dy)?;
+            let learned = if learn { moved.parameters()?.to_vec() } else { Vec::new() };
+            return Ok((moved.g, learned));
         }
-        let (dx, learned) = match (&self.spec, extra) {
-            (_, Extra::Skipped) => (dy, Vec::new()),
-            (LayerSpec::BatchNorm, Extra::BatchNorm(made)) => {
-                let gradients = norm::batch_norm_grad(&x, &self.tensor(0)?, &made, act, dy)?;
-                (gradients.x, vec![gradients.weight, gradients.bias])
-            }
-            (LayerSpec::LayerNorm, Extra::LayerNorm(made)) => {
-                let [dx, dw, db] = norm::layer_norm_grad(&made, &self.tensor(0)?, &dy)?;
-                (dx, vec![dw, db])
-            }
-            (LayerSpec::Dropout(_), Extra::Mask(mask)) => {
-                multiply(&dy, &mask)?;
-                (dy, Vec::new())
-            }
-            (LayerSpec::Reshape(_), _) => (shaped_as(&channels_first(&dy)?, &x)?, Vec::new()),
-            (spec, _) => {
-                let Some(act) = spec.activation() else { return Err(failure(format!("{spec:?} was not traced in training"))) };
-                act.grad(&y, &dy)?;
-                (dy, Vec::new())
-            }
-        };
-        Ok((dx, if learn { learned } else { Vec::new() }))
+        act.grad(&y, &dy)?;
+        self.pull(&x, &extra, dy, learn, needs_input)
     }
 
-    fn product_backward(
+    /// As [`Self::backward`], from the gradient before the activation.
+    pub(super) fn pull(
         &self,
-        product: &Product,
         x: &Tensor,
-        dy: Tensor,
+        extra: &Extra,
+        dz: Tensor,
         learn: bool,
         needs_input: bool,
     ) -> Result<(Tensor, Vec<Tensor>)> {
-        let operand = self.operand(x)?;
-        let dy = if self.is_linear() { dy.reshape((dy.dim(0)?, 1, 1, ()))? } else { dy };
-        let mut learned = Vec::new();
-        if learn {
-            learned.push(product.weight_grad(&operand, &dy)?.reshape(self.tensor(0)?.shape())?);
+        let dx = match extra {
+            Extra::Nothing => dz,
+            Extra::Product(product) => {
+                let learned = if learn { self.product_gradients(product, x, &dz)? } else { Vec::new() };
+                return Ok((if needs_input { self.product_input_grad(product, x, &dz)? } else { dz }, learned));
+            }
+            Extra::Norm(made) => {
+                let moved = made.pull(x, &self.tensor(0)?, Activation::None, dz)?;
+                let learned = if learn { moved.parameters()?.to_vec() } else { Vec::new() };
+                return Ok((moved.g, learned));
+            }
+            Extra::Mask(mask) => {
+                multiply(&dz, mask)?;
+                dz
+            }
+            Extra::Reshaped => shaped_as(&channels_first(&dz)?, x)?,
+            Extra::Untraced => return Err(failure(format!("{:?} was not traced in training", self.spec))),
+        };
+        Ok((dx, Vec::new()))
+    }
+
+    /// The product alone, without bias and activation.
+    pub(super) fn apply(&self, product: &Product, x: &Tensor) -> Result<Tensor> {
+        let y = product.apply(&self.operand(x)?, self.output)?;
+        if self.is_linear() { Ok(y.flatten_from(1)?) } else { Ok(y) }
+    }
+
+    /// To weight and bias.
+    pub(super) fn product_gradients(&self, product: &Product, x: &Tensor, dz: &Tensor) -> Result<Vec<Tensor>> {
+        let dz = self.positions(dz)?;
+        let weight = product.weight_grad(&self.operand(x)?, &dz)?.reshape(self.tensor(0)?.shape())?;
+        let mut learned = vec![match &product.spectral {
+            Some(spectral) => spectral.weight_grad(&weight)?,
+            None => weight,
+        }];
+        if product.bias.is_some() {
+            learned.push(bias_grad(&dz)?);
         }
-        if learn && product.bias.is_some() {
-            learned.push(bias_grad(&dy)?);
-        }
-        if !needs_input {
-            return Ok((dy, learned));
-        }
-        let dx = product.input_grad(&operand, &dy)?;
-        Ok((if self.is_linear() { shaped_as(&dx.flatten_from(1)?, x)? } else { dx }, learned))
+        Ok(learned)
+    }
+
+    fn product_input_grad(&self, product: &Product, x: &Tensor, dz: &Tensor) -> Result<Tensor> {
+        let dx = product.input_grad(&self.operand(x)?, &self.positions(dz)?)?;
+        if self.is_linear() { shaped_as(&dx.flatten_from(1)?, x) } else { Ok(dx) }
+    }
+
+    pub(super) fn reshape(&self, x: &Tensor) -> Result<Tensor> {
+        channels_last(&channels_first(x)?, self.output, x.dim(0)?)
     }
 
     fn is_linear(&self) -> bool {
@@ -472,20 +515,31 @@ impl Layer {
     }
 
     /// This layer as one of the convolutions, if it is one.
-    fn product(&self) -> Result<Option<Product>> {
-        let (window, transposed, bias) = match self.spec {
-            LayerSpec::Linear { bias, .. } => (Window::POINT, false, bias),
-            LayerSpec::Conv { kernel, stride, padding, bias, .. } => (Window { kernel, stride, padding }, false, bias),
-            LayerSpec::ConvTranspose { kernel, stride, padding, bias, .. } => (Window { kernel, stride, padding }, true, bias),
+    fn product(&self, pass: Pass) -> Result<Option<Product>> {
+        let (window, transposed, bias, spectral) = match self.spec {
+            LayerSpec::Linear { bias, spectral, .. } => (Window::POINT, false, bias, spectral),
+            LayerSpec::Conv { kernel, stride, padding, bias, spectral, .. } => {
+                (Window { kernel, stride, padding }, false, bias, spectral)
+            }
+            LayerSpec::ConvTranspose { kernel, stride, padding, bias, .. } => {
+                (Window { kernel, stride, padding }, true, bias, false)
+            }
             _ => return Ok(None),
         };
-        let weight = self.tensor(0)?;
+        let spectral = spectral.then(|| self.spectral(usize::from(bias), pass)).transpose()?;
+        let weight = spectral.as_ref().map_or_else(|| self.tensor(0), |spectral| Ok(spectral.normalised.clone()))?;
         let kernels = match *weight.dims() {
             [out, features] => weight.reshape((out, features, 1, 1))?,
             _ => weight,
         };
         let bias = if bias { Some(self.tensor(1)?) } else { None };
-        Ok(Some(Product { kernels, window, transposed, bias }))
+        Ok(Some(Product { kernels, window, transposed, bias, spectral }))
+    }
+
+    /// The normalised weight; u and v are behind the weight and `biases` biases.
+    fn spectral(&self, biases: usize, pass: Pass) -> Result<Spectral> {
+        let (u, v) = (self.var(1 + biases)?, self.var(2 + biases)?);
+        Ok(Spectral::new(&self.tensor(0)?, u, v, matches!(pass, Pass::Train { .. }))?)
     }
 
     /// What the product multiplies; of a linear layer `[n, 1, 1, features]`, a map's values in the order channel, row, column.
@@ -496,10 +550,19 @@ impl Layer {
         }
     }
 
+    /// A gradient to the product's result as a map.
+    fn positions(&self, dz: &Tensor) -> Result<Tensor> {
+        if self.is_linear() { Ok(dz.reshape((dz.dim(0)?, 1, 1, ()))?) } else { Ok(dz.clone()) }
+    }
+
     /// Parameter number `slot`.
-    fn tensor(&self, slot: usize) -> Result<Tensor> {
+    pub(super) fn tensor(&self, slot: usize) -> Result<Tensor> {
+        Ok(self.var(slot)?.as_detached_tensor())
+    }
+
+    fn var(&self, slot: usize) -> Result<&Var> {
         let missing = || failure(format!("{:?} has no tensor {slot}", self.spec));
-        Ok(self.parameters.get(slot).ok_or_else(missing)?.var.as_detached_tensor())
+        Ok(&self.parameters.get(slot).ok_or_else(missing)?.var)
     }
 
     fn batch_norm(&self, x: &Tensor, pass: Pass, act: Activation) -> Result<(Tensor, Extra)> {
@@ -508,7 +571,7 @@ impl Layer {
             Pass::Eval => {
                 let y = norm::batch_norm_fixed(x, &weight, &bias, &mean, &var)?;
                 act.apply(&y)?;
-                Ok((y, Extra::Nothing))
+                Ok((y, Extra::Untraced))
             }
             Pass::Train { .. } => {
                 let made = norm::batch_norm(x, &weight, &bias, act)?;
@@ -517,18 +580,19 @@ impl Layer {
                 let unbiased = count / (count - 1.0).max(1.0);
                 blend(&[(&mean, &made.mean)], 1.0 - norm::MOMENTUM, norm::MOMENTUM)?;
                 blend(&[(&var, &made.var)], 1.0 - norm::MOMENTUM, norm::MOMENTUM * unbiased)?;
-                Ok((made.y.clone(), Extra::BatchNorm(made)))
+                Ok((made.y.clone(), Extra::Norm(Normalised::Batch(made))))
             }
         }
     }
 }
 
 /// A layer with kernels, `[co, ci, k, k]`: a convolution, or its transpose, which goes from `co` channels to `ci`.
-struct Product {
+pub(super) struct Product {
     kernels: Tensor,
     window: Window,
     transposed: bool,
     bias: Option<Tensor>,
+    spectral: Option<Spectral>,
 }
 
 impl Product {
@@ -555,7 +619,7 @@ impl Product {
     }
 }
 
-fn failure(what: String) -> Error {
+pub(super) fn failure(what: String) -> Error {
     Error::Candle(candle_core::Error::Msg(what))
 }
 

@@ -1,12 +1,14 @@
-//! Batch normalisation, with the activation behind it, and layer normalisation. Channels are the last axis.
+//! Batch and layer normalisation with the activation behind them, and their second derivatives. Channels are the last axis.
 //!
 //! In ordinary tensor operations batch normalisation is some fifteen passes over memory. On the CPU it is two passes
-//! forward and two backward; a channel's sums have a fixed order, so results do not depend on the number of threads.
+//! forward and two backward, and layer normalisation three each; sums have a fixed order, so results do not depend on the
+//! number of threads.
 
 use candle_core::{D, Result, Tensor, bail};
 use rayon::prelude::*;
 
 use super::activation::Activation;
+use super::by_image::{self, Line};
 use super::cpu::{self, Float, TASK, View, column_sums, edit, filled, for_float, vectorised};
 #[cfg(feature = "cuda")]
 use super::cuda;
@@ -83,55 +85,185 @@ pub fn batch_norm_fixed(x: &Tensor, weight: &Tensor, bias: &Tensor, mean: &Tenso
     x.broadcast_mul(&scale)?.broadcast_add(&shift)
 }
 
-/// What the gradient of [`layer_norm`] needs: x̂, and 1/σ by image.
+/// What layer normalisation makes of `x`, and the statistics by image.
 pub struct LayerNormalised {
-    /// `x̂ · weight + bias`, shaped as `x`.
+    /// `act((x − mean) / √(var + ε) · weight + bias)`, shaped as `x`.
     pub y: Tensor,
-    normal: Tensor,
-    inverse: Tensor,
+    /// Mean, `[n, 1]`.
+    pub mean: Tensor,
+    /// `1 / √(var + ε)` with the biased variance, `[n, 1]`.
+    pub inverse: Tensor,
 }
 
 /// Layer normalisation over all but the batch, with gain and offset by channel (arXiv 1607.06450; the form of the WGAN-GP
-/// authors' critics, PyTorch's `GroupNorm(1, c)`); `x` is `[n, c]` or `[n, h, w, c]`.
+/// authors' critics, PyTorch's `GroupNorm(1, c)`), and an activation behind it; `x` is `[n, c]` or `[n, h, w, c]`. Off the
+/// tape: [`Normalised::pull`] is its gradient.
 ///
 /// # Errors
-/// When the shapes do not fit.
-pub fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<LayerNormalised> {
-    let rows = x.reshape((x.dim(0)?, ()))?;
-    let centred = rows.broadcast_sub(&rows.mean_keepdim(1)?)?;
-    let inverse = (centred.sqr()?.mean_keepdim(1)? + EPS)?.sqrt()?.recip()?;
-    let normal = centred.broadcast_mul(&inverse)?.reshape(x.shape())?;
-    let y = normal.broadcast_mul(weight)?.broadcast_add(bias)?;
-    Ok(LayerNormalised { y, normal, inverse })
+/// When the shapes do not fit, or the type is neither f32 nor f64.
+pub fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, act: Activation) -> Result<LayerNormalised> {
+    check(x, weight)?;
+    check(x, bias)?;
+    let [mean, inverse] = by_image::statistics(x, EPS)?;
+    let line = Line { x, centre: &mean, scale: &inverse.broadcast_mul(weight)?, shift: bias };
+    let y = by_image::combine(&line, &[], act)?;
+    Ok(LayerNormalised { y, mean, inverse })
 }
 
-/// The gradients of [`layer_norm`] to `x`, weight and bias: as batch normalisation's, along the other axis.
-///
-/// # Errors
-/// When the shapes do not fit.
-pub fn layer_norm_grad(made: &LayerNormalised, weight: &Tensor, dy: &Tensor) -> Result<[Tensor; 3]> {
-    let n = dy.dim(0)?;
-    let (dw, db) = (flat(&(dy * &made.normal)?)?.sum(0)?, flat(dy)?.sum(0)?);
-    let pulled = dy.broadcast_mul(weight)?.reshape((n, ()))?;
-    let normal = made.normal.reshape((n, ()))?;
-    let along = (&pulled * &normal)?.mean_keepdim(1)?;
-    let rest = pulled.broadcast_sub(&pulled.mean_keepdim(1)?)?.sub(&normal.broadcast_mul(&along)?)?;
-    Ok([rest.broadcast_mul(&made.inverse)?.reshape(dy.shape())?, dw, db])
+/// A normalisation of one pass. Before its activation it is `y = γ x̂ + β` with `x̂ = (x − μ) / σ`; its Jacobian is `γ/σ · P` with
+/// the symmetric `P g = g − mean(g) − x̂ · mean(g · x̂)`, whose means go over what is normalised together.
+pub enum Normalised {
+    /// By channel, over batch and positions.
+    Batch(BatchNormalised),
+    /// By image, over channels and positions.
+    Layer(LayerNormalised),
 }
 
-/// `[…, c]` as rows of channels.
-fn flat(x: &Tensor) -> Result<Tensor> {
-    x.reshape(((), x.dim(D::Minus1)?))
+/// What the Jacobian or its transpose makes of a `g`, and `Σ g` and `Σ g · x̂` by channel, `[1, c]` for batch normalisation, and
+/// by image and channel, `[n, c]`, for layer normalisation.
+pub struct Moved {
+    /// Shaped as `g`.
+    pub g: Tensor,
+    /// Of what was moved.
+    pub sums: [Tensor; 2],
+}
+
+impl Moved {
+    /// The gradients to weight and bias, `[c]`, if it was `dy` that was pulled.
+    ///
+    /// # Errors
+    /// When the device is out of memory.
+    pub fn parameters(&self) -> Result<[Tensor; 2]> {
+        let [plain, along] = &self.sums;
+        Ok([total(along)?, total(plain)?])
+    }
+}
+
+impl Normalised {
+    /// `y`, behind the activation.
+    pub fn y(&self) -> &Tensor {
+        match self {
+            Self::Batch(made) => &made.y,
+            Self::Layer(made) => &made.y,
+        }
+    }
+
+    /// From the gradient to the result behind `act`, whose storage is used up, to that to `x`.
+    ///
+    /// # Errors
+    /// When the shapes do not fit, or `dy` shares its memory with another argument.
+    pub fn pull(&self, x: &Tensor, weight: &Tensor, act: Activation, dy: Tensor) -> Result<Moved> {
+        match self {
+            Self::Batch(made) => {
+                let BatchNormGradients { x: g, weight, bias } = batch_norm_grad(x, weight, made, act, dy)?;
+                Ok(Moved { g, sums: [bias.unsqueeze(0)?, weight.unsqueeze(0)?] })
+            }
+            Self::Layer(made) => {
+                act.grad(&made.y, &dy)?;
+                made.moved(x, &dy, weight, &weight.ones_like()?)
+            }
+        }
+    }
+
+    /// From a change of `x` to the change of the result before the activation.
+    ///
+    /// # Errors
+    /// When the shapes do not fit.
+    pub fn push(&self, x: &Tensor, weight: &Tensor, dx: &Tensor) -> Result<Moved> {
+        match self {
+            // One channel has one γ and one σ: the Jacobian is symmetric.
+            Self::Batch(_) => self.pull(x, weight, Activation::None, dx.copy()?),
+            Self::Layer(made) => made.moved(x, dx, &weight.ones_like()?, weight),
+        }
+    }
+
+    /// The gradients to x, weight and bias of `⟨a, J b⟩ + ⟨z̄, γ x̂ + β⟩`, where J is the Jacobian and `a`, `b` and z̄ (nothing if it
+    /// is 0) are constant; `a` and `b` come with the sums of their pull and push.
+    ///
+    /// With `A = mean(γ a b) − mean(γ a) mean(b) − α κ`, `α = mean(γ a x̂)` and `κ = mean(b x̂)`, the first term is m/σ · A, m being the
+    /// number of values normalised together. To x̂ its gradient is `−(κ γ a + α b)/σ`, to σ `−m A/σ²`, and `∂σ/∂x = x̂/m`:
+    /// `x̄ = (P h − x̂ · A/σ) / σ` with `h = γ z̄ − (κ γ a + α b)/σ`.
+    ///
+    /// # Errors
+    /// When the shapes do not fit.
+    pub fn second_order(
+        &self,
+        x: &Tensor,
+        weight: &Tensor,
+        (a, [a_plain, a_along]): (&Tensor, &[Tensor; 2]),
+        (b, [b_plain, b_along]): (&Tensor, &[Tensor; 2]),
+        adjoint: Option<&Tensor>,
+    ) -> Result<[Tensor; 3]> {
+        let c = weight.elem_count();
+        let (axis, count, centre, inverse) = match self {
+            Self::Batch(made) => {
+                let inverse = (&made.var + EPS)?.sqrt()?.recip()?.unsqueeze(0)?;
+                (0, x.elem_count() / c, made.mean.unsqueeze(0)?, inverse)
+            }
+            Self::Layer(made) => (1, x.elem_count() / x.dim(0)?, made.mean.clone(), made.inverse.clone()),
+        };
+        let together = |by_image: Tensor| if axis == 0 { by_image.sum_keepdim(0) } else { Ok(by_image) };
+        let mean = |sums: &Tensor| sums.sum_keepdim(axis)? / count as f64;
+        let gained = |t: &Tensor| t.broadcast_mul(weight);
+        let by_sigma = |t: &Tensor| t.broadcast_mul(&inverse);
+
+        let [_, ab] = by_image::sums(a, b, &centre.zeros_like()?)?;
+        let ab = together(ab)?;
+        let (a_mean, b_mean) = (mean(&gained(a_plain)?)?, mean(b_plain)?);
+        let (alpha, kappa) = (mean(&gained(a_along)?)?, mean(b_along)?);
+        let product = ((mean(&gained(&ab)?)? - (&a_mean * &b_mean)?)? - (&alpha * &kappa)?)?;
+        let mut h_mean = by_sigma(&((&kappa * &a_mean)? + (&alpha * &b_mean)?)?)?.neg()?;
+        let mut h_along = (by_sigma(&(&alpha * &kappa)?)? * -2.0)?;
+        let by_square = by_sigma(&inverse)?.neg()?;
+        let mut terms = vec![(a, gained(&(&by_square * &kappa)?)?), (b, (&by_square * &alpha)?)];
+        let moved = ab.broadcast_sub(&a_plain.broadcast_mul(&b_mean)?)?.broadcast_sub(&a_along.broadcast_mul(&kappa)?)?;
+        let mut to_weight = by_sigma(&moved)?;
+        let mut to_bias = weight.zeros_like()?;
+        if let Some(adjoint) = adjoint {
+            let [plain, along] = by_image::sums(adjoint, x, &centre)?;
+            let (plain, along) = (together(plain)?, by_sigma(&together(along)?)?);
+            h_mean = (h_mean + mean(&gained(&plain)?)?)?;
+            h_along = (h_along + mean(&gained(&along)?)?)?;
+            terms.push((adjoint, gained(&inverse)?));
+            to_weight = (to_weight + along)?;
+            to_bias = total(&plain)?;
+        }
+        let scale = (by_square * (h_along + by_sigma(&product)?)?)?;
+        let line = Line { x, centre: &centre, scale: &scale, shift: &by_sigma(&h_mean)?.neg()? };
+        Ok([by_image::combine(&line, &terms, Activation::None)?, total(&to_weight)?, to_bias])
+    }
+}
+
+impl LayerNormalised {
+    /// `after · P (before · g) / σ`: the Jacobian has the gain behind it, its transpose before it.
+    fn moved(&self, x: &Tensor, g: &Tensor, before: &Tensor, after: &Tensor) -> Result<Moved> {
+        let Self { mean, inverse, .. } = self;
+        let [plain, along] = by_image::sums(g, x, mean)?;
+        let along = along.broadcast_mul(inverse)?;
+        let count = (x.elem_count() / x.dim(0)?) as f64;
+        let average = |sums: &Tensor| sums.broadcast_mul(before)?.sum_keepdim(1)? / count;
+        let factor = inverse.broadcast_mul(after)?;
+        let shift = factor.broadcast_mul(&average(&plain)?)?.neg()?;
+        let scale = factor.broadcast_mul(&average(&along)?.mul(inverse)?)?.neg()?;
+        let line = Line { x, centre: mean, scale: &scale, shift: &shift };
+        let moved = by_image::combine(&line, &[(g, factor.broadcast_mul(before)?)], Activation::None)?;
+        Ok(Moved { g: moved, sums: [plain, along] })
+    }
+}
+
+/// `[r, c]` summed up to `[c]`.
+fn total(sums: &Tensor) -> Result<Tensor> {
+    if sums.dim(0)? == 1 { sums.squeeze(0) } else { sums.sum(0) }
 }
 
 fn check(x: &Tensor, parameter: &Tensor) -> Result<()> {
     cpu::check_type(x)?;
     let (dims, expected) = (x.dims(), x.dim(D::Minus1)?);
     if !matches!(dims.len(), 2 | 4) || x.elem_count() == 0 {
-        bail!("batch_norm: expected values as [n, c] or [n, h, w, c], got {dims:?}");
+        bail!("norm: expected values as [n, c] or [n, h, w, c], got {dims:?}");
     }
     if parameter.dims() != [expected] || parameter.dtype() != x.dtype() {
-        bail!("batch_norm: {expected} channels of {:?}, but a parameter of {parameter:?}", x.dtype());
+        bail!("norm: {expected} channels of {:?}, but a parameter of {parameter:?}", x.dtype());
     }
     Ok(())
 }

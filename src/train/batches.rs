@@ -114,8 +114,16 @@ impl<'a> Batches<'a> {
         if self.held_out.is_empty() {
             return Ok(None);
         }
-        let first = |all: &[u32]| self.upload(&all[..all.len().min(self.batch_size)]);
-        Ok(Some([first(&self.train)?, first(&self.held_out)?]))
+        let held_out = self.upload(&self.held_out[..self.held_out.len().min(self.batch_size)])?;
+        Ok(Some([self.first(self.batch_size)?, held_out]))
+    }
+
+    /// The first `n` training images, or all if they are fewer.
+    ///
+    /// # Errors
+    /// When the device is out of memory.
+    pub fn first(&self, n: usize) -> Result<Tensor> {
+        self.upload(&self.train[..self.train.len().min(n)])
     }
 
     fn upload(&self, indices: &[u32]) -> Result<Tensor> {

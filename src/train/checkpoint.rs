@@ -7,23 +7,24 @@ use candle_core::{DType, Device, Tensor};
 use serde::{Deserialize, Serialize};
 
 use super::step::raw_weights;
-use super::{RunFolder, Trainer, diverged};
+use super::{RunFolder, Trainer, Watchdog, Which};
 use crate::contract::Weights;
 use crate::data::Dataset;
 use crate::error::{Error, Result};
 use crate::files;
 use crate::nn::Network;
 
-const GENERATOR: &str = "generator.safetensors";
-const CRITIC: &str = "critic.safetensors";
-const EMA: &str = "ema.safetensors";
+pub(super) const GENERATOR: &str = "generator.safetensors";
+pub(super) const CRITIC: &str = "critic.safetensors";
+pub(super) const EMA: &str = "ema.safetensors";
 const GENERATOR_OPTIMIZER: &str = "optimizer-generator.safetensors";
 const CRITIC_OPTIMIZER: &str = "optimizer-critic.safetensors";
 const STATE: &str = "state.json";
 const LATEST: &str = "latest";
+const BEST: &str = "best";
 
 /// What a checkpoint says of itself, in `state.json`. There is no random state: every draw is addressed by the step.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct State {
     /// Generator steps made.
@@ -38,6 +39,9 @@ pub struct State {
     pub data: String,
     /// SHA-256 over the data set's pixels.
     pub data_sha256: String,
+    /// What the watchdog knows.
+    #[serde(default)]
+    pub watchdog: Watchdog,
 }
 
 /// The folder of a run's newest checkpoint; `None` if it has none yet.
@@ -45,9 +49,30 @@ pub struct State {
 /// # Errors
 /// When the file `latest` is unreadable or names a checkpoint that is not there.
 pub fn latest(folder: &RunFolder) -> Result<Option<PathBuf>> {
+    find(folder, Which::Latest)
+}
+
+/// The folder of one of a run's checkpoints; `None` if it has none yet.
+///
+/// # Errors
+/// When `latest` or `best` is unreadable or names a checkpoint that is not there, or there is none of that step.
+pub fn find(folder: &RunFolder, which: Which) -> Result<Option<PathBuf>> {
     let checkpoints = folder.checkpoints();
-    let pointer = checkpoints.join(LATEST);
+    let pointer = checkpoints.join(if which == Which::Best { BEST } else { LATEST });
+    if let Which::Step(step) = which {
+        let path = checkpoints.join(format!("{step:08}"));
+        let all = || {
+            numbered(&checkpoints).map(|all| all.into_iter().map(|(step, _)| step.to_string()).collect::<Vec<_>>().join(", "))
+        };
+        return match path.is_dir() {
+            true => Ok(Some(path)),
+            false => Err(Error::usage(format!("there is no checkpoint of step {step}"), format!("There are: {}.", all()?))),
+        };
+    }
     if !pointer.exists() {
+        if which == Which::Best {
+            return latest(folder);
+        }
         // Killed between a checkpoint and its pointer, or copied without it: a numbered folder is whole in any case.
         return Ok(numbered(&checkpoints)?.pop().map(|(_, name)| checkpoints.join(name)));
     }
@@ -85,15 +110,11 @@ fn numbered(checkpoints: &Path) -> Result<Vec<(u64, String)>> {
 }
 
 /// Saves the trainer after `images` real images, makes this checkpoint the latest, and removes the oldest beyond the number
-/// to keep.
+/// to keep; the best one stays.
 ///
 /// # Errors
-/// When weights are NaN or infinite, or the folder cannot be written to or is full; the checkpoints before stay as they are.
-pub fn save(folder: &RunFolder, trainer: &Trainer, data: &Dataset, images: u64) -> Result<()> {
-    // Between two lines of the log nothing else looks, and what is saved here pushes a good checkpoint out.
-    if !(is_finite(&trainer.generator)? && is_finite(&trainer.critic)?) {
-        return Err(diverged("weights", trainer.step, folder));
-    }
+/// When the folder cannot be written to or is full; the checkpoints before stay as they are.
+pub fn save(folder: &RunFolder, trainer: &Trainer, data: &Dataset, images: u64, watchdog: &Watchdog) -> Result<()> {
     let checkpoints = folder.checkpoints();
     let name = format!("{:08}", trainer.step);
     let (target, partial) = (checkpoints.join(&name), checkpoints.join(format!(".partial-{name}")));
@@ -106,15 +127,25 @@ pub fn save(folder: &RunFolder, trainer: &Trainer, data: &Dataset, images: u64) 
         critic_optimizer_steps: trainer.critic_optimizer.steps(),
         data: data.name.clone(),
         data_sha256: data.sha256.clone(),
+        watchdog: watchdog.clone(),
     };
     write_all(&partial, trainer, &state)?;
     remove_folder(&target)?;
     std::fs::rename(&partial, &target).map_err(Error::io("write", &target))?;
     files::write_atomic(&checkpoints.join(LATEST), format!("{name}\n").as_bytes())?;
-    prune(&checkpoints, trainer.step, trainer.config.output.keep_checkpoints)
+    let best = watchdog.best.map(|best| best.step);
+    if let Some(step) = best {
+        files::write_atomic(&checkpoints.join(BEST), format!("{step:08}\n").as_bytes())?;
+    }
+    prune(&checkpoints, trainer.step, trainer.config.output.keep_checkpoints, best)
 }
 
-fn is_finite(network: &Network) -> Result<bool> {
+/// Whether no weight is NaN or infinite.
+pub(super) fn is_finite(trainer: &Trainer) -> Result<bool> {
+    Ok(all_finite(&trainer.generator)? && all_finite(&trainer.critic)?)
+}
+
+fn all_finite(network: &Network) -> Result<bool> {
     for parameter in network.parameters() {
         let values = parameter.var.as_detached_tensor().flatten_all()?.to_dtype(DType::F32)?.to_vec1::<f32>()?;
         if !values.iter().all(|value| value.is_finite()) {
@@ -136,11 +167,11 @@ fn write_all(into: &Path, trainer: &Trainer, state: &State) -> Result<()> {
     files::write_atomic(&into.join(STATE), (json + "\n").as_bytes())
 }
 
-/// Puts a trainer where a checkpoint left it.
+/// Puts a trainer where a checkpoint left it, and gives the watchdog as it was then.
 ///
 /// # Errors
 /// When a file is missing or damaged, or belongs to another config or data set.
-pub fn load(from: &Path, trainer: &mut Trainer, data: &Dataset) -> Result<()> {
+pub fn load(from: &Path, trainer: &mut Trainer, data: &Dataset) -> Result<Watchdog> {
     let state = read_state(from)?;
     if state.data_sha256 != data.sha256 {
         let what = format!("this checkpoint was trained on other images ({}) than the ones given ({})", state.data, data.name);
@@ -157,7 +188,7 @@ pub fn load(from: &Path, trainer: &mut Trainer, data: &Dataset) -> Result<()> {
     let slots = read_tensors(&from.join(CRITIC_OPTIMIZER))?;
     trainer.critic_optimizer.load(state.critic_optimizer_steps, slots, &place(CRITIC_OPTIMIZER))?;
     trainer.step = state.step;
-    Ok(())
+    Ok(state.watchdog)
 }
 
 /// A checkpoint's `state.json`.
@@ -219,12 +250,12 @@ fn remove_folder(path: &Path) -> Result<()> {
     }
 }
 
-/// Removes all but the newest `keep` checkpoints up to `step`, and what an interrupted save left. Checkpoints of later steps
+/// Removes all but the newest `keep` checkpoints up to `step` and the best, and what an interrupted save left. Checkpoints of later steps
 /// are there after someone went back to an earlier one; they stay until the run reaches their steps again.
-fn prune(checkpoints: &Path, step: u64, keep: usize) -> Result<()> {
+fn prune(checkpoints: &Path, step: u64, keep: usize, best: Option<u64>) -> Result<()> {
     let mut past = numbered(checkpoints)?;
     past.retain(|(number, _)| *number <= step);
-    let old = past.into_iter().rev().skip(keep).map(|(_, name)| name);
+    let old = past.into_iter().rev().skip(keep).filter(|(step, _)| Some(*step) != best).map(|(_, name)| name);
     let partial = names(checkpoints)?.into_iter().filter(|name| name.starts_with(".partial-"));
     for name in old.chain(partial) {
         remove_folder(&checkpoints.join(name))?;

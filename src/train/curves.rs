@@ -1,4 +1,4 @@
-//! `curves.png`: losses and scores over the run.
+//! The run's numbers as curves over generator steps: `curves.png`, and as SVG for the report.
 
 use std::path::Path;
 use std::sync::Once;
@@ -11,85 +11,282 @@ use super::Record;
 use crate::error::{Error, Result};
 use crate::{files, image};
 
-const SIZE: (u32, u32) = (1000, 800);
-const CRITIC: RGBColor = RGBColor(31, 119, 180);
-const GENERATOR: RGBColor = RGBColor(214, 39, 40);
+/// Pixels of one panel in `curves.png`.
+const PANEL: (u32, u32) = (800, 320);
 
-/// A curve: name, colour, and which number of a record it shows.
-type Curve = (&'static str, RGBColor, fn(&Record) -> f64);
+/// Likewise in the report, where it is shown about as large as this, and so are its letters.
+const SVG_PANEL: (u32, u32) = (600, 270);
 
-/// Draws the losses above the scores, over generator steps. Without records there is nothing to draw.
+const BLUE: RGBColor = RGBColor(31, 119, 180);
+const RED: RGBColor = RGBColor(214, 39, 40);
+const GREEN: RGBColor = RGBColor(44, 140, 44);
+const ORANGE: RGBColor = RGBColor(230, 120, 10);
+
+/// What some curves share a frame for.
+struct Panel {
+    caption: &'static str,
+    curves: &'static [Curve],
+}
+
+/// A number of the records, where they have it.
+struct Curve {
+    name: &'static str,
+    color: RGBColor,
+    value: fn(&Record) -> Option<f64>,
+}
+
+const fn curve(name: &'static str, color: RGBColor, value: fn(&Record) -> Option<f64>) -> Curve {
+    Curve { name, color, value }
+}
+
+const PANELS: [Panel; 8] = [
+    Panel {
+        caption: "loss",
+        curves: &[
+            curve("critic", BLUE, |record| Some(record.loss_critic)),
+            curve("generator", RED, |record| Some(record.loss_generator)),
+        ],
+    },
+    Panel {
+        caption: "the critic's mean score (raw)",
+        curves: &[
+            curve("real images", BLUE, |record| Some(record.score_real)),
+            curve("generated images", RED, |record| Some(record.score_fake)),
+            curve("fixed training images", GREEN, |record| record.score_train),
+            curve("held-out images", ORANGE, |record| record.score_held_out),
+        ],
+    },
+    Panel { caption: "Wasserstein estimate", curves: &[curve("D(real) - D(fake)", BLUE, |record| record.wasserstein)] },
+    Panel {
+        caption: "gradient norm (all parameters)",
+        curves: &[
+            curve("critic", BLUE, |record| record.gradient_norm_critic),
+            curve("generator", RED, |record| record.gradient_norm_generator),
+        ],
+    },
+    Panel {
+        caption: "penalty",
+        curves: &[
+            curve("penalty, weighted", BLUE, |record| record.penalty),
+            curve("critic's input gradient norm", RED, |record| record.input_gradient_norm),
+        ],
+    },
+    Panel {
+        caption: "distance between samples, of that between real images",
+        curves: &[
+            curve("all pairs", BLUE, |record| record.diversity),
+            curve("nearest neighbours", RED, |record| record.diversity_nearest),
+        ],
+    },
+    Panel { caption: "spread of the critic's scores", curves: &[curve("spread", BLUE, |record| record.score_spread)] },
+    Panel {
+        caption: "Fréchet distance (lower is better)",
+        curves: &[curve("Fréchet distance", BLUE, |record| record.quality)],
+    },
+];
+
+/// A curve that is there: the finite values by step, ascending.
+struct Line {
+    name: &'static str,
+    color: RGBColor,
+    points: Vec<(f64, f64)>,
+}
+
+/// Draws what the records have. Without records there is nothing to draw.
 pub(super) fn draw(records: &[Record], path: &Path) -> Result<()> {
     if records.is_empty() {
         return Ok(());
     }
-    let mut pixels = vec![255; (SIZE.0 * SIZE.1 * 3) as usize];
-    plot(records, &mut pixels).map_err(|e| Error::invalid_file(path, e, "This is a defect of ganforge; please report it."))?;
-    files::write_atomic(path, &image::encode_png(&pixels, SIZE.1 as usize, SIZE.0 as usize, 3)?)
+    let panels = panels(records);
+    let (width, height) = size(panels.len());
+    let mut pixels = vec![255; (width * height * 3) as usize];
+    let root = BitMapBackend::with_buffer(&mut pixels, (width, height)).into_drawing_area();
+    plot(root, &panels, records).map_err(|e| Error::invalid_file(path, e, DEFECT))?;
+    files::write_atomic(path, &image::encode_png(&pixels, height as usize, width as usize, 3)?)
 }
 
-fn plot(records: &[Record], pixels: &mut [u8]) -> std::result::Result<(), String> {
-    register_fonts();
-    let root = BitMapBackend::with_buffer(pixels, SIZE).into_drawing_area();
-    let panels = root.split_evenly((2, 1));
-    let losses: [Curve; 2] =
-        [("critic", CRITIC, |record| record.loss_critic), ("generator", GENERATOR, |record| record.loss_generator)];
-    let scores: [Curve; 2] =
-        [("real images", CRITIC, |record| record.score_real), ("generated images", GENERATOR, |record| record.score_fake)];
-    let drawn = panels
-        .iter()
-        .zip([("loss", losses.as_slice()), ("the critic's mean score (raw)", scores.as_slice())])
-        .try_for_each(|(panel, (caption, curves))| plot_panel(panel, caption, curves, records));
-    drawn.and_then(|()| root.present().map_err(|e| e.to_string()))
+/// The same as SVG elements, one a panel; none without records.
+pub(super) fn svgs(records: &[Record]) -> Result<Vec<String>> {
+    let one = |panel| {
+        let mut text = String::new();
+        let root = SVGBackend::with_string(&mut text, SVG_PANEL).into_drawing_area();
+        plot(root, &[panel], records).map_err(|e| Error::invalid("the curves", e, DEFECT))?;
+        Ok(text)
+    };
+    if records.is_empty() { Ok(Vec::new()) } else { panels(records).into_iter().map(one).collect() }
 }
 
-fn plot_panel(
-    panel: &DrawingArea<BitMapBackend, Shift>,
-    caption: &str,
-    curves: &[Curve],
+const DEFECT: &str = "This is a defect of ganforge; please report it.";
+
+/// The panels that have something to show, and losses in any case.
+fn panels(records: &[Record]) -> Vec<(&'static str, Vec<Line>)> {
+    let line = |curve: &Curve| Line {
+        name: curve.name,
+        color: curve.color,
+        points: records
+            .iter()
+            .filter_map(|record| Some((record.step as f64, (curve.value)(record)?)))
+            .filter(|(_, y)| y.is_finite())
+            .collect(),
+    };
+    let lines = |panel: &Panel| panel.curves.iter().map(line).filter(|line| !line.points.is_empty()).collect::<Vec<_>>();
+    let all = PANELS.iter().map(|panel| (panel.caption, lines(panel)));
+    all.enumerate().filter(|(at, (_, lines))| *at == 0 || !lines.is_empty()).map(|(_, panel)| panel).collect()
+}
+
+/// Two panels stand one above the other, more in two columns.
+fn columns(panels: usize) -> usize {
+    if panels > 2 { 2 } else { 1 }
+}
+
+fn size(panels: usize) -> (u32, u32) {
+    let columns = columns(panels);
+    (PANEL.0 * columns as u32, PANEL.1 * panels.div_ceil(columns) as u32)
+}
+
+fn plot<B: DrawingBackend>(
+    root: DrawingArea<B, Shift>,
+    panels: &[(&str, Vec<Line>)],
     records: &[Record],
 ) -> std::result::Result<(), String> {
-    let points = |value: fn(&Record) -> f64| {
-        records.iter().map(move |record| (record.step as f64, value(record))).filter(|(_, y)| y.is_finite())
+    register_fonts();
+    let last = records.last().map_or(1.0, |record| record.step as f64).max(1.0);
+    let columns = columns(panels.len());
+    let areas = root.split_evenly((panels.len().div_ceil(columns), columns));
+    root.fill(&WHITE).map_err(|e| e.to_string())?;
+    for (area, (caption, lines)) in areas.iter().zip(panels) {
+        plot_panel(area, caption, lines, last).map_err(|e| e.to_string())?;
+    }
+    root.present().map_err(|e| e.to_string())
+}
+
+fn plot_panel<B: DrawingBackend>(
+    area: &DrawingArea<B, Shift>,
+    caption: &str,
+    lines: &[Line],
+    last: f64,
+) -> std::result::Result<(), DrawingAreaErrorKind<B::ErrorType>> {
+    const RAW: f64 = 0.35; // opacity of the values as they are, behind their moving mean
+    let (low, high) = frame(lines);
+    let values = || lines.iter().flat_map(|line| &line.points);
+    let outside = values().filter(|(_, y)| !(low..=high).contains(y)).count();
+    let caption = match outside {
+        0 => caption.to_string(),
+        _ => format!("{caption}; {outside} of {} values lie beyond the frame", values().count()),
     };
+    let mut chart = ChartBuilder::on(area)
+        .caption(caption, ("sans-serif", 18))
+        .margin(8)
+        .margin_right(24)
+        .x_label_area_size(36)
+        .y_label_area_size(64)
+        .build_cartesian_2d(0.0..last, low..high)?;
+    chart
+        .configure_mesh()
+        .light_line_style(TRANSPARENT)
+        .bold_line_style(BLACK.mix(0.12))
+        .x_labels(8)
+        .y_labels(7)
+        .x_desc("generator steps")
+        .x_label_formatter(&|step| format!("{step:.0}"))
+        .y_label_formatter(&|y| number(*y, high - low))
+        .label_style(("sans-serif", 13))
+        .draw()?;
+    for Line { name, color, points } in lines {
+        let clipped: Vec<(f64, f64)> = points.iter().map(|&(x, y)| (x, y.clamp(low, high))).collect();
+        let (color, mean) = (*color, moving_mean(&clipped));
+        if let Some(mean) = &mean {
+            chart.draw_series(LineSeries::new(thinned(&clipped), color.mix(RAW)))?;
+            chart.draw_series(LineSeries::new(mean.iter().copied(), color.stroke_width(2)))?
+        } else {
+            chart.draw_series(LineSeries::new(clipped.iter().copied(), color.filled().stroke_width(2)).point_size(2))?
+        }
+        .label(*name)
+        .legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], color.stroke_width(2)));
+    }
+    if lines.len() > 1 {
+        chart
+            .configure_series_labels()
+            .position(SeriesLabelPosition::UpperLeft)
+            .background_style(WHITE.mix(0.85))
+            .border_style(BLACK.mix(0.2))
+            .label_font(("sans-serif", 13))
+            .draw()?;
+    }
+    Ok(())
+}
+
+/// Lowest and highest value to show. A spike must not flatten the curves: what lies further from the middle 98 % of a curve
+/// than half their width is left outside.
+fn frame(lines: &[Line]) -> (f64, f64) {
+    const FEWEST: usize = 20; // of fewer values none is a spike
     let (mut low, mut high) = (f64::INFINITY, f64::NEG_INFINITY);
-    for (_, y) in curves.iter().flat_map(|(_, _, value)| points(*value)) {
-        (low, high) = (low.min(y), high.max(y));
+    for line in lines {
+        let mut sorted: Vec<f64> = line.points.iter().map(|(_, y)| *y).collect();
+        sorted.sort_by(f64::total_cmp);
+        let (Some(&least), Some(&most)) = (sorted.first(), sorted.last()) else { continue };
+        let share = 0.01 * (sorted.len() - 1) as f64;
+        let cut = if sorted.len() < FEWEST { 0 } else { share.ceil() as usize };
+        let (from, to) = (sorted[cut], sorted[sorted.len() - 1 - cut]);
+        let beyond = 0.5 * (to - from);
+        (low, high) = (low.min(least.max(from - beyond)), high.max(most.min(to + beyond)));
     }
     if low > high {
         (low, high) = (0.0, 1.0);
     }
-    let margin = (0.05 * (high - low)).max(1e-6);
-    let last = records.last().map_or(1.0, |record| record.step as f64).max(1.0);
-    let draw = || -> std::result::Result<(), DrawingAreaErrorKind<_>> {
-        panel.fill(&WHITE)?;
-        let mut chart = ChartBuilder::on(panel)
-            .caption(caption, ("sans-serif", 20))
-            .margin(10)
-            .x_label_area_size(40)
-            .y_label_area_size(60)
-            .build_cartesian_2d(0.0..last, low - margin..high + margin)?;
-        chart
-            .configure_mesh()
-            .light_line_style(WHITE)
-            .x_desc("generator steps")
-            .x_label_formatter(&|step| format!("{step:.0}"))
-            .label_style(("sans-serif", 14))
-            .draw()?;
-        for &(name, color, value) in curves {
-            chart
-                .draw_series(LineSeries::new(points(value), &color))?
-                .label(name)
-                .legend(move |(x, y)| PathElement::new([(x, y), (x + 20, y)], color));
-        }
-        chart.configure_series_labels().background_style(WHITE.mix(0.8)).label_font(("sans-serif", 14)).draw()?;
-        Ok(())
+    let margin = (0.05 * (high - low)).max(1e-6 * low.abs().max(high.abs())).max(1e-6);
+    (low - margin, high + margin)
+}
+
+/// The mean over a window of a fortieth of the points, at 400 places at most; `None` where there are too few to need one.
+fn moving_mean(points: &[(f64, f64)]) -> Option<Vec<(f64, f64)>> {
+    const PLACES: usize = 400;
+    let half = points.len() / 80;
+    if half == 0 {
+        return None;
+    }
+    let mut sums = vec![0.0];
+    sums.extend(points.iter().scan(0.0, |sum, (_, y)| {
+        *sum += y;
+        Some(*sum)
+    }));
+    let mean = |at: usize| {
+        let (from, to) = (at.saturating_sub(half), (at + half + 1).min(points.len()));
+        (points[at].0, (sums[to] - sums[from]) / (to - from) as f64)
     };
-    draw().map_err(|e| e.to_string())
+    let every = points.len().div_ceil(PLACES);
+    let places = (0..points.len()).step_by(every).chain([points.len() - 1]);
+    Some(places.map(mean).collect())
+}
+
+/// Few enough points to draw, the least and the largest of each stretch.
+fn thinned(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
+    const STRETCHES: usize = 500;
+    if points.len() <= 2 * STRETCHES {
+        return points.to_vec();
+    }
+    let ends = |stretch: &[(f64, f64)]| {
+        let least = stretch.iter().copied().min_by(|a, b| a.1.total_cmp(&b.1));
+        let most = stretch.iter().copied().max_by(|a, b| a.1.total_cmp(&b.1));
+        let mut ends: Vec<_> = least.into_iter().chain(most).collect();
+        ends.sort_by(|a, b| a.0.total_cmp(&b.0));
+        ends
+    };
+    points.chunks(points.len().div_ceil(STRETCHES)).flat_map(ends).collect()
+}
+
+/// A number with as many digits as a range asks for.
+fn number(value: f64, range: f64) -> String {
+    let largest = value.abs().max(range);
+    if largest >= 1e5 {
+        return format!("{value:.1e}");
+    }
+    let digits = (1.0 - range.log10()).ceil().clamp(0.0, 6.0);
+    format!("{value:.*}", digits as usize)
 }
 
 /// plotters draws text only with a font it is given; this one comes from a crate, so that no machine needs one installed.
-fn register_fonts() {
+pub(super) fn register_fonts() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
         // An error here means an unreadable font; the drawing itself reports that.

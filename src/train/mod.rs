@@ -3,29 +3,38 @@
 mod batches;
 pub mod checkpoint;
 mod curves;
+mod gif;
+pub mod init;
+mod pth;
+pub mod report;
 mod run;
 mod stats;
 mod step;
+pub mod tensorboard;
+mod watch;
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use candle_core::{DType, Device, Tensor};
 
-use crate::config::TrainConfig;
+use crate::config::{LossConfig, Span, TrainConfig};
 use crate::contract::Weights;
 use crate::data::Dataset;
 use crate::error::{Error, Result};
 use crate::image::{self, Images};
 use crate::nn::{Network, Pass, Role, channels_first};
 use crate::progress::Progress;
+use crate::schedule::Rates;
 use crate::shape::Shape;
 
 pub use batches::Batches;
 pub use run::RunFolder;
 pub use stats::{Record, read_records};
 pub use step::{Phase, Trainer};
+pub use watch::{Best, Trouble, Verdict, Watchdog};
 
 /// What a training needs beside its config.
 pub struct Job<'a> {
@@ -41,10 +50,21 @@ pub struct Job<'a> {
     pub progress: &'a dyn Progress,
     /// Raised from outside to end the run early: it saves and returns.
     pub stop: &'a AtomicBool,
+    /// Who measures how good the samples are, if anybody does.
+    pub judge: Option<&'a dyn Judge>,
+}
+
+/// Measures how good generated images are, and so decides which checkpoint is the best.
+pub trait Judge {
+    /// The Fréchet distance to real images; less is better.
+    ///
+    /// # Errors
+    /// When it cannot be measured.
+    fn distance(&self, images: &Images) -> Result<f64>;
 }
 
 /// How a training ended.
-#[derive(Debug, Clone, Copy, PartialEq, serde::Serialize)]
+#[derive(Debug, Clone, PartialEq, serde::Serialize)]
 pub struct Outcome {
     /// Generator steps made, those before a resume included.
     pub step: u64,
@@ -56,132 +76,243 @@ pub struct Outcome {
     pub seconds: f64,
     /// Images a second in this process.
     pub images_per_second: f64,
+    /// The best checkpoint.
+    pub best: Option<Best>,
+    /// Why the watchdog ended it, if it did.
+    pub verdict: Option<Verdict>,
 }
 
-/// Trains from the latest checkpoint of the run folder, or from the beginning if it has none, to the end of the schedule.
+/// Trains from the latest checkpoint of the run folder, or from the beginning if it has none, to the end of the schedule, or
+/// until the watchdog says that there is no point in going on.
 ///
 /// # Errors
-/// When the folder cannot be written to, a checkpoint belongs to another run, or the losses become NaN or infinite. What
-/// was saved before stays.
+/// When the folder cannot be written to, or a checkpoint belongs to another run. What was saved before stays.
 pub fn train(job: &Job) -> Result<Outcome> {
     let Job { config, data, folder, progress, .. } = job;
 
     // Build the networks, and put them where the last checkpoint left them.
-    let mut batches = Batches::new(data, config, job.device)?;
+    let batches = Batches::new(data, config, job.device)?;
     if batches.are_uploaded() {
         progress.say("the images do not fit on the GPU beside the networks: every batch is uploaded, which takes time");
     }
     let mut trainer = Trainer::new(config, job.device, DType::F32)?;
+    let mut watchdog = Watchdog::default();
     if let Some(saved) = checkpoint::latest(folder)? {
-        checkpoint::load(&saved, &mut trainer, data)?;
+        watchdog = checkpoint::load(&saved, &mut trainer, data)?;
         progress.say(&format!("continuing at step {}", trainer.step));
+    } else if !config.init_from.is_empty() {
+        progress.say(&init::begin(&mut trainer, Path::new(&config.init_from))?);
+        // At once: a run that is killed before its next checkpoint must begin with the same weights, whatever became of the file.
+        checkpoint::save(folder, &trainer, data, 0, &watchdog)?;
     }
     folder.write_config(config)?; // not before: a checkpoint that does not fit must leave the run as it was
-    let mut log = stats::Log::open(folder, trainer.step)?;
+    let log = stats::Log::open(folder, trainer.step)?;
 
-    let total = config.schedule.length.in_steps(&config.schedule, batches.len());
-    let clock = Clock::start(trainer.step, batches.images_after(trainer.critic_steps()));
-
-    // Train. The curves are drawn either way: they show where a run went wrong.
-    progress.begin("training", total);
-    let trained = steps(job, &mut trainer, &mut batches, &mut log, &clock, total);
+    // Train. The report is written either way: it shows where a run went wrong.
+    let mut run = Run::new(job, trainer, batches, watchdog, log)?;
+    let mut facts = report::Facts::new(config, data, job.device, run.total);
+    report::note(folder, &facts)?;
+    progress.begin("training", run.total);
+    let trained = run.steps();
     progress.end();
-    log.finish()?;
-    curves::draw(&read_records(folder)?, &folder.curves_file())?;
-    trained?;
-    Ok(clock.outcome(trainer.step, total, batches.images_after(trainer.critic_steps())))
+    let outcome = run.outcome();
+    run.log.finish()?;
+    facts.best = outcome.best;
+    match &trained {
+        Ok(verdict) => facts.verdict = verdict.clone(),
+        Err(error) => facts.ended = Some(error.to_string()),
+    }
+    if let Err(error) = report::write(folder, &facts) {
+        progress.say(&format!("warning: the run is saved, but its report is not: {error}"));
+    }
+    Ok(Outcome { verdict: trained?, ..outcome })
 }
 
-/// The loop.
-fn steps(
-    job: &Job,
-    trainer: &mut Trainer,
-    batches: &mut Batches,
-    log: &mut stats::Log,
-    clock: &Clock,
+/// A training under way.
+struct Run<'a> {
+    job: &'a Job<'a>,
+    trainer: Trainer,
+    batches: Batches<'a>,
+    watchdog: Watchdog,
+    log: stats::Log,
+    sampler: Sampler<'a>,
+    looker: watch::Looker,
+    clock: Clock,
+    rates: Rates,
     total: u64,
-) -> Result<()> {
-    let Job { config, data, folder, .. } = job;
-    let sampler = Sampler::new(config, job.device)?;
-    let output = &config.output;
-    let [log_every, sample_every, checkpoint_every] = [output.log_every, output.sample_every, output.checkpoint_every]
-        .map(|span| span.in_steps(&config.schedule, batches.len()));
+}
 
-    while trainer.step < total {
-        // Train the critic, then the generator.
-        let mut phase = Phase::default();
-        for _ in 0..config.schedule.critic_steps {
-            let real = batches.get(trainer.critic_steps() + phase.critic_turns)?;
-            trainer.critic_step(&real, &mut phase)?;
-        }
-        trainer.generator_step(phase)?;
-        let step = trainer.step;
-        let last = step == total || job.stop.load(Ordering::SeqCst);
-        let save = step.is_multiple_of(checkpoint_every) || last;
+/// What falls due at the end of a round.
+struct Due {
+    tell: bool,
+    look: bool,
+    show: bool,
+    judge: bool,
+    save: bool,
+    last: bool,
+}
 
-        // Tell. Before every save, so that nothing that has diverged replaces what has not.
-        if step.is_multiple_of(log_every) || save {
-            let record = record(trainer, batches, clock)?;
-            log.write(&record)?;
-            job.progress.update(step, &clock.detail(&record, total));
-            refuse_nonsense(&record, folder)?;
-        }
+impl<'a> Run<'a> {
+    fn new(job: &'a Job<'a>, trainer: Trainer, batches: Batches<'a>, watchdog: Watchdog, log: stats::Log) -> Result<Self> {
+        let schedule = &job.config.schedule;
+        Ok(Self {
+            sampler: Sampler::new(job.config, job.device)?,
+            looker: watch::Looker::new(job.config, &batches, &trainer)?,
+            clock: Clock::start(trainer.step, batches.images_after(trainer.critic_steps())),
+            rates: schedule.rates(batches.len()),
+            total: schedule.length.in_steps(schedule, batches.len()),
+            job,
+            trainer,
+            batches,
+            watchdog,
+            log,
+        })
+    }
 
-        // Show.
-        if step.is_multiple_of(sample_every) || last {
-            sampler.save(trainer, &folder.sample_file(step))?;
-        }
+    /// The loop. Gives what the watchdog ended it for.
+    fn steps(&mut self) -> Result<Option<Verdict>> {
+        let Job { config, folder, .. } = self.job;
+        let schedule = &config.schedule;
+        while self.trainer.step < self.total {
+            let before = self.trainer.step;
+            let after = before + schedule.generator_steps as u64;
+            self.trainer.rate = self.rates.at(before);
+            self.trainer.measure = self.due(before, after).tell;
 
-        // Save.
-        if save {
-            checkpoint::save(folder, trainer, data, batches.images_after(trainer.critic_steps()))?;
+            // Train the critic, then the generator.
+            let mut phase = Phase::default();
+            for _ in 0..schedule.critic_steps_at(before) {
+                let real = self.batches.get(self.trainer.critic_steps() + phase.critic_turns)?;
+                self.trainer.critic_step(&real, &mut phase)?;
+            }
+            for _ in 0..schedule.generator_steps {
+                self.trainer.generator_step(&mut phase)?;
+            }
+
+            // Tell. Before every save, so that nothing that has diverged replaces what has not.
+            let mut due = self.due(before, after);
+            if due.tell {
+                let record = self.record(&due)?;
+                due.save |= record.quality.is_some_and(|quality| self.watchdog.improves(after, quality));
+                self.log.write(&record)?;
+                self.job.progress.update(after, &self.clock.detail(&record, self.total));
+                if let Some(verdict) = self.bark(&record, &due)? {
+                    return Ok(Some(verdict));
+                }
+            }
+
+            // Show.
+            if due.show {
+                self.sampler.save(&self.trainer, &folder.sample_file(after))?;
+                self.log.sheet(after, &folder.sample_file(after))?;
+            }
+
+            // Save.
+            if due.save {
+                self.save()?;
+            }
+            if due.last {
+                break;
+            }
         }
-        if last {
-            break;
+        Ok(None)
+    }
+
+    /// What is due at the end of the round from step `before` to step `after`.
+    fn due(&self, before: u64, after: u64) -> Due {
+        let Job { config, judge, stop, .. } = self.job;
+        // A round of several generator steps may pass over the very step.
+        let due = |span: Span| {
+            let every = span.in_steps(&config.schedule, self.batches.len());
+            after / every > before / every
+        };
+        let last = after >= self.total || stop.load(Ordering::SeqCst);
+        let look = due(config.watch.every);
+        // Not at the end besides: a run that ends earlier and is resumed would have measured once more.
+        let judge = judge.is_some() && config.watch.judge_samples > 0 && due(config.watch.judge_every);
+        let save = due(config.output.checkpoint_every) || last;
+        let show = due(config.output.sample_every) || last;
+        Due { tell: due(config.output.log_every) || look || judge || save, look, show, judge, save, last }
+    }
+
+    /// The line of the log for the steps since the last one.
+    fn record(&mut self, due: &Due) -> Result<Record> {
+        let Self { trainer, batches, clock, .. } = self;
+        let images = batches.images_after(trainer.critic_steps());
+        let means = trainer.take_means()?;
+        let mean_score = |images: &Tensor| trainer.scores(images).map(|all| all.iter().sum::<f64>() / all.len() as f64);
+        let [score_train, score_held_out] = match batches.fixed()? {
+            Some([train, held_out]) => [Some(mean_score(&train)?), Some(mean_score(&held_out)?)],
+            None => [None, None],
+        };
+        let look = if due.look { Some(self.looker.look(trainer)?) } else { None };
+        let diversity = look.as_ref().and_then(|look| look.diversity);
+        let quality = match self.job.judge.filter(|_| due.judge) {
+            Some(judge) => Some(judge.distance(&self.sampler.images(trainer, self.job.config.watch.judge_samples)?)?),
+            None => None,
+        };
+        let wasserstein = matches!(self.job.config.loss, LossConfig::Wgan { .. });
+        Ok(Record {
+            step: trainer.step,
+            epoch: batches.epochs_after(trainer.critic_steps()),
+            images,
+            loss_critic: means.loss_critic,
+            loss_generator: means.loss_generator,
+            score_real: means.score_real,
+            score_fake: means.score_fake,
+            score_train,
+            score_held_out,
+            gradient_norm_critic: means.gradient_norm_critic,
+            gradient_norm_generator: means.gradient_norm_generator,
+            penalty: means.penalty,
+            input_gradient_norm: means.input_gradient_norm,
+            wasserstein: wasserstein.then_some(means.score_real - means.score_fake),
+            diversity: diversity.map(|[pairwise, _]| pairwise),
+            diversity_nearest: diversity.map(|[_, nearest]| nearest),
+            score_spread: look.map(|look| look.spread),
+            quality,
+            seconds: clock.seconds(),
+            images_per_second: clock.rate(images),
+        })
+    }
+
+    /// What the watchdog ends the run for. If it is not to end it, it only says so; nothing comes back from NaN.
+    fn bark(&mut self, record: &Record, due: &Due) -> Result<Option<Verdict>> {
+        let mut verdict = self.watchdog.see(record);
+        let mut hopeless = !record.is_finite();
+        // Losses may be sound and weights not, since the last step; what is saved pushes a good checkpoint out.
+        if !hopeless && due.save && !checkpoint::is_finite(&self.trainer)? {
+            (verdict, hopeless) = (Some(Verdict::nonsense(record, "weights")), true);
+        }
+        if let Some(verdict) = verdict.as_ref().filter(|_| !hopeless && !self.job.config.watch.stop) {
+            self.job.progress.say(&format!("warning: {verdict}. {}", verdict.advice()));
+            return Ok(None);
+        }
+        Ok(verdict)
+    }
+
+    fn save(&mut self) -> Result<()> {
+        let Self { trainer, batches, watchdog, .. } = self;
+        let measured = watchdog.best.is_some_and(|best| best.quality.is_some());
+        if !measured && watchdog.is_content() {
+            watchdog.best = Some(Best { step: trainer.step, quality: None });
+        }
+        let images = batches.images_after(trainer.critic_steps());
+        checkpoint::save(self.job.folder, trainer, self.job.data, images, watchdog)
+    }
+
+    fn outcome(&self) -> Outcome {
+        let images = self.batches.images_after(self.trainer.critic_steps());
+        Outcome {
+            step: self.trainer.step,
+            total_steps: self.total,
+            images,
+            seconds: self.clock.seconds(),
+            images_per_second: self.clock.rate(images),
+            best: self.watchdog.best,
+            verdict: None,
         }
     }
-    Ok(())
-}
-
-/// The line of the log for the steps since the last one.
-fn record(trainer: &mut Trainer, batches: &Batches, clock: &Clock) -> Result<Record> {
-    let images = batches.images_after(trainer.critic_steps());
-    let means = trainer.take_means()?;
-    let scores = batches.fixed()?.map(|sets| sets.map(|images| trainer.mean_score(&images)));
-    let [score_train, score_held_out] = match scores {
-        Some([train, held_out]) => [Some(train?), Some(held_out?)],
-        None => [None, None],
-    };
-    Ok(Record {
-        step: trainer.step,
-        epoch: batches.epochs_after(trainer.critic_steps()),
-        images,
-        loss_critic: means.loss_critic,
-        loss_generator: means.loss_generator,
-        score_real: means.score_real,
-        score_fake: means.score_fake,
-        score_train,
-        score_held_out,
-        seconds: clock.seconds(),
-        images_per_second: clock.rate(images),
-    })
-}
-
-/// Stops a run whose numbers mean nothing any more; the checkpoints before it stay.
-fn refuse_nonsense(record: &Record, folder: &RunFolder) -> Result<()> {
-    let numbers = [record.loss_critic, record.loss_generator, record.score_real, record.score_fake];
-    match numbers.iter().all(|number| number.is_finite()) {
-        true => Ok(()),
-        false => Err(diverged("losses", record.step, folder)),
-    }
-}
-
-fn diverged(what: &str, step: u64, folder: &RunFolder) -> Error {
-    Error::Diverged(format!(
-        "training diverged: the {what} are NaN or infinite at step {step}. The checkpoints in {} from before are kept; \
-         begin again with a lower learning rate (--lr), or look at curves.png for where it went wrong.",
-        folder.checkpoints().display()
-    ))
 }
 
 /// Time and pace of this process.
@@ -215,10 +346,6 @@ impl Clock {
             hours(left)
         )
     }
-
-    fn outcome(&self, step: u64, total_steps: u64, images: u64) -> Outcome {
-        Outcome { step, total_steps, images, seconds: self.seconds(), images_per_second: self.rate(images) }
-    }
 }
 
 fn hours(seconds: f64) -> String {
@@ -245,6 +372,23 @@ impl<'a> Sampler<'a> {
         self.view.load(&trainer.best_weights(), "the trainer")?;
         let images = sample(&self.view, self.config, &self.latents)?;
         image::save_grid(&images, Images::square_columns(images.n), path)
+    }
+
+    /// Images `0..n` of the run's seed, batch by batch.
+    fn images(&self, trainer: &Trainer, n: usize) -> Result<Images> {
+        const BATCH: usize = 100;
+        self.view.load(&trainer.best_weights(), "the trainer")?;
+        let shape = self.config.data.clone();
+        let mut all = Images { n: 0, height: shape.size, width: shape.size, channels: shape.channels, pixels: Vec::new() };
+        for first in (0..n).step_by(BATCH) {
+            let count = BATCH.min(n - first);
+            let rows = self.config.latent.rows(self.config.seed, first as u64, count);
+            let latents = Tensor::from_vec(rows, (count, self.config.latent.size), self.latents.device())?;
+            let mut images = sample(&self.view, self.config, &latents)?;
+            all.n += images.n;
+            all.pixels.append(&mut images.pixels);
+        }
+        Ok(all)
     }
 }
 
@@ -289,12 +433,37 @@ pub struct Trained {
     pub weights: Weights,
 }
 
+/// Which of a run's checkpoints.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Which {
+    /// The best, where the run knows it, else the latest.
+    #[default]
+    Best,
+    /// The latest.
+    Latest,
+    /// The one after so many generator steps.
+    Step(u64),
+}
+
+impl std::str::FromStr for Which {
+    type Err = String;
+
+    fn from_str(text: &str) -> std::result::Result<Self, String> {
+        match (text, text.parse()) {
+            ("best", _) => Ok(Self::Best),
+            ("latest", _) => Ok(Self::Latest),
+            (_, Ok(step)) => Ok(Self::Step(step)),
+            _ => Err("expected best, latest or the number of a step".to_string()),
+        }
+    }
+}
+
 /// Loads a run's generator on the CPU; without `weights`, the average where the run has one.
 ///
 /// # Errors
 /// When the folder is no run, has no checkpoint yet, or has no averaged weights though these are asked for.
-pub fn load_trained(folder: &RunFolder, weights: Option<Weights>) -> Result<Trained> {
-    let saved = checkpoint::latest(folder)?.ok_or_else(|| {
+pub fn load_trained(folder: &RunFolder, weights: Option<Weights>, which: Which) -> Result<Trained> {
+    let saved = checkpoint::find(folder, which)?.ok_or_else(|| {
         Error::invalid_file(folder.path(), "this run has no checkpoint yet", "Continue it with gan-train --resume RUN.")
     })?;
     load_checkpoint(folder, &saved, weights)

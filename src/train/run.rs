@@ -106,6 +106,44 @@ impl RunFolder {
         self.0.join("curves.png")
     }
 
+    /// `progress.gif`.
+    pub fn gif_file(&self) -> PathBuf {
+        self.0.join("progress.gif")
+    }
+
+    /// `report.html`.
+    pub fn report_file(&self) -> PathBuf {
+        self.0.join("report.html")
+    }
+
+    /// `report.json`: what the report says that no other file of the run does.
+    pub fn facts_file(&self) -> PathBuf {
+        self.0.join("report.json")
+    }
+
+    /// `tensorboard`.
+    pub fn tensorboard(&self) -> PathBuf {
+        self.0.join("tensorboard")
+    }
+
+    /// The sheets of samples up to a step, ascending.
+    ///
+    /// # Errors
+    /// When the folder is unreadable.
+    pub fn sheets(&self, last: u64) -> Result<Vec<(u64, PathBuf)>> {
+        let folder = self.0.join("samples");
+        let entries = match std::fs::read_dir(&folder) {
+            Err(e) if e.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+            entries => entries.map_err(Error::io("read", &folder))?,
+        };
+        let step = |path: &Path| path.file_stem()?.to_str()?.parse().ok();
+        let pngs = entries.flatten().map(|entry| entry.path()).filter(|path| path.extension().is_some_and(|end| end == "png"));
+        let mut sheets: Vec<(u64, PathBuf)> = pngs.filter_map(|path| Some((step(&path)?, path))).collect();
+        sheets.retain(|(step, _)| *step <= last);
+        sheets.sort();
+        Ok(sheets)
+    }
+
     /// `generator.onnx`.
     pub fn onnx_file(&self) -> PathBuf {
         self.0.join("generator.onnx")

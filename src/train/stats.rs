@@ -2,11 +2,12 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{BufWriter, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use super::RunFolder;
+use super::tensorboard::Events;
 use crate::error::{Error, Result};
 use crate::files;
 
@@ -37,10 +38,44 @@ pub struct Record {
     /// Likewise of a fixed batch of held-out images; far below `score_train`: it memorises.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub score_held_out: Option<f64>,
+    /// The Euclidean norm of the critic's gradient, over all its parameters, in the last critic step.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gradient_norm_critic: Option<f64>,
+    /// Likewise of the generator's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gradient_norm_generator: Option<f64>,
+    /// The penalty, its weight included; it is part of the critic's loss.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub penalty: Option<f64>,
+    /// The mean norm of the critic's gradient to its input, at the images of the penalty.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub input_gradient_norm: Option<f64>,
+    /// With a Wasserstein loss, `score_real − score_fake`: the critic's estimate of the distance, times its Lipschitz constant.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wasserstein: Option<f64>,
+    /// Mean pairwise distance of 64 fixed samples, relative to that of 64 real images.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub diversity: Option<f64>,
+    /// Mean distance of each of these samples to the one most like it, relative to the same of the real images.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub diversity_nearest: Option<f64>,
+    /// Standard deviation of the critic's scores of these samples and real images together, in evaluation mode.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub score_spread: Option<f64>,
+    /// The Fréchet distance of generated images, where it was measured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quality: Option<f64>,
     /// Seconds since this process began to train.
     pub seconds: f64,
     /// Real images a second since then.
     pub images_per_second: f64,
+}
+
+impl Record {
+    /// Whether losses and scores are numbers.
+    pub fn is_finite(&self) -> bool {
+        [self.loss_critic, self.loss_generator, self.score_real, self.score_fake].iter().all(|number| number.is_finite())
+    }
 }
 
 /// JSON has no NaN; serde_json writes it as null.
@@ -48,10 +83,11 @@ fn null_is_nan<'de, D: serde::Deserializer<'de>>(from: D) -> std::result::Result
     Ok(Option::<f64>::deserialize(from)?.unwrap_or(f64::NAN))
 }
 
-/// The open log.
+/// The open log, with TensorBoard's events beside it.
 pub(super) struct Log {
     path: PathBuf,
     file: BufWriter<File>,
+    events: Events,
 }
 
 impl Log {
@@ -66,11 +102,20 @@ impl Log {
             files::write_atomic(&path, kept.as_bytes())?;
         }
         let file = OpenOptions::new().create(true).append(true).open(&path).map_err(Error::io("write", &path))?;
-        Ok(Self { path, file: BufWriter::new(file) })
+        Ok(Self { path, file: BufWriter::new(file), events: Events::open(folder, step)? })
     }
 
     pub(super) fn write(&mut self, record: &Record) -> Result<()> {
-        self.file.write_all(line(record)?.as_bytes()).and_then(|()| self.file.flush()).map_err(Error::io("write", &self.path))
+        self.file
+            .write_all(line(record)?.as_bytes())
+            .and_then(|()| self.file.flush())
+            .map_err(Error::io("write", &self.path))?;
+        self.events.record(record)
+    }
+
+    /// Notes a sheet of samples that has been written.
+    pub(super) fn sheet(&mut self, step: u64, path: &Path) -> Result<()> {
+        self.events.sheet(step, &files::read(path)?)
     }
 
     pub(super) fn finish(mut self) -> Result<()> {
@@ -100,4 +145,23 @@ pub fn read_records(folder: &RunFolder) -> Result<Vec<Record>> {
         })
     };
     whole.lines().enumerate().map(parse).collect()
+}
+
+/// Training time over all processes of a run: records of one process count from its beginning.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Elapsed {
+    before: f64,
+    seconds: f64,
+}
+
+impl Elapsed {
+    /// Takes the next record; gives the seconds up to it. Where they go back, another process began. One shorter than its
+    /// successor took to its first record is missed; the sum never goes back.
+    pub(super) fn after(&mut self, record: &Record) -> f64 {
+        if record.seconds < self.seconds {
+            self.before += self.seconds;
+        }
+        self.seconds = record.seconds;
+        self.before + self.seconds
+    }
 }

@@ -7,7 +7,8 @@ use candle_core::{DType, Device, Tensor, Var};
 use rayon::prelude::*;
 
 use super::{critic_network, generator_network};
-use crate::config::{GeneratorLatents, LossConfig, TrainConfig};
+use crate::augment::Augmentation;
+use crate::config::{GeneratorLatents, LossConfig, PenaltyConfig, TrainConfig};
 use crate::ema::Ema;
 use crate::error::Result;
 use crate::nn::activation::blend;
@@ -15,6 +16,7 @@ use crate::nn::cpu::on_pool;
 use crate::nn::device::set_precision;
 use crate::nn::{Network, Pass, Trace, Wanted, channels_first, channels_last};
 use crate::optim::{self, Optimizer};
+use crate::penalty::{self, Penalty};
 use crate::random::Purpose;
 use crate::shape::Shape;
 
@@ -34,6 +36,10 @@ pub struct Trainer {
     pub critic_optimizer: Optimizer,
     /// The generator's averaged weights, if the config asks for them.
     pub ema: Option<Ema>,
+    /// The factor on both learning rates, which the loop sets from the schedule.
+    pub rate: f64,
+    /// Whether the next steps measure their gradients, a pass over all of them.
+    pub measure: bool,
     sums: Sums,
 }
 
@@ -48,6 +54,15 @@ pub struct Phase {
     fakes: Option<(Tensor, Trace)>,
 }
 
+/// What the critic says of some images, as a leaf of the tape, on which the loss is, and how it came about.
+struct Scored {
+    score: Var,
+    trace: Trace,
+    /// What it saw.
+    seen: Tensor,
+    augmentation: Augmentation,
+}
+
 /// Means over the steps since they were last taken.
 #[derive(Debug, Clone, Copy)]
 pub struct Means {
@@ -59,15 +74,26 @@ pub struct Means {
     pub score_real: f64,
     /// The critic's raw score of generated images, in its own steps.
     pub score_fake: f64,
+    /// The penalty, its weight included.
+    pub penalty: Option<f64>,
+    /// The mean norm of the critic's gradient to its input, where the penalty is taken.
+    pub input_gradient_norm: Option<f64>,
+    /// The norm of the critic's gradient in the last step that was measured.
+    pub gradient_norm_critic: Option<f64>,
+    /// Likewise of the generator's.
+    pub gradient_norm_generator: Option<f64>,
 }
 
 /// Sums on the device: reading a number at every step would make a GPU wait.
 #[derive(Default)]
 struct Sums {
-    critic: Option<[Tensor; 3]>,
+    /// Loss, scores of real and of generated images; with a penalty also its value and the norm.
+    critic: Option<Vec<Tensor>>,
     critic_steps: u64,
     generator: Option<Tensor>,
     generator_steps: u64,
+    norm_critic: Option<Tensor>,
+    norm_generator: Option<Tensor>,
 }
 
 impl Trainer {
@@ -89,13 +115,20 @@ impl Trainer {
             step: 0,
             generator,
             critic,
+            rate: 1.0,
+            measure: false,
             sums: Sums::default(),
         })
     }
 
     /// Critic steps made before the present phase.
     pub fn critic_steps(&self) -> u64 {
-        self.step * self.config.schedule.critic_steps as u64
+        self.config.schedule.critic_steps_before(self.step)
+    }
+
+    /// Where the networks live.
+    pub fn device(&self) -> &Device {
+        self.generator.device()
     }
 
     /// The tensors to sample with: the average if there is one, else the weights as they are. They share the trainer's
@@ -125,7 +158,7 @@ impl Trainer {
     /// When the device is out of memory.
     pub fn critic_step_with(&mut self, real: &Tensor, z: Tensor, phase: &mut Phase) -> Result<()> {
         // Make fakes. Only if the generator's step will go on from them is it kept how they came about.
-        let last_turn = phase.critic_turns + 1 == self.config.schedule.critic_steps as u64;
+        let last_turn = phase.critic_turns + 1 == self.config.schedule.critic_steps_at(self.step);
         let keep = last_turn && self.config.schedule.generator_latents == GeneratorLatents::ReusedFakes;
         let (fakes, trace) = match keep {
             true => self.generate_traced(&z, phase).map(|(fakes, trace)| (fakes, Some(trace)))?,
@@ -134,28 +167,39 @@ impl Trainer {
 
         // Score both, in separate passes: batch normalisation must not mix them.
         self.clip_critic()?;
-        let (real_score, real_trace) = self.score(real, phase)?;
-        let (fake_score, fake_trace) = self.score(&fakes, phase)?;
-        let loss = self.config.loss.critic(&real_score, &fake_score)?;
+        let real = self.score(real, phase)?;
+        let fake = self.score(&fakes, phase)?;
+        let loss = self.config.loss.critic(&real.score, &fake.score)?;
+        let mut told = vec![loss.detach(), real.score.mean_all()?.detach(), fake.score.mean_all()?.detach()];
+
+        // Walk back. The penalty's gradient to the parameters comes from a pass of its own.
+        let by_score = loss.backward()?;
+        let penalty = self.penalty(&real.seen, &fake.seen, phase)?;
+        let gradients = self.to_critic(real, &by_score, Wanted::Parameters)?;
+        add(&gradients, &self.to_critic(fake, &by_score, Wanted::Parameters)?)?;
+        if let Some((Penalty { value, norm }, of_penalty)) = penalty {
+            add(&gradients, &of_penalty)?;
+            told[0] = (&told[0] + &value)?;
+            told.extend([value, norm]);
+        }
 
         // Step.
-        let by_score = loss.backward()?;
-        let gradients = self.to_critic(&real_score, real_trace, &by_score, Wanted::Parameters)?;
-        let of_fakes = self.to_critic(&fake_score, fake_trace, &by_score, Wanted::Parameters)?;
-        blend(&gradients.iter().zip(&of_fakes).collect::<Vec<_>>(), 1.0, 1.0)?;
-        self.critic_optimizer.step(&self.critic, &gradients)?;
-        self.sums.add_critic([&loss, &real_score.mean_all()?, &fake_score.mean_all()?])?;
+        if self.measure {
+            self.sums.norm_critic = Some(norm(&gradients)?);
+        }
+        self.critic_optimizer.step(&self.critic, &gradients, self.rate)?;
+        self.sums.add_critic(told)?;
         phase.critic_turns += 1;
         phase.latents = Some(z);
         phase.fakes = trace.map(|trace| (fakes, trace));
         Ok(())
     }
 
-    /// One generator step; ends the phase.
+    /// One generator step. The first of a round may go on from the fakes of the critic's last step.
     ///
     /// # Errors
     /// When the device is out of memory.
-    pub fn generator_step(&mut self, phase: Phase) -> Result<()> {
+    pub fn generator_step(&mut self, phase: &mut Phase) -> Result<()> {
         on_pool(|| {
             let n = phase.latents.as_ref().map_or(Ok(self.config.schedule.batch_size), |z| z.dim(0))?;
             let fresh = match (self.config.schedule.generator_latents, &phase.latents) {
@@ -171,19 +215,23 @@ impl Trainer {
     ///
     /// # Errors
     /// When the device is out of memory.
-    pub fn generator_step_with(&mut self, fresh: Tensor, mut phase: Phase) -> Result<()> {
-        let (fakes, trace) = match (self.config.schedule.generator_latents, phase.fakes.take(), phase.latents.take()) {
+    pub fn generator_step_with(&mut self, fresh: Tensor, phase: &mut Phase) -> Result<()> {
+        let (fakes, trace) = match (self.config.schedule.generator_latents, phase.fakes.take(), phase.latents.clone()) {
             (GeneratorLatents::ReusedFakes, Some(made), _) => made,
-            (GeneratorLatents::Reused, _, Some(z)) => self.generate_traced(&z, &mut phase)?,
-            _ => self.generate_traced(&fresh, &mut phase)?,
+            (GeneratorLatents::Reused | GeneratorLatents::ReusedFakes, _, Some(z)) => self.generate_traced(&z, phase)?,
+            _ => self.generate_traced(&fresh, phase)?,
         };
 
         // The critic only passes the gradient on.
-        let (score, score_trace) = self.score(&fakes, &mut phase)?;
-        let loss = self.config.loss.generator(&score)?;
-        let to_fakes = self.to_critic(&score, score_trace, &loss.backward()?, Wanted::Input)?;
-        let gradients = self.to_generator(trace, to_fakes)?;
-        self.generator_optimizer.step(&self.generator, &gradients)?;
+        let scored = self.score(&fakes, phase)?;
+        let loss = self.config.loss.generator(&scored.score)?;
+        let augmentation = scored.augmentation.clone();
+        let to_seen = self.to_critic(scored, &loss.backward()?, Wanted::Input)?;
+        let gradients = self.to_generator(trace, to_seen, &augmentation)?;
+        if self.measure {
+            self.sums.norm_generator = Some(norm(&gradients)?);
+        }
+        self.generator_optimizer.step(&self.generator, &gradients, self.rate)?;
         self.step += 1;
         self.sums.add_generator(&loss)?;
         if let Some(ema) = &mut self.ema {
@@ -192,13 +240,12 @@ impl Trainer {
         Ok(())
     }
 
-    /// The critic's mean score of images, without a trace of this in its running statistics.
+    /// The critic's scores of images, without a trace of this in its running statistics.
     ///
     /// # Errors
     /// When the device is out of memory.
-    pub fn mean_score(&self, images: &Tensor) -> Result<f64> {
-        let score = self.critic.forward(images, Pass::Eval)?;
-        Ok(score.mean_all()?.to_dtype(DType::F64)?.to_scalar()?)
+    pub fn scores(&self, images: &Tensor) -> Result<Vec<f64>> {
+        Ok(self.critic.forward(images, Pass::Eval)?.flatten_all()?.to_dtype(DType::F64)?.to_vec1()?)
     }
 
     /// The means since the last call.
@@ -206,14 +253,27 @@ impl Trainer {
     /// # Errors
     /// When the device is out of memory.
     pub fn take_means(&mut self) -> Result<Means> {
-        let Sums { critic, critic_steps, generator, generator_steps } = std::mem::take(&mut self.sums);
+        let Sums { critic, critic_steps, generator, generator_steps, norm_critic, norm_generator } =
+            std::mem::take(&mut self.sums);
         let mean = |sum: Option<&Tensor>, count: u64| match sum {
             Some(sum) => Ok(sum.to_dtype(DType::F64)?.to_scalar::<f64>()? / count.max(1) as f64),
             None => Ok::<f64, candle_core::Error>(f64::NAN),
         };
-        let [loss, real, fake] = [0, 1, 2].map(|i| mean(critic.as_ref().map(|sums| &sums[i]), critic_steps));
+        let critic_sum = |i: usize| critic.as_ref().and_then(|sums| sums.get(i));
+        let [loss, real, fake] = [0, 1, 2].map(|i| mean(critic_sum(i), critic_steps));
+        let [penalty, norm] = [3, 4].map(|i| critic_sum(i).map(|sum| mean(Some(sum), critic_steps)).transpose());
         let loss_generator = mean(generator.as_ref(), generator_steps)?;
-        Ok(Means { loss_critic: loss?, loss_generator, score_real: real?, score_fake: fake? })
+        let read = |norm: Option<Tensor>| norm.map(|norm| norm.to_dtype(DType::F64)?.to_scalar::<f64>()).transpose();
+        Ok(Means {
+            loss_critic: loss?,
+            loss_generator,
+            score_real: real?,
+            score_fake: fake?,
+            penalty: penalty?,
+            input_gradient_norm: norm?,
+            gradient_norm_critic: read(norm_critic)?,
+            gradient_norm_generator: read(norm_generator)?,
+        })
     }
 
     /// The latents of step `index`: those of its images are numbered from `index · batch size` on.
@@ -237,29 +297,57 @@ impl Trainer {
     }
 
     /// A generator may end in a linear layer.
-    fn as_images(&self, values: &Tensor) -> Result<Tensor> {
+    pub(super) fn as_images(&self, values: &Tensor) -> Result<Tensor> {
         match values.rank() {
             4 => Ok(values.clone()),
             _ => channels_last(values, self.config.image_shape(), values.dim(0)?),
         }
     }
 
-    /// Scores as a leaf of the tape, on which the loss is, and how they came about.
-    fn score(&self, images: &Tensor, phase: &mut Phase) -> Result<(Var, Trace)> {
-        let (score, trace) = self.critic.forward_traced(images, self.next_pass(phase))?;
-        Ok((Var::from_tensor(&score.flatten_all()?)?, trace))
+    fn score(&self, images: &Tensor, phase: &mut Phase) -> Result<Scored> {
+        let (pass, n) = (self.next_pass(phase), images.dim(0)?);
+        let augmentation = self.augmentation(pass, n);
+        let seen = augmentation.apply(images)?;
+        let (score, trace) = self.critic.forward_traced(&seen, pass)?;
+        Ok(Scored { score: Var::from_tensor(&score.flatten_all()?)?, trace, seen, augmentation })
+    }
+
+    /// What happens to the `n` images of a pass on their way to the critic; no two passes share draws.
+    fn augmentation(&self, pass: Pass, n: usize) -> Augmentation {
+        let first = match pass {
+            Pass::Train { number, .. } => number * self.config.schedule.batch_size as u64,
+            Pass::Eval => 0,
+        };
+        Augmentation::draw(&self.config.augment, &self.config.data, self.config.seed, first, n)
+    }
+
+    /// The penalty on the critic's gradient to its input, with its gradients to the parameters.
+    fn penalty(&self, real: &Tensor, fake: &Tensor, phase: &mut Phase) -> Result<Option<(Penalty, Vec<Tensor>)>> {
+        let Some(config) = self.config.penalty else { return Ok(None) };
+        let at = match config {
+            PenaltyConfig::Gradient { .. } => {
+                let first = (self.critic_steps() + phase.critic_turns) * self.config.schedule.batch_size as u64;
+                let alphas = penalty::alphas(self.config.seed, first, real.dim(0)?, self.device(), real.dtype())?;
+                penalty::interpolate(real, fake, &alphas)?
+            }
+            PenaltyConfig::R1 { .. } => real.clone(),
+        };
+        let pass = self.next_pass(phase);
+        self.critic.input_gradient_penalty(&at, pass, |g| config.of(g)).map(Some)
     }
 
     /// Takes the loss's gradient to some scores back through the critic.
-    fn to_critic(&self, score: &Var, trace: Trace, by_score: &GradStore, wanted: Wanted) -> Result<Vec<Tensor>> {
-        let gradient = by_score.get(score).map_or_else(|| score.zeros_like(), |gradient| gradient.detach().copy())?;
+    fn to_critic(&self, scored: Scored, by_score: &GradStore, wanted: Wanted) -> Result<Vec<Tensor>> {
+        let Scored { score, trace, .. } = scored;
+        let gradient = by_score.get(&score).map_or_else(|| score.zeros_like(), |gradient| gradient.detach().copy())?;
         self.critic.backward(trace, gradient, wanted)
     }
 
-    /// Takes the gradient to generated images back through the generator.
-    fn to_generator(&self, trace: Trace, to_images: Vec<Tensor>) -> Result<Vec<Tensor>> {
+    /// Takes the gradient to what the critic saw of generated images back through the generator.
+    fn to_generator(&self, trace: Trace, to_seen: Vec<Tensor>, augmentation: &Augmentation) -> Result<Vec<Tensor>> {
         let missing = || candle_core::Error::Msg("the critic gave no gradient to its input".to_string());
-        let to_images = to_images.into_iter().next().ok_or_else(missing)?;
+        let to_seen = to_seen.into_iter().next().ok_or_else(missing)?;
+        let to_images = augmentation.backward(&to_seen)?;
         let to_output = match self.generator.output() {
             Shape::Flat(_) => channels_first(&to_images)?,
             Shape::Map { .. } => to_images,
@@ -268,16 +356,18 @@ impl Trainer {
     }
 
     fn next_pass(&self, phase: &mut Phase) -> Pass {
-        // Three passes a critic step (generator, real, fake), at most two in the generator's.
-        let passes_a_step = 3 * self.config.schedule.critic_steps as u64 + 2;
-        let number = self.step * passes_a_step + phase.passes;
+        // Three passes a critic step (generator, real, fake), and one for a penalty; at most two in the generator's.
+        let schedule = &self.config.schedule;
+        let a_critic_step = 3 + u64::from(self.config.penalty.is_some());
+        let a_round = a_critic_step * schedule.most_critic_steps() + 2 * schedule.generator_steps as u64;
+        let number = self.step * a_round + phase.passes;
         phase.passes += 1;
         Pass::Train { seed: self.config.seed, number }
     }
 
     /// Clamps every trainable parameter of a WGAN's critic, never its running statistics.
     fn clip_critic(&self) -> Result<()> {
-        if let LossConfig::Wgan { clip } = self.config.loss {
+        if let LossConfig::Wgan { clip: Some(clip), .. } = self.config.loss {
             let parameters: Vec<Tensor> = self.critic.trainable().map(|parameter| parameter.var.as_detached_tensor()).collect();
             optim::clamp(&parameters, clip)?;
         }
@@ -290,12 +380,22 @@ pub(super) fn raw_weights(network: &Network) -> BTreeMap<String, Tensor> {
     network.parameters().map(|p| (p.name.clone(), p.var.as_detached_tensor())).collect()
 }
 
+/// The Euclidean norm of all gradients together, as a scalar on the device.
+fn norm(gradients: &[Tensor]) -> Result<Tensor> {
+    let squares = gradients.iter().map(|g| g.sqr()?.sum_all()).collect::<candle_core::Result<Vec<_>>>()?;
+    Ok(Tensor::stack(&squares, 0)?.sum_all()?.sqrt()?)
+}
+
+/// `to ← to + from`, tensor by tensor.
+fn add(to: &[Tensor], from: &[Tensor]) -> Result<()> {
+    Ok(blend(&to.iter().zip(from).collect::<Vec<_>>(), 1.0, 1.0)?)
+}
+
 impl Sums {
-    fn add_critic(&mut self, values: [&Tensor; 3]) -> Result<()> {
-        let values = values.map(Tensor::detach);
+    fn add_critic(&mut self, values: Vec<Tensor>) -> Result<()> {
         self.critic = Some(match self.critic.take() {
             None => values,
-            Some([a, b, c]) => [(a + &values[0])?, (b + &values[1])?, (c + &values[2])?],
+            Some(sums) => sums.iter().zip(&values).map(|(sum, value)| sum + value).collect::<candle_core::Result<_>>()?,
         });
         self.critic_steps += 1;
         Ok(())

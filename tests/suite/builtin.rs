@@ -6,7 +6,7 @@ use ganforge::contract::Layout;
 use ganforge::export::{self, Dtype};
 use ganforge::infer::builtin::BUILTIN;
 use ganforge::infer::{Generator, Options};
-use ganforge::train::{RunFolder, load_trained};
+use ganforge::train::{RunFolder, Which, load_trained};
 
 #[test]
 fn each_is_the_export_of_its_checkpoint_byte_for_byte() {
@@ -16,7 +16,7 @@ fn each_is_the_export_of_its_checkpoint_byte_for_byte() {
     for builtin in BUILTIN {
         let run = RunFolder::open(&root.join("models").join(builtin.name)).unwrap();
         let path = folder.path().join(builtin.name);
-        export::export(&load_trained(&run, None).unwrap(), Layout::NhwcU8, Dtype::F32, &path).unwrap();
+        export::export(&load_trained(&run, None, Which::Best).unwrap(), Layout::NhwcU8, Dtype::F32, &path).unwrap();
         assert!(std::fs::read(&path).unwrap() == builtin.bytes, "{}: run `make onnx`", builtin.name);
     }
 }

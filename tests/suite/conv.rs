@@ -194,7 +194,7 @@ fn convolutions(case: Case, x: &Var, w: &Var, y: &Var) -> Vec<Tensor> {
 }
 
 /// What `work` makes on 1, 2 and 5 threads must be the same bits.
-fn assert_thread_independent(what: &str, work: impl Fn() -> Vec<Tensor> + Sync) {
+pub(crate) fn assert_thread_independent(what: &str, work: impl Fn() -> Vec<Tensor> + Sync) {
     let on = |threads: usize| {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
         let results = pool.install(&work);

@@ -6,15 +6,18 @@ use std::slice::from_ref;
 use std::sync::LazyLock;
 
 use candle_core::{DType, Device, Tensor};
-use ganforge::config::{self, Precision, TrainConfig};
+use ganforge::config::{self, InitConfig, Precision, TrainConfig};
 use ganforge::data::{Dataset, Report};
-use ganforge::nn::Network;
 use ganforge::nn::activation::{Activation, add_bias_activate, bias_grad, blend, multiply, swap_axes};
 use ganforge::nn::conv::{Window, conv, conv_input_grad, conv_weight_grad};
 use ganforge::nn::device::{open_cuda, set_precision};
 use ganforge::nn::norm::{BatchNormalised, batch_norm, batch_norm_grad};
+use ganforge::nn::{Network, Role};
 use ganforge::random::{Purpose, Stream};
+use ganforge::shape::{LayerSpec, Shape};
 use ganforge::train::{Batches, Phase, Trainer};
+
+use crate::penalty::{GRADIENT, R1, critics, pass, penalised};
 
 /// A device with a stream and a precision of its own, or why there is none.
 fn open() -> Result<Device, String> {
@@ -286,7 +289,7 @@ fn trained(config: &TrainConfig, device: &Device, dtype: DType) -> Trainer {
             let real = uniform(number, &[config.schedule.batch_size, size, size, channels], dtype);
             trainer.critic_step(&real.to_device(device).unwrap(), &mut phase).unwrap();
         }
-        trainer.generator_step(phase).unwrap();
+        trainer.generator_step(&mut phase).unwrap();
     }
     trainer
 }
@@ -316,6 +319,28 @@ fn training_agrees_with_the_cpu() {
         let (ours, cpu) = (ours.take_means().unwrap(), cpu.take_means().unwrap());
         for (a, b) in [(ours.loss_critic, cpu.loss_critic), (ours.loss_generator, cpu.loss_generator)] {
             assert!((a - b).abs() <= 1e-8 * b.abs().max(1.0), "{}: {a} on CUDA, {b} on the CPU", config.preset);
+        }
+    }
+}
+
+#[test]
+fn penalties_agree_with_the_cpu() {
+    let Some(gpu) = gpu() else { return };
+    let shape = Shape::Map { channels: 2, height: 5, width: 6 };
+    for (name, layers, _) in critics() {
+        let layers: Vec<LayerSpec> = serde_json::from_value(layers).unwrap();
+        for config in [GRADIENT, R1] {
+            let [ours, cpu] = [gpu, &Device::Cpu].map(|device| {
+                let network =
+                    Network::new(&layers, shape, &InitConfig::default(), Role::Critic, 0, device, DType::F64).unwrap();
+                let x = uniform(1, &[4, 5, 6, 2], DType::F64).to_device(device).unwrap();
+                let (penalty, g, gradients) = penalised(&network, &x, pass(0), config);
+                let after = tensors(&network).into_iter().map(|(_, tensor)| tensor);
+                [penalty.value, penalty.norm, g].into_iter().chain(gradients).chain(after).collect::<Vec<_>>()
+            });
+            for (number, (ours, cpu)) in ours.iter().zip(&cpu).enumerate() {
+                assert_near(&format!("{name}, {config:?}, tensor {number}"), ours, cpu, 1e-7);
+            }
         }
     }
 }

@@ -319,7 +319,7 @@ fn small(task: Task, classes: usize, epochs: u64) -> FeatureConfig {
     .unwrap()
     .remove("layers")
     .unwrap();
-    config.layers.push(ganforge::shape::LayerSpec::Linear { out: classes, bias: true });
+    config.layers.push(ganforge::shape::LayerSpec::Linear { out: classes, bias: true, spectral: false });
     (config.epochs, config.batch_size, config.window) = (epochs, 32, 28);
     config
 }
@@ -422,7 +422,7 @@ fn the_built_in_models_are_the_exports_of_their_folders_byte_for_byte() {
         learn::export(&root.join("models").join(name), &path).unwrap();
         assert!(fs::read(&path).unwrap() == *bytes, "{name}: run `make onnx`");
         let model = FeatureModel::from_bytes(name, *bytes, &Options::default()).unwrap();
-        assert!(model.about().unwrap().images_seen >= 100_000 && model.notes().is_empty());
+        assert!(model.about().unwrap().images_seen >= 50_000 && model.notes().is_empty());
         assert!((64..=128).contains(&model.dim()));
     }
 }
@@ -547,7 +547,7 @@ fn gan_train_eval_judges_runs_files_and_folders() {
     assert_eq!((&copied["nearest"]["exact_copies"], &copied["nearest"]["samples"]), (&Value::from(30), &Value::from(30)));
     assert_eq!(copied["nearest"]["by_pixels"]["generated"], 0.0);
     assert!(score(&copied, "frechet") < 0.5 * score(&run, "frechet"));
-    assert!(score(&copied, "precision") > score(&run, "precision"));
+    assert!(score(&copied, "recall") > 0.8 && score(&copied, "recall") > score(&run, "recall"));
 }
 
 #[test]
@@ -563,13 +563,13 @@ fn gan_train_eval_refuses_what_it_cannot_judge() {
     refused("features", &data, "feature model");
     refused("run", &["--n=100"], "100 images a draw");
     refused("run", &["--n=4"], "too few");
-    refused("run", &["--checkpoint=newest"], "--checkpoint newest");
+    refused("run", &["--checkpoint=newest"], "newest");
+    refused("run", &["--checkpoint=3"], "step 3");
     refused("run", &["--features-range=byte"], "takes the value range tanh");
     refused("nothing", &data, "nothing");
     refused("run", &["--out=no/such/folder/report.json"], "there is no folder");
-    bench.eval("run", &["--checkpoint=3"]).assert().code(1).stderr(contains("step 3"));
-    bench.eval("run", &["--checkpoint=best"]).assert().code(1).stderr(contains("best"));
-    bench.eval("data", &data).assert().code(1).stderr(contains("no images"));
+    fs::create_dir(bench.path("empty")).unwrap();
+    bench.eval("empty", &data).assert().code(1).stderr(contains("no images"));
     assert!(!bench.path("run/evaluation.json").exists());
 }
 
@@ -597,7 +597,8 @@ fn gan_train_features_trains_exports_and_tells() {
     fs::copy(path("data/train-images-idx3-ubyte"), path("plain/train-images-idx3-ubyte")).unwrap();
     let plain = path("plain").display().to_string();
     train("mixed", &["--data", &plain]).assert().code(2).stderr(contains("--task rotations"));
-    train("wrong", &["--size=3"]).assert().code(2).stderr(contains("8 to 256"));
+    let mut wrong = gan_train(&["features", "--quiet", "--size=7", "--channels=1", "--data"]);
+    wrong.arg(path("data")).arg("--out").arg(path("wrong")).assert().code(2).stderr(contains("8 to 256"));
 }
 
 /// Real images, where they are at hand.

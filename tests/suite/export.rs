@@ -36,6 +36,7 @@ fn trained(mut config: TrainConfig, weights: Init, passes: u64) -> Trained {
         critic_optimizer_steps: 3,
         data: "some images".to_string(),
         data_sha256: "ab".repeat(32),
+        watchdog: train::Watchdog::default(),
     };
     Trained { config, generator, state, weights: Weights::Raw }
 }

@@ -13,12 +13,12 @@ use ganforge::train::{Phase, Trainer, critic_network, generator_network};
 use serde_json::Value;
 
 /// A golden file: its tensors, and its cases by name.
-struct Golden {
-    tensors: BTreeMap<String, Tensor>,
-    cases: BTreeMap<String, Value>,
+pub(crate) struct Golden {
+    pub tensors: BTreeMap<String, Tensor>,
+    pub cases: BTreeMap<String, Value>,
 }
 
-fn golden(name: &str) -> Golden {
+pub(crate) fn golden(name: &str) -> Golden {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name);
     let bytes = std::fs::read(path).unwrap();
     let (_, metadata) = safetensors::SafeTensors::read_metadata(&bytes).unwrap();
@@ -29,23 +29,23 @@ fn golden(name: &str) -> Golden {
 }
 
 impl Golden {
-    fn get(&self, name: &str) -> &Tensor {
+    pub fn get(&self, name: &str) -> &Tensor {
         self.tensors.get(name).unwrap_or_else(|| panic!("no golden tensor {name}"))
     }
 
     /// The tensors under a prefix, by the rest of their names.
-    fn under(&self, prefix: &str) -> BTreeMap<String, Tensor> {
+    pub fn under(&self, prefix: &str) -> BTreeMap<String, Tensor> {
         let inside = self.tensors.iter().filter_map(|(name, t)| Some((name.strip_prefix(prefix)?.to_string(), t.clone())));
         inside.collect()
     }
 }
 
-fn values(tensor: &Tensor) -> Vec<f64> {
+pub(crate) fn values(tensor: &Tensor) -> Vec<f64> {
     tensor.flatten_all().unwrap().to_dtype(DType::F64).unwrap().to_vec1().unwrap()
 }
 
 /// `‖ours − theirs‖∞ ≤ tolerance · max(‖theirs‖∞, 1e-3)`
-fn assert_close(what: &str, ours: &Tensor, theirs: &Tensor, tolerance: f64) {
+pub(crate) fn assert_close(what: &str, ours: &Tensor, theirs: &Tensor, tolerance: f64) {
     assert_eq!(ours.elem_count(), theirs.elem_count(), "{what}: {:?} against {:?}", ours.dims(), theirs.dims());
     let (ours, theirs) = (values(ours), values(theirs));
     let scale = theirs.iter().fold(1e-3, |most: f64, x| most.max(x.abs()));
@@ -55,7 +55,7 @@ fn assert_close(what: &str, ours: &Tensor, theirs: &Tensor, tolerance: f64) {
 }
 
 /// PyTorch's `[n, c, h, w]` as our `[n, h, w, c]`; what is flat stays as it is.
-fn to_ours(x: &Tensor) -> Tensor {
+pub(crate) fn to_ours(x: &Tensor) -> Tensor {
     match *x.dims() {
         [n, channels, height, width] => channels_last(x, Shape::Map { channels, height, width }, n).unwrap(),
         _ => x.clone(),
@@ -66,7 +66,7 @@ fn train_pass() -> Pass {
     Pass::Train { seed: 0, number: 0 }
 }
 
-fn network(layers: &[LayerSpec], x: &Tensor, dtype: DType) -> Network {
+pub(crate) fn network(layers: &[LayerSpec], x: &Tensor, dtype: DType) -> Network {
     let input = match *x.dims() {
         [_, features] => Shape::Flat(features),
         [_, channels, height, width] => Shape::Map { channels, height, width },
@@ -76,7 +76,7 @@ fn network(layers: &[LayerSpec], x: &Tensor, dtype: DType) -> Network {
 }
 
 /// Puts golden parameters in; running statistics stay at their beginning.
-fn load_parameters(network: &Network, parameters: &BTreeMap<String, Tensor>) {
+pub(crate) fn load_parameters(network: &Network, parameters: &BTreeMap<String, Tensor>) {
     for parameter in network.trainable() {
         let value = parameters.get(&parameter.name).unwrap_or_else(|| panic!("no golden {}", parameter.name));
         assert_eq!(value.dims(), parameter.var.dims(), "{}", parameter.name);
@@ -217,7 +217,7 @@ fn bce_of_confident_logits_is_finite_in_single_precision() {
 /// A linear layer of any shape of weight, to hang a golden parameter on.
 fn holder(value: &Tensor) -> Network {
     let columns = value.elem_count() / value.dim(0).unwrap();
-    let layers = [LayerSpec::Linear { out: value.dim(0).unwrap(), bias: false }];
+    let layers = [LayerSpec::Linear { out: value.dim(0).unwrap(), bias: false, spectral: false }];
     Network::new(&layers, Shape::Flat(columns), &InitConfig::default(), Role::Critic, 0, &Device::Cpu, DType::F64).unwrap()
 }
 
@@ -234,7 +234,7 @@ fn optimisers_over_five_steps() {
             let mut optimizer = Optimizer::new(config, &network).unwrap();
             for step in 1..=5 {
                 let g = golden.get(&format!("grad.{name}.{step}")).reshape(var.shape()).unwrap();
-                optimizer.step(&network, &[g]).unwrap();
+                optimizer.step(&network, &[g], 1.0).unwrap();
                 let what = format!("{case}/after.{name}.{step}");
                 assert_close(&what, var, golden.get(&what), 1e-12);
             }
@@ -278,7 +278,7 @@ fn training_follows_pytorch_step_by_step() {
                 trainer.critic_step_with(&to_ours(real), z, &mut phase).unwrap();
             }
             let fresh = golden.tensors.get(&format!("{case}/z.{step}.generator"));
-            trainer.generator_step_with(fresh.unwrap_or(get(format!("z.{step}.0"))).clone(), phase).unwrap();
+            trainer.generator_step_with(fresh.unwrap_or(get(format!("z.{step}.0"))).clone(), &mut phase).unwrap();
             let means = trainer.take_means().unwrap();
             let critic = critic_losses[(step - 1) * turns..step * turns].iter().sum::<f64>() / turns as f64;
             assert!((means.loss_critic - critic).abs() <= 1e-8 * (1.0 + critic.abs()), "{case} step {step}: critic");
@@ -299,7 +299,7 @@ fn training_follows_pytorch_step_by_step() {
 
 #[test]
 fn networks_refuse_values_of_another_shape() {
-    let layers = [LayerSpec::Linear { out: 1, bias: true }];
+    let layers = [LayerSpec::Linear { out: 1, bias: true, spectral: false }];
     let input = Shape::Map { channels: 1, height: 4, width: 6 };
     let network = Network::new(&layers, input, &InitConfig::default(), Role::Critic, 0, &Device::Cpu, DType::F64).unwrap();
     let zeros = |dims: &[usize]| Tensor::zeros(dims, DType::F64, &Device::Cpu).unwrap();

@@ -1,5 +1,8 @@
 //! The integration tests, one binary: `cargo test --release`. One module a topic.
 
+// DiffAugment: the published formulas, the backward pass, the draws.
+#[cfg(feature = "train")]
+mod augment;
 // Configs and presets: TOML there and back, bases, the published numbers of each preset, damage.
 mod config;
 // Convolutions, batch normalisation and rectifiers against naive loops, finite differences and other numbers of threads.
@@ -23,9 +26,26 @@ mod golden;
 // Latents, the contract, opening and sampling generators, gan-infer.
 #[cfg(all(feature = "infer", feature = "cli"))]
 mod infer;
+// Weights from elsewhere: state dicts, safetensors files, other runs.
+#[cfg(all(feature = "train", feature = "infer", feature = "cli"))]
+mod init;
+// Systems for other sizes and widths.
+#[cfg(feature = "train")]
+mod resize;
 // The built-in generators: what models/ and onnx/ hold.
 #[cfg(all(feature = "train", feature = "infer", feature = "builtin"))]
 mod builtin;
+// Penalties on the critic's input gradient, layer and spectral normalisation: PyTorch's numbers, finite differences, edges.
+#[cfg(feature = "train")]
+mod penalty;
+// The run for people: TensorBoard's events, progress.gif, curves, report.html.
+#[cfg(feature = "train")]
+mod report;
+// How long, in which rhythm, at which learning rates.
+mod schedule;
 // gan-train end to end: run folders, exact resume, interruption, damage, wrong calls.
 #[cfg(all(feature = "train", feature = "infer", feature = "cli"))]
 mod train;
+// The watchdog: what it names, how soon, and what it lets pass.
+#[cfg(feature = "train")]
+mod watch;

@@ -15,7 +15,7 @@ use ganforge::files;
 use ganforge::image::{Range, save_grid};
 use ganforge::infer::{Generator, Options, Provider, builtin};
 use ganforge::progress::Progress;
-use ganforge::train::{self, RunFolder, Trained, checkpoint};
+use ganforge::train::{self, RunFolder, Trained, Which, checkpoint};
 use sha2::{Digest, Sha256};
 
 #[derive(Args)]
@@ -41,9 +41,9 @@ pub struct EvalArgs {
     /// Height and width of a feature model's input that leaves them open.
     #[arg(long, value_name = "PIXELS")]
     features_size: Option<usize>,
-    /// Of a run: the checkpoint, best, latest or a step; by default best where there is one.
-    #[arg(long, value_name = "best|latest|STEP")]
-    checkpoint: Option<String>,
+    /// Of a run: best (the default), latest or the number of a step.
+    #[arg(long)]
+    checkpoint: Option<Which>,
     /// Of a run: averaged or raw weights; by default the average where there is one.
     #[arg(long)]
     weights: Option<Weights>,
@@ -163,7 +163,9 @@ fn open(args: &EvalArgs, console: &Console) -> Result<(Opened, String)> {
     }
     if is_run {
         let folder = RunFolder::open(path)?;
-        let saved = chosen_checkpoint(&folder, args.checkpoint.as_deref())?;
+        let saved = checkpoint::find(&folder, args.checkpoint.unwrap_or_default())?.ok_or_else(|| {
+            Error::invalid_file(path, "this run has no checkpoint yet", "Continue it with gan-train --resume RUN.")
+        })?;
         let trained = train::load_checkpoint(&folder, &saved, args.weights)?;
         console.say(&format!(
             "{} weights of {}, after {} images",
@@ -189,30 +191,6 @@ fn open(args: &EvalArgs, console: &Console) -> Result<(Opened, String)> {
 
 fn hash(bytes: &[u8]) -> String {
     hex(&Sha256::digest(bytes))
-}
-
-/// The folder of the checkpoint asked for.
-fn chosen_checkpoint(folder: &RunFolder, asked: Option<&str>) -> Result<PathBuf> {
-    let best = folder.checkpoints().join("best");
-    let none =
-        |what: String| Error::invalid_file(&folder.checkpoints(), what, "See which are there, or train on with --resume.");
-    let numbered = |step: u64| {
-        let saved = folder.checkpoints().join(format!("{step:08}"));
-        if saved.is_dir() { Ok(saved) } else { Err(none(format!("there is no checkpoint of step {step}"))) }
-    };
-    let named_best = || {
-        let name = String::from_utf8_lossy(&files::read(&best)?).trim().to_string();
-        name.parse().map_err(|_| none(format!("the file 'best' names '{name}'"))).and_then(numbered)
-    };
-    match asked {
-        None if best.is_file() => named_best(),
-        Some("best") => named_best(),
-        None | Some("latest") => checkpoint::latest(folder)?.ok_or_else(|| none("there is no checkpoint yet".to_string())),
-        Some(step) => {
-            let wrong = |_| Error::usage(format!("--checkpoint {step}"), "Give best, latest or a step.");
-            numbered(step.parse().map_err(wrong)?)
-        }
-    }
 }
 
 /// A folder of images in their own form, if they have one and the same.

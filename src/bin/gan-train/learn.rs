@@ -99,9 +99,10 @@ pub fn features(args: &FeaturesArgs) -> Result<()> {
 
 /// `gan-train export` of a folder that [`features`] filled.
 pub fn export(args: &ExportArgs) -> Result<()> {
-    if args.weights.is_some() || args.layout != Layout::NhwcU8 || args.dtype != Dtype::F32 {
+    let of_runs = args.weights.is_some() || args.checkpoint.is_some() || args.preset.is_some() || args.config.is_some();
+    if of_runs || args.layout != Layout::NhwcU8 || args.dtype != Dtype::F32 {
         let what = format!("{} holds a feature model, which has one form only", args.run.display());
-        return Err(Error::usage(what, "Leave --weights, --layout and --dtype away."));
+        return Err(Error::usage(what, "Give nothing but --out."));
     }
     let path = args.out.clone().unwrap_or_else(|| args.run.join(learn::MODEL));
     let difference = learn::export(&args.run, &path)?;

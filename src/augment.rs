@@ -1,0 +1,284 @@
+//! DiffAugment (arXiv 2006.10738): what the critic sees, real or generated, is changed at random in ways that can be
+//! differentiated, so that a small data set is not learnt by heart. Formulas and rounding of the authors' `DiffAugment_pytorch.py`.
+//!
+//! Given its draws, an augmentation is an affine map of each image; the backward pass is the adjoint of its linear part. The
+//! authors' images lie in [-1, 1] and what a shift or a cut leaves empty becomes 0, mid-grey. Images in [0, 1] are treated as the
+//! same images: filled with ½, and half as much brightness added.
+
+use std::ops::Range as Span;
+
+use candle_core::{D, Device, Result as CandleResult, Tensor, bail};
+use rayon::prelude::*;
+
+use crate::config::{Augment, DataConfig};
+use crate::error::Result;
+use crate::image::Range;
+use crate::nn::cpu::{Float, View, filled, for_float, vectorised};
+use crate::random::{Purpose, Stream};
+
+/// Largest shift, as a share of the side.
+const SHIFT: f64 = 0.125;
+/// Side of the square that is cut out, as a share of the image's.
+const CUT: f64 = 0.5;
+
+/// What happens to the images of one batch, step after step.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Augmentation {
+    /// In this order.
+    pub steps: Vec<Step>,
+    /// The value of pixels that a step leaves empty.
+    pub fill: f64,
+}
+
+/// One step with its draws, one an image.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Step {
+    /// Brightness, then saturation, then contrast.
+    Color(Vec<Color>),
+    /// Rows and columns: pixel (i, j) becomes what (i + rows, j + columns) was.
+    Translation(Vec<[i64; 2]>),
+    /// Row and column of the square's middle, each 0 to the side; outside the image it is cut off.
+    Cutout(Vec<[usize; 2]>),
+}
+
+/// The draws of [`Step::Color`] for one image.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Color {
+    /// Added to every value; drawn from U(-½, ½).
+    pub brightness: f64,
+    /// Factor on a value's distance from its pixel's mean over the channels; U(0, 2).
+    pub saturation: f64,
+    /// Factor on a value's distance from the image's mean; U(½, 1½).
+    pub contrast: f64,
+}
+
+/// Height, width, channels.
+type Dims = [usize; 3];
+
+impl Augmentation {
+    /// Draws for `n` images, the first of which has the number `first`. An image's draws depend on the seed, its number and
+    /// the policy alone; no two batches of a run may share numbers, if they are to be changed independently.
+    pub fn draw(policy: &[Augment], data: &DataConfig, seed: u64, first: u64, n: usize) -> Self {
+        let (fill, scale) = match data.range {
+            Range::Sigmoid => (0.5, 0.5),
+            Range::Tanh | Range::Byte => (0.0, 1.0),
+        };
+        let mut streams: Vec<Stream> = (0..n as u64).map(|i| Stream::at(seed, Purpose::Augment, first + i)).collect();
+        let steps = policy.iter().map(|kind| Step::draw(*kind, data.size, scale, &mut streams)).collect();
+        Self { steps, fill }
+    }
+
+    /// Whether it changes nothing.
+    pub fn is_empty(&self) -> bool {
+        self.steps.is_empty()
+    }
+
+    /// Changes images `[n, h, w, c]`.
+    ///
+    /// # Errors
+    /// When there are not draws for n images, the type is neither f32 nor f64, or the device is out of memory.
+    pub fn apply(&self, x: &Tensor) -> Result<Tensor> {
+        if self.is_empty() {
+            return Ok(x.clone());
+        }
+        Ok(match x.device() {
+            Device::Cpu => for_float!(x.dtype(), T => self.apply_cpu::<T>(x))?,
+            _ => self.apply_ops(x)?,
+        })
+    }
+
+    /// From the gradient to the changed images `[n, h, w, c]`: that to the images as they were.
+    ///
+    /// # Errors
+    /// As [`Self::apply`].
+    pub fn backward(&self, dy: &Tensor) -> Result<Tensor> {
+        self.adjoint().apply(dy)
+    }
+
+    /// The adjoint of the linear part. Saturation and contrast blend with a mean: symmetric maps, which commute.
+    fn adjoint(&self) -> Self {
+        Self { steps: self.steps.iter().rev().map(Step::adjoint).collect(), fill: 0.0 }
+    }
+
+    fn check(&self, n: usize) -> CandleResult<()> {
+        match self.steps.iter().find(|step| step.len() != n) {
+            Some(step) => bail!("an augmentation drawn for {} images was given {n}", step.len()),
+            None => Ok(()),
+        }
+    }
+
+    /// Image by image: results depend neither on the number of threads nor on the batch.
+    fn apply_cpu<T: Float>(&self, x: &Tensor) -> CandleResult<Tensor> {
+        let (n, h, w, c) = x.dims4()?;
+        self.check(n)?;
+        let x = x.contiguous()?;
+        let view = View::of(&x);
+        let values = view.slice::<T>()?;
+        let made = filled(values.len(), |to| {
+            let images = to.par_chunks_exact_mut((h * w * c).max(1)).zip(values.par_chunks_exact((h * w * c).max(1)));
+            images.enumerate().for_each(|(index, (to, from))| {
+                to.copy_from_slice(from);
+                vectorised(|| self.steps.iter().for_each(|step| step.apply_image(index, to, [h, w, c], self.fill)));
+            });
+        });
+        Tensor::from_vec(made, x.shape(), x.device())
+    }
+
+    /// As [`Self::apply`], from candle's operations and draws that are uploaded: on any device.
+    ///
+    /// # Errors
+    /// As [`Self::apply`].
+    pub fn apply_ops(&self, x: &Tensor) -> CandleResult<Tensor> {
+        self.check(x.dim(0)?)?;
+        self.steps.iter().try_fold(x.contiguous()?, |x, step| step.apply_ops(&x, self.fill))
+    }
+}
+
+impl Step {
+    fn draw(kind: Augment, side: usize, scale: f32, streams: &mut [Stream]) -> Self {
+        match kind {
+            Augment::Color => {
+                let colors = streams.iter_mut().map(|stream| Color {
+                    brightness: f64::from(scale * stream.uniform(-0.5, 0.5)),
+                    saturation: f64::from(stream.uniform(0.0, 2.0)),
+                    contrast: f64::from(stream.uniform(0.5, 1.5)),
+                });
+                Self::Color(colors.collect())
+            }
+            Augment::Translation => {
+                let most = share(SHIFT, side);
+                let draw = |stream: &mut Stream| i64::from(stream.below(2 * most as u32 + 1)) - most as i64;
+                Self::Translation(streams.iter_mut().map(|stream| [draw(stream), draw(stream)]).collect())
+            }
+            Augment::Cutout => {
+                // A square of even side has its middle between pixels, of which there is one more.
+                let places = side + 1 - share(CUT, side) % 2;
+                let draw = |stream: &mut Stream| stream.below(places as u32) as usize;
+                Self::Cutout(streams.iter_mut().map(|stream| [draw(stream), draw(stream)]).collect())
+            }
+        }
+    }
+
+    fn len(&self) -> usize {
+        match self {
+            Self::Color(draws) => draws.len(),
+            Self::Translation(draws) => draws.len(),
+            Self::Cutout(draws) => draws.len(),
+        }
+    }
+
+    fn adjoint(&self) -> Self {
+        match self {
+            Self::Color(draws) => Self::Color(draws.iter().map(|&color| Color { brightness: 0.0, ..color }).collect()),
+            Self::Translation(draws) => Self::Translation(draws.iter().map(|by| by.map(|by| -by)).collect()),
+            Self::Cutout(draws) => Self::Cutout(draws.clone()),
+        }
+    }
+
+    #[inline(always)]
+    fn apply_image<T: Float>(&self, index: usize, image: &mut [T], dims: Dims, fill: f64) {
+        match self {
+            Self::Color(draws) => colour(image, dims[2], draws[index]),
+            Self::Translation(draws) => shift(image, dims, draws[index], T::from_f64(fill)),
+            Self::Cutout(draws) => cut(image, dims, draws[index], T::from_f64(fill)),
+        }
+    }
+
+    fn apply_ops(&self, x: &Tensor, fill: f64) -> CandleResult<Tensor> {
+        let (n, h, w, c) = x.dims4()?;
+        let upload = |values: Vec<f64>, dims: [usize; 4]| Tensor::from_vec(values, &dims, x.device())?.to_dtype(x.dtype());
+        match self {
+            Self::Color(draws) => {
+                let column = |of: fn(&Color) -> f64| upload(draws.iter().map(of).collect(), [n, 1, 1, 1]);
+                let x = x.broadcast_add(&column(|color| color.brightness)?)?;
+                let x = about(&x, &x.mean_keepdim(D::Minus1)?, &column(|color| color.saturation)?)?;
+                let mean = x.flatten_from(1)?.mean_keepdim(1)?.reshape((n, 1, 1, 1))?;
+                about(&x, &mean, &column(|color| color.contrast)?)
+            }
+            Self::Translation(draws) => {
+                // Pixels by number; the one behind the last is the filling.
+                let pixels = x.reshape((n * h * w, c))?;
+                let pixels = Tensor::cat(&[pixels, Tensor::full(fill, (1, c), x.device())?.to_dtype(x.dtype())?], 0)?;
+                let mut sources = vec![(n * h * w) as u32; n * h * w];
+                for (index, by) in draws.iter().enumerate() {
+                    let first = index * h * w;
+                    for (to, from) in moved([h, w], *by) {
+                        for at in 0..overlap(w, by[1]).len() {
+                            sources[first + to + at] = (first + from + at) as u32;
+                        }
+                    }
+                }
+                pixels.index_select(&Tensor::from_vec(sources, n * h * w, x.device())?, 0)?.reshape((n, h, w, c))
+            }
+            Self::Cutout(draws) => {
+                let mut kept = vec![1.0; n * h * w];
+                for (image, middle) in kept.chunks_exact_mut((h * w).max(1)).zip(draws) {
+                    cut(image, [h, w, 1], *middle, 0.0);
+                }
+                let kept = upload(kept, [n, h, w, 1])?;
+                x.broadcast_mul(&kept)?.broadcast_add(&kept.affine(-fill, fill)?)
+            }
+        }
+    }
+}
+
+/// The whole number nearest to a share of a side, halves upwards.
+fn share(ratio: f64, side: usize) -> usize {
+    (side as f64 * ratio + 0.5) as usize
+}
+
+/// `(x − mean) · factor + mean`.
+fn about(x: &Tensor, mean: &Tensor, factor: &Tensor) -> CandleResult<Tensor> {
+    x.broadcast_sub(mean)?.broadcast_mul(factor)?.broadcast_add(mean)
+}
+
+#[inline(always)]
+fn colour<T: Float>(image: &mut [T], channels: usize, color: Color) {
+    let [brightness, saturation, contrast] = [color.brightness, color.saturation, color.contrast].map(T::from_f64);
+    let mut sum = 0.0;
+    for pixel in image.chunks_exact_mut(channels) {
+        pixel.iter_mut().for_each(|value| *value += brightness);
+        let mean = T::from_f64(pixel.iter().map(|value| value.to_f64()).sum::<f64>() / channels as f64);
+        pixel.iter_mut().for_each(|value| *value = (*value - mean) * saturation + mean);
+        sum += pixel.iter().map(|value| value.to_f64()).sum::<f64>();
+    }
+    let mean = T::from_f64(sum / image.len() as f64);
+    image.iter_mut().for_each(|value| *value = (*value - mean) * contrast + mean);
+}
+
+fn shift<T: Float>(image: &mut [T], [h, w, c]: Dims, by: [i64; 2], fill: T) {
+    let from = image.to_vec();
+    let len = overlap(w, by[1]).len() * c;
+    image.fill(fill);
+    for (to, source) in moved([h, w], by) {
+        image[to * c..to * c + len].copy_from_slice(&from[source * c..source * c + len]);
+    }
+}
+
+/// For each row that a shift fills: the first pixel that it fills, and that which goes there.
+fn moved([h, w]: [usize; 2], [rows, columns]: [i64; 2]) -> impl Iterator<Item = (usize, usize)> {
+    let filled = overlap(w, columns);
+    let further = move |at: usize, by: i64| at.saturating_add_signed(by as isize);
+    let first = filled.start;
+    let rows_filled = if filled.is_empty() { 0..0 } else { overlap(h, rows) };
+    rows_filled.map(move |row| (row * w + first, further(row, rows) * w + further(first, columns)))
+}
+
+/// The places on a side from which the place `by` further on lies on it, too.
+fn overlap(side: usize, by: i64) -> Span<usize> {
+    let end = side as i64;
+    (by.saturating_neg().clamp(0, end) as usize)..(end.saturating_sub(by).clamp(0, end) as usize)
+}
+
+fn cut<T: Float>(image: &mut [T], [h, w, c]: Dims, [row, column]: [usize; 2], fill: T) {
+    let columns = window(w, column);
+    for row in window(h, row) {
+        image[(row * w + columns.start) * c..(row * w + columns.end) * c].fill(fill);
+    }
+}
+
+/// What a cut around `middle` covers of a side.
+fn window(side: usize, middle: usize) -> Span<usize> {
+    let cut = share(CUT, side);
+    middle.saturating_sub(cut / 2).min(side)..(middle + cut).saturating_sub(cut / 2).min(side)
+}

@@ -1,0 +1,66 @@
+//! Spectral normalisation (arXiv 1802.05957, algorithm 1), as PyTorch's `spectral_norm` does it: a weight, taken as the matrix
+//! `[out, rest]`, is divided by σ = uᵀWv, and each training pass makes one power iteration on u and v.
+
+use candle_core::{Result, Tensor, Var};
+
+use super::conv::{Window, conv, conv_input_grad};
+
+/// The least norm that a vector is divided by.
+const EPS: f64 = 1e-12;
+
+/// A weight in one pass, and what it was divided by.
+pub(super) struct Spectral {
+    /// W/σ, shaped as W.
+    pub normalised: Tensor,
+    sigma: Tensor,
+    u: Tensor,
+    v: Tensor,
+}
+
+impl Spectral {
+    /// With the u and v at hand, after one power iteration, which they keep, if so asked.
+    pub fn new(weight: &Tensor, u: &Var, v: &Var, iterate: bool) -> Result<Self> {
+        let matrix = weight.flatten_from(1)?;
+        if iterate {
+            v.set(&unit(&transposed_times(&matrix, u)?)?)?;
+            u.set(&unit(&times(&matrix, v)?)?)?;
+        }
+        // Copies: the next pass iterates before this one's way back.
+        let (u, v) = (u.as_detached_tensor().copy()?, v.as_detached_tensor().copy()?);
+        let sigma = (&u * times(&matrix, &v)?)?.sum_all()?;
+        Ok(Self { normalised: weight.broadcast_div(&sigma)?, sigma, u, v })
+    }
+
+    /// From the gradient to W/σ to that to W, with u and v constant: `(G − ⟨G, W/σ⟩ u vᵀ) / σ` (section 2.3 there).
+    pub fn weight_grad(&self, gradient: &Tensor) -> Result<Tensor> {
+        let along = (gradient * &self.normalised)?.sum_all()?;
+        let rank_one = self.u.broadcast_mul(&along)?.unsqueeze(1)?.broadcast_mul(&self.v.unsqueeze(0)?)?;
+        (gradient - rank_one.reshape(gradient.shape())?)?.broadcast_div(&self.sigma)
+    }
+}
+
+fn unit(x: &Tensor) -> Result<Tensor> {
+    x.broadcast_div(&x.sqr()?.sum_all()?.sqrt()?.maximum(EPS)?)
+}
+
+/// W v. On the CPU our own product: candle's may depend on the number of threads. On a GPU candle's: ours may be of less
+/// precision there.
+fn times(matrix: &Tensor, v: &Tensor) -> Result<Tensor> {
+    let (out, rest) = matrix.dims2()?;
+    match matrix.device().is_cpu() {
+        true => conv(&v.reshape((1, 1, 1, rest))?, &matrix.reshape((out, rest, 1, 1))?, Window::POINT)?.reshape(out),
+        false => matrix.matmul(&v.reshape((rest, 1))?)?.reshape(out),
+    }
+}
+
+/// Wᵀ u
+fn transposed_times(matrix: &Tensor, u: &Tensor) -> Result<Tensor> {
+    let (out, rest) = matrix.dims2()?;
+    match matrix.device().is_cpu() {
+        true => {
+            let kernels = matrix.reshape((out, rest, 1, 1))?;
+            conv_input_grad(&u.reshape((1, 1, 1, out))?, &kernels, Window::POINT, (1, 1))?.reshape(rest)
+        }
+        false => u.reshape((1, out))?.matmul(matrix)?.reshape(rest),
+    }
+}

@@ -1,0 +1,229 @@
+//! How long a training is, and in which rhythm: lengths and intervals, critic steps before generator steps, learning rates
+//! over time. Everything here is a function of the step's number, so a resumed run needs no memory of it.
+
+use serde::{Deserialize, Serialize};
+
+/// A length of training, or an interval in it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Span {
+    /// Generator steps.
+    Steps(u64),
+    /// Passes of the critic over the data.
+    Epochs(u64),
+    /// Real images shown to the critic.
+    Images(u64),
+}
+
+impl Span {
+    /// In generator steps, rounded up: the first step count at which the span is complete, at least 1.
+    pub fn in_steps(self, schedule: &Schedule, data_len: usize) -> u64 {
+        let batch = (schedule.batch_size as u64).max(1);
+        let batches_an_epoch = (data_len as u64).div_ceil(batch).max(1);
+        let critic_steps = match self {
+            Self::Steps(steps) => return steps.max(1),
+            Self::Epochs(epochs) => epochs.saturating_mul(batches_an_epoch),
+            // Whole epochs first: their last batch may be smaller.
+            Self::Images(images) => {
+                let len = (data_len as u64).max(1);
+                (images / len).saturating_mul(batches_an_epoch).saturating_add((images % len).div_ceil(batch))
+            }
+        };
+        schedule.steps_with(critic_steps).max(1)
+    }
+}
+
+/// Where the latents of the generator's step come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum GeneratorLatents {
+    /// New ones.
+    #[default]
+    Fresh,
+    /// Those of the last critic step, passed through the generator again.
+    Reused,
+    /// The fakes of the last critic step themselves: one generator pass less.
+    ReusedFakes,
+}
+
+/// What convolutions and linear layers compute with. Weights, optimiser and everything between them are f32.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
+#[serde(rename_all = "kebab-case")]
+pub enum Precision {
+    /// f32. The only one on the CPU.
+    #[default]
+    F32,
+    /// TF32: f32 rounded to 10 bits of mantissa before it is multiplied. CUDA only.
+    Tf32,
+    /// bf16, summed up in f32; what a convolution gives is rounded to bf16, too. CUDA only.
+    Bf16,
+}
+
+impl Precision {
+    /// The name used in configs and by `--precision`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::Tf32 => "tf32",
+            Self::Bf16 => "bf16",
+        }
+    }
+}
+
+/// How long, in which rhythm, and how exactly.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Schedule {
+    /// Images a batch.
+    pub batch_size: usize,
+    /// The total length of the run.
+    pub length: Span,
+    /// Critic steps before each round of generator steps (n_critic).
+    #[serde(default = "one_step")]
+    pub critic_steps: usize,
+    /// Generator steps in a round. Logs, samples and checkpoints fall on the ends of rounds.
+    #[serde(default = "one_step")]
+    pub generator_steps: usize,
+    /// More critic steps than that at some times.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub critic_warmup: Option<CriticWarmup>,
+    /// The latents of the generator's step.
+    #[serde(default)]
+    pub generator_latents: GeneratorLatents,
+    /// Decay a step of the moving average of the generator's weights; 0 for none (arXiv 1806.04498).
+    #[serde(default)]
+    pub ema_decay: f64,
+    /// The learning rates climb in a straight line from 0 over this span.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lr_warmup: Option<Span>,
+    /// The learning rates fall.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lr_decay: Option<LrDecay>,
+    /// What convolutions and linear layers compute with.
+    #[serde(default)]
+    pub precision: Precision,
+}
+
+fn one_step() -> usize {
+    1
+}
+
+/// Extra critic steps, as the WGAN authors' code has them: 100 for each of the first 25 generator steps and every 500th.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct CriticWarmup {
+    /// Critic steps before such a generator step.
+    pub critic_steps: usize,
+    /// So before each of the first so many generator steps,
+    pub first: u64,
+    /// and before each generator step whose number, counted from 0, is a multiple of this.
+    pub every: u64,
+}
+
+impl Default for CriticWarmup {
+    fn default() -> Self {
+        Self { critic_steps: 100, first: 25, every: 500 }
+    }
+}
+
+/// The curve on which learning rates fall.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DecayCurve {
+    /// A straight line.
+    Linear,
+    /// Half a cosine wave (arXiv 1608.03983, without restarts).
+    Cosine,
+}
+
+/// A fall of the learning rates: all of it in absolute spans, so that a run that is made longer later was not another before.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LrDecay {
+    /// On which curve.
+    pub curve: DecayCurve,
+    /// Where the fall begins.
+    pub begin: Span,
+    /// Where it ends.
+    pub end: Span,
+    /// The factor on the learning rates from there on, 0 to 1.
+    #[serde(default)]
+    pub to: f64,
+}
+
+impl Schedule {
+    /// Critic steps in the round that begins after `step` generator steps.
+    pub fn critic_steps_at(&self, step: u64) -> u64 {
+        match self.critic_warmup {
+            Some(warmup) if step < warmup.first || step.is_multiple_of(warmup.every) => warmup.critic_steps as u64,
+            _ => self.critic_steps as u64,
+        }
+    }
+
+    /// Critic steps in all rounds that begin before generator step number `step`, counted from 0.
+    pub fn critic_steps_before(&self, step: u64) -> u64 {
+        let rounds = step.div_ceil(self.generator_steps.max(1) as u64);
+        let plain = rounds.saturating_mul(self.critic_steps as u64);
+        let Some(CriticWarmup { critic_steps, first, every }) = self.critic_warmup else { return plain };
+        // Multiples of `every` in first..step, and all of 0..first. (A warm-up goes with one generator step a round.)
+        let multiples = |below: u64| below.div_ceil(every.max(1));
+        let warm = step.min(first) + multiples(step).saturating_sub(multiples(first));
+        (rounds - warm).saturating_mul(self.critic_steps as u64).saturating_add(warm.saturating_mul(critic_steps as u64))
+    }
+
+    /// The most critic steps of any round.
+    pub fn most_critic_steps(&self) -> u64 {
+        self.critic_warmup.map_or(0, |warmup| warmup.critic_steps).max(self.critic_steps) as u64
+    }
+
+    /// Generator steps after which at least so many critic steps are made, in whole rounds.
+    fn steps_with(&self, critic_steps: u64) -> u64 {
+        let a_round = self.generator_steps.max(1) as u64;
+        let rounds = critic_steps.div_ceil(self.critic_steps.max(1) as u64);
+        if self.critic_warmup.is_none() {
+            return rounds.saturating_mul(a_round);
+        }
+        // Steps of a warm-up may be more than the plain ones: a binary search for the first count that has enough.
+        let (mut low, mut high) = (0, critic_steps);
+        while low < high {
+            let middle = low + (high - low) / 2;
+            match self.critic_steps_before(middle) >= critic_steps {
+                true => high = middle,
+                false => low = middle + 1,
+            }
+        }
+        low
+    }
+
+    /// The factors on the learning rates, with spans turned into steps for a data set of so many images.
+    pub fn rates(&self, data_len: usize) -> Rates {
+        let steps = |span: Span| span.in_steps(self, data_len);
+        let decay = self.lr_decay.map(|decay| (decay.curve, steps(decay.begin), steps(decay.end), decay.to));
+        Rates { warmup: self.lr_warmup.map_or(0, steps), decay }
+    }
+}
+
+/// Learning rates over time, as factors on those of the config.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Rates {
+    warmup: u64,
+    decay: Option<(DecayCurve, u64, u64, f64)>,
+}
+
+impl Rates {
+    /// The factor for the round that begins after `step` generator steps.
+    pub fn at(&self, step: u64) -> f64 {
+        let climb = match step < self.warmup {
+            true => (step + 1) as f64 / self.warmup as f64,
+            false => 1.0,
+        };
+        let Some((curve, begin, end, to)) = self.decay else { return climb };
+        let way = (step.saturating_sub(begin) as f64 / end.saturating_sub(begin).max(1) as f64).min(1.0);
+        let left = match curve {
+            DecayCurve::Linear => 1.0 - way,
+            DecayCurve::Cosine => 0.5 + 0.5 * (std::f64::consts::PI * way).cos(),
+        };
+        climb * (to + (1.0 - to) * left)
+    }
+}

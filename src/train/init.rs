@@ -1,0 +1,498 @@
+//! Weights from elsewhere: another run's, a safetensors file's, or a PyTorch state dict's, of the same architecture.
+//!
+//! Strangers call their tensors as they like (`main.0.weight`, `net.bn1.running_mean`). They are matched by place: the layers
+//! with kernels of a file, in its order, with those of the network, and its normalisations with those of the network; roles
+//! (weight, bias, running statistics, the vectors of spectral normalisation) and shapes must agree one to one. A `.pth` keeps the
+//! order in which its network was built; in a safetensors file, which sorts its tensors, layers are taken in the order of their
+//! names, numbers counted as numbers. What no tensor tells, as strides and activations, is the config's to say.
+//! `num_batches_tracked` is passed over, and so are the prefixes `module.` (DataParallel) and `_orig_mod.` (torch.compile).
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use candle_core::{DType, Device, Tensor};
+
+use super::checkpoint::{self, State};
+use super::pth::{Pth, Stored};
+use super::watch::Watchdog;
+use super::{RunFolder, Trained, Trainer, Which, critic_network, generator_network};
+use crate::config::TrainConfig;
+use crate::contract::Weights;
+use crate::ema::Ema;
+use crate::error::{Error, Result};
+use crate::files;
+use crate::nn::Network;
+
+/// What the metadata of a generator says of the data that its weights were trained on elsewhere.
+const UNKNOWN: &str = "unknown";
+const MEND: &str =
+    "Choose the --preset or --config that the weights were trained with; --size, --width and --set change its layers.";
+
+/// Puts the weights that `path` holds into a trainer at its beginning; the average starts from them, too. `path` is a run's
+/// folder (its best checkpoint; the generator as it is, or averaged where the checkpoint has no other), a checkpoint's, a
+/// `.safetensors` file or a PyTorch state dict. Returns a line that says what came from where.
+///
+/// # Errors
+/// When the file is missing, damaged, or holds neither a generator nor a critic like these; or holds both, and one of them
+/// is of another architecture. Nothing is changed then.
+pub fn begin(trainer: &mut Trainer, path: &Path) -> Result<String> {
+    let found = find(path, &trainer.generator, &trainer.critic)?;
+    let place = path.display().to_string();
+    if let Some((_, weights)) = &found.generator {
+        trainer.generator.load(weights, &place)?;
+        if trainer.ema.is_some() {
+            trainer.ema = Some(Ema::new(trainer.config.schedule.ema_decay, &trainer.generator)?);
+        }
+    }
+    if let Some((_, weights)) = &found.critic {
+        trainer.critic.load(weights, &place)?;
+    }
+    Ok(found.told(path))
+}
+
+/// Checks, before a run begins, that it can begin with what `config.init_from` names; nothing to do if it names nothing.
+///
+/// # Errors
+/// As [`begin`].
+pub fn check(config: &TrainConfig) -> Result<()> {
+    if config.init_from.is_empty() {
+        return Ok(());
+    }
+    let [generator, critic] = networks(config)?;
+    find(Path::new(&config.init_from), &generator, &critic).map(|_| ())
+}
+
+fn networks(config: &TrainConfig) -> Result<[Network; 2]> {
+    Ok([generator_network(config, &Device::Cpu, DType::F32)?, critic_network(config, &Device::Cpu, DType::F32)?])
+}
+
+/// A generator of `config`'s architecture from a file, ready to be exported; `path` as in [`begin`].
+///
+/// # Errors
+/// When the file is missing, damaged, or holds no such generator.
+pub fn load_generator(config: TrainConfig, path: &Path) -> Result<Trained> {
+    let generator = generator_network(&config, &Device::Cpu, DType::F32)?;
+    let opened = Opened::open(path)?;
+    let candidates = opened.candidates();
+    let (_, weights) = choose(&candidates, &generator, is_generator).map_err(|misfit| misfit.error(path, "generator"))?;
+    generator.load(&read(weights, path)?, &path.display().to_string())?;
+    let unknown = UNKNOWN.to_string();
+    let state = State {
+        step: 0,
+        images: 0,
+        generator_optimizer_steps: 0,
+        critic_optimizer_steps: 0,
+        data: unknown.clone(),
+        data_sha256: unknown,
+        watchdog: Watchdog::default(),
+    };
+    Ok(Trained { config, generator, state, weights: Weights::Raw })
+}
+
+/// A network's weights by our names, with the key under which they were found.
+type Named = (String, BTreeMap<String, Tensor>);
+
+/// What a file has for a run.
+struct Initial {
+    generator: Option<Named>,
+    critic: Option<Named>,
+}
+
+impl Initial {
+    fn told(&self, path: &Path) -> String {
+        let of = |network: &Option<Named>| match network {
+            Some((key, _)) if key.is_empty() => "from the file".to_string(),
+            Some((key, _)) => format!("from '{key}'"),
+            None => "drawn anew".to_string(),
+        };
+        format!("begins with {}: generator {}, critic {}", path.display(), of(&self.generator), of(&self.critic))
+    }
+}
+
+fn find(path: &Path, generator: &Network, critic: &Network) -> Result<Initial> {
+    let opened = Opened::open(path)?;
+    let candidates = opened.candidates();
+    let named = |is: fn(&str) -> bool| candidates.iter().any(|candidate| is(&candidate.key));
+    let chosen = (choose(&candidates, generator, is_generator), choose(&candidates, critic, is_critic));
+    let (generator, critic) = match chosen {
+        (Ok(generator), Ok(critic)) => (Some(generator), Some(critic)),
+        (Ok(_), Err(misfit)) if named(is_critic) => return Err(misfit.error_beside(path, "critic", "generator")),
+        (Err(misfit), Ok(_)) if named(is_generator) => return Err(misfit.error_beside(path, "generator", "critic")),
+        (Ok(generator), Err(_)) => (Some(generator), None),
+        (Err(_), Ok(critic)) => (None, Some(critic)),
+        (Err(generator), Err(critic)) if critic.rank() > generator.rank() => return Err(critic.error(path, "critic")),
+        (Err(generator), Err(_)) => return Err(generator.error(path, "generator")),
+    };
+    let named = |chosen: Option<Chosen>| match chosen {
+        Some((key, weights)) => Ok::<_, Error>(Some((key, read(weights, path)?))),
+        None => Ok(None),
+    };
+    Ok(Initial { generator: named(generator)?, critic: named(critic)? })
+}
+
+/// What people call a critic's state dict.
+fn is_critic(key: &str) -> bool {
+    let name = last(key);
+    matches!(name.as_str(), "d" | "d_state_dict" | "model_d")
+        || ["netd", "disc", "critic"].iter().any(|part| name.contains(part))
+}
+
+/// What people call a generator's.
+fn is_generator(key: &str) -> bool {
+    let name = last(key);
+    matches!(name.as_str(), "g" | "g_state_dict" | "model_g") || ["netg", "gen", "ema"].iter().any(|part| name.contains(part))
+}
+
+fn last(key: &str) -> String {
+    key.rsplit('.').next().unwrap_or_default().to_lowercase()
+}
+
+/// A file whose tensors are known by name and shape.
+enum Opened {
+    /// By key; they keep no order.
+    Tensors(Vec<(String, BTreeMap<String, Tensor>)>),
+    Pth(Pth),
+}
+
+impl Opened {
+    fn open(path: &Path) -> Result<Self> {
+        if path.is_dir() {
+            return Self::open_folder(path);
+        }
+        let bytes = files::read(path)?;
+        match bytes.as_slice() {
+            [b'P', b'K', ..] => Pth::open(path).map(Self::Pth),
+            // A pickle of a number of 10 bytes, by which PyTorch knew its files.
+            [0x80, _, 0x8a, 10, ..] => Err(Error::invalid_file(
+                path,
+                "a file in the form that PyTorch wrote before version 1.6",
+                "Open it with PyTorch and save it anew: torch.save(net.state_dict(), \"net.pth\").",
+            )),
+            _ => Ok(Self::Tensors(vec![(String::new(), safetensors(&bytes, path)?)])),
+        }
+    }
+
+    fn open_folder(path: &Path) -> Result<Self> {
+        let missing = || {
+            let what = "no checkpoint of a run, and no run with a checkpoint";
+            Error::invalid_file(path, what, "Name a run's folder, a .safetensors file or a PyTorch state dict (.pth).")
+        };
+        let folder: PathBuf = match path.join("config.toml").is_file() {
+            true => checkpoint::find(&RunFolder::open(path)?, Which::Best)?.ok_or_else(missing)?,
+            false => path.to_path_buf(),
+        };
+        let mut dicts = Vec::new();
+        for (key, names) in
+            [("generator", [checkpoint::GENERATOR, checkpoint::EMA].as_slice()), ("critic", [checkpoint::CRITIC].as_slice())]
+        {
+            if let Some(file) = names.iter().map(|name| folder.join(name)).find(|file| file.is_file()) {
+                dicts.push((key.to_string(), safetensors(&files::read(&file)?, &file)?));
+            }
+        }
+        if dicts.is_empty() { Err(missing()) } else { Ok(Self::Tensors(dicts)) }
+    }
+
+    /// Every set of tensors that may be a network: each dict, and each of the networks that it holds side by side.
+    fn candidates(&self) -> Vec<Candidate<'_>> {
+        let dicts: Vec<Candidate> = match self {
+            Self::Tensors(dicts) => dicts.iter().map(|(key, tensors)| Candidate::sorted(key, tensors)).collect(),
+            Self::Pth(pth) => pth.dicts.iter().map(|(key, stored)| Candidate::stored(key, pth, stored)).collect(),
+        };
+        dicts.into_iter().flat_map(Candidate::with_parts).collect()
+    }
+}
+
+fn safetensors(bytes: &[u8], path: &Path) -> Result<BTreeMap<String, Tensor>> {
+    let tensors = candle_core::safetensors::load_buffer(bytes, &Device::Cpu).map_err(|e| {
+        let what = format!("neither a PyTorch state dict nor a safetensors file: {e}");
+        Error::invalid_file(path, what, "Fetch it again: it may be cut off.")
+    })?;
+    Ok(tensors.into_iter().collect())
+}
+
+/// Where a tensor is.
+#[derive(Clone)]
+enum Source<'a> {
+    Memory(&'a Tensor),
+    File(&'a Pth, &'a Stored),
+}
+
+impl Source<'_> {
+    fn dims(&self) -> &[usize] {
+        match self {
+            Self::Memory(tensor) => tensor.dims(),
+            Self::File(_, stored) => &stored.dims,
+        }
+    }
+
+    fn dtype(&self) -> DType {
+        match self {
+            Self::Memory(tensor) => tensor.dtype(),
+            Self::File(_, stored) => stored.dtype,
+        }
+    }
+
+    fn read(&self) -> Result<Tensor> {
+        match self {
+            Self::Memory(tensor) => Ok((*tensor).clone()),
+            Self::File(pth, stored) => pth.read(stored),
+        }
+    }
+}
+
+/// Tensors that may be a network's, in order.
+#[derive(Clone)]
+struct Candidate<'a> {
+    key: String,
+    /// Whether it is only what lies under a common part of the names of a dict.
+    part: bool,
+    tensors: Vec<(String, Source<'a>)>,
+}
+
+impl<'a> Candidate<'a> {
+    fn sorted(key: &str, tensors: &'a BTreeMap<String, Tensor>) -> Self {
+        let mut tensors: Vec<_> = tensors.iter().map(|(name, tensor)| (name.clone(), Source::Memory(tensor))).collect();
+        tensors.sort_by_cached_key(|(name, _)| natural(name));
+        Self { key: key.to_string(), part: false, tensors }
+    }
+
+    fn stored(key: &str, pth: &'a Pth, stored: &'a [Stored]) -> Self {
+        let tensors = stored.iter().map(|stored| (stored.name.clone(), Source::File(pth, stored))).collect();
+        Self { key: key.to_string(), part: false, tensors }
+    }
+
+    /// Itself without wrappers' prefixes, and what lies under each first part of the names, to a depth that no one exceeds.
+    fn with_parts(mut self) -> Vec<Self> {
+        for wrapper in ["module.", "_orig_mod.", "module."] {
+            if self.tensors.iter().all(|(name, _)| name.starts_with(wrapper)) {
+                self.tensors.iter_mut().for_each(|(name, _)| *name = name.split_off(wrapper.len()));
+            }
+        }
+        let mut all = Vec::new();
+        self.parts(3, &mut all);
+        all.insert(0, self);
+        all
+    }
+
+    fn parts(&self, depth: usize, all: &mut Vec<Self>) {
+        let mut parts: Vec<Self> = Vec::new();
+        for (name, source) in &self.tensors {
+            let Some((first, rest)) = name.split_once('.') else { continue };
+            let key = if self.key.is_empty() { first.to_string() } else { format!("{}.{first}", self.key) };
+            let tensor = (rest.to_string(), source.clone());
+            match parts.iter_mut().find(|part| part.key == key) {
+                Some(part) => part.tensors.push(tensor),
+                None => parts.push(Self { key, part: true, tensors: vec![tensor] }),
+            }
+        }
+        for part in parts {
+            if depth > 1 {
+                part.parts(depth - 1, all);
+            }
+            // What holds everything is the whole under a shorter name.
+            if part.tensors.len() < self.tensors.len() {
+                all.push(part);
+            }
+        }
+    }
+}
+
+/// Names in the order people count: `net.2` before `net.10`.
+pub(super) fn natural(name: &str) -> Vec<(u64, String)> {
+    let parts = name.as_bytes().chunk_by(|a, b| a.is_ascii_digit() == b.is_ascii_digit());
+    let texts = parts.map(|part| String::from_utf8_lossy(part).into_owned());
+    texts.map(|text| (text.parse().unwrap_or(u64::MAX), text)).collect()
+}
+
+/// A candidate's key, and its tensors by our names.
+type Chosen<'a> = (String, BTreeMap<String, Source<'a>>);
+
+/// How a candidate differs from a network.
+struct Misfit {
+    /// Whether its key says that it is one.
+    named: bool,
+    /// Layers that agree.
+    alike: usize,
+    key: String,
+    what: String,
+}
+
+impl Misfit {
+    /// The higher, the likelier that this is what was meant.
+    fn rank(&self) -> (bool, usize) {
+        (self.named, self.alike)
+    }
+
+    fn error(self, path: &Path, network: &str) -> Error {
+        let key = if self.key.is_empty() { String::new() } else { format!("'{}' ", self.key) };
+        Error::invalid_file(path, format!("{key}does not fit the config's {network}: {}", self.what), MEND)
+    }
+
+    fn error_beside(self, path: &Path, network: &str, other: &str) -> Error {
+        let mend = format!("{MEND} To begin with the {other} alone, name a file that holds nothing else.");
+        match self.error(path, network) {
+            Error::Invalid { place, what, .. } => Error::invalid(place, what, mend),
+            error => error,
+        }
+    }
+}
+
+/// The candidate that is such a network; of several the averaged one, else the first.
+fn choose<'a>(candidates: &[Candidate<'a>], network: &Network, is_named: fn(&str) -> bool) -> Result<Chosen<'a>, Misfit> {
+    let mut best: Option<Chosen> = None;
+    let mut nearest: Option<Misfit> = None;
+    for candidate in candidates {
+        match fit(candidate, network) {
+            Ok(weights) if best.is_none() || last(&candidate.key).contains("ema") => {
+                best = Some((candidate.key.clone(), weights));
+            }
+            Err(mut misfit) => {
+                misfit.named = is_named(&candidate.key);
+                let nearer = nearest.as_ref().is_none_or(|nearest| misfit.rank() > nearest.rank());
+                // A piece of a network is like others by chance.
+                if nearer && (misfit.named || !candidate.part) {
+                    nearest = Some(misfit);
+                }
+            }
+            _ => {}
+        }
+    }
+    let empty = || Misfit { named: false, alike: 0, key: String::new(), what: "it holds no tensors".to_string() };
+    best.ok_or_else(|| nearest.unwrap_or_else(empty))
+}
+
+/// What a layer's tensors may be.
+const ROLES: [&str; 6] = ["weight", "bias", "running_mean", "running_var", "weight_u", "weight_v"];
+
+/// A layer's tensors by role.
+struct Module<T> {
+    name: String,
+    roles: BTreeMap<String, (Vec<usize>, T)>,
+}
+
+impl<T> Module<T> {
+    fn is_norm(&self) -> bool {
+        self.roles.get("weight").is_none_or(|(dims, _)| dims.len() < 2)
+    }
+
+    fn shapes(&self) -> String {
+        let known = ROLES.iter().filter_map(|role| Some((role, self.roles.get(*role)?)));
+        known.map(|(role, (dims, _))| format!("{role} {}", product(dims))).collect::<Vec<_>>().join(", ")
+    }
+
+    fn agrees<U>(&self, other: &Module<U>) -> bool {
+        let (ours, theirs) = (self.roles.iter(), other.roles.iter());
+        self.roles.len() == other.roles.len()
+            && ours.zip(theirs).all(|((role, (dims, _)), (other, (others, _)))| role == other && dims == others)
+    }
+}
+
+fn product(dims: &[usize]) -> String {
+    dims.iter().map(usize::to_string).collect::<Vec<_>>().join("×")
+}
+
+/// Layer and role of a tensor. PyTorch has two ways to name the tensors of spectral normalisation.
+fn split(name: &str) -> (&str, &str) {
+    for (ending, role) in [
+        (".weight_orig", "weight"),
+        (".parametrizations.weight.original", "weight"),
+        (".parametrizations.weight.0._u", "weight_u"),
+        (".parametrizations.weight.0._v", "weight_v"),
+    ] {
+        if let Some(layer) = name.strip_suffix(ending) {
+            return (layer, role);
+        }
+    }
+    name.rsplit_once('.').unwrap_or(("", name))
+}
+
+/// Groups tensors by layer, in the order of first appearance.
+fn modules<T>(tensors: impl Iterator<Item = (String, Vec<usize>, T)>) -> Result<Vec<Module<T>>, String> {
+    let mut modules: Vec<Module<T>> = Vec::new();
+    for (name, dims, source) in tensors {
+        let (layer, role) = split(&name);
+        match role {
+            "num_batches_tracked" => continue,
+            _ if ROLES.contains(&role) => {}
+            _ => return Err(format!("tensor {name} is none of {}", ROLES.join(", "))),
+        }
+        let at = match modules.iter().position(|module| module.name == layer) {
+            Some(at) => at,
+            None => {
+                modules.push(Module { name: layer.to_string(), roles: BTreeMap::new() });
+                modules.len() - 1
+            }
+        };
+        modules[at].roles.insert(role.to_string(), (dims, source));
+    }
+    Ok(modules)
+}
+
+fn listed<T>(modules: &[&Module<T>]) -> Vec<String> {
+    modules.iter().map(|module| format!("{} ({})", module.name, module.shapes())).collect()
+}
+
+/// Where two lists of layers part, and both lists.
+fn parted(kind: &str, at: usize, ours: &[String], theirs: &[String]) -> String {
+    let name = |list: &[String]| list.get(at).map_or("none".to_string(), String::clone);
+    let list = |list: &[String]| if list.is_empty() { "none".to_string() } else { list.join(", ") };
+    format!(
+        "{kind} {} is {}, expected {} (all in the file: {}; all expected: {})",
+        at + 1,
+        name(theirs),
+        name(ours),
+        list(theirs),
+        list(ours)
+    )
+}
+
+/// Reads what was chosen.
+fn read(weights: BTreeMap<String, Source>, path: &Path) -> Result<BTreeMap<String, Tensor>> {
+    let mut tensors = BTreeMap::new();
+    for (name, source) in weights {
+        let tensor = source.read()?;
+        let values = tensor.flatten_all()?.to_dtype(DType::F32)?.to_vec1::<f32>()?;
+        if !values.iter().all(|value| value.is_finite()) {
+            let what = format!("the tensor for {name} holds NaN or infinity");
+            return Err(Error::invalid_file(path, what, "Take weights from before training diverged."));
+        }
+        tensors.insert(name, tensor);
+    }
+    Ok(tensors)
+}
+
+/// The candidate's tensors by the network's names.
+fn fit<'a>(candidate: &Candidate<'a>, network: &Network) -> Result<BTreeMap<String, Source<'a>>, Misfit> {
+    let misfit = |alike: usize, what: String| Misfit { named: false, alike, key: candidate.key.clone(), what };
+    // Our own files: whatever their tensors are, their names tell.
+    let own: BTreeMap<&str, &Source> = candidate.tensors.iter().map(|(name, source)| (name.as_str(), source)).collect();
+    let same = |name: &str, dims: &[usize]| own.get(name).is_some_and(|source| source.dims() == dims);
+    if own.len() == network.parameters().count() && network.parameters().all(|p| same(&p.name, p.var.dims())) {
+        return Ok(candidate.tensors.iter().cloned().collect());
+    }
+
+    let ours = network.parameters().map(|p| (p.name.clone(), p.var.dims().to_vec(), p.name.clone()));
+    let theirs = candidate.tensors.iter().map(|(name, source)| (name.clone(), source.dims().to_vec(), source.clone()));
+    let ours = modules(ours).map_err(|what| misfit(0, format!("by place nothing can be matched, for its {what}")))?;
+    let theirs = modules(theirs).map_err(|what| misfit(0, format!("its {what}")))?;
+    let (mut matched, mut alike) = (BTreeMap::new(), 0);
+    for (kind, norm) in [("layer with kernels", false), ("normalisation", true)] {
+        let ours: Vec<_> = ours.iter().filter(|module| module.is_norm() == norm).collect();
+        let theirs: Vec<_> = theirs.iter().filter(|module| module.is_norm() == norm).collect();
+        for at in 0..ours.len().max(theirs.len()) {
+            let (expected, found) = (ours.get(at), theirs.get(at));
+            let Some((expected, found)) = expected.zip(found).filter(|(expected, found)| expected.agrees(found)) else {
+                return Err(misfit(alike, parted(kind, at, &listed(&ours), &listed(&theirs))));
+            };
+            for (role, (_, name)) in &expected.roles {
+                let source = &found.roles[role].1;
+                if !source.dtype().is_float() {
+                    return Err(misfit(alike, format!("{role} of its {} is of the type {:?}", found.name, source.dtype())));
+                }
+                matched.insert(name.clone(), source.clone());
+            }
+            alike += 1;
+        }
+    }
+    Ok(matched)
+}

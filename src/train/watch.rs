@@ -1,0 +1,305 @@
+//! The watchdog: from the lines of the log it names collapse, divergence and a dead critic, and it remembers which
+//! checkpoint is the best.
+
+use candle_core::Tensor;
+use serde::{Deserialize, Serialize};
+
+use super::{Batches, Record, Trainer};
+use crate::config::TrainConfig;
+use crate::error::Result;
+use crate::nn::Pass;
+
+/// What can be wrong with a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Trouble {
+    /// The generator makes the same few images from every latent.
+    Collapse,
+    /// Losses or weights are NaN or infinite, or the critic's scores spread a thousand times as much as in the beginning.
+    Divergence,
+    /// The critic tells nothing apart, or gives the generator no gradient.
+    DeadCritic,
+}
+
+/// What the watchdog says when it barks.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Verdict {
+    /// What is wrong.
+    pub trouble: Trouble,
+    /// Generator steps at which it was first seen.
+    pub since_step: u64,
+    /// Real images shown by then.
+    pub since_images: u64,
+    /// Generator steps at which it was sure.
+    pub step: u64,
+    /// Real images shown by then.
+    pub images: u64,
+    /// The figures it goes by.
+    pub evidence: String,
+}
+
+impl Verdict {
+    /// The verdict on NaN and infinity, which needs no second look.
+    pub fn nonsense(record: &Record, what: &str) -> Self {
+        Self {
+            trouble: Trouble::Divergence,
+            since_step: record.step,
+            since_images: record.images,
+            step: record.step,
+            images: record.images,
+            evidence: format!("the {what} are NaN or infinite"),
+        }
+    }
+
+    /// What to do about it.
+    pub fn advice(&self) -> &'static str {
+        match self.trouble {
+            Trouble::Collapse => {
+                "Lower the learning rates (--lr), or bound the critic better: a gradient penalty without batch norm \
+                 (--set critic.norm=layer --set 'penalty={ kind = \"gradient\" }'), or --set critic.norm=spectral."
+            }
+            Trouble::Divergence => {
+                "Begin again with a lower learning rate (--lr), and look at curves.png for where it went wrong."
+            }
+            Trouble::DeadCritic => {
+                "Lower the critic's learning rate (--set optimizer.critic.lr=…); with weight clipping, clip less \
+                 (--set loss.clip=…) or use a gradient penalty instead."
+            }
+        }
+    }
+}
+
+impl std::fmt::Display for Verdict {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let name = match self.trouble {
+            Trouble::Collapse => "mode collapse",
+            Trouble::Divergence => "training diverged",
+            Trouble::DeadCritic => "dead critic",
+        };
+        write!(f, "{name} at step {} ({} images): {}", self.step, self.images, self.evidence)?;
+        if self.since_step < self.step {
+            write!(f, ", first seen at step {} ({} images)", self.since_step, self.since_images)?;
+        }
+        Ok(())
+    }
+}
+
+/// The best checkpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Best {
+    /// Its generator steps.
+    pub step: u64,
+    /// Its Fréchet distance; `None` where nobody measures: then it is the last that nothing is known against.
+    pub quality: Option<f64>,
+}
+
+/// What the watchdog knows; part of a checkpoint's state, so that a resumed run barks at the same step.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Watchdog {
+    /// The highest so far: diversity, distance of nearest neighbours, norm of the generator's gradient, spread of the scores.
+    /// Only what a look sees at its own step: means over several steps would depend on when the log was written.
+    peak_diversity: f64,
+    peak_nearest: f64,
+    peak_gradient: f64,
+    peak_spread: f64,
+    /// The largest spread of the scores among the first images.
+    scale: f64,
+    suspicion: Option<Suspicion>,
+    /// The best checkpoint so far.
+    pub best: Option<Best>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+struct Suspicion {
+    trouble: Trouble,
+    step: u64,
+    images: u64,
+    looks: u32,
+    told: bool,
+}
+
+/// Fallen below this part of its peak, diversity is lost. Healthy runs of the presets stay above a half.
+const LOST: f64 = 0.25;
+/// Likewise for the distance between each sample and the one most like it: many modes, but few.
+const LOST_NEAREST: f64 = 0.1;
+/// Below this part of the data's diversity there are no images yet that could collapse.
+const BEGUN: f64 = 0.2;
+/// And below this, after [`BEGINNING`], they never will.
+const GREY: f64 = 0.1;
+/// So many images may pass before something must have become of them.
+const BEGINNING: u64 = 500_000;
+/// A suspicion is a verdict after so many looks,
+const LOOKS: u32 = 3;
+/// and so many images: a run may lose its balance for a moment and find it again.
+const IMAGES: u64 = 10_000;
+/// Scores that spread so many times as much as in the beginning are out of hand.
+const OUT_OF_HAND: f64 = 1000.0;
+/// So many images are the beginning.
+const SCALE_IMAGES: u64 = 20_000;
+/// This part of its peak and less is nothing.
+const NOTHING: f64 = 1e-5;
+
+impl Watchdog {
+    /// Looks at a line of the log. Says what is wrong once it is sure, and says it once.
+    pub fn see(&mut self, record: &Record) -> Option<Verdict> {
+        if !record.is_finite() {
+            return Some(Verdict::nonsense(record, "losses"));
+        }
+        if record.diversity.is_none() {
+            return None; // only a look carries all signals
+        }
+        let seen = self.suspect(record);
+        self.remember(record);
+        let Some((trouble, evidence)) = seen else {
+            self.suspicion = None;
+            return None;
+        };
+        let before = self.suspicion.filter(|suspicion| suspicion.trouble == trouble);
+        let mut now = before.unwrap_or(Suspicion { trouble, step: record.step, images: record.images, looks: 0, told: false });
+        now.looks += 1;
+        let sure = now.looks >= LOOKS && record.images.saturating_sub(now.images) >= IMAGES;
+        let news = sure && !now.told;
+        now.told |= sure;
+        self.suspicion = Some(now);
+        news.then(|| Verdict {
+            trouble,
+            since_step: now.step,
+            since_images: now.images,
+            step: record.step,
+            images: record.images,
+            evidence,
+        })
+    }
+
+    /// Whether nothing is known against the run at present.
+    pub fn is_content(&self) -> bool {
+        self.suspicion.is_none()
+    }
+
+    /// Whether a measured distance is better than all before, and remembers it then.
+    pub fn improves(&mut self, step: u64, quality: f64) -> bool {
+        let better = self.best.and_then(|best| best.quality).is_none_or(|before| quality < before);
+        if better {
+            self.best = Some(Best { step, quality: Some(quality) });
+        }
+        better
+    }
+
+    fn suspect(&self, record: &Record) -> Option<(Trouble, String)> {
+        let spread = record.score_spread?;
+        if record.images > SCALE_IMAGES && self.scale > 0.0 && spread > OUT_OF_HAND * self.scale {
+            let evidence = format!("the critic's scores spread by {spread:.2e}, at the beginning by {:.2e}", self.scale);
+            return Some((Trouble::Divergence, evidence));
+        }
+        if spread <= NOTHING * self.peak_spread {
+            let evidence = format!(
+                "its scores of 64 real and 64 generated images spread by {spread:.1e}, it was {:.1e}",
+                self.peak_spread
+            );
+            return Some((Trouble::DeadCritic, evidence));
+        }
+        if let Some(norm) = record.gradient_norm_generator.filter(|norm| *norm <= NOTHING * self.peak_gradient) {
+            let evidence = format!("the norm of the generator's gradient is {norm:.1e}, it was {:.1e}", self.peak_gradient);
+            return Some((Trouble::DeadCritic, evidence));
+        }
+        let (diversity, nearest) = (record.diversity?, record.diversity_nearest?);
+        let fallen = |now: f64, peak: f64, part: f64| peak >= BEGUN && now < part * peak.min(1.0);
+        if fallen(diversity, self.peak_diversity, LOST) {
+            let evidence = format!("the samples' diversity is {diversity:.3} of the data's, it was {:.3}", self.peak_diversity);
+            return Some((Trouble::Collapse, evidence));
+        }
+        if fallen(nearest, self.peak_nearest, LOST_NEAREST) {
+            let evidence = format!(
+                "the samples most alike differ by {nearest:.3} of what images of the data do, it was {:.3}",
+                self.peak_nearest
+            );
+            return Some((Trouble::Collapse, evidence));
+        }
+        if record.images > BEGINNING && self.peak_diversity < GREY {
+            return Some((
+                Trouble::Collapse,
+                format!("the samples' diversity never was above {:.3} of the data's", self.peak_diversity),
+            ));
+        }
+        None
+    }
+
+    fn remember(&mut self, record: &Record) {
+        let raise = |peak: &mut f64, value: Option<f64>| *peak = peak.max(value.unwrap_or(0.0));
+        raise(&mut self.peak_diversity, record.diversity);
+        raise(&mut self.peak_nearest, record.diversity_nearest);
+        raise(&mut self.peak_gradient, record.gradient_norm_generator);
+        raise(&mut self.peak_spread, record.score_spread);
+        if record.images <= SCALE_IMAGES {
+            raise(&mut self.scale, record.score_spread);
+        }
+    }
+}
+
+/// Samples and real images that are looked at again and again.
+pub(super) struct Looker {
+    latents: Tensor,
+    real: Tensor,
+    /// Of the real images; `None` if they are too few or all the same.
+    reference: Option<[f64; 2]>,
+}
+
+/// What a look sees.
+pub(super) struct Look {
+    /// The samples' mean pairwise distance, and the mean distance to the one most alike, relative to the real images'.
+    pub diversity: Option<[f64; 2]>,
+    /// Standard deviation of the critic's scores of samples and real images together.
+    pub spread: f64,
+}
+
+impl Looker {
+    /// Samples looked at.
+    const N: usize = 64;
+
+    pub(super) fn new(config: &TrainConfig, batches: &Batches, trainer: &Trainer) -> Result<Self> {
+        let z = Tensor::from_vec(config.latent.rows(config.seed, 0, Self::N), (Self::N, config.latent.size), trainer.device())?;
+        let real = batches.first(Self::N)?;
+        let reference = distances(&real)?.filter(|reference| reference.iter().all(|distance| *distance > 1e-6));
+        Ok(Self { latents: z, real, reference })
+    }
+
+    /// The weights as they are: an average would hide for long what has become of them.
+    pub(super) fn look(&self, trainer: &Trainer) -> Result<Look> {
+        let samples = trainer.as_images(&trainer.generator.forward(&self.latents, Pass::Eval)?)?;
+        let diversity = match (self.reference, distances(&samples)?) {
+            (Some(real), Some(made)) => Some([made[0] / real[0], made[1] / real[1]]),
+            _ => None,
+        };
+        let scores = [trainer.scores(&self.real)?, trainer.scores(&samples)?].concat();
+        Ok(Look { diversity, spread: deviation(&scores) })
+    }
+}
+
+fn deviation(values: &[f64]) -> f64 {
+    let n = values.len().max(1) as f64;
+    let mean = values.iter().sum::<f64>() / n;
+    (values.iter().map(|value| (value - mean).powi(2)).sum::<f64>() / n).sqrt()
+}
+
+/// Over all pairs of images the mean root-mean-square difference, and the mean of that to the image most alike.
+fn distances(images: &Tensor) -> Result<Option<[f64; 2]>> {
+    let n = images.dim(0)?;
+    let values: Vec<f32> = images.flatten_all()?.to_dtype(candle_core::DType::F32)?.to_vec1()?;
+    if n < 2 || values.is_empty() {
+        return Ok(None);
+    }
+    let rows: Vec<&[f32]> = values.chunks_exact(values.len() / n).collect();
+    let mut nearest = vec![f64::INFINITY; n];
+    let mut sum = 0.0;
+    for i in 0..n {
+        for j in 0..i {
+            let squares: f32 = rows[i].iter().zip(rows[j]).map(|(a, b)| (a - b) * (a - b)).sum();
+            let distance = (f64::from(squares) / rows[i].len() as f64).sqrt();
+            sum += distance;
+            nearest[i] = nearest[i].min(distance);
+            nearest[j] = nearest[j].min(distance);
+        }
+    }
+    let pairs = (n * (n - 1) / 2) as f64;
+    Ok(Some([sum / pairs, nearest.iter().sum::<f64>() / n as f64]))
+}
