@@ -31,7 +31,7 @@ demo: build ## train a small GAN on built-in digits, export it, draw 1000 images
 	@echo '1000 images:             $(demo)/samples'
 	@echo '100 of them on a sheet:  $(demo)/grid.png'
 
-onnx: build ## make the built-in generators in onnx/ from their checkpoints in models/, byte for byte the same
+onnx: build ## make the built-in models in onnx/ from their folders in models/, byte for byte the same
 	@$(with_onnxruntime) set -ex; for run in models/*/; do \
 	cargo run -q $(cargo_flags) --bin gan-train -- export "$$run" --out "onnx/$$(basename "$$run").onnx"; done
 

@@ -18,6 +18,10 @@ pub const VERSION: &str = "1";
 pub const INPUT: &str = "z";
 /// The name of the graph's one output.
 pub const OUTPUT: &str = "image";
+/// The name of a feature model's one input: float32 `[n, channels, size, size]`.
+pub const IMAGE: &str = "image";
+/// The name of a feature model's one output: float32 `[n, dim]`.
+pub const FEATURES: &str = "features";
 /// The ONNX opset of exported graphs; with [`IR_VERSION`] the widest-supported pair (onnxruntime ≥ 1.14).
 pub const OPSET: i64 = 17;
 /// The ONNX IR version of exported graphs.

@@ -101,6 +101,13 @@ impl Images {
         self.pixels.chunks_exact(self.bytes().max(1)).nth(index)
     }
 
+    /// Images `range`, clipped to what there is.
+    pub fn part(&self, range: std::ops::Range<usize>) -> Self {
+        let range = range.start.min(self.n)..range.end.min(self.n).max(range.start.min(self.n));
+        let pixels = self.pixels[range.start * self.bytes()..range.end * self.bytes()].to_vec();
+        Self { n: range.len(), pixels, ..*self }
+    }
+
     /// The fewest columns that make a sheet of `n` images at least as wide as high, for square images.
     pub fn square_columns(n: usize) -> usize {
         n.isqrt() + usize::from(n.isqrt().pow(2) < n)

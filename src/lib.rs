@@ -42,9 +42,9 @@
 //! |---|---|---|
 //! | `train` | data sets, networks, losses, the training loop | candle; protoc to build |
 //! | `infer` | sampling exported generators | onnxruntime's library, at run time |
-//! | both | `export`: a generator is written only after onnxruntime has run it | |
+//! | both | `export`: a generator is written only after onnxruntime has run it; `eval`: scores of generated images | |
 //! | `cli` | the programs `gan-train` and `gan-infer` | |
-//! | `builtin` | generators inside the library | |
+//! | `builtin` | generators and feature models inside the library | |
 //! | `cuda` | training on NVIDIA GPUs | the CUDA toolkit and cuDNN 9 to build, their libraries to start |
 
 #![warn(missing_docs)]
@@ -85,6 +85,10 @@ pub mod train;
 // From a trained generator to a verified file.
 #[cfg(all(feature = "train", feature = "infer"))]
 pub mod export;
+
+// How good the images are.
+#[cfg(all(feature = "train", feature = "infer"))]
+pub mod eval;
 
 // From the file to images.
 #[cfg(feature = "infer")]

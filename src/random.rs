@@ -32,6 +32,8 @@ pub enum Purpose {
     Synthetic,
     /// Which images of a data set are held out.
     HeldOut,
+    /// What an evaluation draws: subsets of images.
+    Evaluation,
     /// How image `index` that the critic sees is augmented.
     Augment,
 }
@@ -51,6 +53,7 @@ impl Purpose {
             Self::Spectral => b"spectral",
             Self::Synthetic => b"synthet\0",
             Self::HeldOut => b"held-out",
+            Self::Evaluation => b"evaluate",
             Self::Augment => b"augment\0",
         }
     }

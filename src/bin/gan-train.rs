@@ -11,6 +11,7 @@ use ganforge::config::{self, DataConfig, PRESETS, Precision, TrainConfig};
 use ganforge::contract::{Layout, Weights};
 use ganforge::data::{self, Dataset};
 use ganforge::error::{Error, Result};
+use ganforge::eval::learn::is_feature_folder;
 use ganforge::export::{self, Dtype};
 use ganforge::files;
 use ganforge::image::Range;
@@ -20,6 +21,11 @@ use ganforge::progress::Progress;
 use ganforge::train::{self, Job, RunFolder, Trained, Which};
 use serde_json::json;
 use toml::{Table, Value};
+
+#[path = "gan-train/eval.rs"]
+mod eval;
+#[path = "gan-train/learn.rs"]
+mod learn;
 
 /// The system's allocator gives a step's large buffers back to the kernel, which then clears every page of them again.
 #[global_allocator]
@@ -44,6 +50,10 @@ enum Command {
     },
     /// Export a run's generator, or a .pth or .safetensors file's, to ONNX, verified against candle in onnxruntime.
     Export(ExportArgs),
+    /// Judge a run, a generator or a folder of images: Fréchet and kernel distance, precision, recall, memorisation.
+    Eval(eval::EvalArgs),
+    /// Train a feature model for `eval`: by labels where the data have them, else by rotations.
+    Features(learn::FeaturesArgs),
     /// Write report.html, curves.png and progress.gif of a run again.
     Report {
         /// The folder of the run.
@@ -191,6 +201,8 @@ fn main() -> ExitCode {
     finish(match cli.command {
         Some(Command::Presets { name }) => presets(name.as_deref()),
         Some(Command::Export(args)) => export(&args),
+        Some(Command::Eval(args)) => eval::eval(&args),
+        Some(Command::Features(args)) => learn::features(&args),
         Some(Command::Report { run }) => report(&run),
         Some(Command::Data { source, size, channels, quiet }) => describe_data(&source, size, channels, quiet),
         None => train(&cli.train),
@@ -226,6 +238,9 @@ fn report(run: &Path) -> Result<()> {
 }
 
 fn export(args: &ExportArgs) -> Result<()> {
+    if is_feature_folder(&args.run) {
+        return learn::export(args);
+    }
     let (trained, default) = exported(args)?;
     let path = args.out.clone().unwrap_or(default);
     let agreement = export::export(&trained, args.layout, args.dtype, &path)?;

@@ -35,7 +35,7 @@ pub(super) fn decode(encoded: &[u8], size: usize, channels: usize, out: &mut [u8
     }
     let image = on_white_rgb(image);
     match channels {
-        1 => fit(&grey(&image), shape(1), size, channels, out)?,
+        1 => fit(&grey_of(&image), shape(1), size, channels, out)?,
         _ => fit(&image, shape(3), size, channels, out)?,
     }
     Ok(Source { width, height, colour: image.pixels().any(|Rgb([r, g, b])| r != g || g != b) })
@@ -107,17 +107,13 @@ fn over_white(value: u8, alpha: u8) -> u8 {
 }
 
 /// ITU-R BT.601 luma, the grey of JPEG and of most data pipelines.
-fn grey(image: &RgbImage) -> GrayImage {
-    let mut out = GrayImage::new(image.width(), image.height());
-    for (to, from) in out.pixels_mut().zip(image.pixels()) {
-        let [r, g, b] = from.0.map(u32::from);
-        to.0 = [((r * 19_595 + g * 38_470 + b * 7_471 + 32_768) >> 16) as u8];
-    }
-    out
+pub(super) fn grey_of(rgb: &[u8]) -> Vec<u8> {
+    let weigh = |[r, g, b]: [u32; 3]| ((r * 19_595 + g * 38_470 + b * 7_471 + 32_768) >> 16) as u8;
+    rgb.chunks_exact(3).map(|pixel| weigh(std::array::from_fn(|channel| u32::from(pixel[channel])))).collect()
 }
 
 /// Crops to the central square, resizes, and writes the planes of `out`; a grey image fills them all alike. `raw` is
-/// `[height, width, stored]` with 1 or 3 channels `stored`. The filter is Catmull–Rom, widened when shrinking so that
+/// `[width, height, stored]` with 1 or 3 channels `stored`. The filter is Catmull–Rom, widened when shrinking so that
 /// nothing aliases, in integers: every machine gets the same pixels.
 pub(super) fn fit(
     raw: &[u8],

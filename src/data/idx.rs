@@ -23,6 +23,38 @@ pub(super) fn training_file(folder: &Path) -> Option<PathBuf> {
     TRAINING_FILES.iter().map(|name| folder.join(name)).find(|path| path.is_file())
 }
 
+/// The labels that lie beside a file of images, by their names in MNIST: `train-labels-idx1-ubyte.gz` for
+/// `train-images-idx3-ubyte.gz`, one of the two unpacked or not.
+pub(super) fn labels_file(images: &Path) -> Option<PathBuf> {
+    let name = images.file_name()?.to_str()?;
+    let stem = name.strip_suffix(".gz").unwrap_or(name);
+    let labels = stem.replace("images", "labels").replace("idx3", "idx1");
+    if labels == stem {
+        return None;
+    }
+    [format!("{labels}.gz"), labels].iter().map(|name| images.with_file_name(name)).find(|path| path.is_file())
+}
+
+/// Loads a file of labels.
+pub(super) fn load_labels(path: &Path) -> Result<Vec<u8>> {
+    let mut source = open(path)?;
+    let mut header = Vec::new();
+    read_up_to(path, &mut source, 8, &mut header)?;
+    let words: Vec<u32> = header.chunks_exact(4).map(big_endian).collect();
+    let &[magic, len] = words.as_slice() else {
+        return Err(invalid(path, format!("ends after {} bytes, inside the header of 8", header.len())));
+    };
+    if magic != 0x0801 {
+        return Err(invalid(path, format!("begins with {magic:#010x}; an IDX file of 8-bit labels begins with 0x00000801")));
+    }
+    let mut labels = Vec::new();
+    read_up_to(path, &mut source, u64::from(len) + 1, &mut labels)?;
+    match labels.len() as u64 == u64::from(len) {
+        true => Ok(labels),
+        false => Err(invalid(path, format!("the header says {len} labels, but {} bytes follow or more", labels.len()))),
+    }
+}
+
 /// Loads a file of images.
 pub(super) fn load(path: &Path, config: &DataConfig, progress: &dyn Progress) -> Result<Loaded> {
     let images = read(path)?;
@@ -49,19 +81,28 @@ struct Images {
 }
 
 fn read(path: &Path) -> Result<Images> {
+    parse(path, open(path)?)
+}
+
+/// What is in a file, unpacked.
+fn open(path: &Path) -> Result<Box<dyn Read>> {
     let mut file = File::open(path).map_err(Error::io("read", path))?;
     let mut magic = [0; 2];
     let gzip = file.read_exact(&mut magic).is_ok() && magic == [0x1f, 0x8b];
     file.rewind().map_err(Error::io("read", path))?;
     let file = BufReader::with_capacity(1 << 16, file);
-    if gzip { parse(path, MultiGzDecoder::new(file)) } else { parse(path, file) }
+    Ok(if gzip { Box::new(MultiGzDecoder::new(file)) } else { Box::new(file) })
+}
+
+fn big_endian(word: &[u8]) -> u32 {
+    word.iter().fold(0, |n, &byte| n << 8 | u32::from(byte))
 }
 
 /// Parses header and pixels. Memory grows with what is really read, whatever the header says.
 fn parse(path: &Path, mut source: impl Read) -> Result<Images> {
     let mut header = Vec::new();
     read_up_to(path, &mut source, 16, &mut header)?;
-    let words: Vec<u32> = header.chunks_exact(4).map(|word| word.iter().fold(0, |n, &byte| n << 8 | u32::from(byte))).collect();
+    let words: Vec<u32> = header.chunks_exact(4).map(big_endian).collect();
     check_magic(path, words.first().copied(), header.len())?;
     let &[_, len, height, width] = words.as_slice() else {
         return Err(invalid(path, format!("ends after {} bytes, inside the header of 16", header.len())));

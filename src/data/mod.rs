@@ -18,6 +18,7 @@ use sha2::{Digest, Sha256};
 
 use crate::config::DataConfig;
 use crate::error::{Error, Result, nearest};
+use crate::image::Images;
 use crate::progress::Progress;
 use crate::random::{Purpose, Stream};
 
@@ -101,6 +102,21 @@ impl Dataset {
         &self.pixels[index * bytes..(index + 1) * bytes]
     }
 
+    /// The images of these numbers, in this order.
+    ///
+    /// # Panics
+    /// When a number is not below `len`.
+    pub fn images(&self, indices: &[u32]) -> Images {
+        let (channels, area) = (self.channels, self.size * self.size);
+        let mut pixels = vec![0; indices.len() * channels * area];
+        for (out, &index) in pixels.chunks_exact_mut(channels * area).zip(indices) {
+            for (channel, plane) in self.image(index as usize).chunks_exact(area).enumerate() {
+                out[channel..].iter_mut().step_by(channels).zip(plane).for_each(|(to, from)| *to = *from);
+            }
+        }
+        Images { n: indices.len(), height: self.size, width: self.size, channels, pixels }
+    }
+
     /// Holds out a random share of the images: the nearest whole number of them, at least one if the share is above 0, but
     /// never all. The same seed holds out the same images.
     pub fn split(&self, held_out: f64, seed: u64) -> Split {
@@ -146,6 +162,38 @@ pub fn load(source: &str, config: &DataConfig, progress: &dyn Progress) -> Resul
         None => return Err(unrecognised(&path, "neither a file nor a folder".to_string())),
     };
     finish(name_of(&path), config, loaded)
+}
+
+/// The classes of a source's images, one a training image, as far as they are known: from the IDX file of labels beside the
+/// IDX file of images; of `synthetic`, the digits. `None` where there are none.
+///
+/// # Errors
+/// When the source is unknown, or its file of labels is unreadable or damaged.
+pub fn load_labels(source: &str) -> Result<Option<Vec<u8>>> {
+    if source == "synthetic" {
+        return Ok(Some((0..synthetic::LEN).map(|index| (index % 10) as u8).collect()));
+    }
+    let path = if NAMES.contains(&source) { find_named(source, &named_roots())? } else { PathBuf::from(source) };
+    if !path.exists() {
+        return Err(unknown(source));
+    }
+    idx::labels_file(&idx::training_file(&path).unwrap_or(path)).map(|file| idx::load_labels(&file)).transpose()
+}
+
+/// One image `[height, width, channels]` in another size and number of channels, as [`load`] would have made it: `out` is
+/// `[channels, size, size]`.
+#[cfg(feature = "infer")] // only the evaluation, which needs both, takes images that are decoded already
+pub(crate) fn refit(
+    pixels: &[u8],
+    [height, width, stored]: [usize; 3],
+    size: usize,
+    channels: usize,
+    out: &mut [u8],
+) -> Result<(), String> {
+    match (stored, channels) {
+        (3, 1) => decode::fit(&decode::grey_of(pixels), [width, height, 1], size, 1, out),
+        _ => decode::fit(pixels, [width, height, stored], size, channels, out),
+    }
 }
 
 /// The folder of a data set that goes by a name: the first `ROOT/NAME` that has its training images in an IDX file.

@@ -1,5 +1,7 @@
 //! Writes operations as an ONNX ModelProto. Nothing volatile goes in: the same weights give the same bytes.
 
+use std::collections::BTreeMap;
+
 use candle_onnx::onnx::attribute_proto::AttributeType;
 use candle_onnx::onnx::tensor_proto::DataType;
 use candle_onnx::onnx::tensor_shape_proto::{Dimension, dimension};
@@ -18,7 +20,7 @@ use crate::shape::Shape;
 
 /// The encoded model; its checksum entry still holds zeros.
 pub(super) fn encode(ops: &[Op], contract: &Contract, dtype: Dtype) -> Vec<u8> {
-    let mut builder = Builder { dtype, nodes: Vec::new(), weights: Vec::new(), last: contract::INPUT.to_string() };
+    let mut builder = Builder::new(dtype, contract::INPUT);
     if dtype == Dtype::F16 {
         builder.cast(DataType::Float16);
     }
@@ -27,7 +29,22 @@ pub(super) fn encode(ops: &[Op], contract: &Contract, dtype: Dtype) -> Vec<u8> {
         builder.cast(DataType::Float);
     }
     builder.output(contract);
-    builder.finish(contract).encode_to_vec()
+    let Contract { height: h, width: w, channels: c, layout, latent, .. } = *contract;
+    let (kind, dims) = match layout {
+        Layout::NhwcU8 => (DataType::Uint8, [h, w, c]),
+        Layout::NchwU8 => (DataType::Uint8, [c, h, w]),
+        Layout::NchwF32 => (DataType::Float, [c, h, w]),
+    };
+    let input = value(contract::INPUT, DataType::Float, &[latent.size]);
+    builder.finish("generator", input, value(contract::OUTPUT, kind, &dims), contract.to_metadata())
+}
+
+/// A model from float images `[n, channels, height, width]` to features, encoded; its checksum entry still holds zeros.
+pub(super) fn encode_features(ops: &[Op], image: [usize; 3], features: usize, metadata: BTreeMap<String, String>) -> Vec<u8> {
+    let mut builder = Builder::new(Dtype::F32, contract::IMAGE);
+    ops.iter().for_each(|op| builder.op(op));
+    let input = value(contract::IMAGE, DataType::Float, &image);
+    builder.finish("features", input, value(contract::FEATURES, DataType::Float, &[features]), metadata)
 }
 
 struct Builder {
@@ -39,6 +56,10 @@ struct Builder {
 }
 
 impl Builder {
+    fn new(dtype: Dtype, input: &str) -> Self {
+        Self { dtype, nodes: Vec::new(), weights: Vec::new(), last: input.to_string() }
+    }
+
     fn op(&mut self, op: &Op) {
         match op {
             Op::Gemm { weight, bias } => {
@@ -158,33 +179,33 @@ impl Builder {
         name
     }
 
-    fn finish(mut self, contract: &Contract) -> ModelProto {
+    fn finish(
+        mut self,
+        name: &str,
+        input: ValueInfoProto,
+        output: ValueInfoProto,
+        mut metadata: BTreeMap<String, String>,
+    ) -> Vec<u8> {
         if let Some(node) = self.nodes.last_mut() {
-            node.output = vec![contract::OUTPUT.to_string()];
+            node.output = vec![output.name.clone()];
         }
-        let Contract { height: h, width: w, channels: c, layout, latent, .. } = *contract;
-        let (kind, dims) = match layout {
-            Layout::NhwcU8 => (DataType::Uint8, [h, w, c]),
-            Layout::NchwU8 => (DataType::Uint8, [c, h, w]),
-            Layout::NchwF32 => (DataType::Float, [c, h, w]),
-        };
-        let mut metadata = contract.to_metadata();
         metadata.insert(contract::CHECKSUM_KEY.to_string(), "0".repeat(64));
-        ModelProto {
+        let model = ModelProto {
             ir_version: contract::IR_VERSION,
             producer_name: "ganforge".to_string(),
             opset_import: vec![OperatorSetIdProto { domain: String::new(), version: contract::OPSET }],
             graph: Some(GraphProto {
-                name: "generator".to_string(),
+                name: name.to_string(),
                 node: self.nodes,
                 initializer: self.weights,
-                input: vec![value(contract::INPUT, DataType::Float, &[latent.size])],
-                output: vec![value(contract::OUTPUT, kind, &dims)],
+                input: vec![input],
+                output: vec![output],
                 ..Default::default()
             }),
             metadata_props: metadata.into_iter().map(|(key, value)| StringStringEntryProto { key, value }).collect(),
             ..Default::default()
-        }
+        };
+        model.encode_to_vec()
     }
 }
 

@@ -7,12 +7,14 @@ mod ops;
 mod passes;
 mod verify;
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use crate::contract::{self, Contract, Layout};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::files;
 use crate::nn::Network;
+use crate::shape::Shape;
 use crate::train::Trained;
 
 pub use verify::Agreement;
@@ -65,4 +67,25 @@ pub fn export(trained: &Trained, layout: Layout, dtype: Dtype, path: &Path) -> R
     let agreement = verify::verify(&trained.generator, &contract, dtype, &file)?;
     files::write_atomic(path, &file)?;
     Ok(agreement)
+}
+
+/// Exports a network from images to features: input `image` float32 `[n, channels, height, width]` in the range `bounds`, output
+/// `features` float32 `[n, dim]`; a map is flattened. Written only after onnxruntime computed from it what candle computes
+/// from the network; the largest difference is given.
+///
+/// # Errors
+/// When the network does not take images, onnxruntime is not found, the graph does not compute what the network computes, or
+/// `path` cannot be written.
+pub fn export_features(network: &Network, bounds: [f32; 2], metadata: BTreeMap<String, String>, path: &Path) -> Result<f32> {
+    let Some((_, Shape::Map { channels, height, width }, _)) = network.layers().next() else {
+        return Err(Error::Verification("a network for features takes images".to_string()));
+    };
+    let (image, dim) = ([channels, height, width], network.output().elements());
+    let mut ops = ops::from_network(network)?;
+    ops.push(ops::Op::Reshape(Shape::Flat(dim)));
+    let mut file = graph::encode_features(&passes::optimise(ops), image, dim, metadata);
+    contract::seal(&mut file);
+    let difference = verify::verify_features(network, image, bounds, &file)?;
+    files::write_atomic(path, &file)?;
+    Ok(difference)
 }

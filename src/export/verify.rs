@@ -13,7 +13,9 @@ use crate::contract::{self, Contract, Layout};
 use crate::error::{Error, Result};
 use crate::image::Images;
 use crate::infer::runtime;
-use crate::nn::{Network, Pass, channels_first};
+use crate::nn::{Network, Pass, channels_first, channels_last};
+use crate::random::{Purpose, Stream};
+use crate::shape::Shape;
 
 /// The batch sizes it must agree at: one, some, and an odd number.
 const BATCHES: [usize; 3] = [1, 2, 7];
@@ -60,6 +62,32 @@ pub(super) fn verify(generator: &Network, contract: &Contract, dtype: Dtype, fil
         }
     }
     judge(agreement, contract, dtype)
+}
+
+/// Compares a feature model with its network on noise in the range it takes, at several batch sizes; gives the largest difference.
+pub(super) fn verify_features(network: &Network, image: [usize; 3], bounds: [f32; 2], file: &[u8]) -> Result<f32> {
+    contract::check_seal("the exported file", file)?;
+    let mut session = session(runtime::environment()?, file)?;
+    let mut largest = 0.0;
+    for n in BATCHES {
+        let [channels, height, width] = image;
+        let mut values = vec![0.0; n * image.iter().product::<usize>()];
+        Stream::at(0, Purpose::Evaluation, n as u64).fill_uniform(bounds[0], bounds[1], &mut values);
+        let x = Tensor::from_slice(&values, values.len(), network.device())?;
+        let x = channels_last(&x, Shape::Map { channels, height, width }, n)?;
+        let expected: Vec<f32> = channels_first(&network.forward(&x, Pass::Eval)?)?.flatten_all()?.to_vec1()?;
+        let input = ort::value::Tensor::from_array(([n, channels, height, width], values))?;
+        let outputs = session.run(ort::inputs![contract::IMAGE => input])?;
+        let (_, made) = outputs[contract::FEATURES].try_extract_tensor::<f32>()?;
+        largest = larger(largest, largest_difference(&expected, made)?);
+    }
+    match largest <= TOLERANCE_F32 {
+        true => Ok(largest),
+        false => Err(Error::Verification(format!(
+            "onnxruntime and candle disagree by {largest} (at most {TOLERANCE_F32}) in features. If training diverged, train \
+             again with a lower learning rate; otherwise please report this."
+        ))),
+    }
 }
 
 fn judge(agreement: Agreement, contract: &Contract, dtype: Dtype) -> Result<Agreement> {

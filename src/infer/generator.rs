@@ -97,11 +97,11 @@ pub struct Generator {
 
 /// The input or output of a graph, as the file declares it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Port {
-    name: String,
-    element: TensorElementType,
+pub(crate) struct Port {
+    pub name: String,
+    pub element: TensorElementType,
     /// -1 where the size is left open.
-    dims: Vec<i64>,
+    pub dims: Vec<i64>,
 }
 
 impl fmt::Display for Port {
@@ -153,8 +153,8 @@ impl Generator {
             ));
         }
         drop(metadata);
-        let input = one_port(name, "input", session.inputs())?;
-        let output = one_port(name, "output", session.outputs())?;
+        let input = one_port(name, "input", session.inputs(), EXPECTED)?;
+        let output = one_port(name, "output", session.outputs(), EXPECTED)?;
         let (latent, fixed_batch) = match &contract {
             Some(contract) => (promised_latent(name, contract, &input)?, None),
             None => strangers_latent(name, &input)?,
@@ -177,6 +177,11 @@ impl Generator {
     /// The name given on opening; the path of a file.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// The file's contents.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
     }
 
     /// What the file says about itself; `None` for a stranger, a file not exported by this crate.
@@ -358,7 +363,7 @@ const EXPECTED: &str = "Expected is a generator: one float32 input [n, z] or [n,
     images, float32 or uint8, [n, c, h, w] or [n, h, w, c], with 1 or 3 channels.";
 
 /// What can be said of a wrong file without onnxruntime.
-fn check_bytes(name: &str, bytes: &[u8]) -> Result<()> {
+pub(crate) fn check_bytes(name: &str, bytes: &[u8]) -> Result<()> {
     let what = if bytes.is_empty() {
         "the file is empty"
     } else if bytes.starts_with(b"version https://git-lfs") {
@@ -372,7 +377,7 @@ fn check_bytes(name: &str, bytes: &[u8]) -> Result<()> {
 }
 
 /// The first session, the provider it runs on, and what the user should know about that choice.
-fn start(name: &str, bytes: &[u8], provider: Provider) -> Result<(Session, Provider, Vec<String>)> {
+pub(crate) fn start(name: &str, bytes: &[u8], provider: Provider) -> Result<(Session, Provider, Vec<String>)> {
     let library = runtime::load()?;
     let cannot_load = |e: Error| {
         Error::invalid(
@@ -416,7 +421,7 @@ fn start(name: &str, bytes: &[u8], provider: Provider) -> Result<(Session, Provi
 }
 
 /// What onnxruntime said, to be put into a sentence.
-fn one_line(error: &Error) -> String {
+pub(crate) fn one_line(error: &Error) -> String {
     let text = match error {
         Error::Ort(text) => text.clone(),
         other => other.to_string(),
@@ -425,7 +430,7 @@ fn one_line(error: &Error) -> String {
 }
 
 /// A session with one thread: the sessions are what runs in parallel.
-fn new_session(bytes: &[u8], provider: Provider) -> Result<Session> {
+pub(crate) fn new_session(bytes: &[u8], provider: Provider) -> Result<Session> {
     let mut builder = Session::builder(runtime::environment()?)?
         .with_optimization_level(GraphOptimizationLevel::All)?
         .with_intra_threads(1)?
@@ -442,14 +447,14 @@ fn new_session(bytes: &[u8], provider: Provider) -> Result<Session> {
     Ok(builder.commit_from_memory(bytes)?)
 }
 
-fn one_port(name: &str, what: &str, all: &[Outlet]) -> Result<Port> {
+pub(crate) fn one_port(name: &str, what: &str, all: &[Outlet], expected: &str) -> Result<Port> {
     let [outlet] = all else {
         let names: Vec<&str> = all.iter().map(Outlet::name).collect();
-        return Err(Error::invalid(name, format!("it has {} {what}s ({})", all.len(), names.join(", ")), EXPECTED));
+        return Err(Error::invalid(name, format!("it has {} {what}s ({})", all.len(), names.join(", ")), expected));
     };
     match outlet.dtype() {
         ValueType::Tensor { ty, shape, .. } => Ok(Port { name: outlet.name().to_string(), element: *ty, dims: shape.to_vec() }),
-        _ => Err(Error::invalid(name, format!("its {what} {} is not a tensor", outlet.name()), EXPECTED)),
+        _ => Err(Error::invalid(name, format!("its {what} {} is not a tensor", outlet.name()), expected)),
     }
 }
 

@@ -205,14 +205,19 @@ pub fn read_state(from: &Path) -> Result<State> {
 /// # Errors
 /// When the file is missing or damaged.
 pub fn read_generator(from: &Path, weights: Weights) -> Result<BTreeMap<String, Tensor>> {
-    read_tensors(&from.join(match weights {
+    read_tensors(&generator_file(from, weights))
+}
+
+/// The file of a checkpoint's generator, averaged or raw.
+pub fn generator_file(from: &Path, weights: Weights) -> PathBuf {
+    from.join(match weights {
         Weights::Ema => EMA,
         Weights::Raw => GENERATOR,
-    }))
+    })
 }
 
 /// Writes tensors by name. The format sorts them, so the same tensors give the same bytes.
-fn write_tensors(path: &Path, tensors: &BTreeMap<String, Tensor>) -> Result<()> {
+pub(crate) fn write_tensors(path: &Path, tensors: &BTreeMap<String, Tensor>) -> Result<()> {
     let on_cpu: Vec<(&String, Tensor)> =
         tensors.iter().map(|(name, tensor)| Ok((name, tensor.to_device(&Device::Cpu)?))).collect::<Result<_>>()?;
     let bytes = safetensors::serialize(on_cpu.iter().map(|(name, tensor)| (name.as_str(), tensor)), None)

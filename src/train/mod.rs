@@ -463,10 +463,18 @@ impl std::str::FromStr for Which {
 /// # Errors
 /// When the folder is no run, has no checkpoint yet, or has no averaged weights though these are asked for.
 pub fn load_trained(folder: &RunFolder, weights: Option<Weights>, which: Which) -> Result<Trained> {
-    let config = folder.config()?;
     let saved = checkpoint::find(folder, which)?.ok_or_else(|| {
         Error::invalid_file(folder.path(), "this run has no checkpoint yet", "Continue it with gan-train --resume RUN.")
     })?;
+    load_checkpoint(folder, &saved, weights)
+}
+
+/// As [`load_trained`], from the checkpoint of the run in the folder `saved`.
+///
+/// # Errors
+/// When the folder is no run, the checkpoint is damaged, or has no averaged weights though these are asked for.
+pub fn load_checkpoint(folder: &RunFolder, saved: &std::path::Path, weights: Option<Weights>) -> Result<Trained> {
+    let config = folder.config()?;
     let averaged = config.schedule.ema_decay > 0.0;
     let weights = weights.unwrap_or(if averaged { Weights::Ema } else { Weights::Raw });
     if weights == Weights::Ema && !averaged {
@@ -474,7 +482,7 @@ pub fn load_trained(folder: &RunFolder, weights: Option<Weights>, which: Which) 
         return Err(Error::usage(format!("{}: {what}", folder.path().display()), "Use --weights raw."));
     }
     let generator = generator_network(&config, &Device::Cpu, DType::F32)?;
-    let tensors: BTreeMap<String, Tensor> = checkpoint::read_generator(&saved, weights)?;
+    let tensors: BTreeMap<String, Tensor> = checkpoint::read_generator(saved, weights)?;
     generator.load(&tensors, &saved.display().to_string())?;
-    Ok(Trained { config, generator, state: checkpoint::read_state(&saved)?, weights })
+    Ok(Trained { config, generator, state: checkpoint::read_state(saved)?, weights })
 }

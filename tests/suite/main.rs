@@ -14,6 +14,9 @@ mod cuda;
 // Training images: readers, decoding, reports, splits, and the built-in digits.
 #[cfg(feature = "train")]
 mod data;
+// Scores, feature models, gan-train eval and features.
+#[cfg(all(feature = "train", feature = "infer", feature = "cli"))]
+mod eval;
 // Exported generators: every preset in every layout, what is in the files, what is refused.
 #[cfg(all(feature = "train", feature = "infer", feature = "cli"))]
 mod export;

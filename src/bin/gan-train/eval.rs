@@ -1,0 +1,254 @@
+//! `gan-train eval`: scores of a run, a generator or a folder of images.
+
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use ganforge::cli::{Console, print_line};
+use ganforge::config::DataConfig;
+use ganforge::contract::{Weights, hex};
+use ganforge::data::{self, Dataset};
+use ganforge::error::{Error, Result};
+use ganforge::eval::learn::is_feature_folder;
+use ganforge::eval::neighbours::SHEET_COLUMNS;
+use ganforge::eval::{DEFAULT_DRAWS, FeatureModel, InputRange, Job, RealImages, Subject, evaluate, features};
+use ganforge::files;
+use ganforge::image::{Range, save_grid};
+use ganforge::infer::{Generator, Options, Provider, builtin};
+use ganforge::progress::Progress;
+use ganforge::train::{self, RunFolder, Trained, Which, checkpoint};
+use sha2::{Digest, Sha256};
+
+#[derive(Args)]
+pub struct EvalArgs {
+    /// A run's folder, a generator's ONNX file, or a folder or zip of generated images.
+    #[arg(value_name = "RUN|F.onnx|DIR")]
+    subject: String,
+    /// Real images, as a training takes them; by default those of the run.
+    #[arg(long)]
+    data: Option<String>,
+    /// Images a draw, and real ones; by default 5000, or half of the real images.
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
+    n: Option<u64>,
+    /// Draws to take mean and deviation over.
+    #[arg(long, default_value_t = DEFAULT_DRAWS as u64, value_parser = clap::value_parser!(u64).range(1..=1000))]
+    draws: u64,
+    /// A feature model, an Inception for example; by default the built-in one for such images.
+    #[arg(long, value_name = "F.onnx")]
+    features: Option<PathBuf>,
+    /// The value range that a feature model takes which does not tell it itself: tanh (the default), sigmoid, byte or imagenet.
+    #[arg(long, value_name = "RANGE")]
+    features_range: Option<InputRange>,
+    /// Height and width of a feature model's input that leaves them open.
+    #[arg(long, value_name = "PIXELS")]
+    features_size: Option<usize>,
+    /// Of a run: best (the default), latest or the number of a step.
+    #[arg(long)]
+    checkpoint: Option<Which>,
+    /// Of a run: averaged or raw weights; by default the average where there is one.
+    #[arg(long)]
+    weights: Option<Weights>,
+    /// Of a run: compare with the images it held out, not with those it was trained on.
+    #[arg(long)]
+    held_out: bool,
+    /// Of a generator made elsewhere with a float output: its value range.
+    #[arg(long)]
+    range: Option<Range>,
+    /// Of a folder of images: height and width to bring them to; by default their own.
+    #[arg(long)]
+    size: Option<usize>,
+    /// Do not search the real images for neighbours of the generated ones.
+    #[arg(long)]
+    no_neighbours: bool,
+    /// Where the features are computed: auto, cpu, cuda or cuda:INDEX.
+    #[arg(long, default_value = "cpu")]
+    provider: Provider,
+    /// Where the report goes, with neighbours.png beside it; by default RUN/evaluation.json, for a run.
+    #[arg(long, value_name = "F.json")]
+    out: Option<PathBuf>,
+    /// The report on stdout as JSON.
+    #[arg(long)]
+    json: bool,
+    /// Nothing on stderr.
+    #[arg(long)]
+    quiet: bool,
+}
+
+/// What is judged, held in memory.
+enum Opened {
+    Run(Box<Trained>),
+    Generator(Box<Generator>),
+    Images(Dataset),
+}
+
+pub fn eval(args: &EvalArgs) -> Result<()> {
+    let console = Console::new(args.quiet);
+    let (opened, sha256) = open(args, &console)?;
+    let form = form(args, &opened)?;
+    let options = features::Options { provider: args.provider, range: args.features_range, size: args.features_size };
+    let model = match &args.features {
+        Some(path) => FeatureModel::open(path, &options)?,
+        None => FeatureModel::builtin(form.size, form.channels, &options)?,
+    };
+    let out = args.out.clone().or_else(|| match (&opened, &args.checkpoint) {
+        (Opened::Run(_), None) => Some(Path::new(&args.subject).join("evaluation.json")),
+        _ => None,
+    });
+    let folder = out.as_deref().map(|out| out.parent().filter(|folder| *folder != Path::new("")).unwrap_or(Path::new(".")));
+    if let Some(folder) = folder.filter(|folder| !folder.is_dir()) {
+        return Err(Error::usage(format!("--out: there is no folder {}", folder.display()), "Make it first."));
+    }
+    console.say(&format!(
+        "features by {} ({} values of {}×{}×{} images, range {})",
+        model.name(),
+        model.dim(),
+        model.size(),
+        model.size(),
+        model.channels(),
+        model.range()
+    ));
+    model.notes().iter().for_each(|note| console.say(note));
+
+    let data = data::load(&form.source, &form, &console)?;
+    let split = data.split(form.held_out, seed(&opened));
+    let real = match (&opened, args.held_out) {
+        (Opened::Run(_), true) => (RealImages::HeldOut, split.held_out),
+        (Opened::Run(_), false) => (RealImages::Training, split.train),
+        _ => (RealImages::All, split.train),
+    };
+    let subject = match &opened {
+        Opened::Run(trained) => Subject::Trained(trained),
+        Opened::Generator(generator) => Subject::Generator(generator),
+        Opened::Images(images) => Subject::Images(images),
+    };
+    let job = Job {
+        subject,
+        name: &name_of(&args.subject),
+        sha256: &sha256,
+        data: &data,
+        real: (real.0, &real.1),
+        n: args.n.map(|n| n as usize),
+        draws: args.draws as usize,
+        neighbours: !args.no_neighbours,
+    };
+    let (report, sheet) = evaluate(&job, &model, &console)?;
+
+    let json =
+        serde_json::to_string_pretty(&report).map_err(|e| Error::invalid("report", e.to_string(), "Please report this."))?;
+    if let (Some(out), Some(folder)) = (&out, folder) {
+        files::write_atomic(out, (json.clone() + "\n").as_bytes())?;
+        console.say(&format!("written: {}", out.display()));
+        if let Some(sheet) = sheet {
+            let path = folder.join("neighbours.png");
+            save_grid(&sheet, SHEET_COLUMNS, &path)?;
+            let shows = "sample, nearest real image by features, by pixels; it shows training images";
+            console.say(&format!("written: {} ({shows})", path.display()));
+        }
+    }
+    print_line(&if args.json { json } else { report.to_string() })
+}
+
+/// Opens what is to be judged, and says what is of it.
+fn open(args: &EvalArgs, console: &Console) -> Result<(Opened, String)> {
+    let path = Path::new(&args.subject);
+    if is_feature_folder(path) {
+        return Err(Error::usage(
+            format!("{} holds a feature model, not a generator", path.display()),
+            "Name its .onnx file with --features, and something to judge.",
+        ));
+    }
+    let is_run = path.join("config.toml").is_file();
+    if !is_run && (args.checkpoint.is_some() || args.weights.is_some() || args.held_out) {
+        let what = format!("{} is not a run", args.subject);
+        return Err(Error::usage(what, "Leave --checkpoint, --weights and --held-out away, or name a run's folder."));
+    }
+    if is_run {
+        let folder = RunFolder::open(path)?;
+        let saved = checkpoint::find(&folder, args.checkpoint.unwrap_or_default())?.ok_or_else(|| {
+            Error::invalid_file(path, "this run has no checkpoint yet", "Continue it with gan-train --resume RUN.")
+        })?;
+        let trained = train::load_checkpoint(&folder, &saved, args.weights)?;
+        console.say(&format!(
+            "{} weights of {}, after {} images",
+            trained.weights.name(),
+            saved.display(),
+            trained.state.images
+        ));
+        let sha256 = hash(&files::read(&checkpoint::generator_file(&saved, trained.weights))?);
+        return Ok((Opened::Run(Box::new(trained)), sha256));
+    }
+    let is_zip = path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("zip"));
+    if path.is_dir() || (is_zip && path.is_file()) {
+        let images = load_images(&args.subject, args.size, console)?;
+        let sha256 = images.sha256.clone();
+        return Ok((Opened::Images(images), sha256));
+    }
+    let options = Options { provider: args.provider, range: args.range, ..Options::default() };
+    let generator = builtin::open(Some(&args.subject), &options)?;
+    generator.notes().iter().for_each(|note| console.say(note));
+    let sha256 = hash(generator.bytes());
+    Ok((Opened::Generator(Box::new(generator)), sha256))
+}
+
+fn hash(bytes: &[u8]) -> String {
+    hex(&Sha256::digest(bytes))
+}
+
+/// A folder of images in their own form, if they have one and the same.
+fn load_images(source: &str, size: Option<usize>, console: &Console) -> Result<Dataset> {
+    let form = |size, channels| DataConfig { source: source.to_string(), size, channels, range: Range::Tanh, held_out: 0.0 };
+    let report = data::load(source, &form(8, 3), console)?.report;
+    let own = match report.sizes.keys().collect::<Vec<_>>().as_slice() {
+        [(width, height)] if width == height => Some(*width as usize),
+        _ => None,
+    };
+    let size = size.or(own).ok_or_else(|| {
+        let what = format!("{source}: its images are not squares of one size: {report}");
+        Error::usage(what, "Say with --size what to crop and resize them to.")
+    })?;
+    let images = data::load(source, &form(size, if report.colour == 0 { 1 } else { 3 }), console)?;
+    console.say(&format!("{}: {}", images.name, images.report));
+    Ok(images)
+}
+
+/// The form that the real images are to be loaded in: the generated ones'.
+fn form(args: &EvalArgs, opened: &Opened) -> Result<DataConfig> {
+    let (of_run, [height, width, channels]) = match opened {
+        Opened::Run(trained) => {
+            let data = &trained.config.data;
+            (Some(data), [data.size, data.size, data.channels])
+        }
+        Opened::Generator(generator) => (None, generator.image_shape()),
+        Opened::Images(images) => (None, [images.size, images.size, images.channels]),
+    };
+    if height != width {
+        let what = format!("{} makes images of {height}×{width} pixels", args.subject);
+        return Err(Error::usage(what, "Only square images are judged."));
+    }
+    let source = args.data.clone().or_else(|| Some(of_run?.source.clone())).filter(|source| !source.is_empty());
+    let source = source.ok_or_else(|| {
+        Error::usage(
+            "--data is missing",
+            "Name the real images: a folder, a zip, IDX files, or mnist, fashion-mnist, synthetic.",
+        )
+    })?;
+    let held_out = of_run.map_or(0.0, |data| data.held_out);
+    if args.held_out && held_out == 0.0 {
+        return Err(Error::usage("--held-out: this run held nothing out (data.held_out is 0)", "Leave it away."));
+    }
+    Ok(DataConfig { source, size: height, channels, range: Range::Tanh, held_out })
+}
+
+/// The seed that decided which images were held out.
+fn seed(opened: &Opened) -> u64 {
+    match opened {
+        Opened::Run(trained) => trained.config.seed,
+        _ => 0,
+    }
+}
+
+/// The last part of a path: reports travel, and where something lay on one machine means nothing on another.
+fn name_of(subject: &str) -> String {
+    let path = Path::new(subject);
+    let full = path.canonicalize().unwrap_or_else(|_| path.to_path_buf());
+    full.file_name().unwrap_or(full.as_os_str()).to_string_lossy().into_owned()
+}

@@ -1,0 +1,619 @@
+//! Feature models: what turns images into the vectors that an evaluation compares. Any ONNX file that takes float images and
+//! gives floats will do, such as an exported Inception; two small ones trained by this project are built in.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::Path;
+use std::str::FromStr;
+use std::sync::{Mutex, PoisonError};
+
+use faer::Mat;
+use ort::session::Session;
+use ort::value::{Tensor, TensorElementType};
+use rayon::prelude::*;
+use serde::Serialize;
+use sha2::{Digest, Sha256};
+
+use crate::contract;
+use crate::data;
+use crate::error::{Error, Result};
+use crate::files;
+use crate::image::{Images, Range};
+use crate::infer::Provider;
+use crate::infer::generator::{self, Port};
+use crate::progress::{Progress, Silent};
+
+/// Feature vectors of images, all finite.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Features {
+    n: usize,
+    dim: usize,
+    values: Vec<f32>,
+}
+
+impl Features {
+    /// From `n` rows of `dim` values.
+    ///
+    /// # Errors
+    /// When there are not `n · dim` values, or one of them is NaN or infinite.
+    pub fn new(n: usize, dim: usize, values: Vec<f32>) -> Result<Self> {
+        let what = match values.iter().position(|value| !value.is_finite()) {
+            _ if n.checked_mul(dim) != Some(values.len()) || dim == 0 => {
+                format!("{} values, expected {n} · {dim}", values.len())
+            }
+            Some(at) => format!("the features of image {} hold {}", at / dim, values[at]),
+            None => return Ok(Self { n, dim, values }),
+        };
+        Err(Error::invalid(
+            "features",
+            what,
+            "The feature model is damaged, or takes another value range: see --features-range.",
+        ))
+    }
+
+    /// How many vectors.
+    pub fn len(&self) -> usize {
+        self.n
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.n == 0
+    }
+
+    /// Values a vector.
+    pub fn dim(&self) -> usize {
+        self.dim
+    }
+
+    /// One vector.
+    ///
+    /// # Panics
+    /// When `index` is not below `len`.
+    pub fn row(&self, index: usize) -> &[f32] {
+        &self.values[index * self.dim..(index + 1) * self.dim]
+    }
+
+    /// The vectors of these numbers, in this order.
+    ///
+    /// # Panics
+    /// When a number is not below `len`.
+    pub fn select(&self, indices: &[u32]) -> Self {
+        let values = indices.iter().flat_map(|&index| self.row(index as usize)).copied().collect();
+        Self { n: indices.len(), dim: self.dim, values }
+    }
+
+    /// In f64, a column a vector.
+    pub(super) fn columns(&self) -> Mat<f64> {
+        Mat::from_fn(self.dim, self.n, |at, index| f64::from(self.values[index * self.dim + at]))
+    }
+}
+
+/// The values that a feature model takes for pixels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum InputRange {
+    /// -1 to 1, as Inception in its usual exports takes it.
+    Tanh,
+    /// 0 to 1.
+    Sigmoid,
+    /// 0 to 255.
+    Byte,
+    /// 0 to 1, then less the means and by the deviations of ImageNet's channels, as torchvision's models take it. RGB only.
+    Imagenet,
+}
+
+impl InputRange {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Tanh, Self::Sigmoid, Self::Byte, Self::Imagenet];
+
+    /// The name used in metadata and by `--features-range`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Tanh => "tanh",
+            Self::Sigmoid => "sigmoid",
+            Self::Byte => "byte",
+            Self::Imagenet => "imagenet",
+        }
+    }
+
+    /// The value of each of the 256 pixels, in one channel.
+    fn values(self, channel: usize) -> [f32; 256] {
+        const MEAN: [f32; 3] = [0.485, 0.456, 0.406];
+        const DEVIATION: [f32; 3] = [0.229, 0.224, 0.225];
+        match self {
+            Self::Tanh => Range::Tanh.values(),
+            Self::Sigmoid => Range::Sigmoid.values(),
+            Self::Byte => Range::Byte.values(),
+            Self::Imagenet => Range::Sigmoid.values().map(|value| (value - MEAN[channel % 3]) / DEVIATION[channel % 3]),
+        }
+    }
+}
+
+impl From<Range> for InputRange {
+    fn from(range: Range) -> Self {
+        match range {
+            Range::Tanh => Self::Tanh,
+            Range::Sigmoid => Self::Sigmoid,
+            Range::Byte => Self::Byte,
+        }
+    }
+}
+
+impl fmt::Display for InputRange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for InputRange {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let known = Self::ALL.into_iter().find(|range| range.name() == text);
+        known.ok_or_else(|| "expected tanh, sigmoid, byte or imagenet".to_string())
+    }
+}
+
+/// The value range taken for a feature model that does not tell its own, and for which none is given: that of the usual
+/// Inception exports. The choice is among the model's [`notes`](FeatureModel::notes).
+pub const DEFAULT_RANGE: InputRange = InputRange::Tanh;
+
+/// How to open a feature model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Options {
+    /// Where to run it.
+    pub provider: Provider,
+    /// The value range of its input, for models that do not tell it themselves.
+    pub range: Option<InputRange>,
+    /// Height and width of its input, for models that leave them open.
+    pub size: Option<usize>,
+}
+
+/// What a feature model trained by this project says of itself, in its metadata.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct About {
+    /// Height and width of its input.
+    pub size: usize,
+    /// 1 (grey) or 3 (RGB).
+    pub channels: usize,
+    /// The value range of its input.
+    pub range: InputRange,
+    /// What it was trained to tell: `labels` or `rotations`.
+    pub task: String,
+    /// The names of the data sets it was trained on, joined by `+`.
+    pub data: String,
+    /// SHA-256 over the pixels of each.
+    pub data_sha256: String,
+    /// Images shown in training.
+    pub images_seen: u64,
+    /// The share of rows of held-out images that it told right.
+    pub held_out_accuracy: f64,
+    /// The seed of its training.
+    pub seed: u64,
+}
+
+/// The version of these promises, in the metadata as `ganforge.features`.
+const VERSION: &str = "1";
+
+impl About {
+    /// The file's `metadata_props`, without the checksum.
+    pub fn to_metadata(&self) -> BTreeMap<String, String> {
+        [
+            ("channels", self.channels.to_string()),
+            ("data", self.data.clone()),
+            ("data.sha256", self.data_sha256.clone()),
+            ("held_out_accuracy", self.held_out_accuracy.to_string()),
+            ("images_seen", self.images_seen.to_string()),
+            ("range", self.range.name().to_string()),
+            ("seed", self.seed.to_string()),
+            ("size", self.size.to_string()),
+            ("task", self.task.clone()),
+        ]
+        .into_iter()
+        .map(|(key, value)| (format!("ganforge.features.{key}"), value))
+        .chain([("ganforge.features".to_string(), VERSION.to_string())])
+        .collect()
+    }
+
+    fn from_metadata(place: &str, lookup: impl Fn(&str) -> Option<String>) -> Result<Option<Self>> {
+        let mend = "The file is damaged, or of another version of ganforge: export it again.";
+        match lookup("ganforge.features") {
+            None => return Ok(None),
+            Some(version) if version == VERSION => {}
+            Some(version) => {
+                return Err(Error::invalid(place, format!("a feature model of version {version}, expected {VERSION}"), mend));
+            }
+        }
+        let text = |key: &str| {
+            let missing = || Error::invalid(place, format!("metadata ganforge.features.{key} is missing"), mend);
+            lookup(&format!("ganforge.features.{key}")).ok_or_else(missing)
+        };
+        Ok(Some(Self {
+            size: parsed(place, "size", &text("size")?)?,
+            channels: parsed(place, "channels", &text("channels")?)?,
+            range: parsed(place, "range", &text("range")?)?,
+            task: text("task")?,
+            data: text("data")?,
+            data_sha256: text("data.sha256")?,
+            images_seen: parsed(place, "images_seen", &text("images_seen")?)?,
+            held_out_accuracy: parsed(place, "held_out_accuracy", &text("held_out_accuracy")?)?,
+            seed: parsed(place, "seed", &text("seed")?)?,
+        }))
+    }
+}
+
+fn parsed<T: FromStr>(place: &str, key: &str, text: &str) -> Result<T> {
+    text.parse().map_err(|_| {
+        Error::invalid(place, format!("metadata ganforge.features.{key}: '{text}'"), "The file is damaged: export it again.")
+    })
+}
+
+/// An open feature model. Threads share it.
+pub struct FeatureModel {
+    name: String,
+    bytes: Cow<'static, [u8]>,
+    sha256: String,
+    about: Option<About>,
+    channels_first: bool,
+    channels: usize,
+    size: usize,
+    /// Rows of every run.
+    batch: usize,
+    /// Whether every run must have that many.
+    fixed: bool,
+    dim: usize,
+    range: InputRange,
+    provider: Provider,
+    notes: Vec<String>,
+    spare: Mutex<Vec<Session>>,
+}
+
+const EXPECTED: &str = "Expected is a feature model: one float32 input of square images, [n, c, h, w] or [n, h, w, c] with 1 or 3 \
+    channels, and one float32 output [n, d], [n, d, h, w] or [n, h, w, d].";
+
+/// Rows of a run where the model leaves them open.
+const BATCH: usize = 16;
+
+impl FeatureModel {
+    /// Opens an ONNX file.
+    ///
+    /// # Errors
+    /// When the file cannot be read, is damaged or not such a model, leaves open what the options do not tell, or no
+    /// onnxruntime or provider serves.
+    pub fn open(path: &Path, options: &Options) -> Result<Self> {
+        let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy();
+        Self::from_bytes(&name, files::read(path)?, options)
+    }
+
+    /// The built-in model for images of this size and number of channels: `features-28` for grey ones of 28 pixels,
+    /// `features-faces` for RGB ones, which it resizes to 64.
+    ///
+    /// # Errors
+    /// When there is none for such images, or the build is without the feature `builtin`.
+    pub fn builtin(size: usize, channels: usize, options: &Options) -> Result<Self> {
+        let name = match (size, channels) {
+            (_, 3) => "features-faces",
+            (28, 1) => "features-28",
+            _ => "none",
+        };
+        let (name, bytes) = BUILTIN.iter().find(|(known, _)| *known == name).ok_or_else(|| {
+            Error::usage(
+                format!("there is no built-in feature model for images of {size} pixels and {channels} channels"),
+                "Name one with --features F.onnx; `gan-train features` trains one.",
+            )
+        })?;
+        Self::from_bytes(name, *bytes, options)
+    }
+
+    /// Opens an ONNX model in memory; `name` stands for it in messages and reports.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn from_bytes(name: &str, bytes: impl Into<Cow<'static, [u8]>>, options: &Options) -> Result<Self> {
+        let bytes = bytes.into();
+        generator::check_bytes(name, &bytes)?;
+        contract::check_seal(name, &bytes)?;
+        let (session, provider, mut notes) = generator::start(name, &bytes, options.provider)?;
+        let metadata = session.metadata()?;
+        let about = About::from_metadata(name, |key| metadata.custom(key))?;
+        drop(metadata);
+        let input = generator::one_port(name, "input", session.inputs(), EXPECTED)?;
+        let output = generator::one_port(name, "output", session.outputs(), EXPECTED)?;
+        let form = Form::of(name, &input, options.size)?;
+        if output.element != TensorElementType::Float32 {
+            return Err(Error::invalid(name, format!("its output is {output}"), EXPECTED));
+        }
+        if let Some(about) = about.as_ref().filter(|about| (about.size, about.channels) != (form.size, form.channels)) {
+            let what = format!(
+                "its metadata promises {} pixels and {} channels, but its input is {input}",
+                about.size, about.channels
+            );
+            return Err(Error::invalid(name, what, "The file was put together wrongly: export it again."));
+        }
+        let range = choose_range(name, options.range, about.as_ref(), form.channels, &mut notes)?;
+        let sha256 = contract::hex(&Sha256::digest(&bytes));
+        let Form { channels_first, channels, size, batch } = form;
+        let mut model = Self {
+            name: name.to_string(),
+            bytes,
+            sha256,
+            about,
+            channels_first,
+            channels,
+            size,
+            batch: batch.unwrap_or(BATCH),
+            fixed: batch.is_some(),
+            dim: 0,
+            range,
+            provider,
+            notes,
+            spare: Mutex::new(vec![session]),
+        };
+        // What the graph declares may be open; one run tells what it really gives.
+        let grey = Images { n: 1, height: size, width: size, channels, pixels: vec![128; size * size * channels] };
+        model.dim = model.run(&grey, 0..1)?.len();
+        Ok(model)
+    }
+
+    /// The name of the file or built-in model.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// SHA-256 of the file.
+    pub fn sha256(&self) -> &str {
+        &self.sha256
+    }
+
+    /// What the file says about itself; `None` for a stranger.
+    pub fn about(&self) -> Option<&About> {
+        self.about.as_ref()
+    }
+
+    /// Values a vector.
+    pub fn dim(&self) -> usize {
+        self.dim
+    }
+
+    /// Height and width of its input.
+    pub fn size(&self) -> usize {
+        self.size
+    }
+
+    /// Channels of its input, 1 (grey) or 3 (RGB).
+    pub fn channels(&self) -> usize {
+        self.channels
+    }
+
+    /// The value range of its input.
+    pub fn range(&self) -> InputRange {
+        self.range
+    }
+
+    /// The provider in use; never [`Provider::Auto`].
+    pub fn provider(&self) -> Provider {
+        self.provider
+    }
+
+    /// Choices made on opening that the user should know of, one line each.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
+    }
+
+    /// What happens to images of this form before they reach the model, in words.
+    pub fn preparation(&self, images: &Images) -> String {
+        let mut steps = Vec::new();
+        if [images.height, images.width] != [self.size; 2] {
+            let crop = if images.height == images.width { "" } else { "central square, " };
+            steps.push(format!(
+                "{crop}Catmull-Rom (antialiased, 8 bits) from {}×{} to {2}×{2}",
+                images.height, images.width, self.size
+            ));
+        }
+        match (images.channels, self.channels) {
+            (3, 1) => steps.push("ITU-R BT.601 luma".to_string()),
+            (1, 3) => steps.push("grey in all three channels".to_string()),
+            _ => {}
+        }
+        if steps.is_empty() { "none".to_string() } else { steps.join(", ") }
+    }
+
+    /// The features of images, averaged over space where the model gives maps.
+    ///
+    /// # Errors
+    /// When onnxruntime fails, or the features are NaN or infinite.
+    pub fn extract(&self, images: &Images) -> Result<Features> {
+        self.extract_parts(images.n, |range| images.part(range), "features", &Silent)
+    }
+
+    /// The features of `n` images that are made part by part as they are needed.
+    ///
+    /// # Errors
+    /// As [`Self::extract`].
+    pub fn extract_parts(
+        &self,
+        n: usize,
+        part: impl Fn(std::ops::Range<usize>) -> Images + Sync,
+        task: &str,
+        progress: &dyn Progress,
+    ) -> Result<Features> {
+        /// Images a task of a thread.
+        const PART: usize = 256;
+        let done = std::sync::atomic::AtomicUsize::new(0);
+        progress.begin(task, n as u64);
+        let parts: Result<Vec<Vec<f32>>> = (0..n.div_ceil(PART))
+            .into_par_iter()
+            .map(|number| {
+                let range = number * PART..((number + 1) * PART).min(n);
+                let images = part(range.clone());
+                let mut values = Vec::with_capacity(range.len() * self.dim);
+                for start in (0..images.n).step_by(self.batch) {
+                    values.extend(self.run(&images, start..(start + self.batch).min(images.n))?);
+                }
+                let done = done.fetch_add(range.len(), std::sync::atomic::Ordering::Relaxed) + range.len();
+                progress.update(done as u64, "");
+                Ok(values)
+            })
+            .collect();
+        progress.end();
+        Features::new(n, self.dim, parts?.concat())
+    }
+
+    /// One run, on a session that is free, or a new one.
+    fn run(&self, images: &Images, rows: std::ops::Range<usize>) -> Result<Vec<f32>> {
+        let wrong = |what: String| Error::invalid(&self.name, what, EXPECTED);
+        let free = self.spare.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let mut session = match free {
+            Some(session) => session,
+            None => generator::new_session(&self.bytes, self.provider)?,
+        };
+        let n = rows.len();
+        let count = if self.fixed { self.batch } else { n };
+        let mut values = self.prepare(images, rows)?;
+        values.resize(count * self.channels * self.size * self.size, 0.0);
+        let (c, s) = (self.channels, self.size);
+        let shape = if self.channels_first { [count, c, s, s] } else { [count, s, s, c] };
+        let outputs = session.run(ort::inputs![Tensor::from_array((shape, values))?]);
+        let outputs = outputs
+            .map_err(|e| wrong(format!("a run on {count} images of {s} pixels failed: {}", generator::one_line(&e.into()))))?;
+        if outputs.len() == 0 {
+            return Err(wrong("a run gave no output".to_string()));
+        }
+        let (shape, made) = outputs[0].try_extract_tensor::<f32>()?;
+        let dims: Vec<usize> = shape.iter().map(|&dim| dim as usize).collect();
+        let features = mean_over_space(&dims, made, self.channels_first);
+        let features = features.filter(|features| dims[0] == count && features.len().is_multiple_of(count));
+        let Some(mut features) = features else { return Err(wrong(format!("for {count} images it gave {dims:?}"))) };
+        features.truncate(features.len() / count * n);
+        drop(outputs);
+        self.spare.lock().unwrap_or_else(PoisonError::into_inner).push(session);
+        Ok(features)
+    }
+
+    /// Some images as the model's input.
+    fn prepare(&self, images: &Images, rows: std::ops::Range<usize>) -> Result<Vec<f32>> {
+        let area = self.size * self.size;
+        let lookup: Vec<[f32; 256]> = (0..self.channels).map(|channel| self.range.values(channel)).collect();
+        let mut planes = vec![0; self.channels * area];
+        let mut values = Vec::with_capacity(rows.len() * planes.len());
+        let shape = [images.height, images.width, images.channels];
+        for row in rows {
+            let image = images.get(row).unwrap_or_default();
+            data::refit(image, shape, self.size, self.channels, &mut planes)
+                .map_err(|what| Error::invalid("images to evaluate", what, "Give images of 1 or 3 channels."))?;
+            match self.channels_first {
+                true => values.extend(planes.iter().enumerate().map(|(at, &pixel)| lookup[at / area][usize::from(pixel)])),
+                false => values.extend((0..area).flat_map(|at| {
+                    let (planes, lookup) = (&planes, &lookup);
+                    (0..self.channels).map(move |channel| lookup[channel][usize::from(planes[channel * area + at])])
+                })),
+            }
+        }
+        Ok(values)
+    }
+}
+
+/// How a model's input takes images.
+struct Form {
+    channels_first: bool,
+    channels: usize,
+    size: usize,
+    /// `None` where it is open.
+    batch: Option<usize>,
+}
+
+impl Form {
+    fn of(name: &str, input: &Port, size: Option<usize>) -> Result<Self> {
+        const MAX_SIDE: i64 = 4096;
+        let refused = || Error::invalid(name, format!("its input is {input}"), EXPECTED);
+        let (&[n, a, b, c], TensorElementType::Float32) = (input.dims.as_slice(), input.element) else { return Err(refused()) };
+        let (channels_first, channels, sides) = match (matches!(a, 1 | 3), matches!(c, 1 | 3)) {
+            (true, false) => (true, a, [b, c]),
+            (false, true) => (false, c, [a, b]),
+            _ => return Err(refused()),
+        };
+        if n == 0 || n > generator::MAX_BATCH as i64 {
+            return Err(refused());
+        }
+        let size = match (sides, size) {
+            ([-1, -1], Some(size)) => size as i64,
+            ([-1, -1], None) => {
+                return Err(Error::usage(
+                    format!("{name} leaves the size of its images open ({input})"),
+                    "Say it with --features-size, for an Inception 299.",
+                ));
+            }
+            ([height, width], None) if height == width => height,
+            ([height, width], Some(size)) if height == width && height == size as i64 => height,
+            ([height, width], Some(size)) if height == width => {
+                let what = format!("{name} takes images of {height} pixels, not {size}");
+                return Err(Error::usage(what, "Leave --features-size away."));
+            }
+            _ => return Err(refused()),
+        };
+        match (1..=MAX_SIDE).contains(&size) {
+            true => {
+                Ok(Self { channels_first, channels: channels as usize, size: size as usize, batch: usize::try_from(n).ok() })
+            }
+            false => Err(refused()),
+        }
+    }
+}
+
+fn choose_range(
+    name: &str,
+    asked: Option<InputRange>,
+    about: Option<&About>,
+    channels: usize,
+    notes: &mut Vec<String>,
+) -> Result<InputRange> {
+    match (asked, about) {
+        (Some(asked), Some(about)) if asked != about.range => Err(Error::usage(
+            format!("{name} takes the value range {}, not {asked}", about.range),
+            "Leave --features-range away: the file says it.",
+        )),
+        (_, Some(about)) => Ok(about.range),
+        (Some(InputRange::Imagenet), None) if channels != 3 => Err(Error::usage(
+            format!("{name} takes grey images, and the range imagenet is for RGB"),
+            "Choose another --features-range.",
+        )),
+        (Some(asked), None) => Ok(asked),
+        (None, None) => {
+            notes.push(format!(
+                "{name} does not tell its value range; taken to be {DEFAULT_RANGE} (say it with --features-range)"
+            ));
+            Ok(DEFAULT_RANGE)
+        }
+    }
+}
+
+/// Rows of features from an output `[n, d]`, `[n, d, h, w]` or `[n, h, w, d]`.
+fn mean_over_space(dims: &[usize], values: &[f32], channels_first: bool) -> Option<Vec<f32>> {
+    match *dims {
+        [n, dim] if n * dim == values.len() && dim > 0 => Some(values.to_vec()),
+        [_, dim, height, width] if channels_first && dim * height * width > 0 => {
+            Some(values.chunks_exact(height * width).map(mean).collect())
+        }
+        [_, height, width, dim] if dim * height * width > 0 => {
+            let means = |image: &[f32]| -> Vec<f32> {
+                (0..dim).map(|at| mean(&image[at..].iter().copied().step_by(dim).collect::<Vec<_>>())).collect()
+            };
+            Some(values.chunks_exact(height * width * dim).flat_map(means).collect())
+        }
+        _ => None,
+    }
+}
+
+fn mean(values: &[f32]) -> f32 {
+    (values.iter().map(|&value| f64::from(value)).sum::<f64>() / values.len() as f64) as f32
+}
+
+/// Name and file of the feature models that come with the library.
+pub const BUILTIN: &[(&str, &[u8])] = &[
+    #[cfg(feature = "builtin")]
+    ("features-28", include_bytes!("../../onnx/features-28.onnx")),
+    #[cfg(feature = "builtin")]
+    ("features-faces", include_bytes!("../../onnx/features-faces.onnx")),
+];

@@ -1,0 +1,541 @@
+//! How good generated images are: distances between the features of generated and of real images, and whether the generator
+//! memorised its training images.
+//!
+//! A score means something only beside its protocol: the feature model, the number of images and the way they were resized
+//! change it. So [`Report`] holds all of that, and the scores of real images against other real ones, which no generator can
+//! be expected to better. Scores under different protocols must not be compared.
+
+pub mod features;
+pub mod frechet;
+pub mod kid;
+pub mod learn;
+pub mod neighbours;
+pub mod precision_recall;
+
+use std::fmt;
+
+use candle_core::{Device, Tensor};
+use serde::Serialize;
+
+use crate::contract::Weights;
+use crate::data::Dataset;
+use crate::error::{Error, Result};
+use crate::image::Images;
+use crate::infer::{Generator, runtime};
+use crate::nn::cpu::on_pool;
+use crate::progress::Progress;
+use crate::random::{Purpose, Stream};
+use crate::train::{self, Trained};
+
+pub use features::{About, FeatureModel, Features, InputRange};
+use frechet::{Gaussian, Reference};
+use precision_recall::Manifold;
+
+/// Generated images a draw, and real ones, where nobody asks for another number and the data have twice as many.
+pub const DEFAULT_N: usize = 5000;
+/// Draws where nobody asks for another number.
+pub const DEFAULT_DRAWS: usize = 3;
+/// The fewest images of each kind: with fewer, precision and recall have no third neighbour to speak of.
+pub const LEAST: usize = 8;
+/// Generated images whose nearest training images are searched for.
+pub const SEARCHED: usize = 500;
+/// Samples on the sheet of neighbours.
+const SHOWN: usize = 32;
+
+/// What is judged.
+pub enum Subject<'a> {
+    /// An ONNX file of a generator; draw k takes seed k.
+    Generator(&'a Generator),
+    /// A run's generator, computed by candle; draw k takes seed k.
+    Trained(&'a Trained),
+    /// Images that are there; draws are disjoint parts of them, chosen at random.
+    Images(&'a Dataset),
+}
+
+/// What is judged, against what, and how.
+pub struct Job<'a> {
+    /// What is judged.
+    pub subject: Subject<'a>,
+    /// Its name in the report.
+    pub name: &'a str,
+    /// SHA-256 of the file, the weights or the pixels it comes from.
+    pub sha256: &'a str,
+    /// Real images, of the size and channels that the subject makes.
+    pub data: &'a Dataset,
+    /// Which of them, and what they are to the subject.
+    pub real: (RealImages, &'a [u32]),
+    /// Images a draw, and real ones; `None` for [`DEFAULT_N`] or what there is.
+    pub n: Option<usize>,
+    /// How many draws.
+    pub draws: usize,
+    /// Whether to search the real images for the nearest to generated ones: takes the features of all of them.
+    pub neighbours: bool,
+}
+
+/// What the real images are to the generator.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RealImages {
+    /// All of the data set; as far as this program knows it may have been trained on them.
+    All,
+    /// Those that the run was trained on.
+    Training,
+    /// Those that the run held out.
+    HeldOut,
+}
+
+/// Scores with the protocol they were taken under.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Report {
+    /// What was judged.
+    pub subject: String,
+    /// Fréchet distance, at least 0; lower is better (arXiv 1706.08500).
+    pub frechet: Statistic,
+    /// Kernel distance, unbiased, so it may be below 0; lower is better (arXiv 1801.01401).
+    pub kernel_distance: Statistic,
+    /// Share of generated images that look real, 0 to 1 (arXiv 1904.06991).
+    pub precision: Statistic,
+    /// Share of real images that the generator covers, 0 to 1.
+    pub recall: Statistic,
+    /// Share of generated images that are the exact copy of an earlier one of their draw.
+    pub duplicates: Statistic,
+    /// The same scores of other real images in place of the generated ones; none if there are too few.
+    pub real_against_real: Option<RealAgainstReal>,
+    /// Neighbours among the real images, if they were searched for.
+    pub nearest: Option<NearestReport>,
+    /// How all this was measured.
+    pub protocol: Protocol,
+}
+
+/// A score over the draws.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Statistic {
+    /// The mean.
+    pub mean: f64,
+    /// The standard deviation, with draws − 1 in the denominator; none of a single draw.
+    pub deviation: Option<f64>,
+    /// Each draw's.
+    pub draws: Vec<f64>,
+}
+
+/// Scores of real images against the reference, which are real images too.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct RealAgainstReal {
+    /// How many; none of them is in the reference.
+    pub n: usize,
+    /// As of generated images.
+    #[serde(flatten)]
+    pub scores: Scores,
+}
+
+/// What one set of images scores.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Scores {
+    /// Fréchet distance.
+    pub frechet: f64,
+    /// Kernel distance.
+    pub kernel_distance: f64,
+    /// Precision, 0 to 1.
+    pub precision: f64,
+    /// Recall, 0 to 1.
+    pub recall: f64,
+}
+
+/// How near generated images come to real ones. A generator that memorises has a median well below that of real images.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct NearestReport {
+    /// Generated images looked at, of the first draw.
+    pub samples: usize,
+    /// Real images searched.
+    pub among: usize,
+    /// Generated images that equal a real one pixel for pixel.
+    pub exact_copies: usize,
+    /// Medians of the distances by features, Euclidean.
+    pub by_features: Medians,
+    /// Medians of the distances by pixels: root of the mean squared difference, 0 to 255.
+    pub by_pixels: Medians,
+}
+
+/// Medians of distances to the nearest real image.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Medians {
+    /// From generated images.
+    pub generated: f64,
+    /// From real images, to the nearest other one; none if there are too few.
+    pub real: Option<f64>,
+}
+
+/// How scores were measured: whoever repeats it gets the same ones.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Protocol {
+    /// The feature model.
+    pub features: FeatureProtocol,
+    /// `[height, width, channels]` of the images before the feature model's preparation.
+    pub image: [usize; 3],
+    /// What is done to them before the feature model.
+    pub preparation: String,
+    /// The real images' data set.
+    pub data: String,
+    /// SHA-256 over its pixels.
+    pub data_sha256: String,
+    /// What they are to the generator.
+    pub real_images: RealImages,
+    /// Real images in the reference.
+    pub n_real: usize,
+    /// Generated images a draw.
+    pub n_generated: usize,
+    /// The draws' seeds; empty for images that were there.
+    pub seeds: Vec<u64>,
+    /// The seed of the choice of real images and of the kernel distance's subsets.
+    pub choice_seed: u64,
+    /// The kernel distance's subsets, and vectors in each.
+    pub kernel_subsets: [usize; 2],
+    /// The neighbour that gives precision's and recall's balls their radius.
+    pub neighbour: usize,
+    /// Averaged or raw weights, where that is known.
+    pub weights: Option<&'static str>,
+    /// Images the generator was trained on, where that is known.
+    pub images_seen: Option<u64>,
+    /// SHA-256 of the generator's file or weights, or over the pixels.
+    pub subject_sha256: String,
+    /// This program's version.
+    pub ganforge: &'static str,
+    /// The version of onnxruntime, which computed the features.
+    pub onnxruntime: String,
+}
+
+/// The feature model in a protocol.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct FeatureProtocol {
+    /// Its name.
+    pub name: String,
+    /// SHA-256 of its file.
+    pub sha256: String,
+    /// Values a vector.
+    pub dim: usize,
+    /// Height and width of its input.
+    pub size: usize,
+    /// Channels of its input.
+    pub channels: usize,
+    /// The value range of its input.
+    pub range: InputRange,
+    /// What it says of itself, if this project made it.
+    pub about: Option<About>,
+}
+
+/// Choice of real images and of subsets: the same in every evaluation.
+const CHOICE_SEED: u64 = 0;
+/// Apart from the subsets', which count from 0.
+const CHOICE: u64 = 1 << 32;
+
+/// Judges a generator, or images. Beside the report, a sheet of the generated images that come nearest to real ones if these
+/// were searched: each with its neighbours by features and by pixels. It shows real images: it is for the owner of the data.
+///
+/// # Errors
+/// When there are too few images, generated and real images differ in form, or a model fails.
+pub fn evaluate(job: &Job, model: &FeatureModel, progress: &dyn Progress) -> Result<(Report, Option<Images>)> {
+    let pool = job.real.1;
+    let n = images_a_draw(job, pool.len())?;
+    let order = Stream::at(CHOICE_SEED, Purpose::Evaluation, CHOICE).permutation(pool.len() as u32);
+    let order: Vec<u32> = order.into_iter().map(|at| pool[at as usize]).collect();
+    let others = order.len().min(2 * n) - n;
+
+    // Real images: the first n are the reference, the next n are judged against it.
+    let looked_at = if job.neighbours { order.len() } else { n + others };
+    let part = |range: std::ops::Range<usize>| job.data.images(&order[range]);
+    let real = model.extract_parts(looked_at, part, "features of real images", progress)?;
+    let numbers = |range: std::ops::Range<usize>| range.map(|number| number as u32).collect::<Vec<_>>();
+    let bar = Bar::new(real.select(&numbers(0..n)))?;
+    let real_against_real = match others >= LEAST {
+        true => Some(RealAgainstReal { n: others, scores: bar.judge(&real.select(&numbers(n..n + others)))? }),
+        false => None,
+    };
+
+    // Generated ones.
+    let (mut scores, mut duplicates, mut nearest, mut preparation) = (Vec::new(), Vec::new(), None, String::new());
+    for draw in 0..job.draws {
+        let images = job.subject.draw(draw, n, job.draws, progress)?;
+        if [images.height, images.width, images.channels] != [job.data.size, job.data.size, job.data.channels] {
+            let what = format!("{} makes images of {}×{}×{}", job.name, images.height, images.width, images.channels);
+            return Err(Error::usage(what, "The data must be loaded in that form; only square images are judged."));
+        }
+        preparation = model.preparation(&images);
+        let part = |range: std::ops::Range<usize>| images.part(range);
+        let features = model.extract_parts(images.n, part, "features of generated images", progress)?;
+        scores.push(bar.judge(&features)?);
+        duplicates.push(neighbours::duplicates(&images) as f64 / images.n as f64);
+        if draw == 0 && job.neighbours {
+            let count = images.n.min(SEARCHED);
+            let generated = (images.part(0..count), features.select(&numbers(0..count)));
+            nearest = Some(search(&generated, job.data, &order, &real, n..n + others.min(SEARCHED))?);
+        }
+    }
+
+    let (nearest, sheet) = nearest.unzip();
+    let score = |of: fn(&Scores) -> f64| Statistic::of(scores.iter().map(of).collect());
+    let report = Report {
+        subject: job.name.to_string(),
+        frechet: score(|scores| scores.frechet),
+        kernel_distance: score(|scores| scores.kernel_distance),
+        precision: score(|scores| scores.precision),
+        recall: score(|scores| scores.recall),
+        duplicates: Statistic::of(duplicates),
+        real_against_real,
+        nearest,
+        protocol: Protocol {
+            features: FeatureProtocol {
+                name: model.name().to_string(),
+                sha256: model.sha256().to_string(),
+                dim: model.dim(),
+                size: model.size(),
+                channels: model.channels(),
+                range: model.range(),
+                about: model.about().cloned(),
+            },
+            image: [job.data.size, job.data.size, job.data.channels],
+            preparation,
+            data: job.data.name.clone(),
+            data_sha256: job.data.sha256.clone(),
+            real_images: job.real.0,
+            n_real: n,
+            n_generated: n,
+            seeds: if matches!(job.subject, Subject::Images(_)) { Vec::new() } else { (0..job.draws as u64).collect() },
+            choice_seed: CHOICE_SEED,
+            kernel_subsets: [kid::SUBSETS, kid::SUBSET.min(n)],
+            neighbour: precision_recall::NEIGHBOUR,
+            weights: job.subject.weights().map(Weights::name),
+            images_seen: job.subject.images_seen(),
+            subject_sha256: job.sha256.to_string(),
+            ganforge: env!("CARGO_PKG_VERSION"),
+            onnxruntime: runtime::load()?.version.clone(),
+        },
+    };
+    Ok((report, sheet))
+}
+
+/// How many images each draw and the reference have.
+fn images_a_draw(job: &Job, real: usize) -> Result<usize> {
+    let generated = match job.subject {
+        Subject::Images(images) => images.len / job.draws.max(1),
+        _ => usize::MAX,
+    };
+    let most = real.min(generated);
+    let n = job.n.unwrap_or_else(|| DEFAULT_N.min(real / 2).min(generated));
+    let what = if job.draws == 0 {
+        "0 draws".to_string()
+    } else if n > most {
+        format!("{n} images a draw, but there are {real} real ones and {generated} others a draw")
+    } else if n < LEAST {
+        format!("{n} images a draw are too few to compare: at least {LEAST} are needed, and thousands mean something")
+    } else {
+        return Ok(n);
+    };
+    Err(Error::usage(what, "Give more images, or choose other --n and --draws."))
+}
+
+impl Subject<'_> {
+    /// The images of a draw.
+    fn draw(&self, draw: usize, n: usize, draws: usize, progress: &dyn Progress) -> Result<Images> {
+        /// Images made at a time.
+        const PART: usize = 64;
+        let seed = draw as u64;
+        let make = |start: usize, count: usize| match self {
+            Self::Generator(generator) => generator.sample(seed, start as u64, count),
+            Self::Trained(trained) => {
+                let latents = trained.config.latent.rows(seed, start as u64, count);
+                let latents = Tensor::from_vec(latents, (count, trained.config.latent.size), &Device::Cpu)?;
+                on_pool(|| train::sample(&trained.generator, &trained.config, &latents))
+            }
+            Self::Images(images) => {
+                let order = Stream::at(CHOICE_SEED, Purpose::Evaluation, CHOICE + draws as u64).permutation(images.len as u32);
+                let first = draw * n + start;
+                Ok(images.images(&order[first..first + count]))
+            }
+        };
+        let mut all = Images { n: 0, height: 0, width: 0, channels: 0, pixels: Vec::new() };
+        progress.begin(&format!("images of draw {}", draw + 1), n as u64);
+        for start in (0..n).step_by(PART) {
+            let images = make(start, PART.min(n - start))?;
+            let mut pixels = std::mem::take(&mut all.pixels);
+            pixels.extend_from_slice(&images.pixels);
+            all = Images { n: all.n + images.n, pixels, ..images };
+            progress.update(all.n as u64, "");
+        }
+        progress.end();
+        Ok(all)
+    }
+
+    fn weights(&self) -> Option<Weights> {
+        match self {
+            Self::Generator(generator) => Some(generator.contract()?.weights),
+            Self::Trained(trained) => Some(trained.weights),
+            Self::Images(_) => None,
+        }
+    }
+
+    fn images_seen(&self) -> Option<u64> {
+        match self {
+            Self::Generator(generator) => Some(generator.contract()?.images_seen),
+            Self::Trained(trained) => Some(trained.state.images),
+            Self::Images(_) => None,
+        }
+    }
+}
+
+/// The reference, with what is computed of it once.
+struct Bar {
+    features: Features,
+    gaussian: Reference,
+    manifold: Manifold,
+}
+
+impl Bar {
+    fn new(features: Features) -> Result<Self> {
+        let gaussian = Reference::new(Gaussian::of(&features)?)?;
+        let manifold = Manifold::new(&features, precision_recall::NEIGHBOUR)?;
+        Ok(Self { features, gaussian, manifold })
+    }
+
+    fn judge(&self, features: &Features) -> Result<Scores> {
+        let manifold = Manifold::new(features, precision_recall::NEIGHBOUR)?;
+        Ok(Scores {
+            frechet: self.gaussian.distance(&Gaussian::of(features)?)?,
+            kernel_distance: kid::kernel_distance(&self.features, features, kid::SUBSETS, kid::SUBSET, CHOICE_SEED)?,
+            precision: self.manifold.coverage(&manifold)?,
+            recall: manifold.coverage(&self.manifold)?,
+        })
+    }
+}
+
+/// Neighbours of generated images, and for comparison of the real images in `others` (places in `order`), among all of `order`.
+fn search(
+    generated: &(Images, Features),
+    data: &Dataset,
+    order: &[u32],
+    real: &Features,
+    others: std::ops::Range<usize>,
+) -> Result<(NearestReport, Images)> {
+    let (images, features) = generated;
+    let by_features = neighbours::by_features(features, real, None)?;
+    let by_pixels = neighbours::by_pixels(images, data, order, None)?;
+    let (mut of_features, mut of_pixels) = (None, None);
+    if !others.is_empty() {
+        let own: Vec<u32> = others.clone().map(|place| place as u32).collect();
+        of_features = Some(median(&neighbours::by_features(&real.select(&own), real, Some(&own))?));
+        of_pixels = Some(median(&neighbours::by_pixels(&data.images(&order[others]), data, order, Some(&own))?));
+    }
+    let report = NearestReport {
+        samples: images.n,
+        among: order.len(),
+        exact_copies: by_pixels.iter().filter(|nearest| nearest.distance == 0.0).count(),
+        by_features: Medians { generated: median(&by_features), real: of_features },
+        by_pixels: Medians { generated: median(&by_pixels), real: of_pixels },
+    };
+    let mut nearest_first: Vec<usize> = (0..images.n).collect();
+    nearest_first.sort_by(|&a, &b| by_pixels[a].distance.total_cmp(&by_pixels[b].distance));
+    nearest_first.truncate(SHOWN);
+    Ok((report, neighbours::triples(images, data, order, &nearest_first, &by_features, &by_pixels)))
+}
+
+fn median(nearest: &[neighbours::Nearest]) -> f64 {
+    let mut distances: Vec<f64> = nearest.iter().map(|nearest| nearest.distance).collect();
+    distances.sort_by(f64::total_cmp);
+    distances.get(distances.len() / 2).copied().unwrap_or(f64::NAN)
+}
+
+impl Statistic {
+    fn of(draws: Vec<f64>) -> Self {
+        let n = draws.len() as f64;
+        let mean = draws.iter().sum::<f64>() / n;
+        let squares: f64 = draws.iter().map(|draw| (draw - mean) * (draw - mean)).sum();
+        Self { mean, deviation: (draws.len() > 1).then(|| (squares / (n - 1.0)).sqrt()), draws }
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Protocol { features, n_real, n_generated, data, .. } = &self.protocol;
+        let draws = self.frechet.draws.len();
+        writeln!(
+            f,
+            "{}: {draws} × {n_generated} images against {n_real} of {data}, by {} ({} values)",
+            self.subject, features.name, features.dim
+        )?;
+        writeln!(f, "{:<18}{:>12}{:>12}{:>16}", "", "mean", "deviation", "real and real")?;
+        let real = self.real_against_real.map(|real| real.scores);
+        let rows = [
+            ("Fréchet distance", &self.frechet, real.map(|real| real.frechet)),
+            ("kernel distance", &self.kernel_distance, real.map(|real| real.kernel_distance)),
+            ("precision", &self.precision, real.map(|real| real.precision)),
+            ("recall", &self.recall, real.map(|real| real.recall)),
+            ("exact duplicates", &self.duplicates, None),
+        ];
+        for (name, score, real) in rows {
+            let number = |value: Option<f64>| value.map_or("-".to_string(), |value| format!("{value:.4}"));
+            writeln!(f, "{name:<18}{:>12.4}{:>12}{:>16}", score.mean, number(score.deviation), number(real))?;
+        }
+        if let Some(nearest) = &self.nearest {
+            let real = |medians: Medians| medians.real.map_or(String::new(), |real| format!(" (real images: {real:.2})"));
+            writeln!(
+                f,
+                "nearest of {} real images, median of {} samples: {:.2}{} by features, {:.2}{} by pixels; {} exact copies",
+                nearest.among,
+                nearest.samples,
+                nearest.by_features.generated,
+                real(nearest.by_features),
+                nearest.by_pixels.generated,
+                real(nearest.by_pixels),
+                nearest.exact_copies
+            )?;
+        }
+        write!(f, "Comparable only with scores of the same protocol.")
+    }
+}
+
+/// A quick judge for use during training: the Fréchet distance to reference images whose statistics are taken once.
+pub struct Judge {
+    model: FeatureModel,
+    reference: Reference,
+}
+
+impl Judge {
+    /// Takes the reference's statistics. A few thousand images do; the distance depends on how many are judged, so judge the
+    /// same number every time.
+    ///
+    /// # Errors
+    /// When there are fewer than 2 images, or the model fails.
+    pub fn new(model: FeatureModel, reference: &Images) -> Result<Self> {
+        let reference = Reference::new(Gaussian::of(&model.extract(reference)?)?)?;
+        Ok(Self { model, reference })
+    }
+
+    /// The built-in feature model against the first `n` of some images of a data set, in a random order that is always the same.
+    ///
+    /// # Errors
+    /// When no built-in model takes such images, there are fewer than 2, or the model fails.
+    pub fn builtin(data: &Dataset, indices: &[u32], n: usize) -> Result<Self> {
+        let model = FeatureModel::builtin(data.size, data.channels, &features::Options::default())?;
+        let order = Stream::at(CHOICE_SEED, Purpose::Evaluation, CHOICE).permutation(indices.len() as u32);
+        let chosen: Vec<u32> = order.into_iter().take(n).map(|at| indices[at as usize]).collect();
+        Self::new(model, &data.images(&chosen))
+    }
+
+    /// The Fréchet distance of images to the reference, at least 0.
+    ///
+    /// # Errors
+    /// When there are fewer than 2 images, or the model fails.
+    pub fn frechet(&self, images: &Images) -> Result<f64> {
+        self.reference.distance(&Gaussian::of(&self.model.extract(images)?)?)
+    }
+
+    /// The feature model.
+    pub fn model(&self) -> &FeatureModel {
+        &self.model
+    }
+}
+
+impl train::Judge for Judge {
+    fn distance(&self, images: &Images) -> Result<f64> {
+        self.frechet(images)
+    }
+}

@@ -1,0 +1,94 @@
+//! Improved precision and recall (arXiv 1904.06991, algorithm 1): the share of generated images inside the manifold of the real
+//! ones, and of real images inside that of the generated. A manifold is the union of balls around the features of its images,
+//! each as large as the distance to the k-th nearest other one.
+
+use faer::Mat;
+use rayon::prelude::*;
+
+use super::features::Features;
+use super::frechet::product;
+use crate::error::{Error, Result};
+
+/// Which neighbour gives a ball its radius, as in the paper.
+pub const NEIGHBOUR: usize = 3;
+
+/// Vectors of one side compared at a time with all of the other: keeps a block of distances in a few dozen MB.
+pub(super) const BLOCK: usize = 512;
+
+/// Distances² that differ by less than this share of the norms² they come from are equal: rounding.
+const EQUAL: f64 = 1e-12;
+
+/// Feature vectors as columns, with their squared norms.
+pub(super) struct Points {
+    columns: Mat<f64>,
+    norms: Vec<f64>,
+}
+
+impl Points {
+    pub fn of(features: &Features) -> Self {
+        let columns = features.columns();
+        let norms = columns.col_iter().map(|column| column.squared_norm_l2()).collect();
+        Self { columns, norms }
+    }
+
+    pub fn len(&self) -> usize {
+        self.norms.len()
+    }
+
+    /// What `work` makes of each vector's number and its squared distances to all of `others`, in order.
+    pub fn map_distances<T: Send>(&self, others: &Self, work: impl Fn(usize, &mut [f64]) -> T + Sync) -> Vec<T> {
+        let mut results = Vec::with_capacity(self.len());
+        for start in (0..self.len()).step_by(BLOCK) {
+            let count = BLOCK.min(self.len() - start);
+            let products = product(others.columns.transpose(), self.columns.subcols(start, count), 1.0);
+            results.par_extend((0..count).into_par_iter().map(|at| {
+                let norm = self.norms[start + at];
+                let distance = |(product, other): (&f64, &f64)| (norm + other - 2.0 * product).max(0.0);
+                let mut row: Vec<f64> = products.col(at).iter().zip(&others.norms).map(distance).collect();
+                work(start + at, &mut row)
+            }));
+        }
+        results
+    }
+}
+
+/// The manifold of a set of features.
+pub struct Manifold {
+    points: Points,
+    /// Squared, a point.
+    radii: Vec<f64>,
+}
+
+impl Manifold {
+    /// Balls that reach to the `k`-th nearest other vector.
+    ///
+    /// # Errors
+    /// When there are not more than `k` vectors, or `k` is 0.
+    pub fn new(features: &Features, k: usize) -> Result<Self> {
+        if k == 0 || features.len() <= k {
+            let what = format!("{} images have no neighbour number {k}", features.len());
+            return Err(Error::usage(what, "Give more images."));
+        }
+        let points = Points::of(features);
+        let radii = points.map_distances(&points, |own, row| {
+            row[own] = f64::INFINITY;
+            *row.select_nth_unstable_by(k - 1, f64::total_cmp).1
+        });
+        Ok(Self { points, radii })
+    }
+
+    /// The share of another set's vectors that lie in at least one ball, 0 to 1.
+    ///
+    /// # Errors
+    /// When the features are of another length, or there are none.
+    pub fn coverage(&self, of: &Self) -> Result<f64> {
+        if self.points.columns.nrows() != of.points.columns.nrows() || of.points.len() == 0 {
+            return Err(Error::usage("features of different lengths", "Take both from the same feature model."));
+        }
+        let inside = of.points.map_distances(&self.points, |at, row| {
+            let balls = self.radii.iter().zip(&self.points.norms);
+            row.iter().zip(balls).any(|(distance, (radius, norm))| *distance <= radius + EQUAL * (norm + of.points.norms[at]))
+        });
+        Ok(inside.iter().filter(|inside| **inside).count() as f64 / inside.len() as f64)
+    }
+}
