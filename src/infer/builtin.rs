@@ -19,8 +19,14 @@ pub struct Builtin {
 pub const BUILTIN: &[Builtin] = &[
     #[cfg(feature = "builtin")]
     Builtin {
+        name: "faces",
+        about: "anime faces, 64 × 64 colour, a DCGAN trained on 30,000 drawings",
+        bytes: include_bytes!("../../onnx/faces.onnx"),
+    },
+    #[cfg(feature = "builtin")]
+    Builtin {
         name: "digits",
-        about: "handwriting-like digits, 28 × 28 grey, trained on the built-in synthetic digits",
+        about: "handwritten digits, 28 × 28 grey, a small DCGAN trained on MNIST",
         bytes: include_bytes!("../../onnx/digits.onnx"),
     },
 ];
