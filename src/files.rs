@@ -21,13 +21,16 @@ pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
     Ok(())
 }
 
+/// How the names of [`temporary`] files begin; a killed program leaves them behind.
+pub const TEMPORARY: &str = ".ganforge-";
+
 /// A hidden file that vanishes unless it is given a name in the same folder; with a new file's usual permissions.
 ///
 /// # Errors
 /// When the folder cannot be written to.
 pub fn temporary(folder: &Path) -> Result<tempfile::NamedTempFile> {
     let mut builder = tempfile::Builder::new();
-    builder.prefix(".ganforge-");
+    builder.prefix(TEMPORARY);
     #[cfg(unix)]
     builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666)); // the umask takes its share
     builder.tempfile_in(folder).map_err(Error::io("write to", folder))

@@ -7,10 +7,11 @@ use candle_core::Device;
 use clap::builder::RangedU64ValueParser;
 use clap::{Args, Parser, Subcommand};
 use ganforge::cli::{Console, finish, prepare_training, print_line, stop_flag};
-use ganforge::config::{self, DataConfig, PRESETS, Precision, TrainConfig};
+use ganforge::config::{self, DataConfig, PRESETS, Precision, Span, TrainConfig, WatchConfig};
 use ganforge::contract::{Layout, Weights};
 use ganforge::data::{self, Dataset};
 use ganforge::error::{Error, Result};
+use ganforge::eval::Judge;
 use ganforge::eval::learn::is_feature_folder;
 use ganforge::export::{self, Dtype};
 use ganforge::files;
@@ -303,8 +304,9 @@ fn train(args: &TrainArgs) -> Result<()> {
     };
 
     let stop = stop_flag()?;
-    let job =
-        Job { config: &config, data: &data, device: &device, folder: &folder, progress: &console, stop: &stop, judge: None };
+    let judge = judge(&config, &data, &console);
+    let judge = judge.as_ref().map(|judge| judge as &dyn train::Judge);
+    let job = Job { config: &config, data: &data, device: &device, folder: &folder, progress: &console, stop: &stop, judge };
     let outcome = train::train(&job)?;
     console.say(&format!(
         "{} of {} steps, {} images, {:.0} images/s",
@@ -334,6 +336,25 @@ fn train(args: &TrainArgs) -> Result<()> {
         return Err(Error::Interrupted(format!("{at}. Go on with: gan-train --resume {}", out.display())));
     }
     Ok(())
+}
+
+/// Who measures during this run which checkpoint is the best; nobody where the run ends before the first measurement.
+fn judge(config: &TrainConfig, data: &Dataset, console: &Console) -> Option<Judge> {
+    /// Statistics of fewer real images than this are too rough, however few are generated.
+    const REFERENCE: usize = 5000;
+    let WatchConfig { judge_every, judge_samples, .. } = config.watch;
+    let train = data.split(config.data.held_out, config.seed).train;
+    let steps = |span: Span| span.in_steps(&config.schedule, train.len());
+    if judge_samples == 0 || steps(judge_every) > steps(config.schedule.length) {
+        return None;
+    }
+    match Judge::builtin(data, &train, judge_samples.max(REFERENCE)) {
+        Ok(judge) => Some(judge),
+        Err(error) => {
+            console.say(&format!("nobody measures which checkpoint is the best, so it will be the last healthy one: {error}"));
+            None
+        }
+    }
 }
 
 /// Says before hours of training whether their result can be exported here.

@@ -260,5 +260,9 @@ fn prune(checkpoints: &Path, step: u64, keep: usize, best: Option<u64>) -> Resul
     for name in old.chain(partial) {
         remove_folder(&checkpoints.join(name))?;
     }
+    for name in names(checkpoints)?.into_iter().filter(|name| name.starts_with(files::TEMPORARY)) {
+        let path = checkpoints.join(name);
+        std::fs::remove_file(&path).map_err(Error::io("remove", &path))?;
+    }
     Ok(())
 }

@@ -163,7 +163,7 @@ pub fn write(folder: &RunFolder, facts: &Facts) -> Result<()> {
 /// Makes the report of an existing run again, from what is in its folder.
 ///
 /// # Errors
-/// As [`write`]; and when the run has no log yet.
+/// As [`write()`]; and when the run has no log yet.
 pub fn rewrite(folder: &RunFolder) -> Result<()> {
     let path = folder.facts_file();
     let mut facts: Facts = match path.exists() {

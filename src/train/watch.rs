@@ -145,9 +145,7 @@ impl Watchdog {
         if !record.is_finite() {
             return Some(Verdict::nonsense(record, "losses"));
         }
-        if record.diversity.is_none() {
-            return None; // only a look carries all signals
-        }
+        record.diversity?; // only a look carries all signals
         let seen = self.suspect(record);
         self.remember(record);
         let Some((trouble, evidence)) = seen else {
@@ -161,7 +159,7 @@ impl Watchdog {
         let news = sure && !now.told;
         now.told |= sure;
         self.suspicion = Some(now);
-        news.then(|| Verdict {
+        news.then_some(Verdict {
             trouble,
             since_step: now.step,
             since_images: now.images,

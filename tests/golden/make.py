@@ -306,7 +306,10 @@ def critic_loss(loss, real, fake):
         return loss["critic_scale"] * (bce(loss, real, 1.0) + bce(loss, fake, 0.0))
     if loss["kind"] == "lsgan":
         return 0.5 * ((real - 1) ** 2).mean() + 0.5 * (fake**2).mean()
-    return fake.mean() - real.mean()
+    if loss["kind"] == "hinge":
+        return (1 - real).clamp(min=0).mean() + (1 + fake).clamp(min=0).mean()
+    reduce = torch.sum if loss.get("reduction") == "sum" else torch.mean
+    return reduce(fake) - reduce(real)
 
 
 def generator_loss(loss, fake):
@@ -314,7 +317,7 @@ def generator_loss(loss, fake):
         return bce(loss, fake, 1.0)
     if loss["kind"] == "lsgan":
         return 0.5 * ((fake - 1) ** 2).mean()
-    return -fake.mean()
+    return -fake.sum() if loss["kind"] == "wgan" and loss.get("reduction") == "sum" else -fake.mean()
 
 
 def bce(loss, logits, label):

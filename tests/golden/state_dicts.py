@@ -7,12 +7,14 @@ A narrow DCGAN of 32×32 RGB images in the manner of PyTorch's tutorial, after a
 netG.pth          the generator's state dict
 checkpoint.pth    {epoch, netG: half precision, wrapped in DataParallel; netD: double precision, kernels channels last;
                   optimizerG: Adam's state}
+spectral.pth      a discriminator without normalisation but the spectral one, after a few passes
 object.pth        a whole module, not a state dict
 state_dicts.safetensors    what they compute:
     netG.NAME     the tensors of netG.pth
     z, images     latents [n, 8], and the generator's images [n, 3, 32, 32] in evaluation mode
     images_half   those of checkpoint.pth's generator
     scores        checkpoint.pth's netD of `images`, in evaluation mode
+    spectral.NAME, scores_spectral    the tensors of spectral.pth, and its scores likewise
 """
 
 import pathlib
@@ -90,6 +92,16 @@ def main():
         scores = d.double()(images.double())
         g.load_state_dict({name: value.to(state[name].dtype) for name, value in half.items()})
         made = {"z": z, "images": images, "images_half": g(z), "scores": scores}
+    conv = lambda i, o, bias: nn.utils.parametrizations.spectral_norm(nn.Conv2d(i, o, 4, 2, 1, bias=bias))
+    last = nn.utils.parametrizations.spectral_norm(nn.Conv2d(8, 1, 4))
+    leaky = nn.LeakyReLU(0.2)
+    s = nn.Sequential(conv(3, 4, False), leaky, conv(4, 6, True), leaky, conv(6, 8, True), leaky, last)
+    for _ in range(3):
+        s(torch.rand(2, 3, 32, 32))
+    torch.save(s.state_dict(), HERE / "spectral.pth")
+    with torch.no_grad():
+        made["scores_spectral"] = s.eval()(images).flatten()
+    made |= {f"spectral.{name}": value.clone() for name, value in s.state_dict().items()}
     save_file(made | {f"netG.{name}": value.clone() for name, value in torch.load(HERE / "netG.pth").items()},
               HERE / "state_dicts.safetensors")
 

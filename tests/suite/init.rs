@@ -107,6 +107,35 @@ fn a_checkpoint_of_both_in_other_types_orders_and_wrappings() {
 }
 
 #[test]
+fn spectral_normalisation_by_both_of_pytorchs_names() {
+    let mut table = ganforge::config::preset_table("dcgan-64").unwrap();
+    SYSTEM.iter().chain(&["critic.norm=spectral"]).for_each(|set| ganforge::config::set(&mut table, set).unwrap());
+    let config = TrainConfig::from_table(table, "the golden system").unwrap();
+    let folder = tempdir().unwrap();
+    let path = folder.path().join("d.safetensors");
+    let older = |name: &str| {
+        let (layer, rest) = name.strip_prefix("spectral.")?.split_once('.')?;
+        let role = match rest {
+            "parametrizations.weight.original" => "weight_orig",
+            "parametrizations.weight.0._u" => "weight_u",
+            "parametrizations.weight.0._v" => "weight_v",
+            other => other,
+        };
+        Some(format!("{layer}.{role}"))
+    };
+    save(&path, &computed().into_iter().filter_map(|(name, tensor)| Some((older(&name)?, tensor))).collect());
+    for file in [golden("spectral.pth"), path] {
+        let mut trainer = Trainer::new(&config, &Device::Cpu, DType::F32).unwrap();
+        let told = init::begin(&mut trainer, &file).unwrap();
+        assert!(told.contains("generator drawn anew, critic from the file"), "{told}");
+        let shape = Shape::Map { channels: 3, height: 32, width: 32 };
+        let images = channels_last(&computed()["images"], shape, 7).unwrap();
+        let scores = trainer.critic.forward(&images, Pass::Eval).unwrap();
+        assert!(furthest(&scores, &computed()["scores_spectral"]) < 1e-6);
+    }
+}
+
+#[test]
 fn safetensors_by_any_names() {
     let folder = tempdir().unwrap();
     let path = folder.path().join("g.safetensors");

@@ -35,6 +35,9 @@ mod resize;
 // The built-in generators: what models/ and onnx/ hold.
 #[cfg(all(feature = "train", feature = "infer", feature = "builtin"))]
 mod builtin;
+// The first steps of every preset against PyTorch.
+#[cfg(feature = "train")]
+mod steps;
 // Penalties on the critic's input gradient, layer and spectral normalisation: PyTorch's numbers, finite differences, edges.
 #[cfg(feature = "train")]
 mod penalty;

@@ -275,6 +275,7 @@ fn a_killed_run_ends_in_the_same_bytes() {
         log.extend(b"{\"step\": 39");
         fs::write(run.join("stats.jsonl"), log).unwrap();
         fs::create_dir_all(run.join("checkpoints/.partial-00000119")).unwrap();
+        fs::write(run.join("checkpoints/.ganforge-aBc123"), "000").unwrap();
         resume(&run, &[]).assert().success();
         assert_same(name, &straight, &run);
         assert_eq!(records(&run).iter().map(|record| record.step).collect::<Vec<_>>(), (1..=120).collect::<Vec<_>>());

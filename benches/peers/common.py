@@ -1,0 +1,334 @@
+"""PyTorch's side of the comparisons: the networks, losses, optimisers and steps of a ganforge config, as PyTorch has them.
+
+A step does what `src/train/step.rs` does, with PyTorch's own means: layers, losses and optimisers of PyTorch where it has
+them, activations in place, gradients of the critic's parameters left out in the generator's step, real and generated images
+in separate passes.
+"""
+
+import contextlib
+import copy
+import ctypes
+import math
+import time
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+
+# --- networks
+
+
+class Linear(nn.Linear):
+    def forward(self, x):
+        return super().forward(x.flatten(1))
+
+
+class Reshape(nn.Module):
+    def __init__(self, *shape):
+        super().__init__()
+        self.shape = shape
+
+    def forward(self, x):
+        return x.reshape(len(x), *self.shape)
+
+
+def layer(spec, shape, first):
+    """The module of one entry of a layer list; `shape` is its input's, without the batch."""
+    kind, given = (spec, None) if isinstance(spec, str) else next(iter(spec.items()))
+    if isinstance(given, dict) and given.get("spectral"):
+        raise ValueError("spectral normalisation is not known here")
+    if kind == "linear":
+        return Linear(math.prod(shape), given["out"], bias=given["bias"])
+    if kind in ("conv", "conv_transpose"):
+        options = dict(given)
+        module = nn.Conv2d if kind == "conv" else nn.ConvTranspose2d
+        return module(shape[0], options.pop("out"), options.pop("kernel"), **options)
+    if kind == "batch_norm":
+        return (nn.BatchNorm2d if len(shape) == 3 else nn.BatchNorm1d)(shape[0])
+    if kind == "layer_norm":
+        return nn.GroupNorm(1, shape[0]) if len(shape) == 3 else nn.LayerNorm(shape[0])
+    if kind == "leaky_relu":
+        return nn.LeakyReLU(given, inplace=not first)
+    if kind == "relu":
+        return nn.ReLU(inplace=not first)
+    if kind == "dropout":
+        return nn.Dropout(given)
+    if kind == "reshape":
+        return Reshape(*given)
+    return {"tanh": nn.Tanh, "sigmoid": nn.Sigmoid}[kind]()
+
+
+def network(specs, shape, init):
+    modules, probe = [], torch.zeros(2, *shape)
+    for spec in specs:
+        modules.append(layer(spec, tuple(probe.shape[1:]), first=not modules))
+        with torch.no_grad():
+            start(modules[-1], init)
+            probe = modules[-1].eval()(probe)
+    return nn.Sequential(*modules).train()
+
+
+def start(module, init):
+    """Initial values, as the config's `init` says; `pytorch` is what they are already."""
+    norms = (nn.BatchNorm1d, nn.BatchNorm2d, nn.LayerNorm, nn.GroupNorm)
+    for name, parameter in module.named_parameters():
+        if isinstance(module, norms):
+            rule = init[f"norm_{name}"]
+        else:
+            rule = init["bias" if name == "bias" else "linear" if isinstance(module, nn.Linear) else "conv"]
+        if rule == "zeros":
+            nn.init.zeros_(parameter)
+        elif rule == "fan-in-normal":
+            fan_in = nn.init._calculate_fan_in_and_fan_out(module.weight)[0]
+            nn.init.normal_(parameter, 0.0, (fan_in / 2) ** -0.5)
+        elif rule != "pytorch":
+            nn.init.normal_(parameter, **rule["normal"])
+
+
+def count(net):
+    return sum(p.numel() for p in net.parameters())
+
+
+# --- losses and optimisers
+
+
+def losses(config):
+    """(what real scores cost the critic, what fake ones do, what fake ones cost the generator)"""
+    loss = config["loss"]
+    if loss["kind"] == "bce":
+        reduction, scale = loss["reduction"], loss["critic_scale"]
+
+        def bce(score, target):
+            return F.binary_cross_entropy_with_logits(score, torch.full_like(score, target), reduction=reduction)
+
+        return lambda s: scale * bce(s, 1.0), lambda s: scale * bce(s, 0.0), lambda s: bce(s, 1.0)
+    if loss["kind"] == "lsgan":
+        return lambda s: 0.5 * (s - 1).square().mean(), lambda s: 0.5 * s.square().mean(), lambda s: 0.5 * (s - 1).square().mean()
+    if loss["kind"] == "wgan" and loss.get("reduction", "mean") == "mean":
+        return lambda s: -s.mean(), lambda s: s.mean(), lambda s: -s.mean()
+    raise ValueError(f"loss {loss['kind']} is not known here")
+
+
+class RmspropTf:
+    """RMSprop with ε inside the root and the accumulator from 1."""
+
+    def __init__(self, parameters, lr, decay, eps):
+        self.parameters, self.lr, self.decay, self.eps = list(parameters), lr, decay, eps
+        self.squares = [torch.ones_like(p) for p in self.parameters]
+
+    @torch.no_grad()
+    def step(self):
+        gradients = [p.grad for p in self.parameters]
+        torch._foreach_mul_(self.squares, self.decay)
+        torch._foreach_addcmul_(self.squares, gradients, gradients, value=1 - self.decay)
+        roots = torch._foreach_add(self.squares, self.eps)
+        torch._foreach_sqrt_(roots)
+        torch._foreach_addcdiv_(self.parameters, gradients, roots, value=-self.lr)
+
+    def zero_grad(self):
+        for p in self.parameters:
+            p.grad = None
+
+
+def optimizer(spec, parameters, **form):
+    kind, lr = spec["kind"], spec["lr"]
+    if kind == "adam":
+        return torch.optim.Adam(parameters, lr=lr, betas=tuple(spec["betas"]), eps=spec["eps"], **form)
+    if kind == "rmsprop":
+        return torch.optim.RMSprop(parameters, lr=lr, alpha=spec["decay"], eps=spec["eps"], **form)
+    if kind == "sgd":
+        return torch.optim.SGD(parameters, lr=lr, momentum=spec["momentum"], **form)
+    if kind == "rmsprop-tf":
+        return RmspropTf(parameters, lr, spec["decay"], spec["eps"])
+    raise ValueError(f"optimiser {kind} is not known here")
+
+
+FORMS = {
+    "adam": [{"foreach": False}, {"foreach": True}, {"fused": True}],
+    "sgd": [{"foreach": False}, {"foreach": True}, {"fused": True}],
+    "rmsprop": [{"foreach": False}, {"foreach": True}],
+    "rmsprop-tf": [{}],
+}
+
+
+def fastest_form(spec, net, sync):
+    """Which of PyTorch's implementations of an optimiser is the fastest on parameters like these."""
+
+    def seconds(form):
+        parameters = [torch.randn_like(p).requires_grad_() for p in net.parameters()]
+        for p in parameters:
+            p.grad = torch.randn_like(p)
+        trial = optimizer(spec, parameters, **form)
+        times = []
+        for _ in range(6):
+            sync()
+            start = time.perf_counter()
+            trial.step()
+            sync()
+            times.append(time.perf_counter() - start)
+        return min(times)
+
+    forms = FORMS[spec["kind"]]
+    return forms[0] if len(forms) == 1 else min(forms, key=seconds)
+
+
+# --- training
+
+
+def refuse_unknown(config):
+    """What this side does not do, it must not pass over."""
+    schedule = config["schedule"]
+    for key, plain in (("critic_warmup", None), ("lr_warmup", None), ("lr_decay", None), ("generator_steps", 1)):
+        if schedule.get(key, plain) != plain:
+            raise ValueError(f"schedule.{key} is not known here")
+    for key in ("penalty", "augment"):
+        if config.get(key):
+            raise ValueError(f"{key} is not known here")
+
+
+class Training:
+    """Trains the networks of a config on `images`, uint8 [n, c, h, w].
+
+    `variant` is a list joined by +: `eager`, `compile` (torch.compile) or `graphs` (the same with CUDA graphs); `channels_last`
+    for that memory format. `precision` bf16 is PyTorch's autocast. `trial`: find the fastest implementation of the optimisers.
+    """
+
+    def __init__(self, config, images, device="cpu", variant="eager", precision="f32", trial=False):
+        refuse_unknown(config)
+        self.config, self.schedule, self.device = config, config["schedule"], torch.device(device)
+        self.batch = self.schedule["batch_size"]
+        variant = set(variant.split("+"))
+        if unknown := variant - {"eager", "compile", "graphs", "channels_last"}:
+            raise ValueError(f"--variant: {', '.join(unknown)} is not known")
+        self.format = torch.channels_last if "channels_last" in variant else torch.contiguous_format
+        self.autocast = lambda: contextlib.nullcontext()
+        if precision == "bf16":
+            self.autocast = lambda: torch.autocast(self.device.type, torch.bfloat16)
+
+        self.shape, init = tuple(images.shape[1:]), config["init"]
+        self.generator = self.place(network(config["generator"]["layers"], (config["latent"]["size"],), init))
+        self.critic = self.place(network(config["critic"]["layers"], self.shape, init))
+        self.run_generator, self.run_critic = self.generator, self.critic
+        if variant & {"compile", "graphs"}:
+            mode = "reduce-overhead" if "graphs" in variant else "default"
+            self.run_generator, self.run_critic = (torch.compile(n, mode=mode) for n in (self.generator, self.critic))
+        self.critic_parameters = list(self.critic.parameters())
+        self.forms, optimizers = {}, config["optimizer"]
+        for role, net in (("generator", self.generator), ("critic", self.critic)):
+            self.forms[role] = fastest_form(optimizers[role], net, self.sync) if trial else {}
+        self.generator_optimizer = optimizer(optimizers["generator"], self.generator.parameters(), **self.forms["generator"])
+        self.critic_optimizer = optimizer(optimizers["critic"], self.critic.parameters(), **self.forms["critic"])
+        self.cost_real, self.cost_fake, self.cost_generator = losses(config)
+
+        decay = self.schedule["ema_decay"]
+        self.average = copy.deepcopy(list(self.generator.state_dict().values())) if decay > 0 else None
+        self.images = images.to(self.device).to(memory_format=self.format)
+        self.order, self.next, self.steps, self.shown = None, len(images), 0, 0
+        self.sums = torch.zeros(4, device=self.device)
+
+    def place(self, net):
+        return net.to(self.device).to(memory_format=self.format)
+
+    def sync(self):
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+
+    def real(self):
+        """The next batch of the epoch's order, in the networks' range; the last of an epoch may be smaller."""
+        if self.next >= len(self.images):
+            self.order, self.next = torch.randperm(len(self.images), device=self.device), 0
+        chosen = self.order[self.next : self.next + self.batch]
+        self.next += len(chosen)
+        self.shown += len(chosen)
+        images = self.images[chosen].to(torch.float32, memory_format=self.format)
+        return images.mul_(1 / 127.5).sub_(1) if self.config["data"]["range"] == "tanh" else images.mul_(1 / 255)
+
+    def latents(self, n):
+        shape = (n, self.config["latent"]["size"])
+        if self.config["latent"]["law"] == "normal":
+            return torch.randn(shape, device=self.device)
+        return torch.rand(shape, device=self.device).mul_(2).sub_(1)
+
+    def generate(self, z):
+        with self.autocast():
+            return self.run_generator(z).reshape(len(z), *self.shape)
+
+    def score(self, images):
+        with self.autocast():
+            return self.run_critic(images).flatten().float()
+
+    def step(self):
+        reuse = self.schedule["generator_latents"]
+        for turn in range(self.schedule["critic_steps"]):
+            last = turn + 1 == self.schedule["critic_steps"]
+            real = self.real()
+            z = self.latents(len(real))
+            with contextlib.nullcontext() if last and reuse == "reused-fakes" else torch.no_grad():
+                fakes = self.generate(z)
+            self.critic_step(real, fakes.detach())
+        if reuse != "reused-fakes":
+            fakes = self.generate(z if reuse == "reused" else self.latents(len(z)))
+        self.generator_step(fakes)
+
+    def critic_step(self, real, fakes):
+        self.clip()
+        self.critic_optimizer.zero_grad()
+        # A pass and its gradients at a time, as PyTorch's own DCGAN example does: less memory, and as fast as both at once.
+        score_real = self.score(real)
+        loss_real = self.cost_real(score_real)
+        loss_real.backward()
+        score_fake = self.score(fakes)
+        loss_fake = self.cost_fake(score_fake)
+        loss_fake.backward()
+        self.critic_optimizer.step()
+        self.count(0, loss_real + loss_fake, score_real.mean(), score_fake.mean())
+
+    def generator_step(self, fakes):
+        for p in self.critic_parameters:
+            p.requires_grad_(False)
+        self.generator_optimizer.zero_grad()
+        loss = self.cost_generator(self.score(fakes))
+        loss.backward()
+        self.generator_optimizer.step()
+        for p in self.critic_parameters:
+            p.requires_grad_(True)
+        self.count(3, loss)
+        self.steps += 1
+        if self.average is not None:
+            self.update_average()
+
+    @torch.no_grad()
+    def count(self, first, *values):
+        """Sums for the log."""
+        self.sums[first : first + len(values)] += torch.stack([v.detach() for v in values])
+
+    @torch.no_grad()
+    def clip(self):
+        clip = self.config["loss"].get("clip")
+        if clip is None:
+            return
+        if self.device.type == "cuda":
+            torch._foreach_clamp_max_(self.critic_parameters, clip)
+            torch._foreach_clamp_min_(self.critic_parameters, -clip)
+        else:
+            for p in self.critic_parameters:
+                p.clamp_(-clip, clip)
+
+    @torch.no_grad()
+    def update_average(self):
+        keep = min(self.schedule["ema_decay"], self.steps / (self.steps + 10))
+        values = list(self.generator.state_dict().values())
+        pairs = [(a, v) for a, v in zip(self.average, values) if v.is_floating_point()]
+        torch._foreach_lerp_([a for a, _ in pairs], [v for _, v in pairs], 1 - keep)
+
+
+def keep_memory():
+    """Tells glibc not to give freed memory back to the kernel: up to 15 % faster, for no more memory at the peak.
+    gan-train has mimalloc for the same reason."""
+    trim_threshold, top_pad, mmap_max = -1, -2, -4
+    with contextlib.suppress(AttributeError, OSError):
+        libc = ctypes.CDLL(None)
+        libc.mallopt(mmap_max, 0)
+        libc.mallopt(trim_threshold, 2**31 - 1)
+        libc.mallopt(top_pad, 64 << 20)

@@ -1,0 +1,354 @@
+#!/usr/bin/env python3
+"""The losses of the first 20 generator steps of every preset, by PyTorch in float64, for tests/suite/steps.rs.
+
+    python tests/golden/steps.py [--gan-train FILE]      needs torch 2, numpy, safetensors, and gan-train for the presets
+
+Networks, losses and steps are written here from the formulas of the papers and write-ups, in PyTorch's own layers and
+autograd. Weights, images, latents, masks and the order of the data are drawn from the addressed streams (streams.py), as
+training draws them, so nothing but the losses needs to be kept. So that it takes seconds, all is small: `BATCH`, `IMAGES`
+(whose last batch in an epoch is smaller), and hidden widths divided by `DIVISOR`, see `narrow`.
+
+steps.json: `torch`, `batch_size`, `images`, `divisor`, `least`, `seed` as used; `streams`, draws that say whether streams.py
+still draws as src/random.rs does; and `cases`, name -> {preset, set, rounds}: `set` are assignments as `gan-train --set` takes
+them, and a round has lists of losses: `critic` (all of it), `penalty` (its part, weighted; 0 without one) and `generator`.
+"""
+
+import argparse
+import json
+import math
+import os
+import pathlib
+import subprocess
+import tomllib
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn.utils import spectral_norm
+
+import streams
+from make import critic_loss, descend, generator_loss, kind_of, make_layer, make_optimizer
+
+HERE = pathlib.Path(__file__).resolve().parent
+STEPS, BATCH, IMAGES, DIVISOR, LEAST, SEED = 20, 6, 20, 16, 4, 7
+
+# Beyond the presets as they are: name -> (preset, assignments).
+GP, R1 = 'penalty={ kind = "gradient", weight = 10.0 }', 'penalty={ kind = "r1", weight = 10.0 }'
+VARIANTS = {
+    "hinge": ("dcgan-fashion", ['loss={ kind = "hinge" }']),
+    "hinge-spectral": ("dcgan-fashion", ['loss={ kind = "hinge" }', 'critic.norm="spectral"']),
+    "hinge-spectral-mlp": ("gan-fashion-mlp", ['loss={ kind = "hinge" }', 'critic.norm="spectral"']),
+    "wgan-gp-spectral": ("wgan-gp-fashion", ['critic.norm="spectral"']),
+    "wgan-gp-no-norm": ("wgan-gp-fashion", ['critic.norm="none"']),
+    "lsgan-layer-norm": ("lsgan-fashion", ['critic.norm="layer"']),
+    "wgan-sum": ("wgan-fashion", ['loss={ kind = "wgan", clip = 0.01, reduction = "sum" }']),
+    "bce-gp-dropout": ("gan-fashion-mlp", [GP]),
+    "bce-r1-batch-norm": ("dcgan-28", [R1]),
+    "lsgan-r1-layer-norm": ("lsgan-fashion", [R1, 'critic.norm="layer"']),
+    "wgan-gp-batch-norm": ("wgan-gp-fashion", ['critic.norm="batch"']),
+    "critic-warmup": ("gan-fashion-mlp", ["schedule.critic_warmup={ critic_steps = 3, first = 4, every = 7 }"]),
+    "generator-steps": ("gan-fashion-mlp", ["schedule.generator_steps=2", "schedule.critic_steps=2"]),
+    "generator-steps-reused": ("dcgan-28", ["schedule.generator_steps=4"]),
+    "lr-linear": (
+        "dcgan-28",
+        [
+            "schedule.lr_warmup={ steps = 5 }",
+            'schedule.lr_decay={ curve = "linear", begin = { steps = 8 }, end = { steps = 18 }, to = 0.1 }',
+        ],
+    ),
+    "lr-cosine": (
+        "wgan-mnist-mlp",
+        ['schedule.lr_decay={ curve = "cosine", begin = { steps = 2 }, end = { steps = 30 }, to = 0.0 }'],
+    ),
+    "sgd-momentum": (
+        "gan-fashion-mlp",
+        [f'optimizer.{side}={{ kind = "sgd", lr = 0.05, momentum = 0.9 }}' for side in ("generator", "critic")],
+    ),
+}
+
+
+# --- configs
+
+
+def resolved(program, preset, assignments):
+    """A preset as gan-train resolves it."""
+    if assignments:
+        flags = [flag for assignment in assignments for flag in ("--set", assignment)]
+        command = ["--preset", preset, *flags, "--data=synthetic", "--device=cpu", "--dry-run", "--quiet"]
+    else:
+        command = ["presets", preset]
+    text = subprocess.run([program, *command], check=True, capture_output=True, text=True).stdout
+    return tomllib.loads(text)
+
+
+def narrow(layers):
+    """Hidden widths divided by DIVISOR, at least LEAST; a linear layer in front of a reshape gives what that then takes."""
+    layers = json.loads(json.dumps(layers))
+    options = [layer[kind_of(layer)] for layer in layers if kind_of(layer) in ("linear", "conv", "conv_transpose")]
+    for option in options[:-1]:
+        option["out"] = max(option["out"] // DIVISOR, LEAST)
+    linear = None
+    for layer in layers:
+        kind = kind_of(layer)
+        if kind == "linear":
+            linear = layer[kind]
+        elif kind == "reshape" and linear:
+            layer[kind][0] = max(layer[kind][0] // DIVISOR, LEAST)
+            linear["out"] = math.prod(layer[kind])
+    return layers
+
+
+# --- networks
+
+
+class Dropout(nn.Module):
+    """The masks of the streams; `passes` knows the number of the pass under way."""
+
+    def __init__(self, p, index, passes):
+        super().__init__()
+        self.p, self.index, self.passes = p, index, passes
+
+    def forward(self, x):
+        draws = streams.uniform(SEED, b"dropout", [self.passes.number * 1024 + self.index], x.numel())[0]
+        kept = np.where(draws.astype(np.float64) < self.p, np.float32(0), np.float32(1 / (1 - self.p)))
+        mask = torch.from_numpy(kept).to(x.dtype)
+        if x.dim() == 4:  # drawn with the channels last
+            n, c, h, w = x.shape
+            return x * mask.reshape(n, h, w, c).permute(0, 3, 1, 2)
+        return x * mask.reshape(x.shape)
+
+
+class Passes:
+    """Numbers the training passes of both networks, which address the dropout masks: so many numbers are set aside for a step
+    as a round has at most."""
+
+    def restart(self, config, step):
+        """A round begins: three passes a critic step and one for a penalty, at most two a generator step."""
+        schedule = config["schedule"]
+        most = max(schedule["critic_steps"], schedule.get("critic_warmup", {}).get("critic_steps", 0))
+        self.a_round = (3 + ("penalty" in config)) * most + 2 * schedule.get("generator_steps", 1)
+        self.step, self.made = step, 0
+
+    def begin(self):
+        self.number = self.step * self.a_round + self.made
+        self.made += 1
+
+
+def build(layers, shape, init, purpose, passes):
+    modules, probe = [], torch.zeros(2, *shape)
+    for index, layer in enumerate(layers):
+        if kind_of(layer) == "dropout":
+            modules.append(Dropout(layer["dropout"], index, passes))
+            continue
+        options = layer[kind_of(layer)] if isinstance(layer, dict) else {}
+        spectral = isinstance(options, dict) and options.pop("spectral", False)
+        module = make_layer(layer, tuple(probe.shape[1:])).eval()
+        with torch.no_grad():
+            start(module, kind_of(layer), init, purpose, index)
+            probe = module(probe)
+        if spectral:
+            module = spectrally_normalised(module, index)
+        modules.append(module)
+    return nn.Sequential(*modules).train()
+
+
+def start(module, kind, init, purpose, index):
+    """Initial values: a parameter's stream is twice its layer's place in the list, one more for a bias."""
+    parameters = dict(module.named_parameters())
+    for name, parameter in parameters.items():
+        slot = 2 * index + (name == "bias")
+        if kind.endswith("norm"):
+            rule = init[f"norm_{name}"]
+            fan_in = parameter.numel()
+        else:
+            rule = init["bias" if name == "bias" else kind.removesuffix("_transpose")]
+            fan_in = nn.init._calculate_fan_in_and_fan_out(parameters["weight"])[0]
+        if rule == "pytorch" and kind.endswith("norm"):
+            continue  # PyTorch's own 1 and 0
+        parameter.copy_(torch.from_numpy(initial(rule, fan_in, purpose, slot, parameter.numel())).reshape(parameter.shape))
+
+
+def spectrally_normalised(module, index):
+    """PyTorch's own (arXiv 1802.05957): a power iteration in each training pass, from directions of ours."""
+    module = spectral_norm(module, n_power_iterations=1, eps=1e-12)
+    for slot, vector in enumerate((module.weight_u, module.weight_v)):
+        draws = streams.normal(SEED, b"spectral", [2 * index + slot], len(vector))[0].astype(np.float64)
+        direction = (draws / np.sqrt((draws**2).sum())).astype(np.float32)
+        vector.copy_(torch.from_numpy(direction.astype(np.float64)))
+    return module
+
+
+def initial(rule, fan_in, purpose, slot, count):
+    one, fan_in = np.float32(1), np.float32(fan_in)
+    if rule == "zeros":
+        return np.zeros(count)
+    if rule == "pytorch":  # kaiming-uniform with a = √5, and PyTorch's biases: both U(±1/√fan_in)
+        bound = one / np.sqrt(fan_in)
+        return streams.uniform(SEED, purpose, [slot], count, -bound, bound)[0].astype(np.float64)
+    if rule == "fan-in-normal":  # standard deviation 1/√(fan_in/2)
+        return streams.normal(SEED, purpose, [slot], count, 0.0, one / np.sqrt(fan_in / np.float32(2)))[0].astype(np.float64)
+    return streams.normal(SEED, purpose, [slot], count, **rule["normal"])[0].astype(np.float64)
+
+
+# --- training
+
+
+class Training:
+    def __init__(self, config):
+        self.config, self.schedule, self.loss = config, config["schedule"], config["loss"]
+        self.passes, init = Passes(), config["init"]
+        size, channels = config["data"]["size"], config["data"]["channels"]
+        self.shape = (channels, size, size)
+        latent = (config["latent"]["size"],)
+        self.generator = build(narrow(config["generator"]["layers"]), latent, init, b"init-gen", self.passes)
+        self.critic = build(narrow(config["critic"]["layers"]), self.shape, init, b"init-cri", self.passes)
+        optimizers = config["optimizer"]
+        self.generator_optimizer = make_optimizer(optimizers["generator"], list(self.generator.parameters()))
+        self.critic_optimizer = make_optimizer(optimizers["critic"], list(self.critic.parameters()))
+        words = streams.bits(SEED, b"synthet", range(IMAGES), math.prod(self.shape))
+        pixels = (words >> np.uint32(24)).astype(np.float32)
+        sigmoid = config["data"]["range"] == "sigmoid"
+        values = pixels / np.float32(255) if sigmoid else pixels / np.float32(127.5) - np.float32(1)
+        self.images = torch.from_numpy(values.astype(np.float64)).reshape(IMAGES, *self.shape)
+        self.step, self.critic_steps = 0, 0
+
+    def run(self):
+        """Losses of each round."""
+        rounds = []
+        while self.step < STEPS:
+            self.set_rates()
+            self.passes.restart(self.config, self.step)
+            critic = [self.critic_step() for _ in range(self.critic_steps_at(self.step))]
+            generator = [self.generator_step() for _ in range(self.schedule.get("generator_steps", 1))]
+            losses, penalties = zip(*critic)
+            rounds.append({"critic": losses, "penalty": penalties, "generator": generator})
+        return rounds
+
+    def critic_steps_at(self, step):
+        """The warm-up is the WGAN authors': more critic steps for the first generator steps, and then every so many."""
+        warmup = self.schedule.get("critic_warmup")
+        if warmup and (step < warmup["first"] or step % warmup["every"] == 0):
+            return warmup["critic_steps"]
+        return self.schedule["critic_steps"]
+
+    def set_rates(self):
+        """The learning rates climb in a straight line, and fall on a straight line or half a cosine wave."""
+        factor = 1.0
+        if warmup := self.schedule.get("lr_warmup"):
+            factor = min((self.step + 1) / warmup["steps"], 1.0)
+        if decay := self.schedule.get("lr_decay"):
+            begin, end = decay["begin"]["steps"], decay["end"]["steps"]
+            way = min(max((self.step - begin) / (end - begin), 0.0), 1.0)
+            left = 1 - way if decay["curve"] == "linear" else (1 + math.cos(math.pi * way)) / 2
+            factor *= decay["to"] + (1 - decay["to"]) * left
+        for side, optimizer in (("generator", self.generator_optimizer), ("critic", self.critic_optimizer)):
+            rate = factor * self.config["optimizer"][side]["lr"]
+            for group in getattr(optimizer, "param_groups", []):
+                group["lr"] = rate
+            optimizer.lr = rate  # where the optimiser is not PyTorch's own
+
+    def critic_step(self):
+        if clip := self.loss.get("clip"):
+            with torch.no_grad():
+                for parameter in self.critic.parameters():
+                    parameter.clamp_(-clip, clip)
+        real = self.real()
+        self.z = self.latents(b"z-critic", self.critic_steps, len(real))
+        self.fakes = self.generate(self.z)
+        fakes = self.fakes.detach()
+        loss = critic_loss(self.loss, self.score(real), self.score(fakes))
+        penalty = self.penalty(real, fakes)
+        descend(loss + penalty, self.critic, self.critic_optimizer)
+        self.critic_steps += 1
+        return (loss + penalty).item(), penalty.item()
+
+    def penalty(self, real, fakes):
+        """WGAN-GP's (arXiv 1704.00028, with a root that has a gradient at 0) or R1 (arXiv 1801.04406), in a pass of its own."""
+        penalty = self.config.get("penalty")
+        if not penalty:
+            return torch.zeros(())
+        x = real.clone()
+        if penalty["kind"] == "gradient":
+            indices = np.arange(len(real)) + self.critic_steps * BATCH
+            alpha = torch.from_numpy(streams.uniform(SEED, b"interpol", indices, 1).astype(np.float64)).reshape(-1, 1, 1, 1)
+            x = alpha * real + (1 - alpha) * fakes
+        x.requires_grad_()
+        (slope,) = torch.autograd.grad(self.score(x).sum(), x, create_graph=True)
+        squares = slope.flatten(1).square().sum(1)
+        if penalty["kind"] == "gradient":
+            return penalty["weight"] * ((squares + 1e-12).sqrt() - 1).square().mean()
+        return penalty["weight"] / 2 * squares.mean()
+
+    def generator_step(self):
+        latents, fakes = self.schedule["generator_latents"], self.fakes
+        if latents == "fresh":
+            fakes = self.generate(self.latents(b"z-gen", self.step, len(self.z)))
+        elif latents == "reused" or fakes is None:
+            fakes = self.generate(self.z)
+        self.fakes = None  # used up: another generator step of the round makes its own
+        loss = generator_loss(self.loss, self.score(fakes))
+        descend(loss, self.generator, self.generator_optimizer)
+        self.step += 1
+        self.passes.step = self.step
+        return loss.item()
+
+    def real(self):
+        epoch, batch = divmod(self.critic_steps, -(-IMAGES // BATCH))
+        order = streams.permutation(SEED, b"shuffle", epoch, IMAGES)
+        return self.images[order[batch * BATCH : (batch + 1) * BATCH]]
+
+    def latents(self, purpose, step, n):
+        latent, indices = self.config["latent"], np.arange(n) + step * BATCH
+        if latent["law"] == "normal":
+            rows = streams.normal(SEED, purpose, indices, latent["size"])
+        else:
+            rows = streams.uniform(SEED, purpose, indices, latent["size"], -1.0, 1.0)
+        return torch.from_numpy(rows.astype(np.float64))
+
+    def generate(self, z):
+        self.passes.begin()
+        return self.generator(z).reshape(len(z), *self.shape)
+
+    def score(self, images):
+        self.passes.begin()
+        return self.critic(images).flatten()
+
+
+# --- the file
+
+
+def checks():
+    """Sums over draws, with every function of streams.py in them."""
+    normals = streams.normal(SEED, b"latent", [3, 2**40 + 5], 1001).view(np.uint32)
+    return {
+        "normal_bits": int(normals.astype(np.uint64).sum()),
+        "permutation": streams.permutation(SEED, b"shuffle", 2, IMAGES),
+    }
+
+
+def main():
+    target = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", HERE.parent.parent / "target"))
+    parser = argparse.ArgumentParser(description="Writes steps.json.")
+    parser.add_argument("--gan-train", default=target / "release/gan-train", help="the program that knows the presets")
+    args = parser.parse_args()
+    torch.set_default_dtype(torch.float64)
+    torch.set_num_threads(1)
+
+    listed = subprocess.run([args.gan_train, "presets"], check=True, capture_output=True, text=True).stdout
+    presets = {line.split()[0]: (line.split()[0], []) for line in listed.splitlines()}
+    cases = []
+    for name, (preset, assignments) in (presets | VARIANTS).items():
+        rounds = Training(resolved(args.gan_train, preset, assignments)).run()
+        values = [value for losses in rounds for kind in losses.values() for value in kind]
+        assert np.isfinite(values).all(), name
+        cases.append(f"{json.dumps(name)}: {json.dumps({'preset': preset, 'set': assignments, 'rounds': rounds})}")
+        ends = ", ".join(f"{kind} {rounds[0][kind][0]:.6} to {rounds[-1][kind][-1]:.6}" for kind in rounds[0])
+        print(f"{name}: {ends}")
+    about = {"torch": torch.__version__.split("+")[0], "batch_size": BATCH, "images": IMAGES, "divisor": DIVISOR}
+    about |= {"least": LEAST, "seed": SEED, "streams": checks()}
+    head = json.dumps(about).removesuffix("}")
+    (HERE / "steps.json").write_text(head + ', "cases": {\n' + ",\n".join(cases) + "\n}}\n")
+
+
+if __name__ == "__main__":
+    main()
