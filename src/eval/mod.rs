@@ -301,7 +301,7 @@ pub fn evaluate(job: &Job, model: &FeatureModel, progress: &dyn Progress) -> Res
             n_generated: n,
             seeds: if matches!(job.subject, Subject::Images(_)) { Vec::new() } else { (0..job.draws as u64).collect() },
             choice_seed: CHOICE_SEED,
-            kernel_subsets: [kid::SUBSETS, kid::SUBSET.min(n)],
+            kernel_subsets: [if n > kid::SUBSET { kid::SUBSETS } else { 1 }, kid::SUBSET.min(n)],
             neighbour: precision_recall::NEIGHBOUR,
             weights: job.subject.weights().map(Weights::name),
             images_seen: job.subject.images_seen(),

@@ -123,5 +123,5 @@ pub(super) fn triples(
     Images { n: 3 * shown.len(), pixels, ..*samples }
 }
 
-/// Columns of a sheet of [`triples`]: four samples a row.
+/// Columns of the sheet that [`super::evaluate`] gives: four samples a row, each with its two neighbours.
 pub const SHEET_COLUMNS: usize = 12;

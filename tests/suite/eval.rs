@@ -73,7 +73,7 @@ fn the_frechet_distance_of_gaussians_known_in_closed_form() {
     let dim = 7;
     let set = |scale: fn(usize) -> f32, mean: f32| {
         let value = |row: usize, axis: usize| match row / 2 == axis {
-            true => scale(axis) * if row % 2 == 0 { 1.0 } else { -1.0 } + mean,
+            true => scale(axis) * if row.is_multiple_of(2) { 1.0 } else { -1.0 } + mean,
             false => mean,
         };
         let values = (0..2 * dim).flat_map(|row| (0..dim).map(move |axis| value(row, axis))).collect();
