@@ -19,17 +19,20 @@ setup: ## fetch what is missing of protoc and onnxruntime into .tools (pip, no r
 build: setup ## gan-train and gan-infer, into target/release
 	cargo build $(cargo_flags)
 
-demo: build ## train a small GAN on built-in digits, export it, draw 1000 images with onnxruntime; in out/demo
+demo: build ## train a small GAN on synthetic digits, export it, draw 1000 images with onnxruntime, and some by the built-in generators; in out/demo
 	rm -rf $(demo)
 	@$(with_onnxruntime) set -ex; \
 	cargo run -q $(cargo_flags) --bin gan-train -- --preset digits --data synthetic --out $(demo)/run; \
 	cargo run -q $(cargo_flags) --bin gan-infer -- --n 1000 --out $(demo)/samples --model $(demo)/run/generator.onnx; \
-	cargo run -q $(cargo_flags) --bin gan-infer -- --n 100 --format grid --out $(demo)/grid.png --model $(demo)/run/generator.onnx
+	cargo run -q $(cargo_flags) --bin gan-infer -- --n 100 --format grid --out $(demo)/grid.png --model $(demo)/run/generator.onnx; \
+	for name in faces digits; do cargo run -q $(cargo_flags) --bin gan-infer -- --n 100 --format grid --out $(demo)/$$name.png --model $$name; done
 	@echo
 	@echo 'The training run:        $(demo)/run'
 	@echo 'The generator:           $(demo)/run/generator.onnx'
 	@echo '1000 images:             $(demo)/samples'
 	@echo '100 of them on a sheet:  $(demo)/grid.png'
+	@echo 'The report of the run:   $(demo)/run/report.html'
+	@echo 'Built-in generators:     $(demo)/faces.png and $(demo)/digits.png'
 
 onnx: build ## make the built-in models in onnx/ from their folders in models/, byte for byte the same
 	@$(with_onnxruntime) set -ex; for run in models/*/; do \

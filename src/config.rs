@@ -457,12 +457,15 @@ impl TrainConfig {
     /// # Errors
     /// As [`Self::from_toml`].
     pub fn from_table(table: Table, place: &str) -> Result<Self> {
-        let mut config: Self = Value::Table(table)
-            .try_into()
-            .map_err(|e: toml::de::Error| invalid_config(place, e.to_string().trim_end().replace('\n', ", ")))?;
+        let mut config = Self::parse(table, place)?;
         config.critic.apply_norm();
         config.check(place)?;
         Ok(config)
+    }
+
+    fn parse(table: Table, place: &str) -> Result<Self> {
+        let parsed = Value::Table(table).try_into();
+        parsed.map_err(|e: toml::de::Error| invalid_config(place, e.to_string().trim_end().replace('\n', ", ")))
     }
 
     /// As TOML text.
@@ -508,11 +511,20 @@ impl TrainConfig {
         }
         if let Some(decay) = self.schedule.lr_decay {
             ensure((0.0..=1.0).contains(&decay.to), "schedule.lr_decay.to must be 0 to 1")?;
+            let ordered = match (decay.begin, decay.end) {
+                (Span::Steps(begin), Span::Steps(end))
+                | (Span::Epochs(begin), Span::Epochs(end))
+                | (Span::Images(begin), Span::Images(end)) => begin < end,
+                _ => true,
+            };
+            ensure(ordered, "schedule.lr_decay must begin before it ends")?;
         }
         ensure(
             self.watch.judge_samples == 0 || (100..=100_000).contains(&self.watch.judge_samples),
             "watch.judge_samples must be 0, or 100 to 100000",
         )?;
+        let judged = self.watch.judge_samples.saturating_mul(self.image_shape().elements());
+        ensure(judged <= 1 << 31, "watch.judge_samples: so many images of this size are more than 2 GB; take fewer")?;
         ensure((0.0..1.0).contains(&self.schedule.ema_decay), "schedule.ema_decay must be at least 0 and below 1")?;
         ensure((1..=4096).contains(&self.output.samples), "output.samples must be 1 to 4096")?;
         ensure((1..=10_000).contains(&self.output.keep_checkpoints), "output.keep_checkpoints must be 1 to 10000")?;
@@ -544,6 +556,11 @@ impl TrainConfig {
             LossConfig::Bce { critic_scale, .. } => ensure(positive(critic_scale), "loss.critic_scale must be above 0")?,
             LossConfig::Lsgan | LossConfig::Hinge => {}
         }
+        if let (LossConfig::Wgan { clip: Some(_), .. }, Some(PenaltyConfig::Gradient { .. })) = (self.loss, self.penalty) {
+            let what = "a gradient penalty asks for a slope of 1, which weight clipping forbids: \
+                        leave the clipping out (loss = { kind = \"wgan\" }), or the penalty";
+            return Err(invalid_config(place, what.to_string()));
+        }
         if let Some(penalty) = self.penalty {
             ensure(positive(penalty.weight()), "penalty.weight must be above 0")?;
         }
@@ -565,7 +582,7 @@ impl TrainConfig {
         self.check_networks(place)
     }
 
-    fn check_networks(&self, place: &str) -> Result<()> {
+    pub(crate) fn check_networks(&self, place: &str) -> Result<()> {
         let image = self.image_shape();
         let made = output_shape(&self.generator.layers, Shape::Flat(self.latent.size))
             .map_err(|what| invalid_config(place, format!("generator: {what}")))?;
@@ -584,6 +601,14 @@ impl TrainConfig {
         }
         if self.generator.layers.contains(&LayerSpec::LayerNorm) {
             let what = "generator: layer_norm cannot be exported; use batch_norm";
+            return Err(invalid_config(place, what.to_string()));
+        }
+        let normed = |norm: &LayerSpec| self.critic.layers.contains(norm);
+        if self.critic.norm == Some(Norm::Batch) && !normed(&LayerSpec::BatchNorm)
+            || self.critic.norm == Some(Norm::Layer) && !normed(&LayerSpec::LayerNorm)
+        {
+            let what = "critic.norm: there is no norm in the critic's layers that this one could replace; \
+                        use spectral, or write the norms into the layers";
             return Err(invalid_config(place, what.to_string()));
         }
         let score =
@@ -625,6 +650,30 @@ pub fn preset_table(name: &str) -> Result<Table> {
     };
     let mut table = parse_table(text, name)?;
     table.insert("preset".to_string(), Value::String(name.to_string()));
+    Ok(table)
+}
+
+/// The table of the same system for images of another size, or with narrower or wider layers; `critic.norm` stays to be applied.
+///
+/// # Errors
+/// When the table is no config, or its networks cannot be changed so.
+pub fn resized(mut table: Table, place: &str, size: Option<usize>, width: Option<f64>) -> Result<Table> {
+    if size.is_none() && width.is_none() {
+        return Ok(table);
+    }
+    // Dropped norms would be gone for good: another norm may still be asked for.
+    let norm = table.get_mut("critic").and_then(Value::as_table_mut).and_then(|critic| critic.remove("norm"));
+    let mut config = TrainConfig::parse(table, place)?;
+    if let Some(size) = size {
+        config = config.with_size(size)?;
+    }
+    if let Some(factor) = width {
+        config = config.with_width(factor)?;
+    }
+    let mut table = parse_table(&config.to_toml()?, place)?;
+    if let (Some(norm), Some(Value::Table(critic))) = (norm, table.get_mut("critic")) {
+        critic.insert("norm".to_string(), norm);
+    }
     Ok(table)
 }
 

@@ -42,7 +42,7 @@ impl TrainConfig {
             side = if size > from { 2 * side } else { side / 2 };
         }
         (self.generator.layers, self.critic.layers, self.data.size) = (generator, critic, size);
-        self.check(&format!("the config for {size} pixels"))?;
+        self.check_networks(&format!("the config for {size} pixels"))?;
         Ok(self)
     }
 
@@ -57,7 +57,7 @@ impl TrainConfig {
         }
         widen(&mut self.generator.layers, factor);
         widen(&mut self.critic.layers, factor);
-        self.check(&format!("the config with {factor} times the width"))?;
+        self.check_networks(&format!("the config with {factor} times the width"))?;
         Ok(self)
     }
 }

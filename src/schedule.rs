@@ -16,12 +16,15 @@ pub enum Span {
 }
 
 impl Span {
-    /// In generator steps, rounded up: the first step count at which the span is complete, at least 1.
+    /// In generator steps, rounded up: the first whole round after which the span is complete, at least one.
     pub fn in_steps(self, schedule: &Schedule, data_len: usize) -> u64 {
         let batch = (schedule.batch_size as u64).max(1);
         let batches_an_epoch = (data_len as u64).div_ceil(batch).max(1);
         let critic_steps = match self {
-            Self::Steps(steps) => return steps.max(1),
+            Self::Steps(steps) => {
+                let a_round = schedule.generator_steps.max(1) as u64;
+                return steps.max(1).div_ceil(a_round).saturating_mul(a_round);
+            }
             Self::Epochs(epochs) => epochs.saturating_mul(batches_an_epoch),
             // Whole epochs first: their last batch may be smaller.
             Self::Images(images) => {

@@ -100,7 +100,7 @@ struct TrainArgs {
     #[arg(long, value_name = "RUN")]
     out: Option<PathBuf>,
     /// Continue this run bit for bit; with a length, to that total.
-    #[arg(long, value_name = "RUN", conflicts_with_all = ["preset", "config", "size", "width", "init_from", "out", "batch_size", "lr", "seed", "set", "dry_run"])]
+    #[arg(long, value_name = "RUN", conflicts_with_all = ["preset", "config", "size", "width", "init_from", "out", "batch_size", "lr", "seed", "dry_run"])]
     resume: Option<PathBuf>,
     /// Passes over the data, in total.
     #[arg(long, group = "length", value_parser = count())]
@@ -132,7 +132,7 @@ struct TrainArgs {
     /// Generator steps between sample sheets.
     #[arg(long, value_name = "STEPS", value_parser = count())]
     sample_every: Option<u64>,
-    /// Any other key of the config: --set schedule.ema_decay=0.999
+    /// Any other key of the config: --set schedule.ema_decay=0.999. With --resume only keys of watch and output.
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
     /// Load the data, build the networks, print the resolved config, and stop.
@@ -314,14 +314,16 @@ fn train(args: &TrainArgs) -> Result<()> {
     ));
 
     if let Some(verdict) = outcome.verdict.as_ref().filter(|_| outcome.best.is_none()) {
-        return Err(Error::Unhealthy(format!("{verdict}, and there is no checkpoint from before. {}", verdict.advice())));
+        let none = format!("no checkpoint in {} is from before", folder.checkpoints().display());
+        return Err(Error::Unhealthy(format!("{verdict}, and {none}. {}", verdict.advice())));
     }
     let trained = train::load_trained(&folder, None, Which::Best)?;
     let agreement = export::export(&trained, Layout::NhwcU8, Dtype::F32, &folder.onnx_file()).map_err(|error| {
         let mend = format!("Training is saved. Export it later with: gan-train export {}", out.display());
         Error::Runtime(format!("{error}\n{mend}"))
     })?;
-    console.say(&format!("exported {} ({:.1e} from candle)", folder.onnx_file().display(), agreement.values));
+    let (onnx, step) = (folder.onnx_file(), trained.state.step);
+    console.say(&format!("exported {} from step {step} ({:.1e} from candle)", onnx.display(), agreement.values));
     if args.json {
         let onnx = folder.onnx_file();
         print_line(&json!({ "run": out, "onnx": onnx, "outcome": outcome, "agreement": agreement }).to_string())?;
@@ -329,10 +331,17 @@ fn train(args: &TrainArgs) -> Result<()> {
     if let Some(verdict) = &outcome.verdict {
         let kept = trained.state.step;
         let kept = format!("The checkpoint of step {kept}, the best, is kept and exported.");
-        return Err(Error::Unhealthy(format!("{verdict}. {kept} {}", verdict.advice())));
+        let anyway = format!("To go on all the same: gan-train --resume {} --set watch.stop=false", out.display());
+        return Err(Error::Unhealthy(format!("{verdict}. {kept} {} {anyway}", verdict.advice())));
     }
     if outcome.step < outcome.total_steps {
-        let at = format!("saved and exported at step {} of {}", outcome.step, outcome.total_steps);
+        let at = match trained.state.step == outcome.step {
+            true => format!("saved and exported at step {} of {}", outcome.step, outcome.total_steps),
+            false => format!(
+                "saved at step {} of {}; exported the best, of step {}",
+                outcome.step, outcome.total_steps, trained.state.step
+            ),
+        };
         return Err(Error::Interrupted(format!("{at}. Go on with: gan-train --resume {}", out.display())));
     }
     Ok(())
@@ -348,10 +357,13 @@ fn judge(config: &TrainConfig, data: &Dataset, console: &Console) -> Option<Judg
     if judge_samples == 0 || steps(judge_every) > steps(config.schedule.length) {
         return None;
     }
-    match Judge::builtin(data, &train, judge_samples.max(REFERENCE)) {
+    // Of large images not so many: they are held in memory.
+    let affordable = (1 << 30) / (data.channels * data.size * data.size).max(1);
+    match Judge::builtin(data, &train, judge_samples.max(REFERENCE.min(affordable))) {
         Ok(judge) => Some(judge),
         Err(error) => {
-            console.say(&format!("nobody measures which checkpoint is the best, so it will be the last healthy one: {error}"));
+            console
+                .say(&format!("nobody measures which checkpoint is the best; the last healthy one will count as it: {error}"));
             None
         }
     }
@@ -384,17 +396,7 @@ fn base_table(
         }
         (None, None) => return Ok(None),
     };
-    if size.is_none() && width.is_none() {
-        return Ok(Some((table, place)));
-    }
-    let mut config = TrainConfig::from_table(table, &place)?;
-    if let Some(size) = size {
-        config = config.with_size(size)?;
-    }
-    if let Some(factor) = width {
-        config = config.with_width(factor)?;
-    }
-    Ok(Some((config::parse_table(&config.to_toml()?, &place)?, place)))
+    Ok(Some((config::resized(table, &place, size, width)?, place)))
 }
 
 fn new_config(args: &TrainArgs) -> Result<TrainConfig> {
@@ -429,6 +431,14 @@ fn resumed_config(args: &TrainArgs, run: &Path) -> Result<TrainConfig> {
     let folder = RunFolder::open(run)?;
     let text = folder.config()?.to_toml()?;
     let mut table = config::parse_table(&text, &folder.config_file().display().to_string())?;
+    for assignment in &args.set {
+        let free = ["watch.", "output."].iter().any(|section| assignment.trim_start().starts_with(section));
+        if !free {
+            let what = format!("--set {assignment}: a resumed run keeps what decides its course");
+            return Err(Error::usage(what, "Only keys of watch and output can be set anew; for others begin another run."));
+        }
+        config::set(&mut table, assignment)?;
+    }
     apply(args, &mut table)?;
     TrainConfig::from_table(table, &folder.config_file().display().to_string())
 }

@@ -23,7 +23,7 @@ use crate::optim::Optimizer;
 use crate::progress::Progress;
 use crate::random::{Purpose, Stream};
 use crate::shape::{LayerSpec, Shape};
-use crate::train::checkpoint;
+use crate::train::{RunFolder, checkpoint};
 
 const CONFIG: &str = "config.toml";
 const WEIGHTS: &str = "features.safetensors";
@@ -330,6 +330,9 @@ pub fn train(config: &FeatureConfig, lesson: &Lesson, out: &Path, progress: &dyn
     {
         let what = format!("the network takes other images, or tells {classes} classes where there are {wanted}");
         return Err(Error::usage(what, "Make the config for this data, with labels only where every data set has them."));
+    }
+    if !is_feature_folder(out) {
+        RunFolder::check_free(out)?;
     }
     files::create_folder(out)?;
     let started = Instant::now();

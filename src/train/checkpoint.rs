@@ -12,7 +12,6 @@ use crate::contract::Weights;
 use crate::data::Dataset;
 use crate::error::{Error, Result};
 use crate::files;
-use crate::nn::Network;
 
 pub(super) const GENERATOR: &str = "generator.safetensors";
 pub(super) const CRITIC: &str = "critic.safetensors";
@@ -132,22 +131,28 @@ pub fn save(folder: &RunFolder, trainer: &Trainer, data: &Dataset, images: u64, 
     write_all(&partial, trainer, &state)?;
     remove_folder(&target)?;
     std::fs::rename(&partial, &target).map_err(Error::io("write", &target))?;
-    files::write_atomic(&checkpoints.join(LATEST), format!("{name}\n").as_bytes())?;
-    let best = watchdog.best.map(|best| best.step);
+    settle(folder, trainer, watchdog)
+}
+
+/// Points to the trainer's checkpoint as the latest and to the best, and removes what is not to be kept. Also after a load:
+/// who saved may have been killed on the way.
+pub(super) fn settle(folder: &RunFolder, trainer: &Trainer, watchdog: &Watchdog) -> Result<()> {
+    let checkpoints = folder.checkpoints();
+    let name = |step: u64| format!("{step:08}");
+    files::write_atomic(&checkpoints.join(LATEST), format!("{}\n", name(trainer.step)).as_bytes())?;
+    let best = watchdog.best.map(|best| best.step).filter(|step| checkpoints.join(name(*step)).is_dir());
     if let Some(step) = best {
-        files::write_atomic(&checkpoints.join(BEST), format!("{step:08}\n").as_bytes())?;
+        files::write_atomic(&checkpoints.join(BEST), format!("{}\n", name(step)).as_bytes())?;
     }
     prune(&checkpoints, trainer.step, trainer.config.output.keep_checkpoints, best)
 }
 
-/// Whether no weight is NaN or infinite.
+/// Whether no weight is NaN or infinite, nor what the optimisers keep: an infinite average stops a weight for good.
 pub(super) fn is_finite(trainer: &Trainer) -> Result<bool> {
-    Ok(all_finite(&trainer.generator)? && all_finite(&trainer.critic)?)
-}
-
-fn all_finite(network: &Network) -> Result<bool> {
-    for parameter in network.parameters() {
-        let values = parameter.var.as_detached_tensor().flatten_all()?.to_dtype(DType::F32)?.to_vec1::<f32>()?;
+    let kept = trainer.generator_optimizer.slots().values().chain(trainer.critic_optimizer.slots().values());
+    let weights = trainer.generator.parameters().chain(trainer.critic.parameters());
+    for tensor in weights.map(|parameter| parameter.var.as_detached_tensor()).chain(kept.cloned()) {
+        let values = tensor.flatten_all()?.to_dtype(DType::F32)?.to_vec1::<f32>()?;
         if !values.iter().all(|value| value.is_finite()) {
             return Ok(false);
         }

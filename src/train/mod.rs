@@ -99,6 +99,7 @@ pub fn train(job: &Job) -> Result<Outcome> {
     let mut watchdog = Watchdog::default();
     if let Some(saved) = checkpoint::latest(folder)? {
         watchdog = checkpoint::load(&saved, &mut trainer, data)?;
+        checkpoint::settle(folder, &trainer, &watchdog)?;
         progress.say(&format!("continuing at step {}", trainer.step));
     } else if !config.init_from.is_empty() {
         progress.say(&init::begin(&mut trainer, Path::new(&config.init_from))?);
@@ -193,11 +194,15 @@ impl<'a> Run<'a> {
             let mut due = self.due(before, after);
             if due.tell {
                 let record = self.record(&due)?;
-                due.save |= record.quality.is_some_and(|quality| self.watchdog.improves(after, quality));
+                let better = record.quality.filter(|quality| self.watchdog.would_improve(*quality));
+                due.save |= better.is_some();
                 self.log.write(&record)?;
                 self.job.progress.update(after, &self.clock.detail(&record, self.total));
                 if let Some(verdict) = self.bark(&record, &due)? {
                     return Ok(Some(verdict));
+                }
+                if better.is_some() {
+                    self.watchdog.best = Some(Best { step: after, quality: better });
                 }
             }
 
@@ -221,10 +226,13 @@ impl<'a> Run<'a> {
     /// What is due at the end of the round from step `before` to step `after`.
     fn due(&self, before: u64, after: u64) -> Due {
         let Job { config, judge, stop, .. } = self.job;
-        // A round of several generator steps may pass over the very step.
-        let due = |span: Span| {
-            let every = span.in_steps(&config.schedule, self.batches.len());
-            after / every > before / every
+        let images = |step| self.batches.images_after(config.schedule.critic_steps_before(step));
+        // A round may pass over the very step, or the very image.
+        let passes = |every: u64, [before, after]: [u64; 2]| after / every.max(1) > before / every.max(1);
+        let due = |span: Span| match span {
+            Span::Steps(every) => passes(every, [before, after]),
+            Span::Images(every) => passes(every, [before, after].map(images)),
+            Span::Epochs(every) => passes(every.saturating_mul(self.batches.len() as u64), [before, after].map(images)),
         };
         let last = after >= self.total || stop.load(Ordering::SeqCst);
         let look = due(config.watch.every);
@@ -247,8 +255,14 @@ impl<'a> Run<'a> {
         };
         let look = if due.look { Some(self.looker.look(trainer)?) } else { None };
         let diversity = look.as_ref().and_then(|look| look.diversity);
-        let quality = match self.job.judge.filter(|_| due.judge) {
-            Some(judge) => Some(judge.distance(&self.sampler.images(trainer, self.job.config.watch.judge_samples)?)?),
+        let sound = means.loss_critic.is_finite() && means.loss_generator.is_finite();
+        let quality = match self.job.judge.filter(|_| due.judge && sound) {
+            Some(judge) => {
+                let distance = judge.distance(&self.sampler.images(trainer, self.job.config.watch.judge_samples)?);
+                // The training is worth more than the measurement.
+                let unmeasured = |error| self.job.progress.say(&format!("warning: the distance was not measured: {error}"));
+                distance.map_err(unmeasured).ok().filter(|distance| distance.is_finite())
+            }
             None => None,
         };
         let wasserstein = matches!(self.job.config.loss, LossConfig::Wgan { .. });
@@ -337,7 +351,7 @@ impl Clock {
 
     fn detail(&self, record: &Record, total: u64) -> String {
         let steps = (record.step - self.first_step).max(1) as f64;
-        let left = self.seconds() / steps * (total - record.step) as f64;
+        let left = self.seconds() / steps * total.saturating_sub(record.step) as f64;
         format!(
             "critic {:.3} generator {:.3} | {:.0} images/s | {} left",
             record.loss_critic,
@@ -376,12 +390,14 @@ impl<'a> Sampler<'a> {
 
     /// Images `0..n` of the run's seed, batch by batch.
     fn images(&self, trainer: &Trainer, n: usize) -> Result<Images> {
-        const BATCH: usize = 100;
+        /// Where batches are larger than this, it is enough.
+        const MOST: usize = 100;
+        let batch = MOST.min(self.config.schedule.batch_size);
         self.view.load(&trainer.best_weights(), "the trainer")?;
         let shape = self.config.data.clone();
         let mut all = Images { n: 0, height: shape.size, width: shape.size, channels: shape.channels, pixels: Vec::new() };
-        for first in (0..n).step_by(BATCH) {
-            let count = BATCH.min(n - first);
+        for first in (0..n).step_by(batch) {
+            let count = batch.min(n - first);
             let rows = self.config.latent.rows(self.config.seed, first as u64, count);
             let latents = Tensor::from_vec(rows, (count, self.config.latent.size), self.latents.device())?;
             let mut images = sample(&self.view, self.config, &latents)?;

@@ -245,7 +245,13 @@ impl Trainer {
     /// # Errors
     /// When the device is out of memory.
     pub fn scores(&self, images: &Tensor) -> Result<Vec<f64>> {
-        Ok(self.critic.forward(images, Pass::Eval)?.flatten_all()?.to_dtype(DType::F64)?.to_vec1()?)
+        let (n, batch) = (images.dim(0)?, self.config.schedule.batch_size);
+        let mut scores = Vec::with_capacity(n);
+        for first in (0..n).step_by(batch) {
+            let part = images.narrow(0, first, batch.min(n - first))?.contiguous()?;
+            scores.extend(self.critic.forward(&part, Pass::Eval)?.flatten_all()?.to_dtype(DType::F64)?.to_vec1::<f64>()?);
+        }
+        Ok(scores)
     }
 
     /// The means since the last call.
@@ -380,9 +386,10 @@ pub(super) fn raw_weights(network: &Network) -> BTreeMap<String, Tensor> {
     network.parameters().map(|p| (p.name.clone(), p.var.as_detached_tensor())).collect()
 }
 
-/// The Euclidean norm of all gradients together, as a scalar on the device.
+/// The Euclidean norm of all gradients together, as a scalar on the device; in f64, where squares do not overflow.
 fn norm(gradients: &[Tensor]) -> Result<Tensor> {
-    let squares = gradients.iter().map(|g| g.sqr()?.sum_all()).collect::<candle_core::Result<Vec<_>>>()?;
+    let square = |g: &Tensor| g.to_dtype(DType::F64)?.sqr()?.sum_all();
+    let squares = gradients.iter().map(square).collect::<candle_core::Result<Vec<_>>>()?;
     Ok(Tensor::stack(&squares, 0)?.sum_all()?.sqrt()?)
 }
 

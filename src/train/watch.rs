@@ -55,8 +55,9 @@ impl Verdict {
     pub fn advice(&self) -> &'static str {
         match self.trouble {
             Trouble::Collapse => {
-                "Lower the learning rates (--lr), or bound the critic better: a gradient penalty without batch norm \
-                 (--set critic.norm=layer --set 'penalty={ kind = \"gradient\" }'), or --set critic.norm=spectral."
+                "Lower the learning rates (--lr), or bound the critic: --set critic.norm=spectral, or a gradient penalty in place \
+                 of weight clipping and batch norm (--set 'loss={ kind = \"wgan\" }' --set 'penalty={ kind = \"gradient\" }' \
+                 --set critic.norm=none)."
             }
             Trouble::Divergence => {
                 "Begin again with a lower learning rate (--lr), and look at curves.png for where it went wrong."
@@ -145,7 +146,7 @@ impl Watchdog {
         if !record.is_finite() {
             return Some(Verdict::nonsense(record, "losses"));
         }
-        record.diversity?; // only a look carries all signals
+        record.score_spread?; // only a look carries all signals
         let seen = self.suspect(record);
         self.remember(record);
         let Some((trouble, evidence)) = seen else {
@@ -174,22 +175,26 @@ impl Watchdog {
         self.suspicion.is_none()
     }
 
-    /// Whether a measured distance is better than all before, and remembers it then.
-    pub fn improves(&mut self, step: u64, quality: f64) -> bool {
-        let better = self.best.and_then(|best| best.quality).is_none_or(|before| quality < before);
-        if better {
-            self.best = Some(Best { step, quality: Some(quality) });
-        }
-        better
+    /// Whether a measured distance is better than all before.
+    pub fn would_improve(&self, quality: f64) -> bool {
+        self.best.and_then(|best| best.quality).is_none_or(|before| quality < before)
     }
 
     fn suspect(&self, record: &Record) -> Option<(Trouble, String)> {
         let spread = record.score_spread?;
+        let signals = [record.score_spread, record.gradient_norm_generator, record.diversity, record.diversity_nearest];
+        if signals.into_iter().flatten().any(|signal| !signal.is_finite()) {
+            let evidence = format!(
+                "the scores' spread is {spread:.2e}, the generator's gradient {:.2e}",
+                record.gradient_norm_generator.unwrap_or(0.0)
+            );
+            return Some((Trouble::Divergence, evidence));
+        }
         if record.images > SCALE_IMAGES && self.scale > 0.0 && spread > OUT_OF_HAND * self.scale {
             let evidence = format!("the critic's scores spread by {spread:.2e}, at the beginning by {:.2e}", self.scale);
             return Some((Trouble::Divergence, evidence));
         }
-        if spread <= NOTHING * self.peak_spread {
+        if spread <= NOTHING * self.peak_spread || spread == 0.0 {
             let evidence = format!(
                 "its scores of 64 real and 64 generated images spread by {spread:.1e}, it was {:.1e}",
                 self.peak_spread
@@ -223,12 +228,14 @@ impl Watchdog {
     }
 
     fn remember(&mut self, record: &Record) {
-        let raise = |peak: &mut f64, value: Option<f64>| *peak = peak.max(value.unwrap_or(0.0));
+        // Infinity would be a peak for ever, and JSON cannot write it.
+        let raise =
+            |peak: &mut f64, value: Option<f64>| *peak = peak.max(value.filter(|value| value.is_finite()).unwrap_or(0.0));
         raise(&mut self.peak_diversity, record.diversity);
         raise(&mut self.peak_nearest, record.diversity_nearest);
         raise(&mut self.peak_gradient, record.gradient_norm_generator);
         raise(&mut self.peak_spread, record.score_spread);
-        if record.images <= SCALE_IMAGES {
+        if record.images <= SCALE_IMAGES || self.scale == 0.0 {
             raise(&mut self.scale, record.score_spread);
         }
     }
@@ -256,14 +263,21 @@ impl Looker {
 
     pub(super) fn new(config: &TrainConfig, batches: &Batches, trainer: &Trainer) -> Result<Self> {
         let z = Tensor::from_vec(config.latent.rows(config.seed, 0, Self::N), (Self::N, config.latent.size), trainer.device())?;
-        let real = batches.first(Self::N)?;
+        let real = batches.spaced(Self::N)?;
         let reference = distances(&real)?.filter(|reference| reference.iter().all(|distance| *distance > 1e-6));
         Ok(Self { latents: z, real, reference })
     }
 
     /// The weights as they are: an average would hide for long what has become of them.
     pub(super) fn look(&self, trainer: &Trainer) -> Result<Look> {
-        let samples = trainer.as_images(&trainer.generator.forward(&self.latents, Pass::Eval)?)?;
+        // In the training's batches: more may not fit on the device.
+        let batch = trainer.config.schedule.batch_size;
+        let mut parts = Vec::new();
+        for first in (0..Self::N).step_by(batch) {
+            let latents = self.latents.narrow(0, first, batch.min(Self::N - first))?;
+            parts.push(trainer.as_images(&trainer.generator.forward(&latents, Pass::Eval)?)?);
+        }
+        let samples = Tensor::cat(&parts, 0)?;
         let diversity = match (self.reference, distances(&samples)?) {
             (Some(real), Some(made)) => Some([made[0] / real[0], made[1] / real[1]]),
             _ => None,

@@ -2,7 +2,7 @@
 
 use ganforge::config::{
     GeneratorLatents, Init, InitConfig, LossConfig, OptimizerConfig, OptimizerPair, PRESETS, PenaltyConfig, Reduction, Span,
-    TrainConfig, parse_table, preset_table, set,
+    TrainConfig, parse_table, preset_table, resized, set,
 };
 use ganforge::error::Error;
 use ganforge::image::Range;
@@ -290,6 +290,16 @@ fn a_critics_norm_can_be_chosen() {
     assert_eq!([spectral.iter().filter(all(true)).count(), spectral.iter().filter(all(false)).count()], [5, 0]);
     assert_eq!(norms(&spectral, LayerSpec::BatchNorm), 0);
     assert_eq!(with("none"), preset("wgan-gp-anime").critic.layers);
+
+    // Also of a system made narrower, whose own norm is none; and it is refused where it would be nothing.
+    let mut table = resized(preset_table("wgan-gp-anime").unwrap(), "it", Some(32), Some(0.25)).unwrap();
+    assert_eq!(norms(&TrainConfig::from_table(table.clone(), "it").unwrap().critic.layers, LayerSpec::LayerNorm), 0);
+    set(&mut table, "critic.norm=layer").unwrap();
+    assert_eq!(norms(&TrainConfig::from_table(table, "it").unwrap().critic.layers, LayerSpec::LayerNorm), 3);
+    let mut table = preset_table("gan-fashion-mlp").unwrap();
+    set(&mut table, "critic.norm=layer").unwrap();
+    let told = TrainConfig::from_table(table, "it").unwrap_err().to_string();
+    assert!(told.contains("there is no norm in the critic's layers"), "{told}");
 }
 
 /// The pair of the 64-pixel DCGANs: generator and critic.
@@ -463,6 +473,7 @@ fn values_out_of_range_are_named() {
         ("loss={ kind = 'bce', critic_scale = -1.0 }", "loss.critic_scale must be above 0"),
         ("loss={ kind = 'hing' }", "unknown variant `hing`"),
         ("loss={ kind = 'wgan' }", "the wgan loss needs loss.clip, a penalty or critic.norm"),
+        ("schedule.lr_decay={ curve = 'linear', begin = { steps = 9 }, end = { steps = 9 } }", "must begin before it ends"),
         ("penalty={ kind = 'gradient', weight = 0.0 }", "penalty.weight must be above 0"),
         ("schedule.generator_steps=0", "schedule.generator_steps must be 1 to 1000"),
         ("generator.norm=spectral", "norm and spectral are for the critic only"),

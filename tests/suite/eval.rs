@@ -438,7 +438,7 @@ fn the_built_in_features_order_what_people_order() {
     let (data, fresh) = (digits(1000, 1, 0), digits(1000, 1, 9));
     let judge = Judge::new(model, &data.images(&all(&data))).unwrap();
     let real = judge.frechet(&fresh.images(&all(&fresh))).unwrap();
-    let generator = builtin::open(None, &ganforge::infer::Options::default()).unwrap();
+    let generator = builtin::open(Some("digits"), &ganforge::infer::Options::default()).unwrap();
     let mut images = generator.sample(0, 0, 1000).unwrap();
     let made = judge.frechet(&images).unwrap();
     let mut random = Stream::at(1, Purpose::Evaluation, 0);

@@ -8,12 +8,13 @@ use std::time::{Duration, Instant};
 
 use assert_cmd::Command;
 use candle_core::Device;
-use ganforge::config::{Init, PRESETS, Schedule, Span, TrainConfig};
+use ganforge::config::{self, Init, PRESETS, Schedule, Span, TrainConfig};
 use ganforge::contract::Weights;
-use ganforge::data::{Dataset, Report, synthetic};
+use ganforge::data::{self, Dataset, Report, synthetic};
 use ganforge::image::Images;
 use ganforge::infer::{Generator, Options, runtime};
-use ganforge::train::{Batches, Record, RunFolder, checkpoint, read_records};
+use ganforge::progress::Silent;
+use ganforge::train::{self, Batches, Job, Judge, Record, RunFolder, Trouble, Which, checkpoint, read_records};
 use predicates::str::contains;
 use proptest::prelude::*;
 use serde_json::Value;
@@ -595,6 +596,65 @@ fn a_diverging_run_stops_and_keeps_what_was_good() {
         }
         assert!(told.contains("the best, is kept and exported") && run.onnx_file().exists(), "{told}");
     }
+}
+
+/// Finds everything better than what was before.
+struct Flatterer(std::cell::Cell<f64>);
+
+impl Judge for Flatterer {
+    fn distance(&self, _: &Images) -> ganforge::error::Result<f64> {
+        self.0.set(self.0.get() - 1.0);
+        Ok(self.0.get())
+    }
+}
+
+#[test]
+fn what_has_diverged_is_never_the_best() {
+    let place = Place::new();
+    let mut table = config::preset_table("digits").unwrap();
+    let data = place.data().display().to_string();
+    let flags = [DROPOUT, &["--set=output.checkpoint_every={ steps = 100 }", "--set=watch.judge_every={ steps = 2 }"]].concat();
+    let settings = flags.iter().filter_map(|flag| flag.strip_prefix("--set="));
+    settings.chain([&*format!("data.source={data}")]).for_each(|setting| config::set(&mut table, setting).unwrap());
+    for wild in ["generator", "critic"] {
+        config::set(&mut table, &format!("optimizer.{wild}={{ kind = 'sgd', lr = 1e6 }}")).unwrap();
+    }
+    config::set(&mut table, "schedule.length={ steps = 500 }").unwrap();
+    let config = TrainConfig::from_table(table, "it").unwrap();
+    let images = data::load(&data, &config.data, &Silent).unwrap();
+    let folder = RunFolder::create(&place.path("run"), &config).unwrap();
+    let (judge, stop) = (Flatterer(std::cell::Cell::new(0.0)), false.into());
+    let (device, progress, judge) = (Device::Cpu, &Silent, Some(&judge as &dyn Judge));
+    let job = Job { config: &config, data: &images, device: &device, folder: &folder, progress, stop: &stop, judge };
+    let outcome = train::train(&job).unwrap();
+    assert_eq!(outcome.verdict.map(|verdict| verdict.trouble), Some(Trouble::Divergence));
+    // The last sound measurement, and it was saved then.
+    let best = outcome.best.expect("the first steps were sound");
+    assert!(best.step < outcome.step && best.quality.is_some());
+    let kept = checkpoint::find(&folder, Which::Best).unwrap().unwrap();
+    assert_eq!(checkpoint::read_state(&kept).unwrap().step, best.step);
+}
+
+#[test]
+fn intervals_in_images_do_not_shrink_in_a_warm_up() {
+    let place = Place::new();
+    let warm = "--set=schedule.critic_warmup={ critic_steps = 20, first = 3, every = 500 }";
+    let run = place.train(
+        "run",
+        WGAN,
+        &["--steps=30", warm, "--set=watch.every={ images = 200 }", "--set=output.log_every={ steps = 1000 }"],
+    );
+    let seen: Vec<u64> =
+        records(&run).iter().filter(|record| record.score_spread.is_some()).map(|record| record.images).collect();
+    let crossed = seen.windows(2).all(|pair| pair[0] / 200 < pair[1] / 200);
+    assert!(seen.len() > 2 && crossed, "{seen:?}");
+}
+
+#[test]
+fn rounds_end_together_with_lengths() {
+    let place = Place::new();
+    let run = place.train("run", WGAN, &["--steps=4", "--set=schedule.generator_steps=3"]);
+    assert_eq!(state(&run).step, 6);
 }
 
 #[test]

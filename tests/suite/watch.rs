@@ -1,6 +1,6 @@
 //! The watchdog: what it names, how soon, and what it lets pass.
 
-use ganforge::train::{Record, Trouble, Verdict, Watchdog};
+use ganforge::train::{Best, Record, Trouble, Verdict, Watchdog};
 
 /// A line of the log after so many images, as a sound run has it.
 fn sound(images: u64) -> Record {
@@ -46,6 +46,10 @@ fn troubles_are_named_within_30_000_images() {
     assert_eq!(named(since, |_, record| record.score_spread = Some(0.0)), dead);
     assert_eq!(named(since, |_, record| record.gradient_norm_generator = Some(1e-9)), dead);
     let diverged = (Trouble::Divergence, since, 60_000);
+    assert_eq!(named(since, |_, record| record.gradient_norm_generator = Some(f64::INFINITY)), diverged);
+    // Without real images to compare with, the critic is watched all the same.
+    let blind = |_: u64, record: &mut Record| (record.diversity, record.score_spread) = (None, Some(0.0));
+    assert_eq!(named(since, blind), dead);
     assert_eq!(named(since, |images, record| record.score_spread = Some(images as f64)), diverged);
     // NaN waits for nothing, not even for a look.
     let nan = |_: u64, record: &mut Record| (record.diversity, record.loss_generator) = (None, f64::NAN);
@@ -90,7 +94,7 @@ fn a_verdict_is_told_once_until_things_have_been_sound_again() {
 #[test]
 fn the_best_is_the_smallest_distance() {
     let mut watchdog = Watchdog::default();
-    let better: Vec<bool> = [(1, 9.0), (2, 7.0), (3, 8.0), (4, 6.5)].map(|(step, q)| watchdog.improves(step, q)).into();
-    assert_eq!(better, [true, true, false, true]);
-    assert_eq!(watchdog.best.map(|best| (best.step, best.quality)), Some((4, Some(6.5))));
+    assert!(watchdog.would_improve(9.0));
+    watchdog.best = Some(Best { step: 2, quality: Some(7.0) });
+    assert_eq!([7.0, 8.0, 6.5].map(|quality| watchdog.would_improve(quality)), [false, false, true]);
 }

@@ -93,6 +93,12 @@ pub fn eval(args: &EvalArgs) -> Result<()> {
         (Opened::Run(_), None) => Some(Path::new(&args.subject).join("evaluation.json")),
         _ => None,
     });
+    if let Some(out) = out.as_deref().filter(|out| out.is_dir()) {
+        return Err(Error::usage(
+            format!("--out {} is a folder", out.display()),
+            "Name a file, for example evaluation.json in it.",
+        ));
+    }
     let folder = out.as_deref().map(|out| out.parent().filter(|folder| *folder != Path::new("")).unwrap_or(Path::new(".")));
     if let Some(folder) = folder.filter(|folder| !folder.is_dir()) {
         return Err(Error::usage(format!("--out: there is no folder {}", folder.display()), "Make it first."));
