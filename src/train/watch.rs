@@ -119,7 +119,8 @@ struct Suspicion {
     told: bool,
 }
 
-/// Fallen below this part of its peak, diversity is lost. Healthy runs of the presets stay above a half.
+/// Fallen below this part of its peak, diversity is lost. The lowest of the sound runs it was set by, wgan-mnist-mlp on MNIST,
+/// fell to 0.65.
 const LOST: f64 = 0.25;
 /// Likewise for the distance between each sample and the one most like it: many modes, but few.
 const LOST_NEAREST: f64 = 0.1;
