@@ -80,6 +80,8 @@ pub struct Outcome {
     pub best: Option<Best>,
     /// Why the watchdog ended it, if it did.
     pub verdict: Option<Verdict>,
+    /// What else it has said, where it was not to end the run; before a resume, too.
+    pub warnings: Vec<Verdict>,
 }
 
 /// Trains from the latest checkpoint of the run folder, or from the beginning if it has none, to the end of the schedule, or
@@ -116,17 +118,18 @@ pub fn train(job: &Job) -> Result<Outcome> {
     progress.begin("training", run.total);
     let trained = run.steps();
     progress.end();
-    let outcome = run.outcome();
+    let mut outcome = run.outcome();
+    outcome.verdict = trained.as_ref().ok().cloned().flatten();
+    outcome.warnings.retain(|said| Some(said) != outcome.verdict.as_ref());
     run.log.finish()?;
     facts.best = outcome.best;
-    match &trained {
-        Ok(verdict) => facts.verdict = verdict.clone(),
-        Err(error) => facts.ended = Some(error.to_string()),
-    }
+    facts.warnings = outcome.warnings.clone();
+    facts.verdict = outcome.verdict.clone();
+    facts.ended = trained.as_ref().err().map(ToString::to_string);
     if let Err(error) = report::write(folder, &facts) {
         progress.say(&format!("warning: the run is saved, but its report is not: {error}"));
     }
-    Ok(Outcome { verdict: trained?, ..outcome })
+    trained.map(|_| outcome)
 }
 
 /// A training under way.
@@ -325,6 +328,7 @@ impl<'a> Run<'a> {
             images_per_second: self.clock.rate(images),
             best: self.watchdog.best,
             verdict: None,
+            warnings: self.watchdog.said.clone(),
         }
     }
 }

@@ -30,6 +30,9 @@ pub struct Facts {
     /// What the watchdog said.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub verdict: Option<Verdict>,
+    /// What it said where it was not to end the run.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<Verdict>,
     /// The best checkpoint.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub best: Option<Best>,
@@ -256,6 +259,7 @@ fn page(folder: &RunFolder, facts: &Facts, records: &[Record]) -> Result<Markup>
 fn outcome(facts: &Facts, records: &[Record]) -> Markup {
     let step = records.last().map_or(0, |record| record.step);
     html! {
+        @for warning in &facts.warnings { div.card.warn { strong { "Watchdog, and the run went on: " } (warning) ". " } }
         @if let Some(verdict) = &facts.verdict { div.card.warn { strong { "Watchdog: " } (verdict) ". " (verdict.advice()) } }
         @if let Some(ended) = &facts.ended { div.card.warn { (ended) } }
         @else if facts.verdict.is_none() && step < facts.total_steps {

@@ -106,6 +106,9 @@ pub struct Watchdog {
     /// The largest spread of the scores among the first images.
     scale: f64,
     suspicion: Option<Suspicion>,
+    /// What it has said so far.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub said: Vec<Verdict>,
     /// The best checkpoint so far.
     pub best: Option<Best>,
 }
@@ -161,14 +164,16 @@ impl Watchdog {
         let news = sure && !now.told;
         now.told |= sure;
         self.suspicion = Some(now);
-        news.then_some(Verdict {
+        let verdict = news.then_some(Verdict {
             trouble,
             since_step: now.step,
             since_images: now.images,
             step: record.step,
             images: record.images,
             evidence,
-        })
+        });
+        self.said.extend(verdict.clone());
+        verdict
     }
 
     /// Whether nothing is known against the run at present.

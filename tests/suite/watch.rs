@@ -89,6 +89,7 @@ fn a_verdict_is_told_once_until_things_have_been_sound_again() {
         told.extend(watchdog.see(&record).map(|verdict| verdict.images));
     }
     assert_eq!(told, [60_000, 160_000]);
+    assert_eq!(watchdog.said.iter().map(|verdict| verdict.images).collect::<Vec<_>>(), told);
 }
 
 #[test]
