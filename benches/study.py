@@ -5,9 +5,9 @@
 
 KIND is one of
     presets        every preset on real data for a short length: time, peak memory, where the losses and the watchdog are
-    sweep          learning rates ×0.2, ×1 and ×2 of gan-fashion-mlp, wgan-fashion and wgan-gp-fashion
+    sweep          learning rates ×0.2, ×1 and ×2 of gan-fashion-mlp, wgan-mnist-mlp and wgan-gp-mnist-mlp
     collapse       wgan-gp-anime-sgd, and what becomes of it when one thing is changed
-    correlation    one run of wgan-fashion and of wgan-gp-fashion whose checkpoints are all kept and evaluated: does the
+    correlation    one run of wgan-mnist-mlp and of wgan-gp-mnist-mlp whose checkpoints are all kept and evaluated: does the
                    Wasserstein estimate follow the Fréchet distance?
 
 Needs a built gan-train (--bin), an onnxruntime that it finds, and GANFORGE_DATA; Python 3.11 without packages.
@@ -36,8 +36,8 @@ import tomllib
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 # A run saves so often: what an interruption may cost.
 CHECKPOINTS = 20
-# What the watchdog's sentences begin with.
-TROUBLES = ("mode collapse at", "training diverged at", "dead critic at")
+# What gan-train says of NaN before the first checkpoint.
+NO_CHECKPOINT = "no checkpoint in"
 
 
 @dataclasses.dataclass
@@ -85,11 +85,10 @@ class Study:
 
     def trained(self, run, place, asked):
         summary, complaint, code = self.train(run, place, asked)
-        said = (place / "log.txt").read_text().splitlines()
-        warnings = [line.removeprefix("warning: ") for line in said if any(name in line for name in TROUBLES)]
-        verdict = (summary.get("outcome") or {}).get("verdict")
+        outcome = summary.get("outcome") or {}
+        verdict, warnings = outcome.get("verdict"), outcome.get("warnings", [])
         # The watchdog's end is an end, too; so is NaN before the first checkpoint.
-        ended = code == 0 or verdict is not None or "there is no checkpoint from before" in complaint
+        ended = code == 0 or verdict is not None or NO_CHECKPOINT in complaint
         result = {"asked": asked, "ended": ended, "exit_code": code, "verdict": verdict, "error": complaint if code else None}
         result["warnings"] = warnings
         result |= totals(place) | {"log": read_lines(place / "run/stats.jsonl")[-1:]}
@@ -160,16 +159,26 @@ class Study:
     # --- tables
 
     def table(self, runs, results):
-        head = ["run", "images", "ended", "critic's loss", "generator's", "Wasserstein", "diversity", self.args.metric]
+        head = ["run", "images", "ended", "critic's loss", "generator's", "critic's input gradient", "diversity"]
+        head += ["best Fréchet distance on the way", self.args.metric]
         rows = [head + ["minutes", "peak MB", "processes"]]
         for run, result in zip(runs, results):
             last = result["log"][-1] if result["log"] else {}
-            figures = [last.get(key) for key in ("loss_critic", "loss_generator", "wasserstein", "diversity")]
+            keys = ("loss_critic", "loss_generator", "input_gradient_norm", "diversity")
+            figures = [self.latest(run, key) for key in keys] + [min(self.logged(run, "quality"), default=None)]
             evaluation = result.get("evaluation")
             figures.append(number(evaluation, self.args.metric) if evaluation else None)
             cells = [run.name, f"{last.get('images', 0):,}", ending(result), *map(rounded, figures)]
             rows.append(cells + [f"{result['seconds'] / 60:.1f}", f"{result['peak_mb']:.0f}", str(result["attempts"])])
         return markdown(rows)
+
+    def logged(self, run, key):
+        """What the log says of it, line by line; lines without it left out."""
+        lines = read_lines(self.args.out / run.name / "run/stats.jsonl")
+        return [line[key] for line in lines if line.get(key) is not None]
+
+    def latest(self, run, key):
+        return next(reversed(self.logged(run, key)), None)
 
     def correlations(self, runs, results):
         """Tables of the checkpoints, with Pearson's and Spearman's correlation under each."""
@@ -245,10 +254,15 @@ def number(evaluation, metric):
 
 def ending(result):
     if verdict := result["verdict"]:
-        return f"{verdict['trouble']} at {verdict['images']:,} images, begun at {verdict['since_images']:,}"
+        return sentence(verdict)
     if result["exit_code"]:
-        return f"**failed**: {result['error'].splitlines()[0] if result['error'] else result['exit_code']}"
-    return "; ".join(["complete", *(warning.split(". ")[0] for warning in result["warnings"])])
+        error = (result["error"] or f"exit code {result['exit_code']}").splitlines()[0].removeprefix("error: ")
+        return error.split(f", and {NO_CHECKPOINT}")[0]
+    return "; ".join(["complete", *map(sentence, result["warnings"])])
+
+
+def sentence(verdict):
+    return f"{verdict['trouble']} named at {verdict['images']:,} images, begun at {verdict['since_images']:,}"
 
 
 def rounded(value):
@@ -290,7 +304,7 @@ def presets(study):
 
 def sweep(study):
     runs = []
-    for preset in ("gan-fashion-mlp", "wgan-fashion", "wgan-gp-fashion"):
+    for preset in ("gan-fashion-mlp", "wgan-mnist-mlp", "wgan-gp-mnist-mlp"):
         config = study.config(preset)
         for factor in (0.2, 1, 2):
             runs.append(Run(f"{preset}-lr-x{factor}", preset, assignments(*rate_settings(config, factor))))
@@ -333,15 +347,15 @@ def collapse(study):
 
 
 def correlate(study):
-    return [Run(f"{preset}-checkpoints", preset, keep_all=True) for preset in ("wgan-fashion", "wgan-gp-fashion")]
+    return [Run(f"{preset}-checkpoints", preset, keep_all=True) for preset in ("wgan-mnist-mlp", "wgan-gp-mnist-mlp")]
 
 
 # kind -> (its runs, images a run)
 KINDS = {
     "presets": (presets, 20_000),
-    "sweep": (sweep, 300_000),
+    "sweep": (sweep, 500_000),
     "collapse": (collapse, 1_000_000),
-    "correlation": (correlate, 600_000),
+    "correlation": (correlate, 1_000_000),
 }
 
 
