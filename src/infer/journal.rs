@@ -1,0 +1,210 @@
+//! What of a job is done, in a file beside the images: whatever it names is whole, so a job that was killed can go on.
+//!
+//! The first line says which job it is, as JSON; every other line is a finished piece: `first count checksum bytes`. A line
+//! counts once its end is there, and is written after what it names.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::ops::Range as Span;
+use std::path::{Path, PathBuf};
+
+use crc32fast::Hasher;
+use serde_json::Value;
+
+use crate::error::{Error, Result};
+
+/// Images at consecutive places, written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Piece {
+    /// The first place.
+    pub first: u64,
+    /// How many.
+    pub count: u64,
+    /// CRC-32 of the pixels, `[count, height, width, channels]`.
+    pub crc: u32,
+    /// Bytes of the files.
+    pub bytes: u64,
+}
+
+impl Piece {
+    fn end(&self) -> u64 {
+        self.first + self.count
+    }
+
+    fn parse(line: &str) -> Option<Self> {
+        let mut words = line.split(' ');
+        let piece = Self {
+            first: words.next()?.parse().ok()?,
+            count: words.next()?.parse().ok()?,
+            crc: u32::from_str_radix(words.next()?, 16).ok()?,
+            bytes: words.next()?.parse().ok()?,
+        };
+        let sound = piece.count > 0 && piece.first.checked_add(piece.count).is_some() && words.next().is_none();
+        sound.then_some(piece)
+    }
+}
+
+/// Finished pieces; neighbours are joined, so that their number does not grow with the images'.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Done {
+    pieces: BTreeMap<u64, Piece>,
+    image: u64,
+}
+
+impl Done {
+    /// Nothing yet, of images of so many bytes.
+    pub fn new(image: usize) -> Self {
+        Self { pieces: BTreeMap::new(), image: image as u64 }
+    }
+
+    /// Adds a piece; `false` if some of it was there.
+    pub fn add(&mut self, piece: Piece) -> bool {
+        let before = self.pieces.range(..piece.end()).next_back().map(|(_, before)| *before);
+        if before.is_some_and(|before| before.end() > piece.first) {
+            return false;
+        }
+        let mut joined = piece;
+        if let Some(before) = before.filter(|before| before.end() == piece.first) {
+            self.pieces.remove(&before.first);
+            joined = self.join(before, joined);
+        }
+        if let Some(after) = self.pieces.remove(&piece.end()) {
+            joined = self.join(joined, after);
+        }
+        self.pieces.insert(joined.first, joined);
+        true
+    }
+
+    fn join(&self, a: Piece, b: Piece) -> Piece {
+        let mut crc = Hasher::new_with_initial_len(a.crc, a.count * self.image);
+        crc.combine(&Hasher::new_with_initial_len(b.crc, b.count * self.image));
+        Piece { first: a.first, count: a.count + b.count, crc: crc.finalize(), bytes: a.bytes + b.bytes }
+    }
+
+    /// Images that are done.
+    pub fn count(&self) -> u64 {
+        self.pieces.values().map(|piece| piece.count).sum()
+    }
+
+    /// All of `wanted` in one piece, once it is done.
+    pub fn all(&self, wanted: &Span<u64>) -> Option<Piece> {
+        self.pieces.get(&wanted.start).copied().filter(|piece| piece.end() == wanted.end)
+    }
+
+    /// What of `wanted` is not done.
+    pub fn gaps(&self, wanted: &Span<u64>) -> Vec<Span<u64>> {
+        let mut gaps = Vec::new();
+        let mut next = wanted.start;
+        for piece in self.pieces.values() {
+            if next < piece.first {
+                gaps.push(next..piece.first);
+            }
+            next = piece.end();
+        }
+        if next < wanted.end {
+            gaps.push(next..wanted.end);
+        }
+        gaps
+    }
+}
+
+/// The journal of a job at work. No other process may write to it meanwhile.
+pub(super) struct Journal {
+    file: File,
+    path: PathBuf,
+    pub done: Done,
+}
+
+impl Journal {
+    /// A new journal; whatever lies under the name is lost.
+    pub fn create(path: &Path, identity: &Value, image: usize) -> Result<Self> {
+        // Not truncated yet: it may be another's.
+        let mut journal = Self::locked(path, OpenOptions::new().read(true).write(true).create(true).truncate(false), image)?;
+        let header = format!("{identity}\n");
+        let file = &mut journal.file;
+        file.set_len(0).and_then(|()| file.write_all(header.as_bytes())).map_err(Error::io("write", path))?;
+        Ok(journal)
+    }
+
+    /// Goes on with the journal of the same job. `None` where there is none, or it broke off before it said what it is:
+    /// nothing had been made then.
+    pub fn resume(path: &Path, identity: &Value, wanted: &Span<u64>, image: usize) -> Result<Option<Self>> {
+        let mut journal = match Self::locked(path, OpenOptions::new().read(true).write(true), image) {
+            Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => return Ok(None),
+            other => other?,
+        };
+        let mut bytes = Vec::new();
+        journal.file.read_to_end(&mut bytes).map_err(Error::io("read", path))?;
+        let whole = bytes.iter().rposition(|&byte| byte == b'\n').map_or(0, |end| end + 1);
+        let damaged = |what: &str| Error::invalid_file(path, what, "Begin again with --force.");
+        let text = std::str::from_utf8(&bytes[..whole]).map_err(|_| damaged("it is not text"))?;
+        let mut lines = text.lines();
+        let Some(header) = lines.next() else { return Ok(None) };
+        let begun: Value = serde_json::from_str(header).map_err(|_| damaged("its first line is no JSON"))?;
+        same_job(path, &begun, identity)?;
+        for line in lines {
+            let piece = Piece::parse(line).filter(|piece| wanted.start <= piece.first && piece.end() <= wanted.end);
+            let piece = piece.ok_or_else(|| damaged(&format!("'{line}' is no piece of this job")))?;
+            if !journal.done.add(piece) {
+                return Err(damaged(&format!("'{line}' names images that another line names, too")));
+            }
+        }
+        // What a torn line said is not known to be whole.
+        let file = &mut journal.file;
+        let length = whole as u64;
+        file.set_len(length).and_then(|()| file.seek(SeekFrom::Start(length))).map_err(Error::io("write", path))?;
+        Ok(Some(journal))
+    }
+
+    fn locked(path: &Path, options: &OpenOptions, image: usize) -> Result<Self> {
+        let file = options.open(path).map_err(Error::io("write", path))?;
+        match file.try_lock() {
+            // Some network file systems have no locks.
+            Ok(()) | Err(TryLockError::Error(_)) => Ok(Self { file, path: path.to_path_buf(), done: Done::new(image) }),
+            Err(TryLockError::WouldBlock) => {
+                let what = format!("another gan-infer is at work on it: {} is locked", path.display());
+                Err(Error::usage(what, "Wait for its end, or choose another --out."))
+            }
+        }
+    }
+
+    /// Notes a piece that is whole now.
+    pub fn add(&mut self, piece: Piece) -> Result<()> {
+        let Piece { first, count, crc, bytes } = piece;
+        let line = format!("{first} {count} {crc:08x} {bytes}\n");
+        self.file.write_all(line.as_bytes()).map_err(Error::io("write", &self.path))?;
+        self.done.add(piece);
+        Ok(())
+    }
+
+    /// The pieces one by one, in the order of their places.
+    pub fn pieces(&mut self) -> Result<Vec<Piece>> {
+        let mut text = String::new();
+        let file = &mut self.file;
+        file.rewind().and_then(|()| file.read_to_string(&mut text)).map_err(Error::io("read", &self.path))?;
+        let mut pieces: Vec<Piece> = text.lines().skip(1).filter_map(Piece::parse).collect();
+        pieces.sort_by_key(|piece| piece.first);
+        Ok(pieces)
+    }
+
+    /// The job is over, and needs no journal.
+    pub fn remove(self) -> Result<()> {
+        fs::remove_file(&self.path).map_err(Error::io("remove", &self.path))
+    }
+}
+
+fn same_job(path: &Path, begun: &Value, now: &Value) -> Result<()> {
+    let empty = serde_json::Map::new();
+    let [begun, now] = [begun, now].map(|job| job.as_object().unwrap_or(&empty));
+    for key in now.keys().chain(begun.keys()) {
+        let [was, is] = [begun, now].map(|job| job.get(key).unwrap_or(&Value::Null));
+        if was != is {
+            return Err(Error::usage(
+                format!("{} is of another job: its {key} is {was}, this call's is {is}", path.display()),
+                "Repeat the call that was interrupted, with --resume; or begin again with --force.",
+            ));
+        }
+    }
+    Ok(())
+}
