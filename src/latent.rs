@@ -91,15 +91,18 @@ impl Truncation {
     pub fn apply(self, law: Law, values: &mut [f32]) {
         use std::f64::consts::SQRT_2;
 
-        use statrs::function::erf::{erfc, erfc_inv};
+        use statrs::function::erf::{erf, erf_inv, erfc, erfc_inv};
         match law {
             Law::Uniform => values.iter_mut().for_each(|z| *z = (f64::from(*z) * self.0) as f32),
             Law::Normal => {
-                // Φ(−x) = erfc(x/√2)/2. The smaller tail of each value keeps its digits.
-                let outside = erfc(self.0 / SQRT_2);
+                // 1 − 2Φ(−x) = erf(x/√2). Near the middle and far out each has a form that keeps its digits.
+                let bound = self.0 / SQRT_2;
+                let (inside, outside) = (erf(bound), erfc(bound));
                 for z in values {
-                    let tail = outside + erfc(f64::from(z.abs()) / SQRT_2) * (1.0 - outside);
-                    *z = (SQRT_2 * erfc_inv(tail)).copysign(f64::from(*z)) as f32;
+                    let rank = f64::from(z.abs()) / SQRT_2;
+                    let middle = erf(rank) * inside;
+                    let truncated = if middle < 0.5 { erf_inv(middle) } else { erfc_inv(outside + erfc(rank) * inside) };
+                    *z = (SQRT_2 * truncated).copysign(f64::from(*z)) as f32;
                 }
             }
         }

@@ -1,6 +1,6 @@
 //! Makes images with an exported generator.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
@@ -10,7 +10,7 @@ use ganforge::error::{Error, Result};
 use ganforge::image::Range;
 use ganforge::infer::generator::MAX_BATCH;
 use ganforge::infer::{
-    Existing, Format, Generator, Job, Options, Plan, Provider, SeedList, Selection, Shard, builtin, pipeline, runtime,
+    Existing, Format, Generator, Job, Options, Plan, Provider, SeedList, Selection, Shard, bench, builtin, pipeline, runtime,
 };
 use ganforge::latent::Truncation;
 use ganforge::progress::Progress;
@@ -108,6 +108,28 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// How fast a model makes images here: over batch sizes and sessions, stage by stage, and what bounds the whole
+    Bench {
+        /// A built-in generator or an ONNX file [default: the first of `gan-infer models`]
+        model: Option<String>,
+        #[command(flatten)]
+        how: How,
+        /// Batch sizes to try [default: 1 to 64, on CUDA 64 to 1024]
+        #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = clap::value_parser!(u16).range(1..=MAX_BATCH as i64))]
+        batches: Vec<u16>,
+        /// Numbers of sessions to try [default: 1, and one a core]
+        #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = clap::value_parser!(u16).range(1..=1024))]
+        threads: Vec<u16>,
+        /// Seconds a measurement; each is made three times
+        #[arg(long, default_value_t = 1.0, value_parser = seconds)]
+        seconds: f64,
+        /// Where to write files and delete them again
+        #[arg(long, value_name = "DIR", default_value = ".")]
+        scratch: PathBuf,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
     /// The built-in generators
     Models {
         /// Print JSON
@@ -139,6 +161,9 @@ fn main() -> ExitCode {
     cli::finish(match command {
         None => make(sample),
         Some(Command::Info { model, how, json }) => info(model.as_deref(), &how, json),
+        Some(Command::Bench { model, how, batches, threads, seconds, scratch, json }) => {
+            measure(model.as_deref(), &how, [&batches, &threads], seconds, &scratch, json)
+        }
         Some(Command::Models { json }) => models(json),
         Some(Command::Runtime { action: None, json }) => show_runtime(json),
         Some(Command::Runtime { action: Some(RuntimeAction::Install { cuda }), json }) => install(cuda, json),
@@ -160,8 +185,9 @@ fn make(sample: Sample) -> Result<()> {
         Selection::Seeds { number, .. } => format!("image {number} of {} seeds", plan.count()),
     };
     console.say(&format!("{} on {} with onnxruntime {}, {what}", generator.name(), generator.provider(), library.version));
-    let threads = sample.threads.map_or_else(|| pipeline::default_threads(generator.provider()), usize::from);
-    let done = pipeline::run(&generator, &Job { threads, truncation }, &plan, &console, &stop)?;
+    let best = Job::new(generator.provider());
+    let job = Job { threads: sample.threads.map_or(best.threads, usize::from), truncation, ..best };
+    let done = pipeline::run(&generator, &job, &plan, &console, &stop)?;
     let rate = done.images as f64 / done.seconds;
     let before = plan.count() - done.images;
     let earlier = if before > 0 { format!(", {before} were there") } else { String::new() };
@@ -180,13 +206,13 @@ fn make(sample: Sample) -> Result<()> {
             "model": generator.name(),
             "provider": generator.provider().to_string(),
             "onnxruntime": library.version,
-            "seed": sample.seed,
+            "seed": sample.seeds.is_none().then_some(sample.seed),
             "seeds": sample.seeds.map(|seeds| seeds.to_string()),
             "start": sample.start,
             "shard": sample.shard.map(|shard| shard.to_string()),
             "truncation": sample.truncation,
             "batch": generator.batch(),
-            "threads": threads,
+            "threads": job.threads,
             "format": sample.format.name(),
             "out": done.out,
         }));
@@ -223,6 +249,33 @@ impl How {
     fn options(&self) -> Options {
         Options { provider: self.provider, batch: self.batch.map(usize::from), range: self.range }
     }
+}
+
+fn seconds(text: &str) -> Result<f64, String> {
+    let seconds = text.parse().ok().filter(|seconds| (0.01..=3600.0).contains(seconds));
+    seconds.ok_or_else(|| "expected a number from 0.01 to 3600".to_string())
+}
+
+fn measure(
+    model: Option<&str>,
+    how: &How,
+    [batches, threads]: [&[u16]; 2],
+    seconds: f64,
+    scratch: &Path,
+    json: bool,
+) -> Result<()> {
+    let options = how.options();
+    let generator = builtin::open(model, &options)?;
+    let mut setup = bench::Setup::new(generator.provider(), seconds);
+    let replace = |list: &mut Vec<usize>, with: &[u16]| {
+        if !with.is_empty() {
+            *list = with.iter().copied().map(usize::from).collect();
+        }
+    };
+    replace(&mut setup.batches, batches);
+    replace(&mut setup.threads, threads);
+    let report = bench::run(&generator, &options, &setup, scratch, &Console::new(json))?;
+    if json { print_json(&json!(report)) } else { print_line(report.to_string().trim_end()) }
 }
 
 fn info(model: Option<&str>, how: &How, json: bool) -> Result<()> {

@@ -328,6 +328,14 @@ impl Generator {
         Ok(Sampler { generator: self, session: Some(session) })
     }
 
+    /// Images that are worth handling at a time: whole batches.
+    pub(super) fn block(&self) -> u64 {
+        /// So many bytes of pixels, for then the work on each batch outweighs what comes around it.
+        const BYTES: usize = 256 << 10;
+        let image: usize = self.image_shape().iter().product();
+        (BYTES / image).div_ceil(self.batch).max(1) as u64 * self.batch as u64
+    }
+
     /// The numbers of the chunks that hold the images of `wanted`.
     fn chunks(&self, wanted: &Span<u64>) -> Span<u64> {
         let batch = self.batch as u64;
@@ -362,6 +370,14 @@ impl Sampler<'_> {
             self.run(selection, truncation, part, |output, rows| generator.form.pixels(output, rows, generator.range, out))?;
         }
         Ok(())
+    }
+
+    /// One run of a batch whose output nobody looks at, for measurements.
+    pub(super) fn run_alone(&mut self, latents: &[f32]) -> Result<()> {
+        let generator = self.generator;
+        let Some(session) = &mut self.session else { return Err(Error::Ort("the session is gone".into())) };
+        let outputs = run(session, &generator.input, latents.to_vec(), generator.batch)?;
+        only_output(&outputs).map(|_| ())
     }
 
     /// The elements of the images at the places `wanted`, which lie in one chunk.
@@ -620,7 +636,9 @@ fn promised_form(name: &str, contract: &Contract, output: &Port, dims: &[i64], b
     };
     let image = if channels_first { [channels, height, width] } else { [height, width, channels] };
     let promised: Vec<i64> = [batch].iter().chain(&image).map(|&dim| dim as i64).collect();
-    if !matches!(channels, 1 | 3) || output.name != contract::OUTPUT || output.element != element || dims != promised {
+    let sides = [height, width].iter().all(|side| (1..=MAX_SIDE as usize).contains(side));
+    if !sides || !matches!(channels, 1 | 3) || output.name != contract::OUTPUT || output.element != element || dims != promised
+    {
         let promised = Port { name: contract::OUTPUT.into(), element, dims: promised };
         return Err(broken_promise(name, &format!("the output {promised}"), &Port { dims: dims.to_vec(), ..output.clone() }));
     }

@@ -1,11 +1,12 @@
 //! What of a job is done, in a file beside the images: whatever it names is whole, so a job that was killed can go on.
 //!
 //! The first line says which job it is, as JSON; every other line is a finished piece: `first count checksum bytes`. A line
-//! counts once its end is there, and is written after what it names.
+//! counts once its end is there, and is written after what it names. Nothing is synced before the end of the job: this holds
+//! for a killed program, not for a machine that lost its power.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::ops::Range as Span;
 use std::path::{Path, PathBuf};
 
@@ -79,7 +80,7 @@ impl Done {
     fn join(&self, a: Piece, b: Piece) -> Piece {
         let mut crc = Hasher::new_with_initial_len(a.crc, a.count * self.image);
         crc.combine(&Hasher::new_with_initial_len(b.crc, b.count * self.image));
-        Piece { first: a.first, count: a.count + b.count, crc: crc.finalize(), bytes: a.bytes + b.bytes }
+        Piece { first: a.first, count: a.count + b.count, crc: crc.finalize(), bytes: a.bytes.saturating_add(b.bytes) }
     }
 
     /// Images that are done.
@@ -117,14 +118,21 @@ pub(super) struct Journal {
 }
 
 impl Journal {
-    /// A new journal; whatever lies under the name is lost.
-    pub fn create(path: &Path, identity: &Value, image: usize) -> Result<Self> {
+    /// A new journal. One that is there already is lost if `replace`, else an error.
+    pub fn create(path: &Path, identity: &Value, image: usize, replace: bool) -> Result<Self> {
         // Not truncated yet: it may be another's.
-        let mut journal = Self::locked(path, OpenOptions::new().read(true).write(true).create(true).truncate(false), image)?;
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(false).create_new(!replace);
+        let mut journal = Self::locked(path, &options, image)?;
         let header = format!("{identity}\n");
         let file = &mut journal.file;
-        file.set_len(0).and_then(|()| file.write_all(header.as_bytes())).map_err(Error::io("write", path))?;
-        Ok(journal)
+        match file.set_len(0).and_then(|()| file.write_all(header.as_bytes())) {
+            Ok(()) => Ok(journal),
+            Err(e) => {
+                let _ = journal.remove(); // the first error is the one to report
+                Err(Error::io("write", path)(e))
+            }
+        }
     }
 
     /// Goes on with the journal of the same job. `None` where there is none, or it broke off before it said what it is:
@@ -134,37 +142,48 @@ impl Journal {
             Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => return Ok(None),
             other => other?,
         };
-        let mut bytes = Vec::new();
-        journal.file.read_to_end(&mut bytes).map_err(Error::io("read", path))?;
-        let whole = bytes.iter().rposition(|&byte| byte == b'\n').map_or(0, |end| end + 1);
         let damaged = |what: &str| Error::invalid_file(path, what, "Begin again with --force.");
-        let text = std::str::from_utf8(&bytes[..whole]).map_err(|_| damaged("it is not text"))?;
-        let mut lines = text.lines();
-        let Some(header) = lines.next() else { return Ok(None) };
-        let begun: Value = serde_json::from_str(header).map_err(|_| damaged("its first line is no JSON"))?;
-        same_job(path, &begun, identity)?;
-        for line in lines {
-            let piece = Piece::parse(line).filter(|piece| wanted.start <= piece.first && piece.end() <= wanted.end);
+        let mut lines = Lines { reader: BufReader::new(&journal.file), line: Vec::new(), whole: 0 };
+        let mut next = || match lines.next().map_err(Error::io("read", path))? {
+            Some(line) => std::str::from_utf8(line).map(|line| Some(line.to_string())).map_err(|_| damaged("it is not text")),
+            None => Ok(None),
+        };
+        let Some(header) = next()? else { return Ok(None) };
+        let begun: Value = serde_json::from_str(&header).map_err(|_| damaged("its first line is no JSON"))?;
+        if let Some((key, was, is)) = difference(&begun, identity) {
+            return Err(Error::usage(
+                format!("{} is of another job: its {key} is {was}, this call's is {is}", path.display()),
+                "Repeat the call that was interrupted, with --resume; or begin again with --force.",
+            ));
+        }
+        while let Some(line) = next()? {
+            let piece = Piece::parse(&line).filter(|piece| wanted.start <= piece.first && piece.end() <= wanted.end);
             let piece = piece.ok_or_else(|| damaged(&format!("'{line}' is no piece of this job")))?;
             if !journal.done.add(piece) {
                 return Err(damaged(&format!("'{line}' names images that another line names, too")));
             }
         }
         // What a torn line said is not known to be whole.
-        let file = &mut journal.file;
-        let length = whole as u64;
-        file.set_len(length).and_then(|()| file.seek(SeekFrom::Start(length))).map_err(Error::io("write", path))?;
+        let whole = lines.whole;
+        let mut file = &journal.file;
+        file.set_len(whole).and_then(|()| file.seek(SeekFrom::Start(whole))).map_err(Error::io("write", path))?;
         Ok(Some(journal))
     }
 
     fn locked(path: &Path, options: &OpenOptions, image: usize) -> Result<Self> {
-        let file = options.open(path).map_err(Error::io("write", path))?;
-        match file.try_lock() {
-            // Some network file systems have no locks.
-            Ok(()) | Err(TryLockError::Error(_)) => Ok(Self { file, path: path.to_path_buf(), done: Done::new(image) }),
-            Err(TryLockError::WouldBlock) => {
-                let what = format!("another gan-infer is at work on it: {} is locked", path.display());
-                Err(Error::usage(what, "Wait for its end, or choose another --out."))
+        loop {
+            let file = options.open(path).map_err(Error::io("write", path))?;
+            match file.try_lock() {
+                // Some network file systems have no locks.
+                Ok(()) | Err(TryLockError::Error(_)) => {}
+                Err(TryLockError::WouldBlock) => {
+                    let what = format!("another gan-infer is at work on it: {} is locked", path.display());
+                    return Err(Error::usage(what, "Wait for its end, or choose another --out."));
+                }
+            }
+            // It may have been removed, by the one that held the lock, since it was opened.
+            if is_at(&file, path) {
+                return Ok(Self { file, path: path.to_path_buf(), done: Done::new(image) });
             }
         }
     }
@@ -190,21 +209,50 @@ impl Journal {
 
     /// The job is over, and needs no journal.
     pub fn remove(self) -> Result<()> {
-        fs::remove_file(&self.path).map_err(Error::io("remove", &self.path))
+        match fs::remove_file(&self.path) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(Error::io("remove", &self.path)(e)),
+            _ => Ok(()),
+        }
     }
 }
 
-fn same_job(path: &Path, begun: &Value, now: &Value) -> Result<()> {
-    let empty = serde_json::Map::new();
-    let [begun, now] = [begun, now].map(|job| job.as_object().unwrap_or(&empty));
-    for key in now.keys().chain(begun.keys()) {
-        let [was, is] = [begun, now].map(|job| job.get(key).unwrap_or(&Value::Null));
-        if was != is {
-            return Err(Error::usage(
-                format!("{} is of another job: its {key} is {was}, this call's is {is}", path.display()),
-                "Repeat the call that was interrupted, with --resume; or begin again with --force.",
-            ));
-        }
+/// The lines of a journal that have their ends.
+struct Lines<'a> {
+    reader: BufReader<&'a File>,
+    line: Vec<u8>,
+    /// Bytes of those read so far.
+    whole: u64,
+}
+
+impl Lines<'_> {
+    /// The next, without its end.
+    fn next(&mut self) -> io::Result<Option<&[u8]>> {
+        self.line.clear();
+        self.reader.read_until(b'\n', &mut self.line)?;
+        let Some((b'\n', line)) = self.line.split_last() else { return Ok(None) };
+        self.whole += self.line.len() as u64;
+        Ok(Some(line))
     }
-    Ok(())
+}
+
+#[cfg(unix)]
+fn is_at(file: &File, path: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    match (file.metadata(), fs::metadata(path)) {
+        (Ok(a), Ok(b)) => (a.dev(), a.ino()) == (b.dev(), b.ino()),
+        _ => false,
+    }
+}
+
+/// An open file cannot be removed there.
+#[cfg(not(unix))]
+fn is_at(_: &File, _: &Path) -> bool {
+    true
+}
+
+/// In what two jobs differ that decides on bytes: (key, the one's, the other's). What the model's file is called does not.
+pub(super) fn difference(begun: &Value, now: &Value) -> Option<(String, Value, Value)> {
+    let keys = now.as_object().into_iter().flatten().map(|(key, _)| key).filter(|key| *key != "model");
+    let mut all = keys.map(|key| (key.clone(), begun.get(key).cloned().unwrap_or_default(), now[key].clone()));
+    all.find(|(_, was, is)| was != is)
 }

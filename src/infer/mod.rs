@@ -2,6 +2,7 @@
 //! An example stands at the head of the [crate].
 
 mod archive;
+pub mod bench;
 pub mod builtin;
 pub mod generator;
 mod journal;

@@ -1,8 +1,5 @@
 //! Any number of images in bounded memory: pieces of the job → workers (a session each, one thread each on CPUs) → encoders →
 //! files; what is finished is noted in the journal.
-//!
-//! On CPUs a worker encodes and writes what it has made: no core waits for another, no pixel is handed on. On a GPU the
-//! workers only feed it, and encoders on the cores take the pixels over through a bounded channel.
 
 use std::ops::Range as Span;
 use std::path::{Path, PathBuf};
@@ -30,8 +27,24 @@ use crate::progress::Progress;
 pub struct Job {
     /// Sessions that run in parallel; at least 1. The images do not depend on it.
     pub threads: usize,
+    /// Threads that encode and write what the sessions make; 0: each session's thread does it itself. The images do not
+    /// depend on it.
+    pub encoders: usize,
     /// Latents nearer to 0.
     pub truncation: Option<Truncation>,
+}
+
+impl Job {
+    /// What serves best on this machine. On CPUs one session a core, which also encodes and writes: no core waits for
+    /// another, no pixel is handed on. On a GPU two sessions, so that one copies while the other computes, and an encoder a core.
+    pub fn new(provider: Provider) -> Self {
+        let cores = thread::available_parallelism().map_or(1, usize::from);
+        let (threads, encoders) = match provider {
+            Provider::Cuda(_) => (2, cores),
+            _ => (cores, 0),
+        };
+        Self { threads, encoders, truncation: None }
+    }
 }
 
 /// What was done.
@@ -45,21 +58,12 @@ pub struct Done {
     pub out: PathBuf,
 }
 
-/// The sessions and encoders that serve a generator best on this machine: one session a core; on a GPU two, so that one
-/// copies while the other computes.
-pub fn default_threads(provider: Provider) -> usize {
-    match provider {
-        Provider::Cuda(_) => 2,
-        _ => thread::available_parallelism().map_or(1, usize::from),
-    }
-}
-
 /// Pieces between workers and whoever takes them next, per worker: enough that neither waits for the other's short pauses.
 const QUEUE_PER_WORKER: usize = 2;
 
 /// Makes the planned images. Memory does not grow with their number (but for a contact sheet).
 ///
-/// Raising `stop` ends the work after the batches at hand. Interrupted or failed, a job can be continued with
+/// Raising `stop` ends the work after the batches at hand, with pieces unfinished. Interrupted or failed, a job can be continued with
 /// [`super::plan::Existing::Resume`]; a contact sheet cannot.
 ///
 /// # Errors
@@ -100,13 +104,10 @@ fn make<'a>(
     tell: &dyn Fn(u64),
     stop: &AtomicBool,
 ) -> (u64, Result<()>) {
-    let image = generator.image_shape().iter().product();
-    let piece = plan.piece(generator.batch(), image, job.threads.max(1));
+    let piece = plan.piece(generator.batch(), job.threads.max(1));
     let threads = job.threads.clamp(1, number_of_pieces(&gaps, piece).max(1));
-    let encoders = match generator.provider() {
-        Provider::Cuda(_) => thread::available_parallelism().map_or(1, usize::from),
-        _ => 0,
-    };
+    // A tar file is a piece, and too large to hand it over in memory.
+    let encoders = if plan.format() == Format::Tar { 0 } else { job.encoders };
     let (queue, hand_over) = bounded::<Made>(threads * QUEUE_PER_WORKER);
     let (send, receive) = bounded::<Result<Piece>>((threads + encoders) * QUEUE_PER_WORKER);
     let halt = AtomicBool::new(false);
@@ -116,14 +117,20 @@ fn make<'a>(
     let mut made = 0;
     let result = thread::scope(|scope| {
         let mut first = Some(first);
+        let no_thread = |e| {
+            halt.store(true, Ordering::Relaxed);
+            Error::Runtime(format!("the system gives no more threads: {e}. Ask for fewer with --threads."))
+        };
         for _ in 0..threads {
             let (worker, send, sampler) = (&worker, send.clone(), first.take());
             let queue = (encoders > 0).then(|| queue.clone());
-            scope.spawn(move || worker.work(sampler, queue.as_ref(), &send));
+            let work = move || worker.work(sampler, queue.as_ref(), &send);
+            thread::Builder::new().spawn_scoped(scope, work).map_err(no_thread)?;
         }
         for _ in 0..encoders {
             let (worker, send, hand_over) = (&worker, send.clone(), hand_over.clone());
-            scope.spawn(move || worker.encode(&hand_over, &send));
+            let work = move || worker.encode(&hand_over, &send);
+            thread::Builder::new().spawn_scoped(scope, work).map_err(no_thread)?;
         }
         // So that each channel ends with the last thread at either end of it.
         drop((send, queue, hand_over));
@@ -184,15 +191,17 @@ impl<'a> Worker<'a> {
                 return;
             }
         };
-        let mut pixels = Vec::new();
         while !self.is_over() {
             let Some(places) = self.pieces.lock().unwrap_or_else(PoisonError::into_inner).next() else { return };
-            pixels.clear();
-            let made = sampler.pixels(self.plan.selection(), self.job.truncation, places.clone(), &mut pixels);
-            let goes_on = match (made, queue) {
-                (Ok(()), Some(queue)) => queue.send((places, std::mem::take(&mut pixels))).is_ok(),
-                (Ok(()), None) => self.deliver(self.writer.write(places, &pixels), send),
-                (Err(e), _) => self.deliver(Err(e), send),
+            let goes_on = match queue {
+                Some(queue) => match self.sample(&mut sampler, places.clone()) {
+                    Ok(pixels) => queue.send((places, pixels)).is_ok(),
+                    Err(e) => self.deliver(Err(e), send),
+                },
+                None => match self.sample_and_write(&mut sampler, places).transpose() {
+                    Some(piece) => self.deliver(piece, send),
+                    None => false,
+                },
             };
             if !goes_on {
                 return;
@@ -200,11 +209,39 @@ impl<'a> Worker<'a> {
         }
     }
 
+    fn sample(&self, sampler: &mut Sampler<'_>, places: Span<u64>) -> Result<Vec<u8>> {
+        let mut pixels = Vec::new();
+        sampler.pixels(self.plan.selection(), self.job.truncation, places, &mut pixels)?;
+        Ok(pixels)
+    }
+
+    /// A piece, block by block; `None` if the job is over before it is whole.
+    fn sample_and_write(&self, sampler: &mut Sampler<'_>, places: Span<u64>) -> Result<Option<Piece>> {
+        let mut open = self.writer.begin(places.clone())?;
+        let (block, mut pixels) = (self.generator.block(), Vec::new());
+        let mut next = places.start;
+        while next < places.end {
+            if self.is_over() {
+                return Ok(None);
+            }
+            // Blocks end where batches do.
+            let end = (next - next % block + block).min(places.end);
+            pixels.clear();
+            sampler.pixels(self.plan.selection(), self.job.truncation, next..end, &mut pixels)?;
+            open.put(&pixels)?;
+            next = end;
+        }
+        open.finish().map(Some)
+    }
+
     /// Writes what others have made, until they are done.
     fn encode(&self, hand_over: &Receiver<Made>, send: &Sender<Result<Piece>>) {
         for (places, pixels) in hand_over {
-            // Of what a failed or stopped job has made, no more is written than must be.
-            if self.is_over() || !self.deliver(self.writer.write(places, &pixels), send) {
+            if self.is_over() {
+                return;
+            }
+            let piece = self.writer.begin(places).and_then(|mut open| open.put(&pixels).and_then(|()| open.finish()));
+            if !self.deliver(piece, send) {
                 return;
             }
         }
@@ -250,6 +287,9 @@ fn interrupted(plan: &Plan, made: u64) -> Error {
     Error::Interrupted(match plan.format() {
         Format::Grid => format!("{made} of {total} images were made; {path} was not written."),
         _ if made == 0 => format!("{made} of {total} images were made; nothing is left behind."),
+        Format::Npy | Format::Npz => {
+            format!("{made} of {total} images are made. The same call with --resume makes the rest, and then {path}.")
+        }
         _ => format!("{made} of {total} images are whole, in {path}. The same call with --resume makes the rest."),
     })
 }

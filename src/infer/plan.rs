@@ -158,40 +158,46 @@ impl Plan {
         }
     }
 
-    /// Parts of a job have names of their own: shards by their numbers, others by the first and the last image's.
+    /// Parts of what there is have names of their own: shards by their numbers, others by the first and the last image's, or
+    /// by their seeds.
     fn suffix(&self) -> String {
-        let begins = matches!(self.selection, Selection::Seeds { .. }) || self.places.start == 0;
-        match self.shard {
-            Some(shard) => shard.suffix(),
-            None if begins => String::new(),
-            None => format!("-{:06}-{:06}", self.places.start, self.places.end.saturating_sub(1)),
-        }
+        let range = match &self.selection {
+            Selection::Numbers { start: 0, .. } => String::new(),
+            Selection::Numbers { start, n, .. } => format!("-{start:06}-{:06}", (start + n).saturating_sub(1)),
+            Selection::Seeds { seeds, .. } => format!("-seeds-{}", short(&seeds.to_string())),
+        };
+        range + &self.shard.map(Shard::suffix).unwrap_or_default()
     }
 
     fn destination(&self, out: &Path) -> Result<PathBuf> {
         let ending = out.extension().map(|ending| ending.to_ascii_lowercase());
         let named = ["npy", "npz", "png"].into_iter().find(|known| !out.is_dir() && ending.as_deref() == Some(known.as_ref()));
+        // Shards must not write the same file.
+        let shard = self.shard.map(Shard::suffix).unwrap_or_default();
         match (named, self.format.ending()) {
-            (Some(named), Some(wanted)) if named == wanted => Ok(out.to_path_buf()),
+            (Some(named), Some(wanted)) if named == wanted => {
+                let stem = out.file_stem().unwrap_or_default().to_string_lossy();
+                Ok(if shard.is_empty() { out.to_path_buf() } else { out.with_file_name(format!("{stem}{shard}.{wanted}")) })
+            }
             (Some(_), _) => Err(Error::usage(
                 format!("--out {} names a file that format {} does not make", out.display(), self.format.name()),
                 "Name a folder, or choose --format npy for a .npy file, --format npz for a .npz file, --format grid for a .png file.",
             )),
             (None, None) => Ok(out.to_path_buf()),
             (None, Some("png")) => Ok(out.join("grid.png")),
-            // Shards must not write the same file.
-            (None, Some(ending)) => Ok(out.join(match self.shard {
-                Some(_) => format!("samples{}.{ending}", self.suffix()),
-                None => format!("samples.{ending}"),
-            })),
+            (None, Some(ending)) => Ok(out.join(format!("samples{shard}.{ending}"))),
         }
     }
 
     /// The manifest of a finished job.
     pub(super) fn manifest(&self) -> PathBuf {
-        match self.format.ending() {
-            None => self.path.join(format!("manifest{}.json", self.suffix())),
-            Some(_) => self.path.with_extension("manifest.json"),
+        match self.format {
+            Format::Png => self.path.join(format!("manifest{}.json", self.suffix())),
+            Format::Tar => self.path.join(format!("manifest-tar{}.json", self.suffix())),
+            _ => {
+                let name = self.path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+                self.path.with_file_name(name + ".json")
+            }
         }
     }
 
@@ -232,14 +238,7 @@ impl Plan {
 
     /// Refuses to write over files of these names.
     pub(super) fn refuse_finished(&self) -> Result<()> {
-        let count = match self.format {
-            Format::Png => self.occupied(&self.path)?,
-            Format::Tar => {
-                let firsts = (self.places.start..self.places.end).step_by(TAR_IMAGES as usize);
-                firsts.filter(|first| self.tar_file(*first).symlink_metadata().is_ok()).count() as u64
-            }
-            _ => 0,
-        };
+        let count = self.there()?;
         let single = self.format.ending().is_some().then_some(&self.path).cloned();
         let manifest = (self.format != Format::Grid).then(|| self.manifest());
         let what = match [single, manifest].into_iter().flatten().find(|path| path.symlink_metadata().is_ok()) {
@@ -250,11 +249,36 @@ impl Plan {
         Err(Error::usage(what, "Choose another --out, or give --force to overwrite."))
     }
 
+    /// How many of a folder's files are there already. Looks at what is there, not for each file: `n` may be large.
+    pub(super) fn there(&self) -> Result<u64> {
+        match self.format {
+            Format::Png => self.occupied(&self.path),
+            Format::Tar if !self.places.is_empty() => {
+                let numbers = self.places.start / TAR_IMAGES..=(self.places.end - 1) / TAR_IMAGES;
+                let number = |name: &str| name.strip_suffix(".tar")?.parse().ok();
+                let ours =
+                    |name: &str| number(name).is_some_and(|number: u64| numbers.contains(&number) && tar_name(number) == name);
+                let names = entries(&self.path)?.into_iter().filter_map(|entry| entry.file_name().into_string().ok());
+                Ok(names.filter(|name| ours(name)).count() as u64)
+            }
+            _ => Ok(0),
+        }
+    }
+
+    /// How many files of a folder the finished job has.
+    pub(super) fn files(&self) -> u64 {
+        match self.format {
+            Format::Png => self.count(),
+            Format::Tar if !self.places.is_empty() => (self.places.end - 1) / TAR_IMAGES - self.places.start / TAR_IMAGES + 1,
+            _ => 0,
+        }
+    }
+
     fn files_name(&self) -> &'static str {
         if self.format == Format::Tar { "tar files" } else { "images" }
     }
 
-    /// How many of the PNG files are there already. Looks at what is there, not for each file: `n` may be large.
+    /// How many of the PNG files are in a folder and its subfolders.
     fn occupied(&self, folder: &Path) -> Result<u64> {
         let mut count = 0;
         for entry in entries(folder)? {
@@ -285,23 +309,33 @@ impl Plan {
 
     /// The tar file whose images begin at a place.
     pub(super) fn tar_file(&self, first: u64) -> PathBuf {
-        self.path.join(format!("{:06}.tar", first / TAR_IMAGES))
+        self.path.join(tar_name(first / TAR_IMAGES))
     }
 
-    /// How many images are made at a time, at least 1: a piece of the journal.
-    pub(super) fn piece(&self, batch: usize, image: usize, threads: usize) -> u64 {
-        /// Bytes of pixels that a worker holds.
-        const MOST_BYTES: usize = 4 << 20;
+    /// How many images a piece of the journal has, at least 1.
+    pub(super) fn piece(&self, batch: usize, threads: usize) -> u64 {
         /// Enough that nobody waits for the journal.
         const MOST: u64 = 256;
         if self.format == Format::Tar {
             return TAR_IMAGES;
         }
-        let batch = batch as u64;
-        let fair = self.count() / (4 * threads as u64).max(1);
-        let most = ((MOST_BYTES / image.max(1)) as u64).min(MOST).min(fair);
+        let (batch, fair) = (batch as u64, self.count() / (4 * threads as u64).max(1));
+        let most = fair.min(MOST);
         (most - most % batch).max(batch)
     }
+}
+
+/// A text that can be part of a file's name: itself, or where it is long its checksum.
+fn short(text: &str) -> String {
+    const MOST: usize = 40;
+    match text.len() {
+        ..=MOST => text.replace(',', "_"),
+        _ => format!("{:08x}", crc32fast::hash(text.as_bytes())),
+    }
+}
+
+fn tar_name(number: u64) -> String {
+    format!("{number:06}.tar")
 }
 
 /// What is in a folder; nothing if it does not exist.

@@ -444,7 +444,7 @@ fn plan(format: Format, out: &Path, n: u64, existing: Existing) -> Plan {
 fn stopped_work_leaves_no_file() {
     let generator = open(SEALED, Options::default()).unwrap();
     let folder = tempdir().unwrap();
-    let job = Job { threads: 2, truncation: None };
+    let job = Job { threads: 2, encoders: 0, truncation: None };
     for format in [Format::Png, Format::Npy, Format::Npz, Format::Tar, Format::Grid] {
         let out = folder.path().join(format.name());
         let plan = plan(format, &out, 100, Existing::Refuse);
@@ -786,12 +786,12 @@ fn npz_and_tar_hold_the_same_pixels_as_npy() {
         assert_eq!(number - before, count, "{file}");
     }
     let crc = format!("{:08x}", crc32fast::hash(&pixels));
-    for (manifest, format) in [("npy/samples.manifest.json", "npy"), ("npz/samples.manifest.json", "npz")] {
+    for (manifest, format) in [("npy/samples.npy.json", "npy"), ("npz/samples.npz.json", "npz")] {
         let manifest = read_json(&folder.path().join(manifest));
         assert_eq!((&manifest["pixels_crc32"], &manifest["format"]), (&crc.clone().into(), &format.into()));
         assert_eq!((&manifest["count"], &manifest["start"]), (&2100.into(), &950.into()));
     }
-    let manifest = read_json(&folder.path().join("tar/manifest-000950-003049.json"));
+    let manifest = read_json(&folder.path().join("tar/manifest-tar-000950-003049.json"));
     assert_eq!((&manifest["pixels_crc32"], &manifest["files"][1]["count"]), (&crc.into(), &1000.into()));
 }
 
@@ -833,6 +833,15 @@ fn shards_concatenate_to_the_whole() {
         few(shard);
     }
     assert_eq!(images_in(&folder.path().join("few")).len(), 2);
+    for format in ["npy", "npz", "tar"] {
+        let out = folder.path().join(format!("few-{format}"));
+        for shard in ["1/3", "2/3", "3/3"] {
+            sample(&out, &["--n", "2", "--format", format, "--shard", shard]).assert().success();
+        }
+    }
+    let lone = folder.path().join("lone");
+    sample(&lone.join("x.npy"), &["--n", "9", "--format", "npy", "--shard", "2/3"]).assert().success();
+    assert_eq!(read_npy(&lone.join("x-2-of-3.npy")).1.len(), 3 * 144);
 }
 
 #[test]
@@ -850,7 +859,7 @@ fn seeds_name_the_images() {
         let (a, b) = (pixels(&out.join(name)), pixels(&one.join("000000.png")));
         assert!(a.iter().zip(&b).all(|(a, b)| a.abs_diff(*b) <= 1));
     }
-    let manifest = read_json(&out.join("manifest.json"));
+    let manifest = read_json(&out.join("manifest-seeds-3_8-10_12345.json"));
     assert_eq!((&manifest["seeds"], &manifest["count"]), (&"3,8-10,12345".into(), &5.into()));
     sample(&out, &["--seeds", "1-9"]).assert().code(2).stderr(contains("holds 3 of these images"));
     sample(&out, &["--seeds", "1", "--n", "3"]).assert().code(2);
@@ -888,11 +897,18 @@ fn killed_and_resumed(out: &Path, flags: &[&str], milliseconds: &[u64]) {
             .args(flags)
             .spawn()
             .unwrap();
+        // Once it is at work, however long that takes here.
+        let journal = || {
+            let mut all = fs::read_dir(out).into_iter().flatten().flatten();
+            all.find(|entry| entry.file_name().to_string_lossy().ends_with(".journal")).map(|entry| entry.path())
+        };
+        while journal().is_none() && child.try_wait().unwrap().is_none() {
+            std::thread::sleep(std::time::Duration::from_millis(2));
+        }
         std::thread::sleep(std::time::Duration::from_millis(*wait));
         child.kill().unwrap();
         child.wait().unwrap();
-        let mut journals = fs::read_dir(out).into_iter().flatten().flatten();
-        amid += u32::from(journals.any(|entry| entry.file_name().to_string_lossy().ends_with(".journal")));
+        amid += u32::from(journal().is_some());
     }
     assert!(amid > 0, "no kill hit a job at work");
     sample(out, &[flags, &["--resume"]].concat()).assert().success();
@@ -906,10 +922,19 @@ fn a_killed_job_goes_on_where_it_was() {
         let [whole, killed] = ["whole", "killed"].map(|name| folder.path().join(format!("{format}-{name}")));
         let flags = ["--n", n, "--format", format, "--start", "3"];
         sample(&whole, &flags).assert().success();
-        killed_and_resumed(&killed, &flags, &[20, 60, 90, 130, 40]);
+        killed_and_resumed(&killed, &flags, &[0, 20, 1, 50, 5, 10]);
         assert!(contents(&killed) == contents(&whole), "{format}");
-        // Once more is no work, and no error.
+        // Once more is no work, and no error; but what is not there any more is missed.
         sample(&killed, &[&flags[..], &["--resume"]].concat()).assert().success().stderr(contains("0 images in"));
+        let renamed = folder.path().join("other-name.onnx");
+        fs::copy(golden(SEALED), &renamed).unwrap();
+        let mut again = gan_infer();
+        again.args(["--provider", "cpu", "--resume", "--model"]).arg(&renamed).arg("--out").arg(&killed).args(flags);
+        again.assert().success();
+        let lost = contents(&killed).into_keys().find(|name| name.extension().is_some_and(|ending| ending == format)).unwrap();
+        fs::rename(killed.join(&lost), folder.path().join("lost")).unwrap();
+        sample(&killed, &[&flags[..], &["--resume"]].concat()).assert().code(1).stderr(contains("the job is done, but"));
+        fs::rename(folder.path().join("lost"), killed.join(&lost)).unwrap();
         sample(&killed, &["--n", n, "--format", format, "--start", "3", "--seed", "1", "--resume"])
             .assert()
             .code(2)
@@ -918,11 +943,161 @@ fn a_killed_job_goes_on_where_it_was() {
 }
 
 #[test]
+fn encoders_of_their_own_write_the_same() {
+    let generator = open(SEALED, Options::default()).unwrap();
+    let folder = tempdir().unwrap();
+    let made = |name: &str, format, threads, encoders| {
+        let out = folder.path().join(name);
+        let job = Job { threads, encoders, truncation: None };
+        pipeline::run(&generator, &job, &plan(format, &out, 3000, Existing::Refuse), &Silent, &AtomicBool::new(false)).unwrap();
+        contents(&out)
+    };
+    for format in [Format::Png, Format::Npz, Format::Tar] {
+        let name = format.name();
+        assert!(made(&format!("{name}-0"), format, 2, 0) == made(&format!("{name}-3"), format, 1, 3), "{name}");
+    }
+    // A failure of an encoder ends the sessions.
+    let out = folder.path().join("broken");
+    fs::create_dir(&out).unwrap();
+    fs::write(out.join("010000"), "").unwrap();
+    let job = Job { threads: 2, encoders: 3, truncation: None };
+    let failed =
+        pipeline::run(&generator, &job, &plan(Format::Png, &out, 100_000, Existing::Refuse), &Silent, &AtomicBool::new(false));
+    assert!(message(failed).contains("010000"));
+}
+
+/// What is overwritten, or was overwritten in part, is never taken for what was there before.
+#[test]
+fn force_forgets_what_was_there() {
+    let folder = tempdir().unwrap();
+    let (png, npy) = (folder.path().join("png"), folder.path().join("npy"));
+    sample(&png, &["--n", "30"]).assert().success();
+    let manifest = fs::read(png.join("manifest.json")).unwrap();
+    sample(&png, &["--n", "30", "--seed", "1", "--force"]).assert().success();
+    assert_ne!(fs::read(png.join("manifest.json")).unwrap(), manifest);
+    sample(&png, &["--n", "30", "--resume"]).assert().code(2).stderr(contains("its seed is 1"));
+
+    // An unfinished file of another length under the name of a new one.
+    sample(&npy, &["--n", "9", "--format", "npy"]).assert().success();
+    let whole = contents(&npy);
+    let header = fs::read_to_string(npy.join("samples.npy.json")).unwrap();
+    let mut identity: serde_json::Value = serde_json::from_str(&header).unwrap();
+    for key in ["bytes", "count", "file", "pixels_crc32"] {
+        identity.as_object_mut().unwrap().remove(key);
+    }
+    fs::remove_file(npy.join("samples.npy")).unwrap();
+    fs::remove_file(npy.join("samples.npy.json")).unwrap();
+    fs::write(npy.join(".samples.npy.json.journal"), format!("{identity}\n")).unwrap();
+    fs::write(npy.join(".samples.npy.json.part"), vec![7; 100_000]).unwrap();
+    sample(&npy, &["--n", "9", "--format", "npy", "--resume"]).assert().success();
+    assert!(contents(&npy) == whole);
+}
+
+#[test]
+fn tar_files_of_others_are_seen() {
+    let folder = tempdir().unwrap();
+    fs::write(folder.path().join("000003.tar"), "mine").unwrap();
+    let flags = ["--n", "2100", "--start", "950", "--format", "tar"];
+    sample(folder.path(), &flags).assert().code(2).stderr(contains("holds 1 of these tar files"));
+    assert_eq!(fs::read(folder.path().join("000003.tar")).unwrap(), b"mine");
+    sample(folder.path(), &["--n", "2000", "--start", "950", "--format", "tar"]).assert().success();
+}
+
+#[test]
+fn too_much_is_refused() {
+    let folder = tempdir().unwrap();
+    let much = ["--n", "9223372036854775807"];
+    for format in ["npy", "npz"] {
+        let refused = sample(&folder.path().join(format), &[&much[..], &["--format", format]].concat()).assert().code(2);
+        refused.stderr(contains("more than one file can hold"));
+        assert!(!folder.path().join(format).exists());
+    }
+}
+
+#[test]
+#[cfg(unix)]
+fn a_job_at_work_is_left_alone() {
+    let folder = tempdir().unwrap();
+    let flags = ["--n", "1000000000"];
+    let mut first = std::process::Command::new(env!("CARGO_BIN_EXE_gan-infer"))
+        .env("ORT_DYLIB_PATH", runtime_path())
+        .args(["--quiet", "--model"])
+        .arg(golden(SEALED))
+        .arg("--out")
+        .arg(folder.path())
+        .args(flags)
+        .spawn()
+        .unwrap();
+    while !folder.path().join("000999.png").exists() {
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    for other in ["--resume", "--force"] {
+        sample(folder.path(), &[&flags[..], &[other]].concat()).assert().code(2).stderr(contains("is locked"));
+    }
+    sample(folder.path(), &flags).assert().code(2).stderr(contains("unfinished job"));
+    first.kill().unwrap();
+    first.wait().unwrap();
+}
+
+#[test]
+#[cfg(unix)]
+fn full_and_closed_places_say_so() {
+    let folder = tempdir().unwrap();
+    let shell = |limit: &str, flags: &str| {
+        let mut shell = Command::new("bash");
+        let program = env!("CARGO_BIN_EXE_gan-infer");
+        let model = golden(SEALED).display().to_string();
+        let out = folder.path().display();
+        shell.env("ORT_DYLIB_PATH", runtime_path());
+        shell.args(["-c", &format!("{limit}; '{program}' --provider cpu --quiet --model '{model}' --out '{out}' {flags}")]);
+        shell.assert()
+    };
+    // A file may have 4 blocks of 1024 bytes; SIGXFSZ is for those who do not look at errors.
+    let whole = folder.path().join("whole");
+    sample(&whole, &["--n", "3000", "--format", "npy"]).assert().success();
+    shell("trap '' XFSZ; ulimit -f 4", "--n 3000 --format npy")
+        .code(1)
+        .stderr(contains("cannot write").and(contains("samples.npy")));
+    shell("true", "--n 3000 --format npy --resume").success();
+    assert_eq!(fs::read(folder.path().join("samples.npy")).unwrap(), fs::read(whole.join("samples.npy")).unwrap());
+    // Too few handles for a PNG file beside the libraries'.
+    let starved = shell("ulimit -n 5", "--n 300").code(1);
+    let told = String::from_utf8_lossy(&starved.get_output().stderr).into_owned();
+    assert!(told.contains("error: ") && !told.contains("panicked"), "{told}");
+    shell("true", "--n 300 --resume").success();
+    assert_eq!(images_in(folder.path()).len(), 300);
+}
+
+#[test]
+fn a_measurement_tells_what_bounds_the_rate() {
+    let folder = tempdir().unwrap();
+    let bench = |flags: &[&str]| {
+        let mut command = gan_infer();
+        command.arg("bench").arg(golden(SEALED)).args(["--provider", "cpu", "--seconds", "0.05", "--batches", "1,8"]);
+        command.arg("--scratch").arg(folder.path()).args(flags);
+        String::from_utf8(command.assert().success().get_output().stdout.clone()).unwrap()
+    };
+    let report: serde_json::Value = serde_json::from_str(&bench(&["--json"])).unwrap();
+    assert_eq!((&report["batch"], &report["provider"]), (&8.into(), &"cpu".into()));
+    let rate = |value: &serde_json::Value| value["rate"]["median"].as_f64().unwrap();
+    for (list, least) in [("network", 2), ("stages", 4), ("whole", 2)] {
+        let all = report[list].as_array().unwrap();
+        assert!(all.len() >= least && all.iter().all(|one| rate(one) > 0.0), "{list}: {all:?}");
+    }
+    // Files are the slowest there is for images of 144 bytes.
+    assert_eq!(report["whole"][1]["bound_by"], "file creation");
+    assert!(rate(&report["whole"][0]) > rate(&report["whole"][1]));
+    assert!(bench(&["--threads", "1"]).contains("batch    8,  1 sessions"));
+    assert_eq!(contents(folder.path()).len(), 0);
+    gan_infer().args(["bench", "--seconds", "0"]).assert().code(2);
+}
+
+#[test]
 fn another_job_or_a_damaged_journal_is_refused() {
     let folder = tempdir().unwrap();
     let out = folder.path();
     let generator = open(SEALED, Options::default()).unwrap();
-    let job = Job { threads: 1, truncation: None };
+    let job = Job { threads: 1, encoders: 0, truncation: None };
     // A job whose second subfolder cannot be made.
     fs::write(out.join("010000"), "").unwrap();
     let begun = plan(Format::Png, out, 10_100, Existing::Refuse);
