@@ -1,8 +1,7 @@
 //! Makes images with an exported generator.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::thread;
 
 use clap::{Args, Parser, Subcommand};
 use ganforge::cli::{self, Console, print_line};
@@ -10,7 +9,10 @@ use ganforge::contract::CHECKSUM_KEY;
 use ganforge::error::{Error, Result};
 use ganforge::image::Range;
 use ganforge::infer::generator::MAX_BATCH;
-use ganforge::infer::{Format, Generator, Job, Options, Plan, Provider, builtin, pipeline, runtime};
+use ganforge::infer::{
+    Existing, Format, Generator, Job, Options, Plan, Provider, SeedList, Selection, Shard, bench, builtin, pipeline, runtime,
+};
+use ganforge::latent::Truncation;
 use ganforge::progress::Progress;
 use serde_json::{Value, json};
 
@@ -29,9 +31,9 @@ struct Cli {
 #[derive(Args)]
 struct Sample {
     /// How many images
-    #[arg(long, required = true, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, required_unless_present = "seeds", allow_negative_numbers = true, value_parser = clap::value_parser!(u64).range(1..))]
     n: Option<u64>,
-    /// The folder to write to, created if need be; for npy and grid also a file name ending in .npy or .png
+    /// The folder to write to, created if need be; for npy, npz and grid also a file name with their ending
     #[arg(long, required = true, value_name = "DIR")]
     out: Option<PathBuf>,
     /// The first image's number
@@ -40,14 +42,27 @@ struct Sample {
     /// Another seed gives other images
     #[arg(long, default_value_t = 0)]
     seed: u64,
-    /// PNG files, one NumPy file (uint8, [n, height, width, channels]) or one contact sheet
+    /// One image of each of these seeds, named by its seed: 0-99,7 (--start says which image; 0 by default)
+    #[arg(long, value_name = "LIST", conflicts_with_all = ["n", "seed"])]
+    seeds: Option<SeedList>,
+    /// PNG files, one NumPy file (uint8, [n, height, width, channels]), the same in an npz file (arr_0), WebDataset tar
+    /// files, or one contact sheet
     #[arg(long, value_enum, default_value_t)]
     format: Format,
+    /// Draw latents from the part of their distribution within ±X: fewer odd images, less variety
+    #[arg(long, value_name = "X")]
+    truncation: Option<f64>,
+    /// The I-th of N parts, 1/N to N/N; all together are the whole
+    #[arg(long, value_name = "I/N")]
+    shard: Option<Shard>,
     #[command(flatten)]
     open: Open,
-    /// Parallel sessions [default: one a core, on CUDA one]
+    /// Parallel sessions [default: one a core, on CUDA two]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     threads: Option<u16>,
+    /// Go on with the same call's job where it was interrupted
+    #[arg(long, conflicts_with = "force")]
+    resume: bool,
     /// Overwrite what is there
     #[arg(long)]
     force: bool,
@@ -93,6 +108,28 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// How fast a model makes images here: over batch sizes and sessions, stage by stage, and what bounds the whole
+    Bench {
+        /// A built-in generator or an ONNX file [default: the first of `gan-infer models`]
+        model: Option<String>,
+        #[command(flatten)]
+        how: How,
+        /// Batch sizes to try [default: 1 to 64, on CUDA 64 to 1024]
+        #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = clap::value_parser!(u16).range(1..=MAX_BATCH as i64))]
+        batches: Vec<u16>,
+        /// Numbers of sessions to try [default: 1, and one a core]
+        #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = clap::value_parser!(u16).range(1..=1024))]
+        threads: Vec<u16>,
+        /// Seconds a measurement; each is made three times
+        #[arg(long, default_value_t = 1.0, value_parser = seconds)]
+        seconds: f64,
+        /// Where to write files and delete them again
+        #[arg(long, value_name = "DIR", default_value = ".")]
+        scratch: PathBuf,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
     /// The built-in generators
     Models {
         /// Print JSON
@@ -124,6 +161,9 @@ fn main() -> ExitCode {
     cli::finish(match command {
         None => make(sample),
         Some(Command::Info { model, how, json }) => info(model.as_deref(), &how, json),
+        Some(Command::Bench { model, how, batches, threads, seconds, scratch, json }) => {
+            measure(model.as_deref(), &how, [&batches, &threads], seconds, &scratch, json)
+        }
         Some(Command::Models { json }) => models(json),
         Some(Command::Runtime { action: None, json }) => show_runtime(json),
         Some(Command::Runtime { action: Some(RuntimeAction::Install { cuda }), json }) => install(cuda, json),
@@ -131,56 +171,111 @@ fn main() -> ExitCode {
 }
 
 fn make(sample: Sample) -> Result<()> {
-    let Sample { n: Some(n), out: Some(out), start, seed, format, open, threads, force, quiet, json } = sample else {
-        return Err(Error::usage("--n and --out are missing", "Say how many images, and where to."));
-    };
-    let console = Console::new(quiet);
+    let console = Console::new(sample.quiet);
     let stop = cli::stop_flag()?;
-    let plan = Plan::new(format, &out, start, n, force)?;
-    let generator = builtin::open(open.model.as_deref(), &open.how.options())?;
+    let plan = sample.plan()?;
+    let generator = builtin::open(sample.open.model.as_deref(), &sample.open.how.options())?;
     let library = runtime::load()?;
+    let truncation = sample.truncation.map(|x| Truncation::new(x, generator.latent().law)).transpose()?;
     for note in generator.notes() {
         console.say(note);
     }
-    console.say(&format!(
-        "{} on {} with onnxruntime {}, seed {seed}, images {start} to {}",
-        generator.name(),
-        generator.provider(),
-        library.version,
-        start + (n - 1)
-    ));
-    // On a GPU every further session takes memory and no further core: one by default.
-    let cores = || match generator.provider() {
-        Provider::Cuda(_) => 1,
-        _ => thread::available_parallelism().map_or(1, usize::from),
+    let what = match plan.selection() {
+        Selection::Numbers { seed, .. } => format!("seed {seed}, images {}", range_text(&plan)),
+        Selection::Seeds { number, .. } => format!("image {number} of {} seeds", plan.count()),
     };
-    let threads = threads.map_or_else(cores, usize::from);
-    let done = pipeline::run(&generator, &Job { seed, threads }, &plan, &console, &stop)?;
+    console.say(&format!("{} on {} with onnxruntime {}, {what}", generator.name(), generator.provider(), library.version));
+    let best = Job::new(generator.provider());
+    let job = Job { threads: sample.threads.map_or(best.threads, usize::from), truncation, ..best };
+    let done = pipeline::run(&generator, &job, &plan, &console, &stop)?;
     let rate = done.images as f64 / done.seconds;
-    console.say(&format!("{} images in {:.1} s ({rate:.0} img/s) → {}", done.images, done.seconds, done.out.display()));
-    if json {
+    let before = plan.count() - done.images;
+    let earlier = if before > 0 { format!(", {before} were there") } else { String::new() };
+    console.say(&format!(
+        "{} images in {:.1} s ({rate:.0} img/s){earlier} → {}",
+        done.images,
+        done.seconds,
+        done.out.display()
+    ));
+    if sample.json {
         return print_json(&json!({
-            "count": done.images,
+            "count": plan.count(),
+            "made": done.images,
             "seconds": done.seconds,
             "images_per_second": rate,
             "model": generator.name(),
             "provider": generator.provider().to_string(),
             "onnxruntime": library.version,
-            "seed": seed,
-            "start": start,
+            "seed": sample.seeds.is_none().then_some(sample.seed),
+            "seeds": sample.seeds.map(|seeds| seeds.to_string()),
+            "start": sample.start,
+            "shard": sample.shard.map(|shard| shard.to_string()),
+            "truncation": sample.truncation,
             "batch": generator.batch(),
-            "threads": threads,
-            "format": format.name(),
+            "threads": job.threads,
+            "format": sample.format.name(),
             "out": done.out,
         }));
     }
     Ok(())
 }
 
+/// `40 to 99`, or `none`.
+fn range_text(plan: &Plan) -> String {
+    match plan.places() {
+        places if places.is_empty() => "none".to_string(),
+        places => format!("{} to {}", places.start, places.end - 1),
+    }
+}
+
+impl Sample {
+    fn plan(&self) -> Result<Plan> {
+        let selection = match (&self.seeds, self.n) {
+            (Some(seeds), _) => Selection::Seeds { seeds: seeds.clone(), number: self.start },
+            (None, Some(n)) => Selection::Numbers { seed: self.seed, start: self.start, n },
+            (None, None) => return Err(Error::usage("--n is missing", "Say how many images.")),
+        };
+        let existing = match (self.resume, self.force) {
+            (true, _) => Existing::Resume,
+            (_, true) => Existing::Overwrite,
+            _ => Existing::Refuse,
+        };
+        let out = self.out.as_deref().ok_or_else(|| Error::usage("--out is missing", "Say where to."))?;
+        Plan::new(self.format, out, selection, self.shard, existing)
+    }
+}
+
 impl How {
     fn options(&self) -> Options {
         Options { provider: self.provider, batch: self.batch.map(usize::from), range: self.range }
     }
+}
+
+fn seconds(text: &str) -> Result<f64, String> {
+    let seconds = text.parse().ok().filter(|seconds| (0.01..=3600.0).contains(seconds));
+    seconds.ok_or_else(|| "expected a number from 0.01 to 3600".to_string())
+}
+
+fn measure(
+    model: Option<&str>,
+    how: &How,
+    [batches, threads]: [&[u16]; 2],
+    seconds: f64,
+    scratch: &Path,
+    json: bool,
+) -> Result<()> {
+    let options = how.options();
+    let generator = builtin::open(model, &options)?;
+    let mut setup = bench::Setup::new(generator.provider(), seconds);
+    let replace = |list: &mut Vec<usize>, with: &[u16]| {
+        if !with.is_empty() {
+            *list = with.iter().copied().map(usize::from).collect();
+        }
+    };
+    replace(&mut setup.batches, batches);
+    replace(&mut setup.threads, threads);
+    let report = bench::run(&generator, &options, &setup, scratch, &Console::new(json))?;
+    if json { print_json(&json!(report)) } else { print_line(report.to_string().trim_end()) }
 }
 
 fn info(model: Option<&str>, how: &How, json: bool) -> Result<()> {

@@ -11,24 +11,24 @@ use std::path::Path;
 use std::str::FromStr;
 use std::sync::{Mutex, PoisonError};
 
+use half::f16;
 use ort::ep::{CUDA, cuda::ConvAlgorithmSearch};
 use ort::session::Session;
 use ort::session::builder::GraphOptimizationLevel;
 use ort::value::{Outlet, Tensor, TensorElementType, ValueType};
 
 use super::runtime;
+use super::selection::{Selection, span};
 use crate::contract::{self, CHECKSUM_KEY, Contract, Layout};
 use crate::error::{Error, Result};
 use crate::files;
 use crate::image::{Images, Range};
-use crate::latent::{Latent, Law};
+use crate::latent::{Latent, Law, Truncation};
 
 /// The batch size where neither the caller nor the model chooses one: the fastest on CPUs.
 pub const DEFAULT_BATCH: usize = 8;
 /// The largest batch size.
 pub const MAX_BATCH: usize = 4096;
-/// Image indices stay below this.
-pub const MAX_INDEX: u64 = 1 << 63;
 const MAX_LATENT: i64 = 1 << 20;
 const MAX_SIDE: i64 = 1 << 14;
 
@@ -114,11 +114,31 @@ impl fmt::Display for Port {
 /// How the output's elements make images.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Form {
-    float: bool,
+    element: Element,
     channels_first: bool,
     height: usize,
     width: usize,
     channels: usize,
+}
+
+/// What an output's elements are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Element {
+    F32,
+    F16,
+    /// Pixels.
+    U8,
+}
+
+impl Element {
+    fn of(element: TensorElementType) -> Option<Self> {
+        match element {
+            TensorElementType::Float32 => Some(Self::F32),
+            TensorElementType::Float16 => Some(Self::F16),
+            TensorElementType::Uint8 => Some(Self::U8),
+            _ => None,
+        }
+    }
 }
 
 impl Generator {
@@ -232,16 +252,57 @@ impl Generator {
     /// Images `start..start + n` of a seed. [`super::pipeline`] does the same for any `n`, on all cores, in little memory.
     ///
     /// # Errors
-    /// When a float output's range is not known, indices reach [`MAX_INDEX`], or onnxruntime fails.
+    /// When a float output's range is not known, indices reach [`super::selection::MAX_INDEX`], or onnxruntime fails.
     pub fn sample(&self, seed: u64, start: u64, n: usize) -> Result<Images> {
         let wanted = span(start, n as u64)?;
-        let mut sampler = self.sampler()?;
         let mut pixels = Vec::new();
-        for chunk in self.chunks(&wanted) {
-            pixels.extend(sampler.run(seed, self.chunk(chunk, &wanted))?.pixels);
-        }
+        let selection = Selection::Numbers { seed, start, n: n as u64 };
+        self.sampler()?.pixels(&selection, None, wanted, &mut pixels)?;
         let [height, width, channels] = self.image_shape();
         Ok(Images { n, height, width, channels, pixels })
+    }
+
+    /// As [`Self::sample`], into a buffer of the caller's: `out.len() / image bytes` images, `[n, height, width, channels]`.
+    ///
+    /// # Errors
+    /// As [`Self::sample`]; and when `out` does not hold a whole number of images.
+    pub fn sample_into(&self, seed: u64, start: u64, out: &mut [u8]) -> Result<()> {
+        let image = self.image_shape().iter().product::<usize>();
+        let n = self.whole_images(out.len(), image)?;
+        let wanted = span(start, n)?;
+        let mut pixels = Vec::with_capacity(out.len());
+        self.sampler()?.pixels(&Selection::Numbers { seed, start, n }, None, wanted, &mut pixels)?;
+        out.copy_from_slice(&pixels);
+        Ok(())
+    }
+
+    /// The network's own output for images `start..` of a seed, into a buffer of the caller's: the elements as the graph
+    /// orders them ([`Self::output`]), as f32 whatever their type, not clamped, not rounded. No range need be known.
+    ///
+    /// # Errors
+    /// When `out` does not hold a whole number of images, indices reach [`super::selection::MAX_INDEX`], or onnxruntime fails.
+    pub fn values_into(&self, seed: u64, start: u64, out: &mut [f32]) -> Result<()> {
+        let image = self.image_shape().iter().product::<usize>();
+        let n = self.whole_images(out.len(), image)?;
+        let wanted = span(start, n)?;
+        let selection = Selection::Numbers { seed, start, n };
+        let mut sampler = self.any_sampler()?;
+        let mut rest = out;
+        for chunk in self.chunks(&wanted) {
+            let part = self.chunk(chunk, &wanted);
+            let (now, later) = rest.split_at_mut((part.end - part.start) as usize * image);
+            sampler.values(&selection, part, now)?;
+            rest = later;
+        }
+        Ok(())
+    }
+
+    fn whole_images(&self, len: usize, image: usize) -> Result<u64> {
+        if len == 0 || !len.is_multiple_of(image) {
+            let what = format!("a buffer of {len} elements does not hold a whole number of images of {image}");
+            return Err(Error::usage(what, "Give n · height · width · channels elements."));
+        }
+        Ok((len / image) as u64)
     }
 
     /// A session for one thread: one that is free, or a new one.
@@ -249,12 +310,16 @@ impl Generator {
     /// # Errors
     /// When a float output's range is not known, or onnxruntime cannot make another session.
     pub fn sampler(&self) -> Result<Sampler<'_>> {
-        if self.form.float && self.range.is_none() {
+        if self.form.element != Element::U8 && self.range.is_none() {
             return Err(Error::usage(
                 format!("{}: the output is {}, and the file does not tell its value range", self.name, self.output),
                 "Say it with --range tanh (-1 to 1), --range sigmoid (0 to 1) or --range byte (0 to 255).",
             ));
         }
+        self.any_sampler()
+    }
+
+    fn any_sampler(&self) -> Result<Sampler<'_>> {
         let free = self.spare.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let session = match free {
             Some(session) => session,
@@ -263,27 +328,24 @@ impl Generator {
         Ok(Sampler { generator: self, session: Some(session) })
     }
 
+    /// Images that are worth handling at a time: whole batches.
+    pub(super) fn block(&self) -> u64 {
+        /// So many bytes of pixels, for then the work on each batch outweighs what comes around it.
+        const BYTES: usize = 256 << 10;
+        let image: usize = self.image_shape().iter().product();
+        (BYTES / image).div_ceil(self.batch).max(1) as u64 * self.batch as u64
+    }
+
     /// The numbers of the chunks that hold the images of `wanted`.
-    pub(super) fn chunks(&self, wanted: &Span<u64>) -> Span<u64> {
+    fn chunks(&self, wanted: &Span<u64>) -> Span<u64> {
         let batch = self.batch as u64;
         if wanted.is_empty() { 0..0 } else { wanted.start / batch..(wanted.end - 1) / batch + 1 }
     }
 
     /// The images of a chunk that are in `wanted`.
-    pub(super) fn chunk(&self, number: u64, wanted: &Span<u64>) -> Span<u64> {
+    fn chunk(&self, number: u64, wanted: &Span<u64>) -> Span<u64> {
         let first = number * self.batch as u64;
         first.max(wanted.start)..(first + self.batch as u64).min(wanted.end)
-    }
-}
-
-/// Images `start..start + n`, if indices go that far.
-pub(super) fn span(start: u64, n: u64) -> Result<Span<u64>> {
-    match start.checked_add(n) {
-        Some(end) if end <= MAX_INDEX => Ok(start..end),
-        _ => Err(Error::usage(
-            format!("there are no images {start} to {start} + {n}"),
-            "Image numbers stay below 2^63: choose a smaller start.",
-        )),
     }
 }
 
@@ -294,15 +356,52 @@ pub struct Sampler<'a> {
 }
 
 impl Sampler<'_> {
-    /// The images of `wanted`, which must lie in one chunk; runs that whole chunk.
-    pub(super) fn run(&mut self, seed: u64, wanted: Span<u64>) -> Result<Images> {
+    /// Adds the pixels of the images at the places `wanted`, `[n, height, width, channels]`. Runs whole chunks only.
+    pub(super) fn pixels(
+        &mut self,
+        selection: &Selection,
+        truncation: Option<Truncation>,
+        wanted: Span<u64>,
+        out: &mut Vec<u8>,
+    ) -> Result<()> {
+        let generator = self.generator;
+        for chunk in generator.chunks(&wanted) {
+            let part = generator.chunk(chunk, &wanted);
+            self.run(selection, truncation, part, |output, rows| generator.form.pixels(output, rows, generator.range, out))?;
+        }
+        Ok(())
+    }
+
+    /// One run of a batch whose output nobody looks at, for measurements.
+    pub(super) fn run_alone(&mut self, latents: &[f32]) -> Result<()> {
+        let generator = self.generator;
+        let Some(session) = &mut self.session else { return Err(Error::Ort("the session is gone".into())) };
+        let outputs = run(session, &generator.input, latents.to_vec(), generator.batch)?;
+        only_output(&outputs).map(|_| ())
+    }
+
+    /// The elements of the images at the places `wanted`, which lie in one chunk.
+    fn values(&mut self, selection: &Selection, wanted: Span<u64>, out: &mut [f32]) -> Result<()> {
+        let form = self.generator.form;
+        self.run(selection, None, wanted, |output, rows| form.values(output, rows, out))
+    }
+
+    /// Runs the chunk that `wanted` lies in, and hands on its output and which of its rows are wanted.
+    fn run(
+        &mut self,
+        selection: &Selection,
+        truncation: Option<Truncation>,
+        wanted: Span<u64>,
+        take: impl FnOnce(&ort::value::DynValue, Span<usize>) -> Result<()>,
+    ) -> Result<()> {
         let generator = self.generator;
         let Some(session) = &mut self.session else { return Err(Error::Ort("the session is gone".into())) };
         let batch = generator.batch;
         let first = wanted.start / batch as u64 * batch as u64;
-        let outputs = run(session, &generator.input, generator.latent.rows(seed, first, batch), batch)?;
+        let latents = selection.latents(generator.latent, truncation, first, batch);
+        let outputs = run(session, &generator.input, latents, batch)?;
         let rows = (wanted.start - first) as usize..(wanted.end - first) as usize;
-        generator.form.images(only_output(&outputs)?, rows, generator.range).map_err(|e| match e {
+        only_output(&outputs).and_then(|output| take(output, rows)).map_err(|e| match e {
             Error::Ort(what) => Error::invalid(
                 &generator.name,
                 format!("in the run of images {wanted:?}: {what}"),
@@ -320,29 +419,55 @@ impl Drop for Sampler<'_> {
 }
 
 impl Form {
-    /// Some rows of an output as images.
-    fn images(&self, output: &ort::value::DynValue, rows: Span<usize>, range: Option<Range>) -> Result<Images> {
-        let &Self { float, channels_first, height, width, channels } = self;
-        let n = rows.len();
-        let image = height * width * channels;
-        let part = rows.start * image..rows.end * image;
-        let whole = |pixels| Images { n, height, width, channels, pixels };
-        let short = || Error::Ort(format!("the output has another shape than in the first run, {:?}", output.shape()));
-        if float {
-            let (_, values) = output.try_extract_tensor::<f32>()?;
-            let values = values.get(part).ok_or_else(short)?;
-            if values.iter().any(|value| value.is_nan()) {
-                return Err(Error::Ort("the output holds NaN".into()));
+    fn image(&self) -> usize {
+        self.height * self.width * self.channels
+    }
+
+    /// Adds some rows of an output as pixels, channels last.
+    fn pixels(&self, output: &ort::value::DynValue, rows: Span<usize>, range: Option<Range>, out: &mut Vec<u8>) -> Result<()> {
+        if self.element == Element::U8 {
+            let values = self.rows::<u8>(output, rows)?;
+            match self.channels_first {
+                true => out.extend(interleaved(values, self.channels, self.height * self.width)),
+                false => out.extend_from_slice(values),
             }
-            let range = range.ok_or_else(|| Error::Ort("the output's range is unknown".into()))?;
-            if channels_first {
-                return Ok(Images::from_nchw(values, [n, channels, height, width], range));
-            }
-            return Ok(whole(values.iter().map(|&value| range.pixel(value)).collect()));
+            return Ok(());
         }
-        let (_, values) = output.try_extract_tensor::<u8>()?;
-        let values = values.get(part).ok_or_else(short)?;
-        Ok(whole(if channels_first { interleaved(values, channels, height * width) } else { values.to_vec() }))
+        let mut values = vec![0.0; rows.len() * self.image()];
+        self.values(output, rows.clone(), &mut values)?;
+        if values.iter().any(|value| value.is_nan()) {
+            return Err(Error::Ort("the output holds NaN".into()));
+        }
+        let range = range.ok_or_else(|| Error::Ort("the output's range is unknown".into()))?;
+        if self.channels_first {
+            let shape = [rows.len(), self.channels, self.height, self.width];
+            out.extend(Images::from_nchw(&values, shape, range).pixels);
+        } else {
+            out.extend(values.into_iter().map(|value| range.pixel(value)));
+        }
+        Ok(())
+    }
+
+    /// Some rows of an output as they are.
+    fn values(&self, output: &ort::value::DynValue, rows: Span<usize>, out: &mut [f32]) -> Result<()> {
+        match self.element {
+            Element::F32 => out.copy_from_slice(self.rows::<f32>(output, rows)?),
+            Element::F16 => out.iter_mut().zip(self.rows::<f16>(output, rows)?).for_each(|(out, value)| *out = value.to_f32()),
+            Element::U8 => out.iter_mut().zip(self.rows::<u8>(output, rows)?).for_each(|(out, value)| *out = f32::from(*value)),
+        }
+        Ok(())
+    }
+
+    fn rows<'a, T: ort::value::PrimitiveTensorElementType + std::fmt::Debug>(
+        &self,
+        output: &'a ort::value::DynValue,
+        rows: Span<usize>,
+    ) -> Result<&'a [T]> {
+        let (_, values) = output.try_extract_tensor::<T>()?;
+        let part = rows.start * self.image()..rows.end * self.image();
+        values
+            .get(part)
+            .ok_or_else(|| Error::Ort(format!("the output has another shape than in the first run, {:?}", output.shape())))
     }
 }
 
@@ -359,8 +484,8 @@ fn interleaved(planes: &[u8], channels: usize, area: usize) -> Vec<u8> {
     pixels
 }
 
-const EXPECTED: &str = "Expected is a generator: one float32 input [n, z] or [n, z, 1, 1] with a fixed z, and one output of \
-    images, float32 or uint8, [n, c, h, w] or [n, h, w, c], with 1 or 3 channels.";
+const EXPECTED: &str = "Expected is a generator: one float32 or float16 input [n, z] or [n, z, 1, 1] with a fixed z, and one \
+    output of images, float32, float16 or uint8, [n, c, h, w] or [n, h, w, c], with 1 or 3 channels.";
 
 /// What can be said of a wrong file without onnxruntime.
 pub(crate) fn check_bytes(name: &str, bytes: &[u8]) -> Result<()> {
@@ -479,13 +604,17 @@ fn broken_promise(name: &str, promised: &str, found: &Port) -> Error {
 fn strangers_latent(name: &str, input: &Port) -> Result<(Latent, Option<usize>)> {
     let refused = || Error::invalid(name, format!("its input is {input}"), EXPECTED);
     let (batch, size) = match input.dims[..] {
-        [batch, size] | [batch, size, 1, 1] if input.element == TensorElementType::Float32 => (batch, size),
+        [batch, size] | [batch, size, 1, 1] if is_float(input.element) => (batch, size),
         _ => return Err(refused()),
     };
     if !(1..=MAX_LATENT).contains(&size) || batch == 0 || batch > MAX_BATCH as i64 {
         return Err(refused());
     }
     Ok((Latent { size: size as usize, law: Law::Normal }, usize::try_from(batch).ok()))
+}
+
+fn is_float(element: TensorElementType) -> bool {
+    matches!(element, TensorElementType::Float32 | TensorElementType::Float16)
 }
 
 fn choose_batch(name: &str, asked: Option<usize>, fixed: Option<usize>) -> Result<usize> {
@@ -500,19 +629,21 @@ fn choose_batch(name: &str, asked: Option<usize>, fixed: Option<usize>) -> Resul
 
 fn promised_form(name: &str, contract: &Contract, output: &Port, dims: &[i64], batch: usize) -> Result<Form> {
     let &Contract { height, width, channels, layout, .. } = contract;
-    let (float, channels_first) = match layout {
-        Layout::NhwcU8 => (false, false),
-        Layout::NchwU8 => (false, true),
-        Layout::NchwF32 => (true, true),
+    let (element, channels_first) = match layout {
+        Layout::NhwcU8 => (TensorElementType::Uint8, false),
+        Layout::NchwU8 => (TensorElementType::Uint8, true),
+        Layout::NchwF32 => (TensorElementType::Float32, true),
     };
-    let element = if float { TensorElementType::Float32 } else { TensorElementType::Uint8 };
     let image = if channels_first { [channels, height, width] } else { [height, width, channels] };
     let promised: Vec<i64> = [batch].iter().chain(&image).map(|&dim| dim as i64).collect();
-    if !matches!(channels, 1 | 3) || output.name != contract::OUTPUT || output.element != element || dims != promised {
+    let sides = [height, width].iter().all(|side| (1..=MAX_SIDE as usize).contains(side));
+    if !sides || !matches!(channels, 1 | 3) || output.name != contract::OUTPUT || output.element != element || dims != promised
+    {
         let promised = Port { name: contract::OUTPUT.into(), element, dims: promised };
         return Err(broken_promise(name, &format!("the output {promised}"), &Port { dims: dims.to_vec(), ..output.clone() }));
     }
-    Ok(Form { float, channels_first, height, width, channels })
+    let element = if element == TensorElementType::Uint8 { Element::U8 } else { Element::F32 };
+    Ok(Form { element, channels_first, height, width, channels })
 }
 
 fn strangers_form(name: &str, output: &Port, dims: &[i64], batch: usize) -> Result<Form> {
@@ -520,11 +651,7 @@ fn strangers_form(name: &str, output: &Port, dims: &[i64], batch: usize) -> Resu
         let found = Port { dims: dims.to_vec(), ..output.clone() };
         Error::invalid(name, format!("for a batch of {batch} its output is {found}{why}"), EXPECTED)
     };
-    let float = match output.element {
-        TensorElementType::Float32 => true,
-        TensorElementType::Uint8 => false,
-        _ => return Err(refused("")),
-    };
+    let Some(element) = Element::of(output.element) else { return Err(refused("")) };
     let &[n, a, b, c] = dims else { return Err(refused("")) };
     if n != batch as i64 || [a, b, c].iter().any(|side| !(1..=MAX_SIDE).contains(side)) {
         return Err(refused(""));
@@ -535,12 +662,12 @@ fn strangers_form(name: &str, output: &Port, dims: &[i64], batch: usize) -> Resu
         (true, true) => return Err(refused(", and the channels could be the second or the last axis")),
         (false, false) => return Err(refused("")),
     };
-    Ok(Form { float, channels_first, height: height as usize, width: width as usize, channels: channels as usize })
+    Ok(Form { element, channels_first, height: height as usize, width: width as usize, channels: channels as usize })
 }
 
 fn choose_range(name: &str, asked: Option<Range>, contract: Option<&Contract>, form: Form) -> Result<Option<Range>> {
     match (asked, contract) {
-        (Some(_), _) if !form.float => {
+        (Some(_), _) if form.element == Element::U8 => {
             Err(Error::usage(format!("{name}: its output is pixels already, so --range means nothing"), "Leave --range away."))
         }
         (Some(asked), Some(contract)) if asked != contract.range => Err(Error::usage(
@@ -559,8 +686,11 @@ fn run<'a>(
     batch: usize,
 ) -> Result<ort::session::SessionOutputs<'a>> {
     let shape: Vec<i64> = std::iter::once(batch as i64).chain(input.dims.iter().skip(1).copied()).collect();
-    let tensor = Tensor::from_array((shape, latents))?;
-    Ok(session.run(ort::inputs![tensor])?)
+    if input.element == TensorElementType::Float16 {
+        let latents: Vec<f16> = latents.into_iter().map(f16::from_f32).collect();
+        return Ok(session.run(ort::inputs![Tensor::from_array((shape, latents))?])?);
+    }
+    Ok(session.run(ort::inputs![Tensor::from_array((shape, latents))?])?)
 }
 
 /// The one output; by position, for its name is up to the file.

@@ -1,12 +1,18 @@
 //! Sampling an exported generator with onnxruntime: find the library, open the model, run it, write the images.
 //! An example stands at the head of the [crate].
 
+mod archive;
+pub mod bench;
 pub mod builtin;
 pub mod generator;
+mod journal;
 pub mod pipeline;
+pub mod plan;
 pub mod runtime;
-pub mod sinks;
+pub mod selection;
+mod sinks;
 
 pub use generator::{Generator, Options, Provider};
 pub use pipeline::{Done, Job};
-pub use sinks::{Format, Plan};
+pub use plan::{Existing, Format, Plan};
+pub use selection::{SeedList, Selection, Shard};

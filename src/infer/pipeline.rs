@@ -1,76 +1,144 @@
-//! Any number of images in bounded memory: chunk numbers → workers (a session each; they also encode) → a bounded channel
-//! → one writer.
+//! Any number of images in bounded memory: pieces of the job → workers (a session each, one thread each on CPUs) → encoders →
+//! files; what is finished is noted in the journal.
 
-use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::ops::Range as Span;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::Instant;
 
-use crossbeam_channel::{Sender, bounded};
+use crossbeam_channel::{Receiver, Sender, bounded};
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 
-use super::generator::{Generator, Sampler};
-use super::sinks::{self, Block, Format, Plan};
+use super::generator::{Generator, Provider, Sampler};
+use super::journal::Piece;
+use super::plan::{Format, Plan};
+use super::runtime;
+use super::sinks::{Sink, Writer};
 use crate::error::{Error, Result};
+use crate::image::Range;
+use crate::latent::Truncation;
 use crate::progress::Progress;
 
-/// Which images, made by how many threads. Where they go is a [`Plan`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// How the images of a [`Plan`] are made.
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Job {
-    /// The seed of the latents.
-    pub seed: u64,
-    /// Sessions that run in parallel, one thread each; at least 1. The images do not depend on it.
+    /// Sessions that run in parallel; at least 1. The images do not depend on it.
     pub threads: usize,
+    /// Threads that encode and write what the sessions make; 0: each session's thread does it itself. The images do not
+    /// depend on it.
+    pub encoders: usize,
+    /// Latents nearer to 0.
+    pub truncation: Option<Truncation>,
+}
+
+impl Job {
+    /// What serves best on this machine. On CPUs one session a core, which also encodes and writes: no core waits for
+    /// another, no pixel is handed on. On a GPU two sessions, so that one copies while the other computes, and an encoder a core.
+    pub fn new(provider: Provider) -> Self {
+        let cores = thread::available_parallelism().map_or(1, usize::from);
+        let (threads, encoders) = match provider {
+            Provider::Cuda(_) => (2, cores),
+            _ => (cores, 0),
+        };
+        Self { threads, encoders, truncation: None }
+    }
 }
 
 /// What was done.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Done {
-    /// Images written.
+    /// Images made by this call; those that an interrupted one had made do not count.
     pub images: u64,
     /// From the first session to the last byte.
     pub seconds: f64,
-    /// The folder of the PNG files, or the one file.
+    /// The folder of the files, or the one file.
     pub out: PathBuf,
 }
 
-/// Blocks that wait for the writer, per worker: enough that neither waits for the other's short pauses.
+/// Pieces between workers and whoever takes them next, per worker: enough that neither waits for the other's short pauses.
 const QUEUE_PER_WORKER: usize = 2;
 
 /// Makes the planned images. Memory does not grow with their number (but for a contact sheet).
 ///
-/// Raising `stop` ends the work after the chunks at hand.
+/// Raising `stop` ends the work after the batches at hand, with pieces unfinished. Interrupted or failed, a job can be continued with
+/// [`super::plan::Existing::Resume`]; a contact sheet cannot.
 ///
 /// # Errors
 /// When the destination cannot be written to (before any image is made, where that can be known), a run fails, or `stop`
-/// was raised. PNG files written until then are whole and stay; a `.npy` file or contact sheet appears only when complete.
+/// was raised.
 pub fn run(generator: &Generator, job: &Job, plan: &Plan, progress: &dyn Progress, stop: &AtomicBool) -> Result<Done> {
     let started = Instant::now();
-    let wanted = plan.images();
-    let total = wanted.end - wanted.start;
     let first = generator.sampler()?;
-    let mut sink = plan.open(generator.image_shape())?;
-    let chunks = generator.chunks(&wanted);
-    let threads = u64::try_from(job.threads.max(1)).unwrap_or(u64::MAX).min(chunks.end - chunks.start) as usize;
-    let next = AtomicU64::new(chunks.start);
-    let halt = AtomicBool::new(false);
-    let worker = Worker { generator, job, plan, chunk_end: chunks.end, next: &next, halt: &halt, stop };
+    let mut sink = Sink::open(plan, identity(generator, job, plan)?, generator.image_shape())?;
+    let gaps = sink.gaps();
+    let missing = gaps.iter().map(|gap| gap.end - gap.start).sum::<u64>();
+    let tell = |made: u64| progress.update(plan.count() - missing + made, "");
+    progress.begin("sampling", plan.count());
+    tell(0);
+    let (made, result) = make(generator, first, job, plan, gaps, &mut sink, &tell, stop);
+    progress.end();
+    if result.is_err() || made < missing {
+        sink.abandon();
+        let total = plan.count() - missing + made;
+        if result.is_err() && total > 0 && plan.format() != Format::Grid {
+            progress.say(&format!("{total} of {} images are whole; the same call with --resume makes the rest", plan.count()));
+        }
+        return Err(result.err().unwrap_or_else(|| interrupted(plan, total)));
+    }
+    sink.finish()?;
+    Ok(Done { images: made, seconds: started.elapsed().as_secs_f64(), out: plan.path().to_path_buf() })
+}
 
-    progress.begin("sampling", total);
-    let mut written = 0;
+/// Makes the images of the gaps. Gives how many there are now, and why there are not more.
+#[expect(clippy::too_many_arguments, reason = "all of them are parts of one call")]
+fn make<'a>(
+    generator: &'a Generator,
+    first: Sampler<'a>,
+    job: &Job,
+    plan: &Plan,
+    gaps: Vec<Span<u64>>,
+    sink: &mut Sink,
+    tell: &dyn Fn(u64),
+    stop: &AtomicBool,
+) -> (u64, Result<()>) {
+    let piece = plan.piece(generator.batch(), job.threads.max(1));
+    let threads = job.threads.clamp(1, number_of_pieces(&gaps, piece).max(1));
+    // A tar file is a piece, and too large to hand it over in memory.
+    let encoders = if plan.format() == Format::Tar { 0 } else { job.encoders };
+    let (queue, hand_over) = bounded::<Made>(threads * QUEUE_PER_WORKER);
+    let (send, receive) = bounded::<Result<Piece>>((threads + encoders) * QUEUE_PER_WORKER);
+    let halt = AtomicBool::new(false);
+    let Sink { writer, notes, .. } = sink;
+    let pieces = Mutex::new(Box::new(pieces(gaps, piece)) as Box<dyn Iterator<Item = Span<u64>> + Send>);
+    let worker = Worker { generator, job, plan, pieces, writer, halt: &halt, stop };
+    let mut made = 0;
     let result = thread::scope(|scope| {
-        let (send, receive) = bounded::<Result<Block>>(threads * QUEUE_PER_WORKER);
         let mut first = Some(first);
+        let no_thread = |e| {
+            halt.store(true, Ordering::Relaxed);
+            Error::Runtime(format!("the system gives no more threads: {e}. Ask for fewer with --threads."))
+        };
         for _ in 0..threads {
             let (worker, send, sampler) = (&worker, send.clone(), first.take());
-            scope.spawn(move || worker.work(sampler, &send));
+            let queue = (encoders > 0).then(|| queue.clone());
+            let work = move || worker.work(sampler, queue.as_ref(), &send);
+            thread::Builder::new().spawn_scoped(scope, work).map_err(no_thread)?;
         }
-        drop(send);
-        for block in receive {
-            let put = block.and_then(|block| sink.put(&block).map(|()| block.images.n as u64));
-            match put {
+        for _ in 0..encoders {
+            let (worker, send, hand_over) = (&worker, send.clone(), hand_over.clone());
+            let work = move || worker.encode(&hand_over, &send);
+            thread::Builder::new().spawn_scoped(scope, work).map_err(no_thread)?;
+        }
+        // So that each channel ends with the last thread at either end of it.
+        drop((send, queue, hand_over));
+        for piece in receive {
+            match piece.and_then(|piece| notes.add(piece).map(|()| piece.count)) {
                 Ok(n) => {
-                    written += n;
-                    progress.update(written, "");
+                    made += n;
+                    tell(made);
                 }
                 // Leaving the loop drops the receiver, so that no worker waits for a place in the channel.
                 Err(e) => {
@@ -81,21 +149,32 @@ pub fn run(generator: &Generator, job: &Job, plan: &Plan, progress: &dyn Progres
         }
         Ok(())
     });
-    progress.end();
-    result?;
-    if written < total {
-        return Err(interrupted(plan, written, total));
-    }
-    sink.finish()?;
-    Ok(Done { images: written, seconds: started.elapsed().as_secs_f64(), out: plan.path().to_path_buf() })
+    (made, result)
+}
+
+/// A piece without its files.
+type Made = (Span<u64>, Vec<u8>);
+
+/// The places of the gaps, cut at the multiples of `piece`.
+fn pieces(gaps: Vec<Span<u64>>, piece: u64) -> impl Iterator<Item = Span<u64>> {
+    gaps.into_iter().flat_map(move |gap| {
+        let numbers = gap.start / piece..gap.end.div_ceil(piece);
+        numbers.map(move |number| (number * piece).max(gap.start)..((number + 1) * piece).min(gap.end))
+    })
+}
+
+fn number_of_pieces(gaps: &[Span<u64>], piece: u64) -> usize {
+    let number: u64 = gaps.iter().map(|gap| gap.end.div_ceil(piece) - gap.start / piece).sum();
+    usize::try_from(number).unwrap_or(usize::MAX)
 }
 
 struct Worker<'a> {
     generator: &'a Generator,
     job: &'a Job,
     plan: &'a Plan,
-    chunk_end: u64,
-    next: &'a AtomicU64,
+    /// What is to be made yet.
+    pieces: Mutex<Box<dyn Iterator<Item = Span<u64>> + Send>>,
+    writer: &'a Writer,
     /// Something failed elsewhere.
     halt: &'a AtomicBool,
     /// The user wants to stop.
@@ -103,8 +182,8 @@ struct Worker<'a> {
 }
 
 impl<'a> Worker<'a> {
-    /// Takes chunk after chunk; the first error is the last thing sent.
-    fn work(&self, sampler: Option<Sampler<'a>>, send: &Sender<Result<Block>>) {
+    /// Makes piece after piece, and writes them, or hands them over. The first error is the last thing sent.
+    fn work(&self, sampler: Option<Sampler<'a>>, queue: Option<&Sender<Made>>, send: &Sender<Result<Piece>>) {
         let mut sampler = match sampler.map_or_else(|| self.generator.sampler(), Ok) {
             Ok(sampler) => sampler,
             Err(e) => {
@@ -112,30 +191,105 @@ impl<'a> Worker<'a> {
                 return;
             }
         };
-        while !self.halt.load(Ordering::Relaxed) && !self.stop.load(Ordering::Relaxed) {
-            let chunk = self.next.fetch_add(1, Ordering::Relaxed);
-            if chunk >= self.chunk_end {
-                return;
-            }
-            let block = self.block(&mut sampler, chunk);
-            let failed = block.is_err();
-            if send.send(block).is_err() || failed {
+        while !self.is_over() {
+            let Some(places) = self.pieces.lock().unwrap_or_else(PoisonError::into_inner).next() else { return };
+            let goes_on = match queue {
+                Some(queue) => match self.sample(&mut sampler, places.clone()) {
+                    Ok(pixels) => queue.send((places, pixels)).is_ok(),
+                    Err(e) => self.deliver(Err(e), send),
+                },
+                None => match self.sample_and_write(&mut sampler, places).transpose() {
+                    Some(piece) => self.deliver(piece, send),
+                    None => false,
+                },
+            };
+            if !goes_on {
                 return;
             }
         }
     }
 
-    fn block(&self, sampler: &mut Sampler<'_>, chunk: u64) -> Result<Block> {
-        let images = self.generator.chunk(chunk, &self.plan.images());
-        let start = images.start;
-        sinks::encode(self.plan.format(), start, sampler.run(self.job.seed, images)?)
+    fn sample(&self, sampler: &mut Sampler<'_>, places: Span<u64>) -> Result<Vec<u8>> {
+        let mut pixels = Vec::new();
+        sampler.pixels(self.plan.selection(), self.job.truncation, places, &mut pixels)?;
+        Ok(pixels)
+    }
+
+    /// A piece, block by block; `None` if the job is over before it is whole.
+    fn sample_and_write(&self, sampler: &mut Sampler<'_>, places: Span<u64>) -> Result<Option<Piece>> {
+        let mut open = self.writer.begin(places.clone())?;
+        let (block, mut pixels) = (self.generator.block(), Vec::new());
+        let mut next = places.start;
+        while next < places.end {
+            if self.is_over() {
+                return Ok(None);
+            }
+            // Blocks end where batches do.
+            let end = (next - next % block + block).min(places.end);
+            pixels.clear();
+            sampler.pixels(self.plan.selection(), self.job.truncation, next..end, &mut pixels)?;
+            open.put(&pixels)?;
+            next = end;
+        }
+        open.finish().map(Some)
+    }
+
+    /// Writes what others have made, until they are done.
+    fn encode(&self, hand_over: &Receiver<Made>, send: &Sender<Result<Piece>>) {
+        for (places, pixels) in hand_over {
+            if self.is_over() {
+                return;
+            }
+            let piece = self.writer.begin(places).and_then(|mut open| open.put(&pixels).and_then(|()| open.finish()));
+            if !self.deliver(piece, send) {
+                return;
+            }
+        }
+    }
+
+    /// Whether there is anything to go on for.
+    fn deliver(&self, piece: Result<Piece>, send: &Sender<Result<Piece>>) -> bool {
+        let failed = piece.is_err();
+        send.send(piece).is_ok() && !failed
+    }
+
+    fn is_over(&self) -> bool {
+        self.halt.load(Ordering::Relaxed) || self.stop.load(Ordering::Relaxed)
     }
 }
 
-fn interrupted(plan: &Plan, written: u64, total: u64) -> Error {
-    let path = plan.path().display();
+/// What the bytes of the images depend on, in the words of the manifest.
+fn identity(generator: &Generator, job: &Job, plan: &Plan) -> Result<Value> {
+    let name = Path::new(generator.name()).file_name().map(|name| name.to_string_lossy().into_owned());
+    let mut facts = plan.facts();
+    let others = [
+        ("manifest", json!(1)),
+        ("program", json!(concat!(env!("CARGO_PKG_NAME"), " ", env!("CARGO_PKG_VERSION")))),
+        ("model", json!(name)),
+        ("model_sha256", json!(hexadecimal(&Sha256::digest(generator.bytes())))),
+        ("image", json!(generator.image_shape())),
+        ("batch", json!(generator.batch())),
+        ("provider", json!(generator.provider().to_string())),
+        ("onnxruntime", json!(runtime::load()?.version)),
+        ("range", json!(generator.range().map(Range::name))),
+        ("truncation", json!(job.truncation.map(Truncation::bound))),
+    ];
+    facts.extend(others.map(|(key, value)| (key.to_string(), value)));
+    Ok(Value::Object(facts))
+}
+
+fn hexadecimal(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn interrupted(plan: &Plan, made: u64) -> Error {
+    let (path, total) = (plan.path().display(), plan.count());
     Error::Interrupted(match plan.format() {
-        Format::Png => format!("{written} of {total} images are written, each of them whole, in {path}."),
-        Format::Npy | Format::Grid => format!("{written} of {total} images were made; {path} was not written."),
+        Format::Grid => format!("{made} of {total} images were made; {path} was not written."),
+        _ if made == 0 => format!("{made} of {total} images were made; nothing is left behind."),
+        Format::Npy | Format::Npz => {
+            format!("{made} of {total} images are made. The same call with --resume makes the rest, and then {path}.")
+        }
+        _ => format!("{made} of {total} images are whole, in {path}. The same call with --resume makes the rest."),
     })
 }

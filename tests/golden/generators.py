@@ -3,6 +3,7 @@
 sealed.onnx            keeps ganforge's contract: z [n, 16] -> uint8 [n, 8, 6, 3], with metadata and checksum
 stranger_nchw_f32.onnx another program's: noise [n, 16, 1, 1] -> float32 [n, 3, 8, 6] in [-1, 1]
 stranger_fixed_u8.onnx another program's: [5, 16] -> uint8 [5, 8, 6, 1], always 5 rows
+stranger_nhwc_f16.onnx another program's: float16 [n, 16] -> float16 [n, 8, 6, 3] in [-1, 1], of the weights of sealed.onnx
 """
 
 import hashlib
@@ -15,13 +16,13 @@ LATENT, HEIGHT, WIDTH = 16, 8, 6
 HERE = Path(__file__).parent
 
 
-def build(input_name, input_dims, image_dims, pixels):
-    """tanh(z W) in the given shape; as uint8 pixels or as it is."""
+def build(input_name, input_dims, image_dims, pixels, half=False):
+    """tanh(z W) in the given shape; as uint8 pixels or as it is; in float16 or float32."""
     size = int(np.prod(image_dims[1:]))
     weight = np.random.default_rng(7).standard_normal((LATENT, size)).astype(np.float32) * np.float32(0.4)
     constants = {
         "flat": np.array([-1, LATENT], np.int64),
-        "weight": weight,
+        "weight": weight.astype(np.float16) if half else weight,
         "scale": np.array(127.5, np.float32),
         "shift": np.array(128, np.float32),
         "low": np.array(0, np.float32),
@@ -44,11 +45,12 @@ def build(input_name, input_dims, image_dims, pixels):
         last = "bytes"
     nodes.append(helper.make_node("Reshape", [last, "shape"], ["image"]))
     used = {name for node in nodes for name in node.input}
+    real = TensorProto.FLOAT16 if half else TensorProto.FLOAT
     graph = helper.make_graph(
         nodes,
         "generator",
-        [helper.make_tensor_value_info(input_name, TensorProto.FLOAT, input_dims)],
-        [helper.make_tensor_value_info("image", TensorProto.UINT8 if pixels else TensorProto.FLOAT, image_dims)],
+        [helper.make_tensor_value_info(input_name, real, input_dims)],
+        [helper.make_tensor_value_info("image", TensorProto.UINT8 if pixels else real, image_dims)],
         [numpy_helper.from_array(value, name) for name, value in constants.items() if name in used],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
@@ -90,6 +92,8 @@ def seal(model):
 sealed = build("z", ["n", LATENT], ["n", HEIGHT, WIDTH, 3], pixels=True)
 nchw = build("noise", ["n", LATENT, 1, 1], ["n", 3, HEIGHT, WIDTH], pixels=False)
 fixed = build("z", [5, LATENT], [5, HEIGHT, WIDTH, 1], pixels=True)
+half = build("z", ["n", LATENT], ["n", HEIGHT, WIDTH, 3], pixels=False, half=True)
 (HERE / "sealed.onnx").write_bytes(seal(sealed))
 (HERE / "stranger_nchw_f32.onnx").write_bytes(nchw.SerializeToString())
 (HERE / "stranger_fixed_u8.onnx").write_bytes(fixed.SerializeToString())
+(HERE / "stranger_nhwc_f16.onnx").write_bytes(half.SerializeToString())

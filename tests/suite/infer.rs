@@ -9,8 +9,10 @@ use assert_cmd::Command;
 use ganforge::contract::{self, Contract, Layout, Weights};
 use ganforge::error::Error;
 use ganforge::image::{Images, Range};
-use ganforge::infer::{Format, Generator, Job, Options, Plan, Provider, builtin, pipeline, runtime};
-use ganforge::latent::{Latent, Law};
+use ganforge::infer::{
+    Existing, Format, Generator, Job, Options, Plan, Provider, SeedList, Selection, Shard, builtin, pipeline, runtime,
+};
+use ganforge::latent::{Latent, Law, Truncation};
 use ganforge::progress::Silent;
 use predicates::prelude::*;
 use predicates::str::contains;
@@ -20,6 +22,7 @@ use tempfile::{TempDir, tempdir};
 const SEALED: &str = "sealed.onnx";
 const STRANGER: &str = "stranger_nchw_f32.onnx";
 const FIXED: &str = "stranger_fixed_u8.onnx";
+const HALF: &str = "stranger_nhwc_f16.onnx";
 
 fn golden(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name)
@@ -82,6 +85,15 @@ fn contents(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     all
 }
 
+/// The images below a folder, by their paths in it; neither manifests nor journals.
+fn images_in(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    contents(folder).into_iter().filter(|(name, _)| name.extension().is_some_and(|ending| ending == "png")).collect()
+}
+
+fn read_json(path: &Path) -> serde_json::Value {
+    serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
+}
+
 // --- latents
 
 #[test]
@@ -112,6 +124,93 @@ proptest! {
         prop_assert_eq!(&longer.rows(seed, start, 1)[..even], &rows[..even]);
         prop_assert_ne!(longer.rows(seed, start, 1), longer.rows(seed, start + 1, 1));
         prop_assert_ne!(longer.rows(seed, start, 1), longer.rows(seed ^ 1, start, 1));
+    }
+}
+
+#[test]
+fn truncated_latents_keep_their_rank() {
+    let truncated = |law, x, mut values: Vec<f32>| {
+        Truncation::new(x, law).unwrap().apply(law, &mut values);
+        values
+    };
+    // scipy.stats.truncnorm.ppf(scipy.stats.norm.cdf(z), -x, x)
+    for (x, z, expected) in TRUNCATED {
+        let found = truncated(Law::Normal, x, vec![z])[0];
+        assert!((f64::from(found) - expected).abs() < 1e-6, "{x} {z}: {found} {expected}");
+    }
+    assert_eq!(truncated(Law::Uniform, 0.25, vec![-1.0, 0.5]), [-0.25, 0.125]);
+    for wrong in [0.0, -1.0, f64::NAN, f64::INFINITY] {
+        assert!(message(Truncation::new(wrong, Law::Normal)).contains("above 0"));
+    }
+    assert!(message(Truncation::new(1.5, Law::Uniform)).contains("up to 1"));
+}
+
+proptest! {
+    #[test]
+    fn truncation_bounds_and_orders(x in 0.01f64..20.0, mut z in prop::collection::vec(-6.6f32..6.6, 1..50)) {
+        z.sort_by(f32::total_cmp);
+        let mut values = z.clone();
+        Truncation::new(x, Law::Normal).unwrap().apply(Law::Normal, &mut values);
+        for (pair, before) in values.windows(2).zip(z.windows(2)) {
+            prop_assert!(pair[0] <= pair[1], "{:?} {:?}", before, pair);
+        }
+        for (value, before) in values.iter().zip(&z) {
+            prop_assert!(f64::from(value.abs()) <= x + 1e-6 && value.abs() <= before.abs() + 1e-6);
+            prop_assert!(x < 8.0 || (value - before).abs() < 1e-4, "{} {}", before, value);
+        }
+    }
+}
+
+// --- which images
+
+proptest! {
+    #[test]
+    fn shards_are_the_whole(start in 0..1u64 << 62, n in 0..1u64 << 62, of in 1u64..70, align in prop_oneof![Just(1), Just(1000)]) {
+        let whole = start..start + n;
+        let mut next = start;
+        for index in 1..=of {
+            let shard: Shard = format!("{index}/{of}").parse().unwrap();
+            let part = shard.part(&whole, align);
+            prop_assert!(part.start == next && part.end >= part.start);
+            prop_assert!(part.start == start || part.start == whole.end || part.start % align == 0);
+            prop_assert!(part.end - part.start <= n / of + 1 + align);
+            next = part.end;
+        }
+        prop_assert_eq!(next, whole.end);
+    }
+
+    #[test]
+    fn a_list_of_seeds_names_each_once(runs in prop::collection::vec((0u64..60, 0u64..9), 1..12)) {
+        let text: Vec<String> = runs.iter().map(|(first, more)| format!("{first}-{}", first + more)).collect();
+        let list: SeedList = text.join(",").parse().unwrap();
+        let mut expected = Vec::new();
+        for seed in runs.iter().flat_map(|(first, more)| *first..=first + more) {
+            if !expected.contains(&seed) {
+                expected.push(seed);
+            }
+        }
+        let found: Vec<u64> = (0..list.len()).map(|place| list.get(place)).collect();
+        prop_assert_eq!(&found, &expected);
+        let again: SeedList = list.to_string().parse().unwrap();
+        prop_assert_eq!(again, list);
+    }
+}
+
+#[test]
+fn wrong_lists_and_shards_are_refused() {
+    for (text, says) in [
+        ("", "no seed"),
+        ("1,,2", "no seed"),
+        ("a", "'a'"),
+        ("9-3", "backwards"),
+        ("1-", "no seed"),
+        ("-1", "no seed"),
+        ("0-18446744073709551615", "too many"),
+    ] {
+        assert!(text.parse::<SeedList>().unwrap_err().contains(says), "{text}");
+    }
+    for text in ["", "1", "0/4", "5/4", "1/0", "a/b", "1/2/3"] {
+        assert!(text.parse::<Shard>().is_err(), "{text}");
     }
 }
 
@@ -278,6 +377,54 @@ fn a_fixed_batch_is_kept() {
 }
 
 #[test]
+fn a_half_precision_stranger_samples() {
+    let half = open(HALF, with_range(Range::Tanh)).unwrap();
+    assert_eq!((half.input(), half.output()), ("z: f16 [n, 16]".into(), "image: f16 [n, 8, 6, 3]".into()));
+    let (half, full) = (half.sample(0, 0, 9).unwrap(), open(SEALED, Options::default()).unwrap().sample(0, 0, 9).unwrap());
+    let furthest = half.pixels.iter().zip(&full.pixels).map(|(&a, &b)| a.abs_diff(b)).max();
+    assert!(half.pixels != full.pixels && furthest <= Some(3), "{furthest:?}");
+}
+
+#[test]
+fn a_caller_gives_the_buffer() {
+    let sealed = open(SEALED, Options::default()).unwrap();
+    let mut pixels = vec![0; 20 * 144];
+    sealed.sample_into(3, 5, &mut pixels).unwrap();
+    assert_eq!(pixels, sealed.sample(3, 5, 20).unwrap().pixels);
+    assert!(message(sealed.sample_into(3, 5, &mut pixels[..100])).contains("whole number of images"));
+    assert!(message(sealed.sample_into(3, 5, &mut [])).contains("whole number of images"));
+    let mut values = vec![0.0; 20 * 144];
+    sealed.values_into(3, 5, &mut values).unwrap();
+    assert!(values.iter().zip(&pixels).all(|(&value, &pixel)| value == f32::from(pixel)));
+
+    // The network's own values, though nobody said what they mean.
+    let stranger = open(STRANGER, Options::default()).unwrap();
+    stranger.values_into(3, 5, &mut values).unwrap();
+    let known = open(STRANGER, with_range(Range::Tanh)).unwrap().sample(3, 5, 20).unwrap();
+    assert_eq!(Images::from_nchw(&values, [20, 3, 8, 6], Range::Tanh), known);
+    assert!(values.iter().any(|value| *value < 0.0));
+}
+
+/// Each thread of an embedder samples from one generator.
+#[test]
+fn threads_share_a_generator() {
+    let generator = open(SEALED, Options::default()).unwrap();
+    let expected = generator.sample(0, 0, 40).unwrap();
+    std::thread::scope(|scope| {
+        let all: Vec<_> = (0..4u64)
+            .map(|part| {
+                scope.spawn({
+                    let generator = &generator;
+                    move || generator.sample(0, part * 10, 10).unwrap().pixels
+                })
+            })
+            .collect();
+        let parts: Vec<u8> = all.into_iter().flat_map(|part| part.join().unwrap()).collect();
+        assert_eq!(parts, expected.pixels);
+    });
+}
+
+#[test]
 fn a_provider_is_parsed() {
     assert_eq!("cuda".parse(), Ok(Provider::Cuda(0)));
     assert_eq!("cuda:3".parse(), Ok(Provider::Cuda(3)));
@@ -289,18 +436,24 @@ fn a_provider_is_parsed() {
     }
 }
 
+fn plan(format: Format, out: &Path, n: u64, existing: Existing) -> Plan {
+    Plan::new(format, out, Selection::Numbers { seed: 0, start: 0, n }, None, existing).unwrap()
+}
+
 #[test]
 fn stopped_work_leaves_no_file() {
     let generator = open(SEALED, Options::default()).unwrap();
     let folder = tempdir().unwrap();
-    let plan = Plan::new(Format::Npy, folder.path(), 0, 100, false).unwrap();
-    let job = Job { seed: 0, threads: 2 };
-    let stopped = pipeline::run(&generator, &job, &plan, &Silent, &AtomicBool::new(true));
-    assert!(message(stopped).contains("interrupted: 0 of 100 images"));
-    assert_eq!(contents(folder.path()).len(), 0);
-    let done = pipeline::run(&generator, &job, &plan, &Silent, &AtomicBool::new(false)).unwrap();
-    assert_eq!((done.images, done.out), (100, folder.path().join("samples.npy")));
-    assert_eq!(contents(folder.path()).len(), 1);
+    let job = Job { threads: 2, encoders: 0, truncation: None };
+    for format in [Format::Png, Format::Npy, Format::Npz, Format::Tar, Format::Grid] {
+        let out = folder.path().join(format.name());
+        let plan = plan(format, &out, 100, Existing::Refuse);
+        let stopped = pipeline::run(&generator, &job, &plan, &Silent, &AtomicBool::new(true));
+        assert!(message(stopped).contains("interrupted: 0 of 100 images"));
+        assert_eq!(contents(&out).len(), 0);
+        let done = pipeline::run(&generator, &job, &plan, &Silent, &AtomicBool::new(false)).unwrap();
+        assert_eq!(done.images, 100);
+    }
 }
 
 // --- gan-infer
@@ -312,10 +465,10 @@ fn parts_are_the_whole_and_threads_do_not_matter() {
     sample(&whole, &["--n", "100", "--threads", "1"]).assert().success();
     sample(&two, &["--n", "100", "--threads", "2"]).assert().success();
     sample(&part, &["--n", "60", "--start", "40"]).assert().success();
-    let whole = contents(&whole);
+    assert_eq!(contents(&whole), contents(&two));
+    let whole = images_in(&whole);
     assert_eq!(whole.len(), 100);
-    assert_eq!(whole, contents(&two));
-    let part = contents(&part);
+    let part = images_in(&part);
     assert_eq!(part.keys().next(), Some(&PathBuf::from("000040.png")));
     assert_eq!(part.len(), 60);
     assert!(part.iter().all(|(name, bytes)| whole.get(name) == Some(bytes)));
@@ -361,9 +514,9 @@ fn many_images_get_subfolders() {
     let flags = ["--n", "10001", "--start", "500", "--quiet"];
     sample(folder.path(), &flags).assert().success().stderr("");
     let count = |name: &str| fs::read_dir(folder.path().join(name)).unwrap().count();
-    assert_eq!((count(""), count("010000")), (9500 + 1, 501));
+    assert_eq!((count(""), count("010000")), (9500 + 2, 501));
     assert!(folder.path().join("010000/010500.png").is_file());
-    sample(folder.path(), &flags).assert().code(2).stderr(contains("10001 of the images"));
+    sample(folder.path(), &flags).assert().code(2).stderr(contains("10001 of these images"));
 }
 
 #[test]
@@ -387,15 +540,16 @@ fn what_is_there_is_not_overwritten() {
     let out = folder.path();
     sample(out, &["--n", "3", "--start", "4"]).assert().success();
     fs::write(out.join("000004.png"), "mine").unwrap();
-    sample(out, &["--n", "5"]).assert().code(2).stderr(contains("holds 1 of the images").and(contains("--force")));
+    sample(out, &["--n", "5"]).assert().code(2).stderr(contains("holds 1 of these images").and(contains("--force")));
     assert_eq!(fs::read(out.join("000004.png")).unwrap(), b"mine");
     assert!(!out.join("000000.png").exists());
     sample(out, &["--n", "4"]).assert().success();
     sample(out, &["--n", "5", "--force"]).assert().success();
     assert_ne!(fs::read(out.join("000004.png")).unwrap(), b"mine");
-    for format in ["npy", "grid"] {
+    for format in ["npy", "npz", "tar", "grid"] {
+        let out = &out.join(format);
         sample(out, &["--n", "5", "--format", format]).assert().success();
-        sample(out, &["--n", "5", "--format", format]).assert().code(2).stderr(contains("exists already"));
+        sample(out, &["--n", "5", "--format", format]).assert().code(2).stderr(contains("already"));
         sample(out, &["--n", "5", "--format", format, "--force"]).assert().success();
     }
 }
@@ -426,7 +580,7 @@ fn a_wrong_call_leaves_with_2() {
         (&["--n", "5", "--batch", "0"], "0 is not in 1..=4096"),
         (&["--n", "5", "--range", "tanh"], "pixels already"),
         (&["--n", "5", "--start", "18446744073709551615"], "2^63"),
-        (&["--n", "5", "--format", "gif"], "possible values: png, npy, grid"),
+        (&["--n", "5", "--format", "gif"], "possible values: png, npy, npz, tar, grid"),
     ] {
         sample(&out, flags).assert().code(2).stderr(contains(says));
     }
@@ -594,6 +748,400 @@ fn cuda_is_an_error_where_there_is_none() {
     run.stderr(contains("has none").and(contains("gan-infer runtime install --cuda")));
 }
 
+/// The pixels of `samples.npz`, found by a zip library, which checks the checksum.
+#[cfg(feature = "train")]
+fn read_npz(path: &Path) -> (String, Vec<u8>) {
+    let mut archive = zip::ZipArchive::new(fs::File::open(path).unwrap()).unwrap();
+    assert_eq!(archive.len(), 1);
+    let mut bytes = Vec::new();
+    std::io::Read::read_to_end(&mut archive.by_name("arr_0.npy").unwrap(), &mut bytes).unwrap();
+    let folder = tempdir().unwrap();
+    let npy = folder.path().join("arr_0.npy");
+    fs::write(&npy, bytes).unwrap();
+    read_npy(&npy)
+}
+
+#[test]
+#[cfg(feature = "train")]
+fn npz_and_tar_hold_the_same_pixels_as_npy() {
+    let folder = tempdir().unwrap();
+    let flags = ["--n", "2100", "--start", "950"];
+    for format in ["npy", "npz", "tar"] {
+        sample(&folder.path().join(format), &[&flags[..], &["--format", format]].concat()).assert().success();
+    }
+    let (header, pixels) = read_npy(&folder.path().join("npy/samples.npy"));
+    assert_eq!(read_npz(&folder.path().join("npz/samples.npz")), (header, pixels.clone()));
+    let mut number = 950;
+    for (file, count) in [("000000.tar", 50), ("000001.tar", 1000), ("000002.tar", 1000), ("000003.tar", 50)] {
+        let mut tar = tar::Archive::new(fs::File::open(folder.path().join("tar").join(file)).unwrap());
+        let before = number;
+        for entry in tar.entries().unwrap() {
+            let mut entry = entry.unwrap();
+            assert_eq!(entry.path().unwrap(), Path::new(&format!("{number:06}.png")));
+            let mut png = Vec::new();
+            std::io::Read::read_to_end(&mut entry, &mut png).unwrap();
+            assert_eq!(image::load_from_memory(&png).unwrap().as_bytes(), &pixels[(number - 950) * 144..][..144]);
+            number += 1;
+        }
+        assert_eq!(number - before, count, "{file}");
+    }
+    let crc = format!("{:08x}", crc32fast::hash(&pixels));
+    for (manifest, format) in [("npy/samples.npy.json", "npy"), ("npz/samples.npz.json", "npz")] {
+        let manifest = read_json(&folder.path().join(manifest));
+        assert_eq!((&manifest["pixels_crc32"], &manifest["format"]), (&crc.clone().into(), &format.into()));
+        assert_eq!((&manifest["count"], &manifest["start"]), (&2100.into(), &950.into()));
+    }
+    let manifest = read_json(&folder.path().join("tar/manifest-tar-000950-003049.json"));
+    assert_eq!((&manifest["pixels_crc32"], &manifest["files"][1]["count"]), (&crc.into(), &1000.into()));
+}
+
+#[test]
+fn shards_concatenate_to_the_whole() {
+    let folder = tempdir().unwrap();
+    let of = |format: &str, out: &str, flags: &[&str]| {
+        let out = folder.path().join(out);
+        sample(&out, &[&["--n", "2345", "--start", "7", "--format", format][..], flags].concat()).assert().success();
+        out
+    };
+    for format in ["png", "npy", "tar"] {
+        let whole = of(format, &format!("{format}-whole"), &[]);
+        let mut parts = PathBuf::new();
+        for shard in ["1/3", "2/3", "3/3"] {
+            parts = of(format, &format!("{format}-parts"), &["--shard", shard]);
+        }
+        match format {
+            "npy" => {
+                let data: Vec<u8> = contents(&parts)
+                    .keys()
+                    .filter(|name| name.extension().is_some_and(|ending| ending == "npy"))
+                    .flat_map(|name| read_npy(&parts.join(name)).1)
+                    .collect();
+                assert_eq!(data, read_npy(&whole.join("samples.npy")).1);
+            }
+            _ => {
+                let without_manifest = |folder: &Path| {
+                    let all = contents(folder).into_iter();
+                    all.filter(|(name, _)| name.extension().is_none_or(|ending| ending != "json")).collect::<BTreeMap<_, _>>()
+                };
+                assert_eq!(without_manifest(&parts), without_manifest(&whole));
+            }
+        }
+    }
+    // More shards than images: some are empty, none is an error.
+    let few = |shard: &str| sample(&folder.path().join("few"), &["--n", "2", "--shard", shard]).assert().success();
+    for shard in ["1/3", "2/3", "3/3"] {
+        few(shard);
+    }
+    assert_eq!(images_in(&folder.path().join("few")).len(), 2);
+    for format in ["npy", "npz", "tar"] {
+        let out = folder.path().join(format!("few-{format}"));
+        for shard in ["1/3", "2/3", "3/3"] {
+            sample(&out, &["--n", "2", "--format", format, "--shard", shard]).assert().success();
+        }
+    }
+    let lone = folder.path().join("lone");
+    sample(&lone.join("x.npy"), &["--n", "9", "--format", "npy", "--shard", "2/3"]).assert().success();
+    assert_eq!(read_npy(&lone.join("x-2-of-3.npy")).1.len(), 3 * 144);
+}
+
+#[test]
+fn seeds_name_the_images() {
+    let folder = tempdir().unwrap();
+    let out = folder.path().join("seeds");
+    sample(&out, &["--seeds", "3,8-10,12345,9"]).assert().success().stderr(contains("image 0 of 5 seeds"));
+    let images = images_in(&out);
+    let names: Vec<_> = images.keys().map(|name| name.to_str().unwrap()).collect();
+    assert_eq!(names, ["000003.png", "000008.png", "000009.png", "000010.png", "012000/012345.png"]);
+    for (seed, name) in [("9", "000009.png"), ("12345", "012000/012345.png")] {
+        let one = folder.path().join(seed);
+        sample(&one, &["--n", "1", "--seed", seed]).assert().success();
+        let pixels = |path: &Path| image::open(path).unwrap().into_bytes();
+        let (a, b) = (pixels(&out.join(name)), pixels(&one.join("000000.png")));
+        assert!(a.iter().zip(&b).all(|(a, b)| a.abs_diff(*b) <= 1));
+    }
+    let manifest = read_json(&out.join("manifest-seeds-3_8-10_12345.json"));
+    assert_eq!((&manifest["seeds"], &manifest["count"]), (&"3,8-10,12345".into(), &5.into()));
+    sample(&out, &["--seeds", "1-9"]).assert().code(2).stderr(contains("holds 3 of these images"));
+    sample(&out, &["--seeds", "1", "--n", "3"]).assert().code(2);
+    sample(&out, &["--seeds", "1-x"]).assert().code(2).stderr(contains("'1-x' is no seed"));
+}
+
+#[test]
+fn truncation_makes_other_images() {
+    let folder = tempdir().unwrap();
+    let pixels = |name: &str, flags: &[&str]| {
+        let out = folder.path().join(name);
+        sample(&out, &[&["--n", "50", "--format", "npy"][..], flags].concat()).assert().success();
+        let spread = |pixels: &[u8]| pixels.iter().map(|&pixel| f64::from(pixel.abs_diff(128))).sum::<f64>();
+        spread(&read_npy(&out.join("samples.npy")).1)
+    };
+    // tanh(z W): latents nearer to 0 make images nearer to grey.
+    let (whole, half, tenth) =
+        (pixels("whole", &[]), pixels("half", &["--truncation", "1"]), pixels("tenth", &["--truncation", "0.1"]));
+    assert!(whole > half && half > 4.0 * tenth, "{whole} {half} {tenth}");
+    sample(&folder.path().join("x"), &["--n", "1", "--truncation", "0"]).assert().code(2).stderr(contains("above 0"));
+}
+
+/// Kills `gan-infer` at some moments, goes on with `--resume`, each time with another number of threads.
+#[cfg(unix)]
+fn killed_and_resumed(out: &Path, flags: &[&str], milliseconds: &[u64]) {
+    let mut amid = 0;
+    for (turn, wait) in milliseconds.iter().enumerate() {
+        let threads = (turn % 3 + 1).to_string();
+        let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_gan-infer"))
+            .env("ORT_DYLIB_PATH", runtime_path())
+            .args(["--provider", "cpu", "--quiet", "--resume", "--threads", &threads, "--model"])
+            .arg(golden(SEALED))
+            .arg("--out")
+            .arg(out)
+            .args(flags)
+            .spawn()
+            .unwrap();
+        // Once it is at work, however long that takes here.
+        let journal = || {
+            let mut all = fs::read_dir(out).into_iter().flatten().flatten();
+            all.find(|entry| entry.file_name().to_string_lossy().ends_with(".journal")).map(|entry| entry.path())
+        };
+        while journal().is_none() && child.try_wait().unwrap().is_none() {
+            std::thread::sleep(std::time::Duration::from_millis(2));
+        }
+        std::thread::sleep(std::time::Duration::from_millis(*wait));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        amid += u32::from(journal().is_some());
+    }
+    assert!(amid > 0, "no kill hit a job at work");
+    sample(out, &[flags, &["--resume"]].concat()).assert().success();
+}
+
+#[test]
+#[cfg(unix)]
+fn a_killed_job_goes_on_where_it_was() {
+    let folder = tempdir().unwrap();
+    for (format, n) in [("png", "9000"), ("npy", "400000"), ("npz", "400000"), ("tar", "20000")] {
+        let [whole, killed] = ["whole", "killed"].map(|name| folder.path().join(format!("{format}-{name}")));
+        let flags = ["--n", n, "--format", format, "--start", "3"];
+        sample(&whole, &flags).assert().success();
+        killed_and_resumed(&killed, &flags, &[0, 20, 1, 50, 5, 10]);
+        assert!(contents(&killed) == contents(&whole), "{format}");
+        // Once more is no work, and no error; but what is not there any more is missed.
+        sample(&killed, &[&flags[..], &["--resume"]].concat()).assert().success().stderr(contains("0 images in"));
+        let renamed = folder.path().join("other-name.onnx");
+        fs::copy(golden(SEALED), &renamed).unwrap();
+        let mut again = gan_infer();
+        again.args(["--provider", "cpu", "--resume", "--model"]).arg(&renamed).arg("--out").arg(&killed).args(flags);
+        again.assert().success();
+        let lost = contents(&killed).into_keys().find(|name| name.extension().is_some_and(|ending| ending == format)).unwrap();
+        fs::rename(killed.join(&lost), folder.path().join("lost")).unwrap();
+        sample(&killed, &[&flags[..], &["--resume"]].concat()).assert().code(1).stderr(contains("the job is done, but"));
+        fs::rename(folder.path().join("lost"), killed.join(&lost)).unwrap();
+        sample(&killed, &["--n", n, "--format", format, "--start", "3", "--seed", "1", "--resume"])
+            .assert()
+            .code(2)
+            .stderr(contains("seed"));
+    }
+}
+
+#[test]
+fn encoders_of_their_own_write_the_same() {
+    let generator = open(SEALED, Options::default()).unwrap();
+    let folder = tempdir().unwrap();
+    let made = |name: &str, format, threads, encoders| {
+        let out = folder.path().join(name);
+        let job = Job { threads, encoders, truncation: None };
+        pipeline::run(&generator, &job, &plan(format, &out, 3000, Existing::Refuse), &Silent, &AtomicBool::new(false)).unwrap();
+        contents(&out)
+    };
+    for format in [Format::Png, Format::Npz, Format::Tar] {
+        let name = format.name();
+        assert!(made(&format!("{name}-0"), format, 2, 0) == made(&format!("{name}-3"), format, 1, 3), "{name}");
+    }
+    // A failure of an encoder ends the sessions.
+    let out = folder.path().join("broken");
+    fs::create_dir(&out).unwrap();
+    fs::write(out.join("010000"), "").unwrap();
+    let job = Job { threads: 2, encoders: 3, truncation: None };
+    let failed =
+        pipeline::run(&generator, &job, &plan(Format::Png, &out, 100_000, Existing::Refuse), &Silent, &AtomicBool::new(false));
+    assert!(message(failed).contains("010000"));
+}
+
+/// What is overwritten, or was overwritten in part, is never taken for what was there before.
+#[test]
+fn force_forgets_what_was_there() {
+    let folder = tempdir().unwrap();
+    let (png, npy) = (folder.path().join("png"), folder.path().join("npy"));
+    sample(&png, &["--n", "30"]).assert().success();
+    let manifest = fs::read(png.join("manifest.json")).unwrap();
+    sample(&png, &["--n", "30", "--seed", "1", "--force"]).assert().success();
+    assert_ne!(fs::read(png.join("manifest.json")).unwrap(), manifest);
+    sample(&png, &["--n", "30", "--resume"]).assert().code(2).stderr(contains("its seed is 1"));
+
+    // An unfinished file of another length under the name of a new one.
+    sample(&npy, &["--n", "9", "--format", "npy"]).assert().success();
+    let whole = contents(&npy);
+    let header = fs::read_to_string(npy.join("samples.npy.json")).unwrap();
+    let mut identity: serde_json::Value = serde_json::from_str(&header).unwrap();
+    for key in ["bytes", "count", "file", "pixels_crc32"] {
+        identity.as_object_mut().unwrap().remove(key);
+    }
+    fs::remove_file(npy.join("samples.npy")).unwrap();
+    fs::remove_file(npy.join("samples.npy.json")).unwrap();
+    fs::write(npy.join(".samples.npy.json.journal"), format!("{identity}\n")).unwrap();
+    fs::write(npy.join(".samples.npy.json.part"), vec![7; 100_000]).unwrap();
+    sample(&npy, &["--n", "9", "--format", "npy", "--resume"]).assert().success();
+    assert!(contents(&npy) == whole);
+}
+
+#[test]
+fn tar_files_of_others_are_seen() {
+    let folder = tempdir().unwrap();
+    fs::write(folder.path().join("000003.tar"), "mine").unwrap();
+    let flags = ["--n", "2100", "--start", "950", "--format", "tar"];
+    sample(folder.path(), &flags).assert().code(2).stderr(contains("holds 1 of these tar files"));
+    assert_eq!(fs::read(folder.path().join("000003.tar")).unwrap(), b"mine");
+    sample(folder.path(), &["--n", "2000", "--start", "950", "--format", "tar"]).assert().success();
+}
+
+#[test]
+fn too_much_is_refused() {
+    let folder = tempdir().unwrap();
+    let much = ["--n", "9223372036854775807"];
+    for format in ["npy", "npz"] {
+        let refused = sample(&folder.path().join(format), &[&much[..], &["--format", format]].concat()).assert().code(2);
+        refused.stderr(contains("more than one file can hold"));
+        assert!(!folder.path().join(format).exists());
+    }
+}
+
+#[test]
+#[cfg(unix)]
+fn a_job_at_work_is_left_alone() {
+    let folder = tempdir().unwrap();
+    let flags = ["--n", "1000000000"];
+    let mut first = std::process::Command::new(env!("CARGO_BIN_EXE_gan-infer"))
+        .env("ORT_DYLIB_PATH", runtime_path())
+        .args(["--quiet", "--model"])
+        .arg(golden(SEALED))
+        .arg("--out")
+        .arg(folder.path())
+        .args(flags)
+        .spawn()
+        .unwrap();
+    while !folder.path().join("000999.png").exists() {
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    for other in ["--resume", "--force"] {
+        sample(folder.path(), &[&flags[..], &[other]].concat()).assert().code(2).stderr(contains("is locked"));
+    }
+    sample(folder.path(), &flags).assert().code(2).stderr(contains("unfinished job"));
+    first.kill().unwrap();
+    first.wait().unwrap();
+}
+
+#[test]
+#[cfg(unix)]
+fn full_and_closed_places_say_so() {
+    let folder = tempdir().unwrap();
+    let shell = |limit: &str, flags: &str| {
+        let mut shell = Command::new("bash");
+        let program = env!("CARGO_BIN_EXE_gan-infer");
+        let model = golden(SEALED).display().to_string();
+        let out = folder.path().display();
+        shell.env("ORT_DYLIB_PATH", runtime_path());
+        shell.args(["-c", &format!("{limit}; '{program}' --provider cpu --quiet --model '{model}' --out '{out}' {flags}")]);
+        shell.assert()
+    };
+    // A file may have 4 blocks of 1024 bytes; SIGXFSZ is for those who do not look at errors.
+    let whole = folder.path().join("whole");
+    sample(&whole, &["--n", "3000", "--format", "npy"]).assert().success();
+    shell("trap '' XFSZ; ulimit -f 4", "--n 3000 --format npy")
+        .code(1)
+        .stderr(contains("cannot write").and(contains("samples.npy")));
+    shell("true", "--n 3000 --format npy --resume").success();
+    assert_eq!(fs::read(folder.path().join("samples.npy")).unwrap(), fs::read(whole.join("samples.npy")).unwrap());
+    // Too few handles for a PNG file beside the libraries'.
+    let starved = shell("ulimit -n 5", "--n 300").code(1);
+    let told = String::from_utf8_lossy(&starved.get_output().stderr).into_owned();
+    assert!(told.contains("error: ") && !told.contains("panicked"), "{told}");
+    shell("true", "--n 300 --resume").success();
+    assert_eq!(images_in(folder.path()).len(), 300);
+}
+
+#[test]
+fn a_measurement_tells_what_bounds_the_rate() {
+    let folder = tempdir().unwrap();
+    let bench = |flags: &[&str]| {
+        let mut command = gan_infer();
+        command.arg("bench").arg(golden(SEALED)).args(["--provider", "cpu", "--seconds", "0.05", "--batches", "1,8"]);
+        command.arg("--scratch").arg(folder.path()).args(flags);
+        String::from_utf8(command.assert().success().get_output().stdout.clone()).unwrap()
+    };
+    let report: serde_json::Value = serde_json::from_str(&bench(&["--json"])).unwrap();
+    assert_eq!((&report["batch"], &report["provider"]), (&8.into(), &"cpu".into()));
+    let rate = |value: &serde_json::Value| value["rate"]["median"].as_f64().unwrap();
+    for (list, least) in [("network", 2), ("stages", 4), ("whole", 2)] {
+        let all = report[list].as_array().unwrap();
+        assert!(all.len() >= least && all.iter().all(|one| rate(one) > 0.0), "{list}: {all:?}");
+    }
+    // Files are the slowest there is for images of 144 bytes.
+    assert_eq!(report["whole"][1]["bound_by"], "file creation");
+    assert!(rate(&report["whole"][0]) > rate(&report["whole"][1]));
+    assert!(bench(&["--threads", "1"]).contains("batch    8,  1 sessions"));
+    assert_eq!(contents(folder.path()).len(), 0);
+    gan_infer().args(["bench", "--seconds", "0"]).assert().code(2);
+}
+
+#[test]
+fn another_job_or_a_damaged_journal_is_refused() {
+    let folder = tempdir().unwrap();
+    let out = folder.path();
+    let generator = open(SEALED, Options::default()).unwrap();
+    let job = Job { threads: 1, encoders: 0, truncation: None };
+    // A job whose second subfolder cannot be made.
+    fs::write(out.join("010000"), "").unwrap();
+    let begun = plan(Format::Png, out, 10_100, Existing::Refuse);
+    let failed = pipeline::run(&generator, &job, &begun, &Silent, &AtomicBool::new(false));
+    assert!(message(failed).contains("010000"));
+    let whole = images_in(out).len();
+    assert!(whole >= 9_900, "{whole}");
+    let flags = ["--n", "10100"];
+    sample(out, &flags).assert().code(2).stderr(contains("unfinished job").and(contains("--resume")));
+    let resume = |flags: &[&str]| sample(out, &[flags, &["--resume"]].concat());
+    for (flags, says) in [
+        (&["--n", "10101"][..], "its n is 10100, this call's is 10101"),
+        (&["--n", "10100", "--seed", "1"], "its seed is 0"),
+        (&["--n", "10100", "--batch", "4"], "its batch is 8"),
+        (&["--n", "10100", "--truncation", "1"], "its truncation is null"),
+    ] {
+        resume(flags).assert().code(2).stderr(contains(says));
+    }
+    resume(&flags).assert().code(1).stderr(contains("010000"));
+    let journal = out.join(".manifest.json.journal");
+    let text = fs::read_to_string(&journal).unwrap();
+    let header = text.lines().next().unwrap();
+    for (damage, says) in [
+        (format!("{text}5 5 00000000 1\n"), "another line names"),
+        (format!("{text}50 x\n"), "is no piece"),
+        (format!("{text}20000 8 00000000 1\n"), "is no piece"),
+        (format!("no {text}"), "no JSON"),
+    ] {
+        fs::write(&journal, damage).unwrap();
+        resume(&flags).assert().code(1).stderr(contains(says).and(contains("--force")));
+    }
+    // A line that was being written counts for nothing; nor does a journal that had no line yet.
+    fs::remove_file(out.join("010000")).unwrap();
+    fs::write(&journal, format!("{header}\n0 256 0000")).unwrap();
+    resume(&flags).assert().success();
+    assert_eq!(images_in(out).len(), 10_100);
+    assert!(!journal.exists());
+    let fresh = folder.path().join("fresh");
+    fs::create_dir(&fresh).unwrap();
+    fs::write(fresh.join(".manifest.json.journal"), &header[..20]).unwrap();
+    sample(&fresh, &["--n", "30", "--resume"]).assert().success();
+    assert_eq!(contents(&fresh).len(), 31);
+}
+
 #[test]
 #[cfg(unix)]
 fn ctrl_c_leaves_whole_images_only() {
@@ -607,7 +1155,7 @@ fn ctrl_c_leaves_whole_images_only() {
         .stderr(std::process::Stdio::piped())
         .spawn()
         .unwrap();
-    let first = folder.path().join("001000/001000.png");
+    let first = folder.path().join("001000.png");
     let waiting = std::time::Instant::now();
     while !first.exists() && waiting.elapsed().as_secs() < 30 {
         std::thread::sleep(std::time::Duration::from_millis(5));
@@ -617,8 +1165,8 @@ fn ctrl_c_leaves_whole_images_only() {
     let mut error = String::new();
     std::io::Read::read_to_string(&mut child.stderr.take().unwrap(), &mut error).unwrap();
     assert_eq!(status.code(), Some(1), "{error}");
-    let files = contents(folder.path());
-    assert!(error.starts_with(&format!("error: interrupted: {} of 1000000000 images", files.len())), "{error}");
+    let files = images_in(folder.path());
+    assert!(error.starts_with(&format!("error: interrupted: {} of 1000000000 images are whole", files.len())), "{error}");
     for (name, bytes) in files {
         image::load_from_memory(&bytes).unwrap_or_else(|e| panic!("{}: {e}", name.display()));
     }
@@ -632,6 +1180,16 @@ fn a_closed_stdout_is_no_panic() {
     shell.env("ORT_DYLIB_PATH", runtime_path()).args(["-c", &format!("set -o pipefail; {command}")]);
     shell.assert().success().stderr("");
 }
+
+/// (X, z, z').
+const TRUNCATED: [(f64, f32, f64); 6] = [
+    (1.0, -2.5, -0.982631055),
+    (1.0, 0.30000001192092896, 0.203164811),
+    (0.5, 1.75, 0.456884067),
+    (2.0, -0.009999999776482582, -0.009544983),
+    (3.0, 4.5, 2.999236296),
+    (0.1, -6.0, -0.100000000),
+];
 
 // The bits of `latents_are_pinned`: they name the images of every seed for good, on every platform.
 const NORMAL_0_0: [u32; 5] = [0xbf8a_2bd8, 0xbfc3_7ff7, 0xbfd6_d9aa, 0x3f3a_11b0, 0x3ea5_640a];

@@ -1,0 +1,286 @@
+#!/usr/bin/env python3
+"""gan-infer against what one writes in Python: the same generator, as many images, in turn.
+
+    python benches/peers/infer.py RUN --out DIR [--n 20000] [--rounds 3] [--bin target/release]
+
+RUN is a run folder (models/faces, or what gan-train has made): its config tells PyTorch the network, and gan-train exports it.
+Needs torch 2, torchvision, numpy, onnx, onnxruntime and pillow; built gan-train and gan-infer (--bin).
+
+Measured in every round, in images a second of --n images, files included where there are any (they go to DIR, and are deleted):
+
+    raw              onnxruntime in Python on gan-train's file, outputs thrown away: the best of sessions × threads × batches, which
+                     a search before the rounds has found
+    raw of PyTorch's the same on the file that torch.onnx.export writes of the same network
+    npy, npz, png    gan-infer --format …, the whole process
+    pillow           onnxruntime, then Pillow, image by image in one thread: what a script does
+    save_image       PyTorch's own network, then torchvision's save_image
+    create           a bare loop that creates files of the sizes of gan-infer's PNGs, a process a core
+
+and gan-infer's own time to encode a PNG, from `gan-infer bench`. The table's last lines are what DESIGN.md's promises are made of.
+"""
+
+import argparse
+import json
+import multiprocessing
+import os
+import pathlib
+import shutil
+import statistics
+import subprocess
+import sys
+import threading
+import time
+import tomllib
+
+import numpy as np
+import onnxruntime
+import torch
+from PIL import Image
+
+from common import network
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+BATCHES = (1, 4, 8, 16, 32, 64, 128, 256, 512)
+
+
+def call(*command):
+    done = subprocess.run([str(part) for part in command], stdout=subprocess.PIPE, text=True)
+    if done.returncode:
+        sys.exit(f"exit code {done.returncode}: {' '.join(map(str, command))}")
+    return done.stdout
+
+
+# --- the models
+
+
+def torch_generator(run):
+    """The run's generator in PyTorch, with the weights that gan-train exports."""
+    from safetensors.torch import load_file
+
+    config = tomllib.loads((run / "config.toml").read_text())
+    generator = network(config["generator"]["layers"], (config["latent"]["size"],), config["init"])
+    checkpoints = run / "checkpoints"
+    name = next(path for path in (checkpoints / "best", checkpoints / "latest") if path.exists()).read_text().strip()
+    averaged = config["schedule"].get("ema_decay", 0) > 0
+    state = load_file(checkpoints / name / ("ema.safetensors" if averaged else "generator.safetensors"))
+    # Both sides list parameters and buffers layer by layer; `num_batches_tracked` is PyTorch's alone.
+    ours = sorted(state.items(), key=lambda item: natural(item[0]))
+    theirs = [key for key in generator.state_dict() if not key.endswith("num_batches_tracked")]
+    by_layer = {}
+    for key, value in ours:
+        by_layer.setdefault(key.rsplit(".", 1)[0], {})[key.rsplit(".", 1)[1]] = value
+    layers = iter(by_layer.values())
+    loaded, current = {}, None
+    for key in theirs:
+        prefix, part = key.rsplit(".", 1)
+        if prefix != current:
+            current, values = prefix, next(layers)
+        loaded[key] = values[part].reshape(generator.state_dict()[key].shape)
+    generator.load_state_dict(loaded, strict=False)
+    return config, generator.eval()
+
+
+def natural(text):
+    return [int(part) if part.isdigit() else part for part in text.replace("-", ".").split(".")]
+
+
+def export_by_torch(generator, latent, path):
+    z = torch.zeros(2, latent)
+    torch.onnx.export(generator, (z,), str(path), input_names=["z"], dynamo=True, dynamic_shapes=({0: torch.export.Dim("n")},))
+
+
+# --- onnxruntime in Python
+
+
+def session(path, threads):
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+def raw_rate(sessions, batch, latent, seconds):
+    """Images a second of sessions in threads; outputs are thrown away."""
+    z = np.random.default_rng(0).standard_normal((batch, latent), dtype=np.float32)
+    counts, stop = [0] * len(sessions), threading.Event()
+    name = sessions[0].get_inputs()[0].name
+
+    def work(index):
+        while not stop.is_set():
+            sessions[index].run(None, {name: z})
+            counts[index] += batch
+
+    for one in sessions:
+        one.run(None, {name: z})
+    workers = [threading.Thread(target=work, args=(index,)) for index in range(len(sessions))]
+    start = time.perf_counter()
+    for worker in workers:
+        worker.start()
+    time.sleep(seconds)
+    stop.set()
+    for worker in workers:
+        worker.join()
+    return sum(counts) / (time.perf_counter() - start)
+
+
+def best_raw(path, latent, cores, seconds):
+    """The fastest (sessions, threads of each, batch)."""
+    best = (0.0, None)
+    for number, threads in {(1, 1), (1, cores), (cores, 1)}:
+        sessions = [session(path, threads) for _ in range(number)]
+        for batch in BATCHES:
+            best = max(best, (raw_rate(sessions, batch, latent, seconds), (number, threads, batch)))
+    return best[1]
+
+
+# --- the sides
+
+
+
+def with_pillow(path, latent, n, folder):
+    """A session, then Image.save for each: onnxruntime may use all cores, Pillow one."""
+    one = session(path, os.cpu_count())
+    name = one.get_inputs()[0].name
+    random = np.random.default_rng(0)
+    for first in range(0, n, 64):
+        images = one.run(None, {name: random.standard_normal((min(64, n - first), latent), dtype=np.float32)})[0]
+        for index, image in enumerate(images):
+            Image.fromarray(image.squeeze()).save(folder / f"{first + index:06}.png")
+
+
+def with_save_image(generator, config, n, folder):
+    from torchvision.utils import save_image
+
+    tanh = config["data"]["range"] == "tanh"
+    flat = (config["data"]["channels"], config["data"]["size"], config["data"]["size"])
+    with torch.no_grad():
+        for first in range(0, n, 64):
+            values = generator(torch.randn(min(64, n - first), config["latent"]["size"])).reshape(-1, *flat)
+            values = values * 0.5 + 0.5 if tanh else values
+            for index, image in enumerate(values):
+                save_image(image, folder / f"{first + index:06}.png")
+
+
+def create_files(arguments):
+    folder, part, sizes = arguments
+    data = os.urandom(max(sizes))
+    for number, size in enumerate(sizes):
+        with open(f"{folder}/{part}-{number:06}.png", "wb", buffering=0) as file:
+            file.write(data[:size])
+
+
+def timed(n, work):
+    start = time.perf_counter()
+    work()
+    return n / (time.perf_counter() - start)
+
+
+def main():
+    parser = argparse.ArgumentParser(description="gan-infer against Python, in images a second.")
+    target = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
+    parser.add_argument("run", type=pathlib.Path)
+    parser.add_argument("--out", type=pathlib.Path, required=True, help="where files are written and deleted again")
+    parser.add_argument("--n", type=int, default=20_000)
+    parser.add_argument("--few", type=int, default=2_000, help="images of the slow sides")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=3.0, help="of each raw measurement")
+    parser.add_argument("--bin", type=pathlib.Path, default=target / "release")
+    args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    cores = os.cpu_count()
+    torch.set_num_threads(cores)
+
+    config, generator = torch_generator(args.run)
+    latent = config["latent"]["size"]
+    ours, theirs = args.out / "ours.onnx", args.out / "pytorch.onnx"
+    call(args.bin / "gan-train", "export", args.run, "--out", ours)
+    export_by_torch(generator, latent, theirs)
+    z = np.random.default_rng(1).standard_normal((4, latent), dtype=np.float32)
+    with torch.no_grad():
+        network_values = generator(torch.from_numpy(z)).flatten(1).numpy()
+    other = session(theirs, 1).run(None, {"z": z})[0].reshape(4, -1)
+    assert np.abs(network_values - other).max() < 1e-3, "PyTorch's own export computes something else"
+    same = session(ours, 1).run(None, {"z": z})[0]
+    channels = config["data"]["channels"]
+    planes = network_values.reshape(4, channels, -1).transpose(0, 2, 1).reshape(4, -1)
+    scale, shift = (127.5, 128.0) if config["data"]["range"] == "tanh" else (255.0, 0.5)
+    assert np.abs(np.floor(np.clip(planes * scale + shift, 0, 255)) - same.reshape(4, -1)).max() <= 1, "other weights"
+
+    settings = {name: best_raw(path, latent, cores, 1.0) for name, path in (("ours", ours), ("pytorch", theirs))}
+    sessions = {
+        name: [session(path, settings[name][1]) for _ in range(settings[name][0])]
+        for name, path in (("ours", ours), ("pytorch", theirs))
+    }
+
+    def gan_infer(kind):
+        place = args.out / kind
+        shutil.rmtree(place, ignore_errors=True)
+        flags = ["--model", ours, "--n", args.n, "--out", place, "--format", kind, "--provider", "cpu", "--quiet"]
+        rate = timed(args.n, lambda: call(args.bin / "gan-infer", *flags))
+        if kind != "png":
+            shutil.rmtree(place)
+        return rate
+
+    def files(work):
+        place = args.out / "files"
+        shutil.rmtree(place, ignore_errors=True)
+        place.mkdir()
+        rate = timed(args.few, lambda: work(place))
+        shutil.rmtree(place)
+        return rate
+
+    def create(sizes):
+        place = args.out / "files"
+        shutil.rmtree(place, ignore_errors=True)
+        place.mkdir()
+        parts = [(place, part, sizes[part::cores]) for part in range(cores)]
+        with multiprocessing.Pool(cores) as pool:
+            pool.map(abs, range(cores))  # the workers are there
+            rate = timed(len(sizes), lambda: pool.map(create_files, parts, chunksize=1))
+        shutil.rmtree(place)
+        return rate
+
+    rates, encode = {}, []
+    for _ in range(args.rounds):
+        png = gan_infer("png")
+        sizes = [path.stat().st_size for path in (args.out / "png").rglob("*.png")]
+        shutil.rmtree(args.out / "png")
+        measured = {
+            "raw": raw_rate(sessions["ours"], settings["ours"][2], latent, args.seconds),
+            "raw of PyTorch's export": raw_rate(sessions["pytorch"], settings["pytorch"][2], latent, args.seconds),
+            "gan-infer npy": gan_infer("npy"),
+            "gan-infer npz": gan_infer("npz"),
+            "gan-infer png": png,
+            "onnxruntime + Pillow": files(lambda place: with_pillow(ours, latent, args.few, place)),
+            "PyTorch + save_image": files(lambda place: with_save_image(generator, config, args.few, place)),
+            "bare creation of files": create(sizes),
+        }
+        for name, rate in measured.items():
+            rates.setdefault(name, []).append(rate)
+        bench = ["bench", ours, "--provider", "cpu", "--batches", 8, "--seconds", 0.5, "--scratch", args.out, "--json"]
+        stages = {stage["name"]: stage["rate"]["median"] for stage in json.loads(call(args.bin / "gan-infer", *bench))["stages"]}
+        encode.append(stages["PNG encoding"])
+
+    median = {name: statistics.median(values) for name, values in rates.items()}
+    print(f"{args.run}: {args.n} images, {cores} cores, onnxruntime {onnxruntime.__version__}, PyTorch {torch.__version__}")
+    print(f"raw: (sessions, threads, batch) {settings['ours']}, on PyTorch's export {settings['pytorch']}\n")
+    print("| side | images/s: median (least–most) |\n|---|---|")
+    for name, values in rates.items():
+        print(f"| {name} | {median[name]:,.0f} ({min(values):,.0f}–{max(values):,.0f}) |")
+    print(f"| gan-infer's PNG encoder, {cores} threads | {statistics.median(encode):,.0f} ({min(encode):,.0f}–{max(encode):,.0f}) |")
+    possible = 1 / (1 / median["raw"] + 1 / statistics.median(encode) + 1 / median["bare creation of files"])
+    ratios = {
+        "npy / raw": median["gan-infer npy"] / median["raw"],
+        "npz / raw": median["gan-infer npz"] / median["raw"],
+        "png / what raw, encoding and creation allow": median["gan-infer png"] / possible,
+        "png / bare creation of files": median["gan-infer png"] / median["bare creation of files"],
+        "png / onnxruntime + Pillow": median["gan-infer png"] / median["onnxruntime + Pillow"],
+        "png / PyTorch + save_image": median["gan-infer png"] / median["PyTorch + save_image"],
+        "raw / raw of PyTorch's export": median["raw"] / median["raw of PyTorch's export"],
+    }
+    print("\n| ratio | |\n|---|---|")
+    for name, ratio in ratios.items():
+        print(f"| {name} | {ratio:.2f} |")
+
+
+if __name__ == "__main__":
+    main()

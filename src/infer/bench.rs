@@ -1,0 +1,304 @@
+//! How fast a generator makes images here, stage by stage, and which stage bounds the whole.
+//!
+//! Every rate is measured by work of a fixed kind on some threads for about the time that is given, after a first turn that
+//! does not count; the median of [`ROUNDS`] such turns, each figure with its least and most.
+
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+use tempfile::TempDir;
+
+use super::generator::{Generator, Options, Provider, Sampler};
+use super::pipeline::{self, Job};
+use super::plan::{Existing, Format, Plan};
+use super::selection::Selection;
+use crate::error::{Error, Result};
+use crate::files;
+use crate::image;
+use crate::latent::Latent;
+use crate::progress::{Progress, Silent};
+
+/// Measurements of each figure.
+pub const ROUNDS: usize = 3;
+
+/// What to measure.
+#[derive(Debug, Clone)]
+pub struct Setup {
+    /// Batch sizes to try; those that the model refuses are left out.
+    pub batches: Vec<usize>,
+    /// Numbers of sessions to try.
+    pub threads: Vec<usize>,
+    /// Seconds a measurement.
+    pub seconds: f64,
+}
+
+impl Setup {
+    /// Batches of 1 to 64, on CUDA of 64 to 1024; one session and as many as serve best.
+    pub fn new(provider: Provider, seconds: f64) -> Self {
+        let batches: &[usize] = match provider {
+            Provider::Cuda(_) => &[64, 128, 256, 512, 1024],
+            _ => &[1, 4, 8, 16, 32, 64],
+        };
+        let mut threads = vec![1, Job::new(provider).threads];
+        threads.dedup();
+        Self { batches: batches.to_vec(), threads, seconds }
+    }
+}
+
+/// Images a second.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Rate {
+    /// The median.
+    pub median: f64,
+    /// The least.
+    pub least: f64,
+    /// The most.
+    pub most: f64,
+}
+
+/// The network alone.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Network {
+    /// Images a run.
+    pub batch: usize,
+    /// Sessions.
+    pub threads: usize,
+    /// Images a second.
+    pub rate: Rate,
+}
+
+/// A stage beside the network, on all the threads of the whole.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Stage {
+    /// What it does.
+    pub name: &'static str,
+    /// Images a second.
+    pub rate: Rate,
+}
+
+/// The whole pipeline, as `gan-infer --n` runs it by default.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Whole {
+    /// The format's name.
+    pub format: &'static str,
+    /// Images a second.
+    pub rate: Rate,
+    /// Of the rate that its stages allow together: 1/(sum of 1/rate).
+    pub of_possible: f64,
+    /// The stage that takes most of the time.
+    pub bound_by: &'static str,
+}
+
+/// What was measured.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Report {
+    /// The model's name.
+    pub model: String,
+    /// Where it ran.
+    pub provider: String,
+    /// Batch and sessions that the program chooses by itself.
+    pub batch: usize,
+    /// Sessions that the program chooses by itself.
+    pub threads: usize,
+    /// Over batch sizes and sessions.
+    pub network: Vec<Network>,
+    /// At the program's own choice of threads.
+    pub stages: Vec<Stage>,
+    /// At the program's own choice of both.
+    pub whole: Vec<Whole>,
+}
+
+/// Measures. Files go into a folder in `scratch` that is deleted afterwards.
+///
+/// # Errors
+/// When the generator cannot run, or `scratch` cannot be written to.
+pub fn run(generator: &Generator, options: &Options, setup: &Setup, scratch: &Path, progress: &dyn Progress) -> Result<Report> {
+    files::create_folder(scratch)?;
+    let folder = tempfile::tempdir_in(scratch).map_err(Error::io("write to", scratch))?;
+    let threads = Job::new(generator.provider()).threads;
+    let network = networks(generator, options, setup, progress)?;
+    let own =
+        |all: &[Network]| all.iter().find(|one| (one.batch, one.threads) == (generator.batch(), threads)).map(|one| one.rate);
+    let raw = match own(&network) {
+        Some(rate) => rate,
+        None => network_rate(generator, threads, setup.seconds)?,
+    };
+    progress.say("stages");
+    let sample = generator.sample(0, 0, 64)?;
+    let [height, width, channels] = generator.image_shape();
+    let pngs: Vec<Vec<u8>> = (0..sample.n)
+        .filter_map(|index| sample.get(index))
+        .map(|pixels| image::encode_png(pixels, height, width, channels))
+        .collect::<Result<_>>()?;
+    let latent = generator.latent();
+    let latents = measure(threads, setup.seconds, |_| Ok(latents_work(latent, generator.batch())))?;
+    let encode = measure(threads, setup.seconds, |_| {
+        Ok(|turn: u64| {
+            let pixels = sample.get(turn as usize % sample.n).unwrap_or_default();
+            image::encode_png(pixels, height, width, channels).map(|png| std::hint::black_box(png.len() as u64).min(1))
+        })
+    })?;
+    let create = measure_files(threads, setup.seconds, &folder, &pngs)?;
+    let stages = [("latents", latents), ("network", raw), ("PNG encoding", encode), ("file creation", create)];
+    let whole = [
+        whole(generator, Format::Npy, setup.seconds, &folder, &stages[..2])?,
+        whole(generator, Format::Png, setup.seconds, &folder, &stages)?,
+    ];
+    Ok(Report {
+        model: generator.name().to_string(),
+        provider: generator.provider().to_string(),
+        batch: generator.batch(),
+        threads,
+        network,
+        stages: stages.map(|(name, rate)| Stage { name, rate }).into(),
+        whole: whole.into(),
+    })
+}
+
+fn networks(generator: &Generator, options: &Options, setup: &Setup, progress: &dyn Progress) -> Result<Vec<Network>> {
+    let mut all = Vec::new();
+    for &batch in &setup.batches {
+        let options = Options { batch: Some(batch), ..*options };
+        let other = match Generator::from_bytes(generator.name(), generator.bytes().to_vec(), &options) {
+            Err(Error::Usage { .. }) => continue, // the model fixes another batch size
+            other => other?,
+        };
+        for &threads in &setup.threads {
+            progress.say(&format!("the network alone: batch {batch}, {threads} sessions"));
+            all.push(Network { batch, threads, rate: network_rate(&other, threads, setup.seconds)? });
+        }
+    }
+    Ok(all)
+}
+
+fn network_rate(generator: &Generator, threads: usize, seconds: f64) -> Result<Rate> {
+    let batch = generator.batch() as u64;
+    measure(threads, seconds, |_| {
+        let mut sampler: Sampler = generator.sampler()?;
+        let latents = generator.latent().rows(0, 0, generator.batch());
+        Ok(move |_| sampler.run_alone(&latents).map(|()| batch))
+    })
+}
+
+fn latents_work(latent: Latent, batch: usize) -> impl FnMut(u64) -> Result<u64> {
+    move |turn| {
+        std::hint::black_box(latent.rows(0, turn * batch as u64, batch));
+        Ok(batch as u64)
+    }
+}
+
+/// Creates files of the sizes of `pngs`, one after another in each thread, and in between removes them, which does not count.
+fn measure_files(threads: usize, seconds: f64, folder: &TempDir, pngs: &[Vec<u8>]) -> Result<Rate> {
+    let turn = AtomicU64::new(0);
+    rounds(|| {
+        let place = folder.path().join(format!("files-{}", turn.fetch_add(1, Ordering::Relaxed)));
+        files::create_folder(&place)?;
+        let rate = once(threads, seconds, &|thread| {
+            let place = &place;
+            Ok(move |turn: u64| {
+                let number = turn * threads as u64 + thread as u64;
+                let path = place.join(format!("{number:06}.png"));
+                let bytes = &pngs[number as usize % pngs.len()];
+                std::fs::write(&path, bytes).map_err(Error::io("write", &path)).map(|()| 1)
+            })
+        });
+        std::fs::remove_dir_all(&place).map_err(Error::io("remove", &place))?;
+        rate
+    })
+}
+
+/// The whole, of as many images as take about the time.
+fn whole(
+    generator: &Generator,
+    format: Format,
+    seconds: f64,
+    folder: &TempDir,
+    stages: &[(&'static str, Rate)],
+) -> Result<Whole> {
+    let possible = 1.0 / stages.iter().map(|(_, rate)| 1.0 / rate.median).sum::<f64>();
+    let n = ((possible * seconds) as u64).max(1);
+    let job = Job::new(generator.provider());
+    let out = folder.path().join(format.name());
+    let rate = rounds(|| {
+        let selection = Selection::Numbers { seed: 0, start: 0, n };
+        let plan = Plan::new(format, &out, selection, None, Existing::Refuse)?;
+        let done = pipeline::run(generator, &job, &plan, &Silent, &AtomicBool::new(false))?;
+        std::fs::remove_dir_all(&out).map_err(Error::io("remove", &out))?;
+        Ok(done.images as f64 / done.seconds)
+    })?;
+    let slowest = stages.iter().min_by(|a, b| a.1.median.total_cmp(&b.1.median));
+    let bound_by = slowest.map_or("nothing", |(name, _)| *name);
+    Ok(Whole { format: format.name(), rate, of_possible: rate.median / possible, bound_by })
+}
+
+/// Runs `work` on some threads. Each makes its own with `make(thread)`, and calls it with 0, 1, 2…; it gives how many images
+/// that was.
+fn measure<W: FnMut(u64) -> Result<u64>>(
+    threads: usize,
+    seconds: f64,
+    make: impl Fn(usize) -> Result<W> + Sync,
+) -> Result<Rate> {
+    rounds(|| once(threads, seconds, &make))
+}
+
+fn rounds(mut round: impl FnMut() -> Result<f64>) -> Result<Rate> {
+    let mut rates = [0.0; ROUNDS];
+    for rate in &mut rates {
+        *rate = round()?;
+    }
+    rates.sort_by(f64::total_cmp);
+    Ok(Rate { median: rates[ROUNDS / 2], least: rates[0], most: rates[ROUNDS - 1] })
+}
+
+fn once<W: FnMut(u64) -> Result<u64>>(
+    threads: usize,
+    seconds: f64,
+    make: &(impl Fn(usize) -> Result<W> + Sync),
+) -> Result<f64> {
+    let limit = Duration::from_secs_f64(seconds);
+    let barrier = std::sync::Barrier::new(threads);
+    let turn = |thread: usize| -> Result<f64> {
+        let work = make(thread).and_then(|mut work| work(0).map(|_| work)); // the first turn warms up
+        barrier.wait();
+        let mut work = work?;
+        let begun = Instant::now();
+        let mut images = 0;
+        for turn in 1.. {
+            images += work(turn)?;
+            if begun.elapsed() >= limit {
+                break;
+            }
+        }
+        Ok(images as f64 / begun.elapsed().as_secs_f64())
+    };
+    thread::scope(|scope| {
+        let all: Vec<_> = (0..threads).map(|thread| scope.spawn(move || turn(thread))).collect();
+        let died = || Error::Runtime("a thread of the benchmark died".into());
+        all.into_iter().map(|thread| thread.join().map_err(|_| died())?).sum()
+    })
+}
+
+/// As a table.
+impl std::fmt::Display for Report {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let rate = |rate: &Rate| format!("{:>10.0} img/s ({:.0} to {:.0})", rate.median, rate.least, rate.most);
+        writeln!(f, "{} on {}, by default batches of {} in {} sessions", self.model, self.provider, self.batch, self.threads)?;
+        writeln!(f, "\nthe network alone")?;
+        for Network { batch, threads, rate: one } in &self.network {
+            writeln!(f, "  batch {batch:4}, {threads:2} sessions {}", rate(one))?;
+        }
+        writeln!(f, "\neach stage alone, on {} threads", self.threads)?;
+        for Stage { name, rate: one } in &self.stages {
+            writeln!(f, "  {name:24}{}", rate(one))?;
+        }
+        writeln!(f, "\nthe whole")?;
+        for Whole { format, rate: one, of_possible, bound_by } in &self.whole {
+            let percent = of_possible * 100.0;
+            writeln!(f, "  to {format:21}{}: {percent:.0} % of what its stages allow, most of it {bound_by}", rate(one))?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,357 @@
+//! What a job makes and under which names; checked before anything is made.
+
+use std::fs;
+use std::io;
+use std::ops::Range as Span;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Map, Value, json};
+
+use super::selection::{Selection, Shard};
+use crate::error::{Error, Result};
+
+/// What the samples become.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
+pub enum Format {
+    /// One PNG file an image, named by its number: `000042.png`; from number 10,000 on in a subfolder for every 1,000:
+    /// `012000/012345.png`.
+    #[default]
+    Png,
+    /// One NumPy file, `samples.npy`: uint8 `[n, height, width, channels]`.
+    Npy,
+    /// The same array as `arr_0` in a zip file, `samples.npz`, not compressed: what `numpy.savez` writes.
+    Npz,
+    /// WebDataset: tar files of 1,000 PNG files, `000042.tar` of images 42,000 to 42,999.
+    Tar,
+    /// One contact sheet, `grid.png`.
+    Grid,
+}
+
+impl Format {
+    /// The name used for `--format`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Png => "png",
+            Self::Npy => "npy",
+            Self::Npz => "npz",
+            Self::Tar => "tar",
+            Self::Grid => "grid",
+        }
+    }
+
+    /// The ending of the one file that it makes.
+    fn ending(self) -> Option<&'static str> {
+        match self {
+            Self::Png | Self::Tar => None,
+            Self::Npy => Some("npy"),
+            Self::Npz => Some("npz"),
+            Self::Grid => Some("png"),
+        }
+    }
+}
+
+/// What to do about something that is there already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Existing {
+    /// Refuse it.
+    #[default]
+    Refuse,
+    /// Go on with the same job; begin it where there is nothing.
+    Resume,
+    /// Write over it.
+    Overwrite,
+}
+
+const FLAT_UP_TO: u64 = 10_000;
+const SUBFOLDER: u64 = 1_000;
+/// Images in a tar file.
+const TAR_IMAGES: u64 = 1_000;
+
+/// A checked destination and what goes there. Nothing has been created yet.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    format: Format,
+    /// The folder of the files, or the file.
+    path: PathBuf,
+    selection: Selection,
+    shard: Option<Shard>,
+    places: Span<u64>,
+    existing: Existing,
+}
+
+impl Plan {
+    /// Plans the images of `selection`, or a shard of them. `out` is a folder; for formats of one file also a file name with
+    /// their ending (`.npy`, `.npz`, `.png`).
+    ///
+    /// # Errors
+    /// When there are no images, `out` cannot be such a folder, or something is there already and `existing` says to refuse it.
+    pub fn new(format: Format, out: &Path, selection: Selection, shard: Option<Shard>, existing: Existing) -> Result<Self> {
+        let whole = selection.places()?;
+        let align = if format == Format::Tar { TAR_IMAGES } else { 1 };
+        let places = shard.map_or(whole.clone(), |shard| shard.part(&whole, align));
+        let mut plan = Self { format, path: out.to_path_buf(), selection, shard, places, existing };
+        plan.path = plan.destination(out)?;
+        if format == Format::Grid && (shard.is_some() || existing == Existing::Resume) {
+            let what = "a contact sheet is made in one go, without --shard and --resume";
+            return Err(Error::usage(what, "Choose --format png, npy, npz or tar."));
+        }
+        let folder = plan.folder();
+        if folder.exists() && !folder.is_dir() {
+            return Err(Error::io("create folder", folder)(io::ErrorKind::NotADirectory.into()));
+        }
+        if existing == Existing::Refuse {
+            plan.refuse_occupied()?;
+        }
+        Ok(plan)
+    }
+
+    /// The folder of the files, or the one file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The images to make, by their places in the job.
+    pub fn places(&self) -> Span<u64> {
+        self.places.clone()
+    }
+
+    /// How many images.
+    pub fn count(&self) -> u64 {
+        self.places.end - self.places.start
+    }
+
+    /// The job that this is, or is a shard of.
+    pub fn selection(&self) -> &Selection {
+        &self.selection
+    }
+
+    /// The format.
+    pub fn format(&self) -> Format {
+        self.format
+    }
+
+    /// What there is to be known of the choice of images, for the manifest.
+    pub(super) fn facts(&self) -> Map<String, Value> {
+        let mut facts = match &self.selection {
+            Selection::Numbers { seed, start, n } => json!({ "seed": seed, "start": start, "n": n }),
+            Selection::Seeds { seeds, number } => json!({ "seeds": seeds.to_string(), "number": number }),
+        };
+        facts["format"] = json!(self.format.name());
+        if let Some(shard) = self.shard {
+            facts["shard"] = json!(shard.to_string());
+        }
+        match facts {
+            Value::Object(facts) => facts,
+            _ => Map::new(),
+        }
+    }
+
+    /// The folder that is written to.
+    pub(super) fn folder(&self) -> &Path {
+        match self.format.ending() {
+            None => &self.path,
+            Some(_) => match self.path.parent() {
+                Some(parent) if !parent.as_os_str().is_empty() => parent,
+                _ => Path::new("."),
+            },
+        }
+    }
+
+    /// Parts of what there is have names of their own: shards by their numbers, others by the first and the last image's, or
+    /// by their seeds.
+    fn suffix(&self) -> String {
+        let range = match &self.selection {
+            Selection::Numbers { start: 0, .. } => String::new(),
+            Selection::Numbers { start, n, .. } => format!("-{start:06}-{:06}", (start + n).saturating_sub(1)),
+            Selection::Seeds { seeds, .. } => format!("-seeds-{}", short(&seeds.to_string())),
+        };
+        range + &self.shard.map(Shard::suffix).unwrap_or_default()
+    }
+
+    fn destination(&self, out: &Path) -> Result<PathBuf> {
+        let ending = out.extension().map(|ending| ending.to_ascii_lowercase());
+        let named = ["npy", "npz", "png"].into_iter().find(|known| !out.is_dir() && ending.as_deref() == Some(known.as_ref()));
+        // Shards must not write the same file.
+        let shard = self.shard.map(Shard::suffix).unwrap_or_default();
+        match (named, self.format.ending()) {
+            (Some(named), Some(wanted)) if named == wanted => {
+                let stem = out.file_stem().unwrap_or_default().to_string_lossy();
+                Ok(if shard.is_empty() { out.to_path_buf() } else { out.with_file_name(format!("{stem}{shard}.{wanted}")) })
+            }
+            (Some(_), _) => Err(Error::usage(
+                format!("--out {} names a file that format {} does not make", out.display(), self.format.name()),
+                "Name a folder, or choose --format npy for a .npy file, --format npz for a .npz file, --format grid for a .png file.",
+            )),
+            (None, None) => Ok(out.to_path_buf()),
+            (None, Some("png")) => Ok(out.join("grid.png")),
+            (None, Some(ending)) => Ok(out.join(format!("samples{shard}.{ending}"))),
+        }
+    }
+
+    /// The manifest of a finished job.
+    pub(super) fn manifest(&self) -> PathBuf {
+        match self.format {
+            Format::Png => self.path.join(format!("manifest{}.json", self.suffix())),
+            Format::Tar => self.path.join(format!("manifest-tar{}.json", self.suffix())),
+            _ => {
+                let name = self.path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+                self.path.with_file_name(name + ".json")
+            }
+        }
+    }
+
+    /// A hidden neighbour of the manifest.
+    fn hidden(&self, ending: &str) -> PathBuf {
+        let manifest = self.manifest();
+        let name = manifest.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        manifest.with_file_name(format!(".{name}.{ending}"))
+    }
+
+    pub(super) fn journal(&self) -> PathBuf {
+        self.hidden("journal")
+    }
+
+    /// An array file until it is whole.
+    pub(super) fn part(&self) -> PathBuf {
+        self.hidden("part")
+    }
+
+    /// The manifest until it is whole.
+    pub(super) fn manifest_part(&self) -> PathBuf {
+        self.hidden("new")
+    }
+
+    pub(super) fn existing(&self) -> Existing {
+        self.existing
+    }
+
+    fn refuse_occupied(&self) -> Result<()> {
+        if self.format != Format::Grid && self.journal().symlink_metadata().is_ok() {
+            return Err(Error::usage(
+                format!("{} holds an unfinished job", self.folder().display()),
+                "Go on with it: the same call with --resume. Or begin again with --force.",
+            ));
+        }
+        self.refuse_finished()
+    }
+
+    /// Refuses to write over files of these names.
+    pub(super) fn refuse_finished(&self) -> Result<()> {
+        let count = self.there()?;
+        let single = self.format.ending().is_some().then_some(&self.path).cloned();
+        let manifest = (self.format != Format::Grid).then(|| self.manifest());
+        let what = match [single, manifest].into_iter().flatten().find(|path| path.symlink_metadata().is_ok()) {
+            _ if count > 0 => format!("{} holds {count} of these {} already", self.path.display(), self.files_name()),
+            Some(there) => format!("{} exists already", there.display()),
+            None => return Ok(()),
+        };
+        Err(Error::usage(what, "Choose another --out, or give --force to overwrite."))
+    }
+
+    /// How many of a folder's files are there already. Looks at what is there, not for each file: `n` may be large.
+    pub(super) fn there(&self) -> Result<u64> {
+        match self.format {
+            Format::Png => self.occupied(&self.path),
+            Format::Tar if !self.places.is_empty() => {
+                let numbers = self.places.start / TAR_IMAGES..=(self.places.end - 1) / TAR_IMAGES;
+                let number = |name: &str| name.strip_suffix(".tar")?.parse().ok();
+                let ours =
+                    |name: &str| number(name).is_some_and(|number: u64| numbers.contains(&number) && tar_name(number) == name);
+                let names = entries(&self.path)?.into_iter().filter_map(|entry| entry.file_name().into_string().ok());
+                Ok(names.filter(|name| ours(name)).count() as u64)
+            }
+            _ => Ok(0),
+        }
+    }
+
+    /// How many files of a folder the finished job has.
+    pub(super) fn files(&self) -> u64 {
+        match self.format {
+            Format::Png => self.count(),
+            Format::Tar if !self.places.is_empty() => (self.places.end - 1) / TAR_IMAGES - self.places.start / TAR_IMAGES + 1,
+            _ => 0,
+        }
+    }
+
+    fn files_name(&self) -> &'static str {
+        if self.format == Format::Tar { "tar files" } else { "images" }
+    }
+
+    /// How many of the PNG files are in a folder and its subfolders.
+    fn occupied(&self, folder: &Path) -> Result<u64> {
+        let mut count = 0;
+        for entry in entries(folder)? {
+            let name = entry.file_name();
+            let Some(name) = name.to_str() else { continue };
+            if let Some(number) = name.strip_suffix(".png").and_then(|number| number.parse().ok()) {
+                let ours = file_name(number) == name && folder == self.folder_of(number);
+                let place = self.selection.place_of(number).filter(|_| ours);
+                count += u64::from(place.is_some_and(|place| self.places.contains(&place)));
+            } else if folder == self.path
+                && entry.file_type().is_ok_and(|kind| kind.is_dir())
+                && name.parse().is_ok_and(|first: u64| subfolder_name(first) == name)
+            {
+                count += self.occupied(&folder.join(name))?;
+            }
+        }
+        Ok(count)
+    }
+
+    /// The folder of one PNG file: a function of the image's name alone, so that the parts of a job that was cut up make
+    /// the same tree as the whole.
+    pub(super) fn folder_of(&self, number: u64) -> PathBuf {
+        match number {
+            0..FLAT_UP_TO => self.path.clone(),
+            _ => self.path.join(subfolder_name(number - number % SUBFOLDER)),
+        }
+    }
+
+    /// The tar file whose images begin at a place.
+    pub(super) fn tar_file(&self, first: u64) -> PathBuf {
+        self.path.join(tar_name(first / TAR_IMAGES))
+    }
+
+    /// How many images a piece of the journal has, at least 1.
+    pub(super) fn piece(&self, batch: usize, threads: usize) -> u64 {
+        /// Enough that nobody waits for the journal.
+        const MOST: u64 = 256;
+        if self.format == Format::Tar {
+            return TAR_IMAGES;
+        }
+        let (batch, fair) = (batch as u64, self.count() / (4 * threads as u64).max(1));
+        let most = fair.min(MOST);
+        (most - most % batch).max(batch)
+    }
+}
+
+/// A text that can be part of a file's name: itself, or where it is long its checksum.
+fn short(text: &str) -> String {
+    const MOST: usize = 40;
+    match text.len() {
+        ..=MOST => text.replace(',', "_"),
+        _ => format!("{:08x}", crc32fast::hash(text.as_bytes())),
+    }
+}
+
+fn tar_name(number: u64) -> String {
+    format!("{number:06}.tar")
+}
+
+/// What is in a folder; nothing if it does not exist.
+fn entries(folder: &Path) -> Result<Vec<fs::DirEntry>> {
+    match fs::read_dir(folder) {
+        Ok(entries) => Ok(entries.flatten().collect()),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(e) => Err(Error::io("read folder", folder)(e)),
+    }
+}
+
+/// The name of the PNG file of an image.
+pub(super) fn file_name(number: u64) -> String {
+    format!("{number:06}.png")
+}
+
+fn subfolder_name(first: u64) -> String {
+    format!("{first:06}")
+}
