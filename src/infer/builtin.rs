@@ -26,7 +26,7 @@ pub const BUILTIN: &[Builtin] = &[
     #[cfg(feature = "builtin")]
     Builtin {
         name: "digits",
-        about: "handwriting-like digits, 28 × 28 grey, a small DCGAN trained on the built-in synthetic digits",
+        about: "handwritten digits, 28 × 28 grey, a DCGAN trained on MNIST",
         bytes: include_bytes!("../../onnx/digits.onnx"),
     },
 ];

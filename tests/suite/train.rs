@@ -598,6 +598,31 @@ fn a_diverging_run_stops_and_keeps_what_was_good() {
     }
 }
 
+#[test]
+fn what_the_watchdog_says_stays_though_the_run_goes_on() {
+    let place = Place::new();
+    const WILD: System = &[
+        "--preset=wgan-mnist-mlp",
+        "--batch-size=8",
+        "--lr=0.1",
+        "--set=watch.every={ images = 1000 }",
+        "--set=watch.judge_samples=0",
+    ];
+    let flags = ["--images=20000", "--set=watch.stop=false", "--json"];
+    let told = place.command("on", WILD, &flags).assert().success().get_output().stdout.clone();
+    let summary: serde_json::Value = serde_json::from_slice(&told).unwrap();
+    let outcome = &summary["outcome"];
+    assert_eq!((&outcome["warnings"][0]["trouble"], &outcome["verdict"]), (&"dead-critic".into(), &serde_json::Value::Null));
+    let report = fs::read_to_string(place.path("on").join("report.html")).unwrap();
+    assert!(report.contains("the run went on") && report.contains("dead critic at step"));
+    // A resume knows it, too; and where the watchdog may end a run, it does.
+    let again = resume(&place.path("on"), &["--images=20200", "--json"]).assert().success().get_output().stdout.clone();
+    let again: serde_json::Value = serde_json::from_slice(&again).unwrap();
+    assert_eq!(again["outcome"]["warnings"], outcome["warnings"]);
+    let told = complaint(&mut place.command("off", WILD, &["--images=20000"]), 1);
+    assert!(told.contains("dead critic at step"), "{told}");
+}
+
 /// Finds everything better than what was before.
 struct Flatterer(std::cell::Cell<f64>);
 
