@@ -7,14 +7,13 @@ KIND is one of
     presets        every preset on real data for a short length: time, peak memory, where the losses and the watchdog are
     sweep          learning rates ×0.2, ×1 and ×2 of gan-fashion-mlp, wgan-mnist-mlp and wgan-gp-mnist-mlp
     collapse       wgan-gp-anime-sgd, and what becomes of it when one thing is changed
-    correlation    one run of wgan-mnist-mlp and of wgan-gp-mnist-mlp whose checkpoints are all kept and evaluated: does the
-                   Wasserstein estimate follow the Fréchet distance?
+    correlation    one run of wgan-mnist-mlp and of wgan-gp-mnist-mlp: does the Wasserstein estimate follow the Fréchet distance
+                   that picks the best checkpoint?
 
 Needs a built gan-train (--bin), an onnxruntime that it finds, and GANFORGE_DATA; Python 3.11 without packages.
 
 DIR/NAME holds the run in run/, what it said in log.txt, attempts.jsonl (a line for each process that trained it: seconds,
-peak memory, exit code), result.json once it has ended, evaluation.json as `gan-train eval` printed it, and of a correlation
-checkpoints.json. What is there is not done again and what was interrupted goes on from its last checkpoint, so the same
+peak memory, exit code), result.json once it has ended, and evaluation.json as `gan-train eval` printed it. What is there is not done again and what was interrupted goes on from its last checkpoint, so the same
 command continues a study. DIR/KIND.md is the table.
 """
 
@@ -45,7 +44,6 @@ class Run:
     name: str
     preset: str
     flags: list = dataclasses.field(default_factory=list)
-    keep_all: bool = False
 
 
 class Study:
@@ -103,11 +101,8 @@ class Study:
         else:
             # Without a config nothing has begun.
             shutil.rmtree(folder, ignore_errors=True)
-            saving = ["--checkpoint-every", self.checkpoint_every(run)]
-            if run.keep_all:
-                saving += ["--set", "output.keep_checkpoints=10000"]
-            length = ["--images", self.args.images]
-            command = ["--preset", run.preset, "--out", folder, "--data", self.data(run.preset), *length, *saving]
+            length = ["--images", self.args.images, "--checkpoint-every", self.checkpoint_every(run)]
+            command = ["--preset", run.preset, "--out", folder, "--data", self.data(run.preset), *length]
             command += asked["flags"]
         return attempt([self.program, *command, "--device", self.args.device, "--json"], place)
 
@@ -130,31 +125,12 @@ class Study:
         return max(round(self.args.images / images_a_step / CHECKPOINTS), 1)
 
     def evaluated(self, run, place):
-        """What `gan-train eval` says of the run, and of its checkpoints if they are all kept: from the files, or found now."""
-        makers = {"evaluation": self.evaluate_run} | ({"checkpoints": self.evaluate_checkpoints} if run.keep_all else {})
-        for name, make in makers.items():
-            if (place / "run/generator.onnx").exists() and not (place / f"{name}.json").exists():
-                write_json(place / f"{name}.json", make(run, place))
-        files = [(name, place / f"{name}.json") for name in makers]
-        return {name: json.loads(path.read_text()) for name, path in files if path.exists()}
-
-    def evaluate_run(self, run, place):
-        return json.loads(self.call("eval", place / "run", "--data", self.data(run.preset), "--json", *self.args.eval))
-
-    def evaluate_checkpoints(self, run, place):
-        """Every checkpoint's Fréchet distance, beside the mean of the Wasserstein estimate since the one before."""
-        log = read_lines(place / "run/stats.jsonl")
-        points, since = [], 0
-        for folder in sorted(path for path in (place / "run/checkpoints").iterdir() if path.is_dir()):
-            step = int(folder.name)
-            lines = [line for line in log if since < line["step"] <= step]
-            estimates = [line.get("wasserstein", line["score_real"] - line["score_fake"]) for line in lines]
-            since = step
-            flags = ["--checkpoint", step, "--data", self.data(run.preset), "--no-neighbours", *self.args.eval]
-            distance = number(json.loads(self.call("eval", place / "run", *flags, "--json")), self.args.metric)
-            points.append({"step": step, "images": lines[-1]["images"], "distance": distance})
-            points[-1]["wasserstein"] = statistics.mean(estimates)
-        return points
+        """What `gan-train eval` says of the run: from the file, or found now."""
+        path = place / "evaluation.json"
+        if (place / "run/generator.onnx").exists() and not path.exists():
+            command = ["eval", place / "run", "--data", self.data(run.preset), "--json", *self.args.eval]
+            write_json(path, json.loads(self.call(*command)))
+        return {"evaluation": json.loads(path.read_text())} if path.exists() else {}
 
     # --- tables
 
@@ -180,19 +156,29 @@ class Study:
     def latest(self, run, key):
         return next(reversed(self.logged(run, key)), None)
 
-    def correlations(self, runs, results):
-        """Tables of the checkpoints, with Pearson's and Spearman's correlation under each."""
+    def correlations(self, runs):
+        """Tables of the measured distances, with Pearson's and Spearman's correlation under each."""
         parts = []
-        for run, result in zip(runs, results):
-            points = result.get("checkpoints") or []
-            rows = [["images", "Wasserstein estimate", self.args.metric]]
-            rows += [[f"{p['images']:,}", rounded(p["wasserstein"]), rounded(p["distance"])] for p in points]
+        for run in runs:
+            points = self.points(run)
+            rows = [["images", "mean Wasserstein estimate since the last", "Fréchet distance"]]
+            rows += [[f"{images:,}", rounded(estimate), rounded(distance)] for images, estimate, distance in points]
             parts.append(f"{run.name}\n\n{markdown(rows)}")
             if len(points) > 2:
-                x, y = ([point[key] for point in points] for key in ("wasserstein", "distance"))
+                _, x, y = zip(*points)
                 pearson, spearman = correlation(x, y), correlation(ranks(x), ranks(y))
-                parts.append(f"{len(points)} checkpoints: Pearson {pearson:.2f}, Spearman {spearman:.2f}")
+                parts.append(f"{len(points)} measurements: Pearson {pearson:.2f}, Spearman {spearman:.2f}")
         return "\n\n".join(parts)
+
+    def points(self, run):
+        """(images, mean of the Wasserstein estimate since the point before, Fréchet distance) wherever that was measured."""
+        points, estimates = [], []
+        for line in read_lines(self.args.out / run.name / "run/stats.jsonl"):
+            estimates.append(line.get("wasserstein", line["score_real"] - line["score_fake"]))
+            if line.get("quality") is not None:
+                points.append((line["images"], statistics.mean(estimates), line["quality"]))
+                estimates = []
+        return points
 
 
 # --- processes and files
@@ -347,7 +333,7 @@ def collapse(study):
 
 
 def correlate(study):
-    return [Run(f"{preset}-checkpoints", preset, keep_all=True) for preset in ("wgan-mnist-mlp", "wgan-gp-mnist-mlp")]
+    return [Run(preset, preset) for preset in ("wgan-mnist-mlp", "wgan-gp-mnist-mlp")]
 
 
 # kind -> (its runs, images a run)
@@ -394,7 +380,7 @@ def main():
         # After each: a study takes hours.
         text = study.table(runs, results)
         if args.kind == "correlation":
-            text += "\n\n" + study.correlations(runs, results)
+            text += "\n\n" + study.correlations(runs)
         (args.out / f"{args.kind}.md").write_text(text + "\n")
     print(text)
     if any(result["exit_code"] and not result["verdict"] for result in results):
