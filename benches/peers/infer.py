@@ -211,9 +211,14 @@ def main():
         for name, path in (("ours", ours), ("pytorch", theirs))
     }
 
-    def gan_infer(kind):
-        place = args.out / kind
+    def emptied(name):
+        place = args.out / name
         shutil.rmtree(place, ignore_errors=True)
+        place.mkdir()
+        return place
+
+    def gan_infer(kind):
+        place = emptied(kind)
         flags = ["--model", ours, "--n", args.n, "--out", place, "--format", kind, "--provider", "cpu", "--quiet"]
         rate = timed(args.n, lambda: call(args.bin / "gan-infer", *flags))
         if kind != "png":
@@ -221,17 +226,13 @@ def main():
         return rate
 
     def files(work):
-        place = args.out / "files"
-        shutil.rmtree(place, ignore_errors=True)
-        place.mkdir()
+        place = emptied("files")
         rate = timed(args.few, lambda: work(place))
         shutil.rmtree(place)
         return rate
 
     def create(sizes):
-        place = args.out / "files"
-        shutil.rmtree(place, ignore_errors=True)
-        place.mkdir()
+        place = emptied("files")
         parts = [(place, part, sizes[part::cores]) for part in range(cores)]
         with multiprocessing.Pool(cores) as pool:
             pool.map(abs, range(cores))  # the workers are there

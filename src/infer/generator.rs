@@ -433,17 +433,24 @@ impl Form {
             }
             return Ok(());
         }
-        let mut values = vec![0.0; rows.len() * self.image()];
-        self.values(output, rows.clone(), &mut values)?;
+        let n = rows.len();
+        let values = match self.element {
+            Element::F32 => Cow::Borrowed(self.rows::<f32>(output, rows)?),
+            _ => {
+                let mut values = vec![0.0; n * self.image()];
+                self.values(output, rows, &mut values)?;
+                Cow::Owned(values)
+            }
+        };
         if values.iter().any(|value| value.is_nan()) {
             return Err(Error::Ort("the output holds NaN".into()));
         }
         let range = range.ok_or_else(|| Error::Ort("the output's range is unknown".into()))?;
         if self.channels_first {
-            let shape = [rows.len(), self.channels, self.height, self.width];
+            let shape = [n, self.channels, self.height, self.width];
             out.extend(Images::from_nchw(&values, shape, range).pixels);
         } else {
-            out.extend(values.into_iter().map(|value| range.pixel(value)));
+            out.extend(values.iter().map(|&value| range.pixel(value)));
         }
         Ok(())
     }

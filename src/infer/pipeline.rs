@@ -35,8 +35,9 @@ pub struct Job {
 }
 
 impl Job {
-    /// What serves best on this machine. On CPUs one session a core, which also encodes and writes: no core waits for
-    /// another, no pixel is handed on. On a GPU two sessions, so that one copies while the other computes, and an encoder a core.
+    /// What is meant to serve best on this machine. On CPUs one session a core, which also encodes and writes: no core waits
+    /// for another, no pixel is handed on. On a GPU, where it was not measured yet, two sessions, so that one copies while the
+    /// other computes, and an encoder a core.
     pub fn new(provider: Provider) -> Self {
         let cores = thread::available_parallelism().map_or(1, usize::from);
         let (threads, encoders) = match provider {
@@ -104,7 +105,8 @@ fn make<'a>(
     tell: &dyn Fn(u64),
     stop: &AtomicBool,
 ) -> (u64, Result<()>) {
-    let piece = plan.piece(generator.batch(), job.threads.max(1));
+    let image = generator.image_shape().iter().product();
+    let piece = plan.piece(generator.batch(), image, job.threads.max(1));
     let threads = job.threads.clamp(1, number_of_pieces(&gaps, piece).max(1));
     // A tar file is a piece, and too large to hand it over in memory.
     let encoders = if plan.format() == Format::Tar { 0 } else { job.encoders };
@@ -286,7 +288,6 @@ fn interrupted(plan: &Plan, made: u64) -> Error {
     let (path, total) = (plan.path().display(), plan.count());
     Error::Interrupted(match plan.format() {
         Format::Grid => format!("{made} of {total} images were made; {path} was not written."),
-        _ if made == 0 => format!("{made} of {total} images were made; nothing is left behind."),
         Format::Npy | Format::Npz => {
             format!("{made} of {total} images are made. The same call with --resume makes the rest, and then {path}.")
         }

@@ -313,14 +313,16 @@ impl Plan {
     }
 
     /// How many images a piece of the journal has, at least 1.
-    pub(super) fn piece(&self, batch: usize, threads: usize) -> u64 {
+    pub(super) fn piece(&self, batch: usize, image: usize, threads: usize) -> u64 {
+        /// Bytes of pixels: a piece that is handed over to an encoder lies in memory.
+        const MOST_BYTES: usize = 4 << 20;
         /// Enough that nobody waits for the journal.
         const MOST: u64 = 256;
         if self.format == Format::Tar {
             return TAR_IMAGES;
         }
         let (batch, fair) = (batch as u64, self.count() / (4 * threads as u64).max(1));
-        let most = fair.min(MOST);
+        let most = fair.min(MOST).min((MOST_BYTES / image) as u64);
         (most - most % batch).max(batch)
     }
 }
