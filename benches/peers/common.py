@@ -30,7 +30,7 @@ class Reshape(nn.Module):
         self.shape = shape
 
     def forward(self, x):
-        return x.reshape(len(x), *self.shape)
+        return x.reshape(x.shape[0], *self.shape)  # not len(x): torch.export would take it for a constant
 
 
 def layer(spec, shape, first):
