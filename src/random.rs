@@ -86,7 +86,7 @@ impl Stream {
 
     /// Uniform in [0, 1), on a grid of 2⁻²⁴.
     pub fn unit(&mut self) -> f32 {
-        (self.bits() >> 8) as f32 * (1.0 / 16_777_216.0)
+        unit(self.bits())
     }
 
     /// Uniform in [low, high).
@@ -105,20 +105,22 @@ impl Stream {
         }
     }
 
-    /// Two independent standard normal values (Box–Muller). libm's functions, so that every platform gets the same bits.
+    /// Two independent standard normal values.
     pub fn normal_pair(&mut self) -> [f32; 2] {
-        // (0, 1]: never the logarithm of 0; the smallest value, 2^-32, gives |z| = 6.66.
-        let u = ((f64::from(self.bits()) + 1.0) * (1.0 / 4_294_967_296.0)) as f32;
-        let angle = self.unit() * std::f32::consts::TAU;
-        let radius = libm::sqrtf(-2.0 * libm::logf(u));
-        [radius * libm::cosf(angle), radius * libm::sinf(angle)]
+        let (radius, (cos, sin)) = (radius(self.bits()), cos_sin(angle(self.bits())));
+        [radius * cos, radius * sin]
     }
 
-    /// Fills `out` with independent normal values.
+    /// Fills `out` with independent normal values (Box–Muller): each pair of them takes two words.
     pub fn fill_normal(&mut self, mean: f32, std: f32, out: &mut [f32]) {
-        for pair in out.chunks_mut(2) {
-            for (value, normal) in pair.iter_mut().zip(self.normal_pair()) {
-                *value = mean + std * normal;
+        for part in out.chunks_mut(2 * LANES) {
+            let (mut radii, mut angles) = ([0; LANES], [0; LANES]);
+            for (radius, angle) in radii.iter_mut().zip(&mut angles).take(part.len().div_ceil(2)) {
+                (*radius, *angle) = (self.bits(), self.bits());
+            }
+            let (first, second) = normal_pairs(&radii, &angles);
+            for ((pair, a), b) in part.chunks_mut(2).zip(first).zip(second) {
+                pair.iter_mut().zip([a, b]).for_each(|(value, normal)| *value = mean + std * normal);
             }
         }
     }
@@ -135,5 +137,101 @@ impl Stream {
             order.swap(last as usize, self.below(last + 1) as usize);
         }
         order
+    }
+}
+
+/// Pairs that are computed at a time: enough for any processor's vector instructions.
+const LANES: usize = 16;
+
+/// Independent standard normal values (Box–Muller) of uniform words: radii of the ones, angles of the others.
+///
+/// Step by step the arithmetic of libm's `logf`, `cosf` and `sinf` (FreeBSD's e_logf.c, k_cosf.c, k_sinf.c), so that every
+/// platform gets the same bits; but without branches, for the compiler to make vector instructions of it.
+fn normal_pairs(radii: &[u32; LANES], angles: &[u32; LANES]) -> ([f32; LANES], [f32; LANES]) {
+    let (radii, turned) = (radii.map(radius), angles.map(|word| cos_sin(angle(word))));
+    let scaled = |part: fn((f32, f32)) -> f32| std::array::from_fn(|lane| radii[lane] * part(turned[lane]));
+    (scaled(|turned| turned.0), scaled(|turned| turned.1))
+}
+
+/// Uniform in [0, 1), on a grid of 2⁻²⁴.
+#[inline(always)]
+fn unit(word: u32) -> f32 {
+    (word >> 8) as f32 * (1.0 / 16_777_216.0)
+}
+
+#[inline(always)]
+fn angle(word: u32) -> f32 {
+    unit(word) * std::f32::consts::TAU
+}
+
+/// √(−2 ln u) for u in (0, 1]: never the logarithm of 0; the smallest value, 2^-32, gives 6.66.
+#[inline(always)]
+fn radius(word: u32) -> f32 {
+    let u = ((f64::from(word) + 1.0) * (1.0 / 4_294_967_296.0)) as f32;
+    (-2.0 * log(u)).sqrt()
+}
+
+/// The natural logarithm of a normal number in (0, 1], as libm's.
+#[inline(always)]
+fn log(x: f32) -> f32 {
+    let [ln2_high, ln2_low]: [f32; 2] = [6.931_381e-1, 9.058_001e-6];
+    let bits = x.to_bits().wrapping_add(0x3f80_0000 - 0x3f35_04f3);
+    let exponent = ((bits >> 23) as i32 - 0x7f) as f32;
+    let f = f32::from_bits((bits & 0x007f_ffff) + 0x3f35_04f3) - 1.0;
+    let s = f / (2.0 + f);
+    let z = s * s;
+    let w = z * z;
+    let r = z * (0.666_666_6 + w * 0.284_987_87) + w * (0.400_009_72 + w * 0.242_790_79);
+    let half_square = 0.5 * f * f;
+    s * (half_square + r) + exponent * ln2_low - half_square + f + exponent * ln2_high
+}
+
+/// Cosine and sine of 0 ≤ x < 2π, as libm's.
+#[inline(always)]
+fn cos_sin(x: f32) -> (f32, f32) {
+    // Above how many odd multiples of π/4.
+    let quarters: u32 = [0x3f49_0fda, 0x4016_cbe3, 0x407b_53d1, 0x40af_eddf]
+        .into_iter()
+        .map(|bound| u32::from(x > f32::from_bits(bound)))
+        .sum();
+    let y = f64::from(x) - f64::from(quarters) * std::f64::consts::FRAC_PI_2;
+    let z = y * y;
+    let w = z * z;
+    let cos = (1.0 + z * -0.499_999_997_251_031) + w * 0.041_666_623_323_739_06;
+    let cos = (cos + (w * z) * (-0.001_388_676_377_460_993 + z * 0.000_024_390_448_796_277_41)) as f32;
+    let s = z * y;
+    let sin = y + s * (-0.166_666_666_416_265_24 + z * 0.008_333_329_385_889_463);
+    let sin = (sin + s * w * (-0.000_198_393_348_360_966_32 + z * 0.000_002_718_311_493_989_822)) as f32;
+    // A quarter turn takes (cos, sin) to (−sin, cos).
+    let odd = (quarters & 1).wrapping_neg();
+    let (cos, sin) = (cos.to_bits(), sin.to_bits());
+    let (first, second) = ((cos & !odd) | (sin & odd), (sin & !odd) | (cos & odd));
+    let sign = |negative: u32| negative << 31;
+    (f32::from_bits(first ^ sign(((quarters + 1) >> 1) & 1)), f32::from_bits(second ^ sign((quarters >> 1) & 1)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{angle, cos_sin, log};
+
+    /// Every angle there is.
+    #[test]
+    fn cosines_and_sines_are_libms() {
+        for word in 0..1u32 << 24 {
+            let x = angle(word << 8);
+            let (cos, sin) = cos_sin(x);
+            let same = cos.to_bits() == libm::cosf(x).to_bits() && sin.to_bits() == libm::sinf(x).to_bits();
+            assert!(same, "{x:e}: {cos:e} {sin:e}");
+        }
+    }
+
+    /// Every float that has the exponent of 1/2 or 1/4, and some of all others.
+    #[test]
+    fn logarithms_are_libms() {
+        let others = (0x2f80_0000..=0x3f80_0000).step_by(97);
+        for bits in (0x3e80_0000..=0x3f80_0000).chain(others) {
+            let x = f32::from_bits(bits);
+            assert_eq!(log(x).to_bits(), libm::logf(x).to_bits(), "{x:e}");
+        }
     }
 }
