@@ -525,6 +525,8 @@ impl TrainConfig {
         )?;
         let judged = self.watch.judge_samples.saturating_mul(self.image_shape().elements());
         ensure(judged <= 1 << 31, "watch.judge_samples: so many images of this size are more than 2 GB; take fewer")?;
+        let share = self.schedule.generator_top_k;
+        ensure(share > 0.0 && share <= 1.0, "schedule.generator_top_k must be above 0 and at most 1")?;
         ensure((0.0..1.0).contains(&self.schedule.ema_decay), "schedule.ema_decay must be at least 0 and below 1")?;
         ensure((1..=4096).contains(&self.output.samples), "output.samples must be 1 to 4096")?;
         ensure((1..=10_000).contains(&self.output.keep_checkpoints), "output.keep_checkpoints must be 1 to 10000")?;

@@ -1,6 +1,6 @@
 //! The losses of critic and generator, from the critic's raw scores (logits) of real and generated images.
 
-use candle_core::Tensor;
+use candle_core::{DType, Tensor};
 use candle_nn::loss::mse;
 
 use crate::config::{LossConfig, Reduction};
@@ -48,6 +48,23 @@ impl LossConfig {
             Self::Hinge => fake.mean_all()?.neg()?,
         })
     }
+}
+
+/// The highest of the scores `[n, …]`: a share of them, at least one. The others get no gradient (arXiv 2002.06224, section 3).
+///
+/// # Errors
+/// When the device is out of memory.
+pub(crate) fn top_k(scores: &Tensor, share: f64) -> Result<Tensor> {
+    let n = scores.dim(0)?;
+    let kept = ((share * n as f64).ceil() as usize).clamp(1, n);
+    if kept == n {
+        return Ok(scores.clone());
+    }
+    let values = scores.flatten_all()?.to_dtype(DType::F64)?.to_vec1::<f64>()?;
+    let mut order: Vec<u32> = (0..n as u32).collect();
+    order.sort_by(|&a, &b| values[b as usize].total_cmp(&values[a as usize]));
+    order.truncate(kept);
+    Ok(scores.index_select(&Tensor::new(order, scores.device())?, 0)?)
 }
 
 /// Binary cross-entropy of logits `x` against a constant target `t`: `max(x, 0) − x·t + log(1 + exp(−|x|))`, which neither

@@ -94,6 +94,10 @@ pub struct Schedule {
     /// The latents of the generator's step.
     #[serde(default)]
     pub generator_latents: GeneratorLatents,
+    /// The share of a generator step's images that its loss is taken over: those that the critic scores best; 1 for all.
+    /// Below 1 the generator is not taught by what it does worst (top-k training, arXiv 2002.06224).
+    #[serde(default = "all", skip_serializing_if = "is_all")]
+    pub generator_top_k: f64,
     /// Decay a step of the moving average of the generator's weights; 0 for none (arXiv 1806.04498).
     #[serde(default)]
     pub ema_decay: f64,
@@ -110,6 +114,15 @@ pub struct Schedule {
 
 fn one_step() -> usize {
     1
+}
+
+fn all() -> f64 {
+    1.0
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde wants a reference")]
+fn is_all(share: &f64) -> bool {
+    *share == 1.0
 }
 
 /// Extra critic steps, as the WGAN authors' code has them: 100 for each of the first 25 generator steps and every 500th.

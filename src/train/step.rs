@@ -11,6 +11,7 @@ use crate::augment::Augmentation;
 use crate::config::{GeneratorLatents, LossConfig, PenaltyConfig, TrainConfig};
 use crate::ema::Ema;
 use crate::error::Result;
+use crate::loss::top_k;
 use crate::nn::activation::blend;
 use crate::nn::cpu::on_pool;
 use crate::nn::device::set_precision;
@@ -224,7 +225,7 @@ impl Trainer {
 
         // The critic only passes the gradient on.
         let scored = self.score(&fakes, phase)?;
-        let loss = self.config.loss.generator(&scored.score)?;
+        let loss = self.config.loss.generator(&top_k(&scored.score, self.config.schedule.generator_top_k)?)?;
         let augmentation = scored.augmentation.clone();
         let to_seen = self.to_critic(scored, &loss.backward()?, Wanted::Input)?;
         let gradients = self.to_generator(trace, to_seen, &augmentation)?;

@@ -49,6 +49,8 @@ VARIANTS = {
     "critic-warmup": ("gan-fashion-mlp", ["schedule.critic_warmup={ critic_steps = 3, first = 4, every = 7 }"]),
     "generator-steps": ("gan-fashion-mlp", ["schedule.generator_steps=2", "schedule.critic_steps=2"]),
     "generator-steps-reused": ("dcgan-28", ["schedule.generator_steps=4"]),
+    "top-k": ("dcgan-28", ["schedule.generator_top_k=0.4"]),
+    "top-k-wgan": ("wgan-fashion", ["schedule.generator_top_k=0.75"]),
     "lr-linear": (
         "dcgan-28",
         [
@@ -286,7 +288,9 @@ class Training:
         elif latents == "reused" or fakes is None:
             fakes = self.generate(self.z)
         self.fakes = None  # used up: another generator step of the round makes its own
-        loss = generator_loss(self.loss, self.score(fakes))
+        scores = self.score(fakes)
+        kept = math.ceil(self.schedule.get("generator_top_k", 1.0) * len(scores))
+        loss = generator_loss(self.loss, scores[scores.flatten().topk(kept).indices])
         descend(loss, self.generator, self.generator_optimizer)
         self.step += 1
         self.passes.step = self.step

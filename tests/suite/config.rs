@@ -458,6 +458,8 @@ fn values_out_of_range_are_named() {
         ("schedule.batch_size=0", "schedule.batch_size must be"),
         ("schedule.critic_steps=0", "schedule.critic_steps must be"),
         ("schedule.ema_decay=1.0", "schedule.ema_decay must be"),
+        ("schedule.generator_top_k=0.0", "schedule.generator_top_k must be above 0 and at most 1"),
+        ("schedule.generator_top_k=1.5", "schedule.generator_top_k must be above 0 and at most 1"),
         ("schedule.length={ steps = 0 }", "must be at least 1"),
         ("output.log_every={ images = 0 }", "must be at least 1"),
         ("output.samples=0", "output.samples must be"),
