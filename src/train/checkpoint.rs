@@ -5,10 +5,11 @@ use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
 use super::step::raw_weights;
 use super::{RunFolder, Trainer, Watchdog, Which};
-use crate::contract::Weights;
+use crate::contract::{self, Weights};
 use crate::data::Dataset;
 use crate::error::{Error, Result};
 use crate::files;
@@ -19,6 +20,7 @@ pub(super) const EMA: &str = "ema.safetensors";
 const GENERATOR_OPTIMIZER: &str = "optimizer-generator.safetensors";
 const CRITIC_OPTIMIZER: &str = "optimizer-critic.safetensors";
 const STATE: &str = "state.json";
+const SUMS: &str = "SHA256SUMS";
 const LATEST: &str = "latest";
 const BEST: &str = "best";
 
@@ -169,7 +171,36 @@ fn write_all(into: &Path, trainer: &Trainer, state: &State) -> Result<()> {
     write_tensors(&into.join(GENERATOR_OPTIMIZER), trainer.generator_optimizer.slots())?;
     write_tensors(&into.join(CRITIC_OPTIMIZER), trainer.critic_optimizer.slots())?;
     let json = serde_json::to_string_pretty(state).map_err(|e| Error::invalid(STATE, e.to_string(), "Please report this."))?;
-    files::write_atomic(&into.join(STATE), (json + "\n").as_bytes())
+    files::write_atomic(&into.join(STATE), (json + "\n").as_bytes())?;
+    write_sums(into)
+}
+
+/// Writes the checksums of all files of a folder, in the form of `sha256sum`.
+fn write_sums(folder: &Path) -> Result<()> {
+    let mut names = names(folder)?;
+    names.sort();
+    let line = |name: &String| Ok(format!("{}  {name}\n", sha256(&files::read(&folder.join(name))?)));
+    let sums: String = names.iter().map(line).collect::<Result<_>>()?;
+    files::write_atomic(&folder.join(SUMS), sums.as_bytes())
+}
+
+fn sha256(bytes: &[u8]) -> String {
+    contract::hex(&Sha256::digest(bytes))
+}
+
+/// Reads a file whose checksum stands beside it, if there are checksums: a changed weight would be a weight all the same.
+fn read_checked(path: &Path) -> Result<Vec<u8>> {
+    let bytes = files::read(path)?;
+    let sums = path.with_file_name(SUMS);
+    if !sums.exists() {
+        return Ok(bytes);
+    }
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let line = format!("{}  {name}", sha256(&bytes));
+    match String::from_utf8_lossy(&files::read(&sums)?).lines().any(|saved| saved == line) {
+        true => Ok(bytes),
+        false => Err(damaged(path, format!("its checksum is not the one in {SUMS} beside it"))),
+    }
 }
 
 /// Puts a trainer where a checkpoint left it, and gives the watchdog as it was then.
@@ -202,7 +233,7 @@ pub fn load(from: &Path, trainer: &mut Trainer, data: &Dataset) -> Result<Watchd
 /// When it is missing or damaged.
 pub fn read_state(from: &Path) -> Result<State> {
     let path = from.join(STATE);
-    serde_json::from_slice(&files::read(&path)?).map_err(|e| damaged(&path, e.to_string()))
+    serde_json::from_slice(&read_checked(&path)?).map_err(|e| damaged(&path, e.to_string()))
 }
 
 /// A checkpoint's generator, averaged or raw, on the CPU.
@@ -233,9 +264,9 @@ pub(crate) fn write_tensors(path: &Path, tensors: &BTreeMap<String, Tensor>) -> 
 /// Reads tensors by name, on the CPU.
 ///
 /// # Errors
-/// When the file is missing, or no safetensors file.
+/// When the file is missing, not what the checksums beside it say, or no safetensors file.
 pub fn read_tensors(path: &Path) -> Result<BTreeMap<String, Tensor>> {
-    let bytes = files::read(path)?;
+    let bytes = read_checked(path)?;
     let tensors = candle_core::safetensors::load_buffer(&bytes, &Device::Cpu).map_err(|e| damaged(path, e.to_string()))?;
     Ok(tensors.into_iter().collect())
 }

@@ -223,7 +223,7 @@ fn a_run_folder_is_complete() {
     assert_eq!(names(&run.join("checkpoints")), set(["00000006", "00000007", "best", "latest"]));
     let tensors = ["critic", "ema", "generator", "optimizer-critic", "optimizer-generator"].map(|n| format!("{n}.safetensors"));
     let mut files: BTreeSet<String> = tensors.into();
-    files.insert("state.json".to_string());
+    files.extend(["state.json", "SHA256SUMS"].map(String::from));
     assert_eq!(names(&run.join("checkpoints/00000007")), files);
     let state = state(&run);
     assert_eq!((state.step, state.images, state.generator_optimizer_steps, state.critic_optimizer_steps), (7, 98, 7, 7));
@@ -510,14 +510,21 @@ fn damaged_checkpoints_are_named() {
     for name in names(&saved).iter().filter(|name| name.ends_with("safetensors")) {
         let path = saved.join(name);
         let whole = fs::read(&path).unwrap();
+        check(&path, None, "Check the path");
+        let mut changed = whole.clone();
+        *changed.last_mut().unwrap() ^= 1;
+        check(&path, Some(&changed), "its checksum is not the one in SHA256SUMS");
+        // Half a file, or another network's tensors, in a checkpoint without checksums.
+        let sums = saved.join("SHA256SUMS");
+        let kept = fs::read(&sums).unwrap();
+        fs::remove_file(&sums).unwrap();
         check(&path, Some(&whole[..whole.len() / 2]), "go back to an earlier checkpoint");
         check(&path, Some(&whole[..5]), "go back to an earlier checkpoint");
         check(&path, Some(b""), "go back to an earlier checkpoint");
-        check(&path, None, "Check the path");
-        // Another network's tensors.
         let other = if name.starts_with("optimizer") { "generator.safetensors" } else { "critic.safetensors" };
         let other = if name == "critic.safetensors" { "generator.safetensors" } else { other };
         check(&path, Some(&fs::read(saved.join(other)).unwrap()), "the run");
+        fs::write(&sums, kept).unwrap();
     }
     let garbage: [&[u8]; 4] = [b"", b"{}", b"\xff\xfe", b"{\"step\": -1}"];
     for contents in garbage {
