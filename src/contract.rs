@@ -26,6 +26,8 @@ pub const FEATURES: &str = "features";
 pub const OPSET: i64 = 17;
 /// The ONNX IR version of exported graphs.
 pub const IR_VERSION: i64 = 8;
+/// What exported files name as their producer.
+pub const PRODUCER: &str = "ganforge";
 /// The metadata key of the file's checksum.
 pub const CHECKSUM_KEY: &str = "ganforge.sha256";
 const DIGITS: usize = 64;

@@ -13,15 +13,13 @@ use ort::session::Session;
 use ort::value::{Tensor, TensorElementType};
 use rayon::prelude::*;
 use serde::Serialize;
-use sha2::{Digest, Sha256};
 
-use crate::contract;
 use crate::data;
 use crate::error::{Error, Result};
-use crate::files;
 use crate::image::{Images, Range};
 use crate::infer::Provider;
-use crate::infer::generator::{self, Port};
+use crate::infer::generator::MAX_BATCH;
+use crate::infer::model::{self, Model, Port};
 use crate::progress::{Progress, Silent};
 
 /// Feature vectors of images, all finite.
@@ -252,8 +250,7 @@ fn parsed<T: FromStr>(place: &str, key: &str, text: &str) -> Result<T> {
 
 /// An open feature model. Threads share it.
 pub struct FeatureModel {
-    name: String,
-    bytes: Cow<'static, [u8]>,
+    model: Model,
     sha256: String,
     about: Option<About>,
     channels_first: bool,
@@ -283,8 +280,9 @@ impl FeatureModel {
     /// When the file cannot be read, is damaged or not such a model, leaves open what the options do not tell, or no
     /// onnxruntime or provider serves.
     pub fn open(path: &Path, options: &Options) -> Result<Self> {
-        let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy();
-        Self::from_bytes(&name, files::read(path)?, options)
+        let mut model = Model::read(path)?;
+        model.name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
+        Self::from_model(model, options)
     }
 
     /// The built-in model for images of this size and number of channels: `features-28` for grey ones of 28 pixels,
@@ -312,15 +310,17 @@ impl FeatureModel {
     /// # Errors
     /// As [`Self::open`].
     pub fn from_bytes(name: &str, bytes: impl Into<Cow<'static, [u8]>>, options: &Options) -> Result<Self> {
-        let bytes = bytes.into();
-        generator::check_bytes(name, &bytes)?;
-        contract::check_seal(name, &bytes)?;
-        let (session, provider, mut notes) = generator::start(name, &bytes, options.provider)?;
+        Self::from_model(Model::in_memory(name, bytes)?, options)
+    }
+
+    fn from_model(model: Model, options: &Options) -> Result<Self> {
+        let name = model.name.as_str();
+        let (session, provider, mut notes) = model.start(options.provider, false)?;
         let metadata = session.metadata()?;
         let about = About::from_metadata(name, |key| metadata.custom(key))?;
         drop(metadata);
-        let input = generator::one_port(name, "input", session.inputs(), EXPECTED)?;
-        let output = generator::one_port(name, "output", session.outputs(), EXPECTED)?;
+        let input = model::one_port(name, "input", session.inputs(), EXPECTED)?;
+        let output = model::one_port(name, "output", session.outputs(), EXPECTED)?;
         let form = Form::of(name, &input, options.size)?;
         if output.element != TensorElementType::Float32 {
             return Err(Error::invalid(name, format!("its output is {output}"), EXPECTED));
@@ -333,11 +333,10 @@ impl FeatureModel {
             return Err(Error::invalid(name, what, "The file was put together wrongly: export it again."));
         }
         let range = choose_range(name, options.range, about.as_ref(), form.channels, &mut notes)?;
-        let sha256 = contract::hex(&Sha256::digest(&bytes));
+        let sha256 = model.sha256()?;
         let Form { channels_first, channels, size, batch } = form;
-        let mut model = Self {
-            name: name.to_string(),
-            bytes,
+        let mut features = Self {
+            model,
             sha256,
             about,
             channels_first,
@@ -353,16 +352,16 @@ impl FeatureModel {
         };
         // What the graph declares may be open; one run tells what it really gives.
         let grey = Images { n: 1, height: size, width: size, channels, pixels: vec![128; size * size * channels] };
-        model.dim = model.run(&grey, 0..1)?.len();
-        Ok(model)
+        features.dim = features.run(&grey, 0..1)?.len();
+        Ok(features)
     }
 
     /// The name of the file or built-in model.
     pub fn name(&self) -> &str {
-        &self.name
+        &self.model.name
     }
 
-    /// SHA-256 of the file.
+    /// SHA-256 of the file and, after it, of files that hold its weights, if there are any.
     pub fn sha256(&self) -> &str {
         &self.sha256
     }
@@ -463,11 +462,11 @@ impl FeatureModel {
 
     /// One run, on a session that is free, or a new one.
     fn run(&self, images: &Images, rows: std::ops::Range<usize>) -> Result<Vec<f32>> {
-        let wrong = |what: String| Error::invalid(&self.name, what, EXPECTED);
+        let wrong = |what: String| Error::invalid(&self.model.name, what, EXPECTED);
         let free = self.spare.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let mut session = match free {
             Some(session) => session,
-            None => generator::new_session(&self.bytes, self.provider)?,
+            None => self.model.session(self.provider, false)?,
         };
         let n = rows.len();
         let count = if self.fixed { self.batch } else { n };
@@ -477,7 +476,7 @@ impl FeatureModel {
         let shape = if self.channels_first { [count, c, s, s] } else { [count, s, s, c] };
         let outputs = session.run(ort::inputs![Tensor::from_array((shape, values))?]);
         let outputs = outputs
-            .map_err(|e| wrong(format!("a run on {count} images of {s} pixels failed: {}", generator::one_line(&e.into()))))?;
+            .map_err(|e| wrong(format!("a run on {count} images of {s} pixels failed: {}", model::one_line(&e.into()))))?;
         if outputs.len() == 0 {
             return Err(wrong("a run gave no output".to_string()));
         }
@@ -534,7 +533,7 @@ impl Form {
             (false, true) => (false, c, [a, b]),
             _ => return Err(refused()),
         };
-        if n == 0 || n > generator::MAX_BATCH as i64 {
+        if n == 0 || n > MAX_BATCH as i64 {
             return Err(refused());
         }
         let size = match (sides, size) {

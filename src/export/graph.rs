@@ -192,7 +192,7 @@ impl Builder {
         metadata.insert(contract::CHECKSUM_KEY.to_string(), "0".repeat(64));
         let model = ModelProto {
             ir_version: contract::IR_VERSION,
-            producer_name: "ganforge".to_string(),
+            producer_name: contract::PRODUCER.to_string(),
             opset_import: vec![OperatorSetIdProto { domain: String::new(), version: contract::OPSET }],
             graph: Some(GraphProto {
                 name: name.to_string(),

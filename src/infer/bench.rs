@@ -162,7 +162,7 @@ fn networks(generator: &Generator, options: &Options, setup: &Setup, progress: &
     let mut all = Vec::new();
     for &batch in &setup.batches {
         let options = Options { batch: Some(batch), ..*options };
-        let other = match Generator::from_bytes(generator.name(), generator.bytes().to_vec(), &options) {
+        let other = match generator.reopen(&options) {
             Err(Error::Usage { .. }) => continue, // the model fixes another batch size
             other => other?,
         };

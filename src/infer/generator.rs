@@ -12,21 +12,23 @@ use std::str::FromStr;
 use std::sync::{Mutex, PoisonError};
 
 use half::f16;
-use ort::ep::{CUDA, cuda::ConvAlgorithmSearch};
+use ort::memory::Allocator;
 use ort::session::Session;
-use ort::session::builder::GraphOptimizationLevel;
-use ort::value::{Outlet, Tensor, TensorElementType, ValueType};
+use ort::value::{DynTensor, DynValue, TensorElementType};
 
-use super::runtime;
+use super::lane::{self, Lane};
+use super::model::{Model, Port, one_line, one_port};
 use super::selection::{Selection, span};
 use crate::contract::{self, CHECKSUM_KEY, Contract, Layout};
 use crate::error::{Error, Result};
-use crate::files;
 use crate::image::{Images, Range};
 use crate::latent::{Latent, Law, Truncation};
 
-/// The batch size where neither the caller nor the model chooses one: the fastest on CPUs.
-pub const DEFAULT_BATCH: usize = 8;
+/// The batch size of convolutional generators on CPUs, where neither the caller nor the model chooses one: all that a run
+/// needs stays in the caches.
+pub const CONVOLUTIONAL_BATCH: usize = 8;
+/// The same for all other generators, whose runs mostly read weights, and for GPUs.
+pub const DENSE_BATCH: usize = 256;
 /// The largest batch size.
 pub const MAX_BATCH: usize = 4096;
 const MAX_LATENT: i64 = 1 << 20;
@@ -73,42 +75,31 @@ impl FromStr for Provider {
 pub struct Options {
     /// Where to run it.
     pub provider: Provider,
-    /// Images a run, 1..=[`MAX_BATCH`]; `None` for the model's own where it is fixed, else [`DEFAULT_BATCH`].
+    /// Images a run, 1..=[`MAX_BATCH`]; `None` for the model's own where it is fixed, else [`CONVOLUTIONAL_BATCH`] or
+    /// [`DENSE_BATCH`].
     pub batch: Option<usize>,
     /// The value range of a float output, for models that do not say it themselves.
     pub range: Option<Range>,
+    /// Lets CUDA round f32 to TF32 (10 bits of mantissa) before it multiplies: faster, other pixels. Nothing on the CPU.
+    pub tf32: bool,
 }
 
 /// An open generator. Threads share it; each takes its own [`Sampler`].
 pub struct Generator {
-    name: String,
-    bytes: Cow<'static, [u8]>,
+    model: Model,
     contract: Option<Contract>,
     input: Port,
     output: Port,
+    /// `output` as it is for `batch` images.
+    result: Port,
     latent: Latent,
     form: Form,
     range: Option<Range>,
     provider: Provider,
+    tf32: bool,
     batch: usize,
     notes: Vec<String>,
-    spare: Mutex<Vec<Session>>,
-}
-
-/// The input or output of a graph, as the file declares it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Port {
-    pub name: String,
-    pub element: TensorElementType,
-    /// -1 where the size is left open.
-    pub dims: Vec<i64>,
-}
-
-impl fmt::Display for Port {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let dims = self.dims.iter().map(|&dim| if dim < 0 { "n".to_string() } else { dim.to_string() });
-        write!(f, "{}: {} [{}]", self.name, self.element, dims.collect::<Vec<_>>().join(", "))
-    }
+    spare: Mutex<Vec<Lane>>,
 }
 
 /// How the output's elements make images.
@@ -147,7 +138,7 @@ impl Generator {
     /// # Errors
     /// When the file cannot be read, is damaged or not such a generator, or no onnxruntime or provider serves.
     pub fn open(path: &Path, options: &Options) -> Result<Self> {
-        Self::from_bytes(&path.display().to_string(), files::read(path)?, options)
+        Self::from_model(Model::read(path)?, options)
     }
 
     /// Opens an ONNX model in memory; `name` stands for it in messages.
@@ -155,20 +146,35 @@ impl Generator {
     /// # Errors
     /// As [`Self::open`].
     pub fn from_bytes(name: &str, bytes: impl Into<Cow<'static, [u8]>>, options: &Options) -> Result<Self> {
-        let bytes = bytes.into();
+        Self::from_model(Model::in_memory(name, bytes)?, options)
+    }
+
+    /// The same generator, opened with other options.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn reopen(&self, options: &Options) -> Result<Self> {
+        Self::from_model(self.model.clone(), options)
+    }
+
+    fn from_model(model: Model, options: &Options) -> Result<Self> {
         if options.batch.is_some_and(|batch| batch == 0 || batch > MAX_BATCH) {
             return Err(Error::usage("the batch size is out of range", format!("Choose one from 1 to {MAX_BATCH}.")));
         }
-        check_bytes(name, &bytes)?;
-        contract::check_seal(name, &bytes)?;
-        let (mut session, provider, notes) = start(name, &bytes, options.provider)?;
+        let name = model.name.as_str();
+        let (mut session, provider, mut notes) = model.start(options.provider, options.tf32)?;
+        let tf32 = options.tf32 && provider != Provider::Cpu;
+        if options.tf32 && !tf32 {
+            notes.push("TF32 is for CUDA: on the CPU nothing changes".to_string());
+        }
 
         let metadata = session.metadata()?;
         let contract = Contract::from_metadata(name, |key| metadata.custom(key))?;
-        if contract.is_some() && metadata.custom(CHECKSUM_KEY).is_none_or(|digits| digits.len() != 64) {
+        let ours = contract.is_some() || metadata.producer().is_some_and(|producer| producer == contract::PRODUCER);
+        if ours && metadata.custom(CHECKSUM_KEY).is_none_or(|digits| digits.len() != 64) {
             return Err(Error::invalid(
                 name,
-                format!("it claims ganforge's contract, but its metadata has no {CHECKSUM_KEY}"),
+                format!("it claims to be ganforge's, but its metadata has no {CHECKSUM_KEY}"),
                 "The file is damaged or was changed by hand: copy or export it again.",
             ));
         }
@@ -179,29 +185,41 @@ impl Generator {
             Some(contract) => (promised_latent(name, contract, &input)?, None),
             None => strangers_latent(name, &input)?,
         };
-        let batch = choose_batch(name, options.batch, fixed_batch)?;
+        let own = match provider {
+            Provider::Cuda(_) => DENSE_BATCH,
+            _ if model.is_convolutional() => CONVOLUTIONAL_BATCH,
+            _ => DENSE_BATCH,
+        };
+        let batch = choose_batch(name, options.batch, fixed_batch, own)?;
         // What the graph declares may be open or wrong; one run tells what it really does.
-        let dims = run(&mut session, &input, latent.rows(0, 0, batch), batch)
-            .and_then(|outputs| Ok(only_output(&outputs)?.shape().to_vec()))
-            .map_err(|e| Error::invalid(name, format!("a first run failed: {}", one_line(&e)), EXPECTED))?;
+        let failed = |e: Error| Error::invalid(name, format!("a first run failed: {}", one_line(&e)), EXPECTED);
+        let dims = first_run(&mut session, &input.of(batch), &latent.rows(0, 0, batch)).map_err(failed)?;
         let form = match &contract {
             Some(contract) => promised_form(name, contract, &output, &dims, batch)?,
             None => strangers_form(name, &output, &dims, batch)?,
         };
         let range = choose_range(name, options.range, contract.as_ref(), form)?;
-        let name = name.to_string();
-        let spare = Mutex::new(vec![session]);
-        Ok(Self { name, bytes, contract, input, output, latent, form, range, provider, batch, notes, spare })
+        let result = Port { dims, ..output.clone() };
+        let spare = Mutex::new(vec![Lane::new(session, provider, &input.of(batch), &result)?]);
+        Ok(Self { model, contract, input, output, result, latent, form, range, provider, tf32, batch, notes, spare })
     }
 
     /// The name given on opening; the path of a file.
     pub fn name(&self) -> &str {
-        &self.name
+        &self.model.name
     }
 
     /// The file's contents.
     pub fn bytes(&self) -> &[u8] {
-        &self.bytes
+        &self.model.bytes
+    }
+
+    /// SHA-256 of the file and, after it, of files that hold its weights, if there are any; in hexadecimal.
+    ///
+    /// # Errors
+    /// When such a file cannot be read any more.
+    pub fn sha256(&self) -> Result<String> {
+        self.model.sha256()
     }
 
     /// What the file says about itself; `None` for a stranger, a file not exported by this crate.
@@ -239,6 +257,11 @@ impl Generator {
         self.provider
     }
 
+    /// Whether CUDA may round to TF32.
+    pub fn tf32(&self) -> bool {
+        self.tf32
+    }
+
     /// Rows of every run.
     pub fn batch(&self) -> usize {
         self.batch
@@ -254,11 +277,10 @@ impl Generator {
     /// # Errors
     /// When a float output's range is not known, indices reach [`super::selection::MAX_INDEX`], or onnxruntime fails.
     pub fn sample(&self, seed: u64, start: u64, n: usize) -> Result<Images> {
-        let wanted = span(start, n as u64)?;
-        let mut pixels = Vec::new();
-        let selection = Selection::Numbers { seed, start, n: n as u64 };
-        self.sampler()?.pixels(&selection, None, wanted, &mut pixels)?;
         let [height, width, channels] = self.image_shape();
+        let wanted = span(start, n as u64)?;
+        let mut pixels = vec![0; n * height * width * channels];
+        self.sampler()?.pixels(&Selection::Numbers { seed, start, n: n as u64 }, None, wanted, &mut pixels)?;
         Ok(Images { n, height, width, channels, pixels })
     }
 
@@ -270,10 +292,7 @@ impl Generator {
         let image = self.image_shape().iter().product::<usize>();
         let n = self.whole_images(out.len(), image)?;
         let wanted = span(start, n)?;
-        let mut pixels = Vec::with_capacity(out.len());
-        self.sampler()?.pixels(&Selection::Numbers { seed, start, n }, None, wanted, &mut pixels)?;
-        out.copy_from_slice(&pixels);
-        Ok(())
+        self.sampler()?.pixels(&Selection::Numbers { seed, start, n }, None, wanted, out)
     }
 
     /// The network's own output for images `start..` of a seed, into a buffer of the caller's: the elements as the graph
@@ -312,7 +331,7 @@ impl Generator {
     pub fn sampler(&self) -> Result<Sampler<'_>> {
         if self.form.element != Element::U8 && self.range.is_none() {
             return Err(Error::usage(
-                format!("{}: the output is {}, and the file does not tell its value range", self.name, self.output),
+                format!("{}: the output is {}, and the file does not tell its value range", self.name(), self.output),
                 "Say it with --range tanh (-1 to 1), --range sigmoid (0 to 1) or --range byte (0 to 255).",
             ));
         }
@@ -321,11 +340,14 @@ impl Generator {
 
     fn any_sampler(&self) -> Result<Sampler<'_>> {
         let free = self.spare.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        let session = match free {
-            Some(session) => session,
-            None => new_session(&self.bytes, self.provider)?,
+        let lane = match free {
+            Some(lane) => lane,
+            None => {
+                let session = self.model.session(self.provider, self.tf32)?;
+                Lane::new(session, self.provider, &self.input.of(self.batch), &self.result)?
+            }
         };
-        Ok(Sampler { generator: self, session: Some(session) })
+        Ok(Sampler { generator: self, lane: Some(lane) })
     }
 
     /// Images that are worth handling at a time: whole batches.
@@ -352,32 +374,33 @@ impl Generator {
 /// One session of a [`Generator`], for one thread. Dropped, it is free for the next.
 pub struct Sampler<'a> {
     generator: &'a Generator,
-    session: Option<Session>,
+    lane: Option<Lane>,
 }
 
 impl Sampler<'_> {
-    /// Adds the pixels of the images at the places `wanted`, `[n, height, width, channels]`. Runs whole chunks only.
+    /// The pixels of the images at the places `wanted`, `[n, height, width, channels]`: as many as `out` has room for. Runs
+    /// whole chunks only.
     pub(super) fn pixels(
         &mut self,
         selection: &Selection,
         truncation: Option<Truncation>,
         wanted: Span<u64>,
-        out: &mut Vec<u8>,
+        out: &mut [u8],
     ) -> Result<()> {
         let generator = self.generator;
+        let mut rest = out;
         for chunk in generator.chunks(&wanted) {
             let part = generator.chunk(chunk, &wanted);
-            self.run(selection, truncation, part, |output, rows| generator.form.pixels(output, rows, generator.range, out))?;
+            let (now, later) = rest.split_at_mut((part.end - part.start) as usize * generator.form.image());
+            self.run(selection, truncation, part, |output, rows| generator.form.pixels(output, rows, generator.range, now))?;
+            rest = later;
         }
         Ok(())
     }
 
     /// One run of a batch whose output nobody looks at, for measurements.
     pub(super) fn run_alone(&mut self, latents: &[f32]) -> Result<()> {
-        let generator = self.generator;
-        let Some(session) = &mut self.session else { return Err(Error::Ort("the session is gone".into())) };
-        let outputs = run(session, &generator.input, latents.to_vec(), generator.batch)?;
-        only_output(&outputs).map(|_| ())
+        self.lane()?.run(latents, |_| Ok(()))
     }
 
     /// The elements of the images at the places `wanted`, which lie in one chunk.
@@ -392,29 +415,31 @@ impl Sampler<'_> {
         selection: &Selection,
         truncation: Option<Truncation>,
         wanted: Span<u64>,
-        take: impl FnOnce(&ort::value::DynValue, Span<usize>) -> Result<()>,
+        take: impl FnOnce(&DynValue, Span<usize>) -> Result<()>,
     ) -> Result<()> {
         let generator = self.generator;
-        let Some(session) = &mut self.session else { return Err(Error::Ort("the session is gone".into())) };
         let batch = generator.batch;
         let first = wanted.start / batch as u64 * batch as u64;
         let latents = selection.latents(generator.latent, truncation, first, batch);
-        let outputs = run(session, &generator.input, latents, batch)?;
         let rows = (wanted.start - first) as usize..(wanted.end - first) as usize;
-        only_output(&outputs).and_then(|output| take(output, rows)).map_err(|e| match e {
+        self.lane()?.run(&latents, |output| take(output, rows)).map_err(|e| match e {
             Error::Ort(what) => Error::invalid(
-                &generator.name,
+                generator.name(),
                 format!("in the run of images {wanted:?}: {what}"),
                 "The model is damaged, or it diverged in training: use another one.",
             ),
             other => other,
         })
     }
+
+    fn lane(&mut self) -> Result<&mut Lane> {
+        self.lane.as_mut().ok_or_else(|| Error::Ort("the session is gone".into()))
+    }
 }
 
 impl Drop for Sampler<'_> {
     fn drop(&mut self) {
-        self.generator.spare.lock().unwrap_or_else(PoisonError::into_inner).extend(self.session.take());
+        self.generator.spare.lock().unwrap_or_else(PoisonError::into_inner).extend(self.lane.take());
     }
 }
 
@@ -423,14 +448,10 @@ impl Form {
         self.height * self.width * self.channels
     }
 
-    /// Adds some rows of an output as pixels, channels last.
-    fn pixels(&self, output: &ort::value::DynValue, rows: Span<usize>, range: Option<Range>, out: &mut Vec<u8>) -> Result<()> {
+    /// Some rows of an output as pixels, channels last.
+    fn pixels(&self, output: &DynValue, rows: Span<usize>, range: Option<Range>, out: &mut [u8]) -> Result<()> {
         if self.element == Element::U8 {
-            let values = self.rows::<u8>(output, rows)?;
-            match self.channels_first {
-                true => out.extend(interleaved(values, self.channels, self.height * self.width)),
-                false => out.extend_from_slice(values),
-            }
+            self.put(self.rows::<u8>(output, rows)?, out, |value| value);
             return Ok(());
         }
         let n = rows.len();
@@ -446,17 +467,27 @@ impl Form {
             return Err(Error::Ort("the output holds NaN".into()));
         }
         let range = range.ok_or_else(|| Error::Ort("the output's range is unknown".into()))?;
-        if self.channels_first {
-            let shape = [n, self.channels, self.height, self.width];
-            out.extend(Images::from_nchw(&values, shape, range).pixels);
-        } else {
-            out.extend(values.iter().map(|&value| range.pixel(value)));
-        }
+        self.put(&values, out, |value| range.pixel(value));
         Ok(())
     }
 
+    /// Values of whole images as pixels, channels last.
+    fn put<T: Copy>(&self, values: &[T], out: &mut [u8], pixel: impl Fn(T) -> u8) {
+        if !self.channels_first {
+            out.iter_mut().zip(values).for_each(|(out, &value)| *out = pixel(value));
+            return;
+        }
+        let area = self.height * self.width;
+        for (image, out) in values.chunks_exact(self.image()).zip(out.chunks_exact_mut(self.image())) {
+            for (channel, plane) in image.chunks_exact(area).enumerate() {
+                let places = out.iter_mut().skip(channel).step_by(self.channels);
+                places.zip(plane).for_each(|(out, &value)| *out = pixel(value));
+            }
+        }
+    }
+
     /// Some rows of an output as they are.
-    fn values(&self, output: &ort::value::DynValue, rows: Span<usize>, out: &mut [f32]) -> Result<()> {
+    fn values(&self, output: &DynValue, rows: Span<usize>, out: &mut [f32]) -> Result<()> {
         match self.element {
             Element::F32 => out.copy_from_slice(self.rows::<f32>(output, rows)?),
             Element::F16 => out.iter_mut().zip(self.rows::<f16>(output, rows)?).for_each(|(out, value)| *out = value.to_f32()),
@@ -467,7 +498,7 @@ impl Form {
 
     fn rows<'a, T: ort::value::PrimitiveTensorElementType + std::fmt::Debug>(
         &self,
-        output: &'a ort::value::DynValue,
+        output: &'a DynValue,
         rows: Span<usize>,
     ) -> Result<&'a [T]> {
         let (_, values) = output.try_extract_tensor::<T>()?;
@@ -478,117 +509,8 @@ impl Form {
     }
 }
 
-/// `[n, channels, area]` → `[n, area, channels]`.
-fn interleaved(planes: &[u8], channels: usize, area: usize) -> Vec<u8> {
-    let mut pixels = vec![0; planes.len()];
-    for (image, out) in planes.chunks_exact(channels * area).zip(pixels.chunks_exact_mut(channels * area)) {
-        for (channel, plane) in image.chunks_exact(area).enumerate() {
-            for (&value, pixel) in plane.iter().zip(out.chunks_exact_mut(channels)) {
-                pixel[channel] = value;
-            }
-        }
-    }
-    pixels
-}
-
 const EXPECTED: &str = "Expected is a generator: one float32 or float16 input [n, z] or [n, z, 1, 1] with a fixed z, and one \
     output of images, float32, float16 or uint8, [n, c, h, w] or [n, h, w, c], with 1 or 3 channels.";
-
-/// What can be said of a wrong file without onnxruntime.
-pub(crate) fn check_bytes(name: &str, bytes: &[u8]) -> Result<()> {
-    let what = if bytes.is_empty() {
-        "the file is empty"
-    } else if bytes.starts_with(b"version https://git-lfs") {
-        return Err(Error::invalid(name, "a Git LFS pointer, not the model itself", "Fetch it with `git lfs pull`."));
-    } else if bytes.iter().take(512).all(|byte| byte.is_ascii_graphic() || byte.is_ascii_whitespace()) {
-        "a text file, not an ONNX model"
-    } else {
-        return Ok(());
-    };
-    Err(Error::invalid(name, what, "Give an ONNX file, such as `gan-train export` writes."))
-}
-
-/// The first session, the provider it runs on, and what the user should know about that choice.
-pub(crate) fn start(name: &str, bytes: &[u8], provider: Provider) -> Result<(Session, Provider, Vec<String>)> {
-    let library = runtime::load()?;
-    let cannot_load = |e: Error| {
-        Error::invalid(
-            name,
-            format!("onnxruntime {} cannot load it: {}", library.version, one_line(&e)),
-            "If the file is whole, it may need a newer onnxruntime; else copy or export it again.",
-        )
-    };
-    let on_cpu = || new_session(bytes, Provider::Cpu).map_err(cannot_load);
-    let offered = provider != Provider::Cpu && runtime::offers_cuda()?;
-    match provider {
-        Provider::Cuda(_) if !offered => Err(Error::Runtime(format!(
-            "the CUDA provider was asked for, but onnxruntime {} at {} has none. Run `gan-infer runtime install --cuda`, or \
-             use --provider cpu.",
-            library.version,
-            library.path.display()
-        ))),
-        Provider::Cuda(_) => match new_session(bytes, provider) {
-            Ok(session) => Ok((session, provider, Vec::new())),
-            Err(on_gpu) => {
-                on_cpu()?; // a broken file is not the provider's fault
-                Err(Error::Runtime(format!(
-                    "the CUDA provider of onnxruntime {} at {} does not start on {provider}: {}. Check the driver with \
-                     nvidia-smi; `gan-infer runtime install --cuda` fetches the CUDA libraries; --provider cpu does \
-                     without.",
-                    library.version,
-                    library.path.display(),
-                    one_line(&on_gpu)
-                )))
-            }
-        },
-        Provider::Auto if offered => match new_session(bytes, Provider::Cuda(0)) {
-            Ok(session) => Ok((session, Provider::Cuda(0), Vec::new())),
-            Err(e) => {
-                let note = format!("using the CPU: the CUDA provider does not start: {}", one_line(&e));
-                Ok((on_cpu()?, Provider::Cpu, vec![note]))
-            }
-        },
-        Provider::Auto | Provider::Cpu => Ok((on_cpu()?, Provider::Cpu, Vec::new())),
-    }
-}
-
-/// What onnxruntime said, to be put into a sentence.
-pub(crate) fn one_line(error: &Error) -> String {
-    let text = match error {
-        Error::Ort(text) => text.clone(),
-        other => other.to_string(),
-    };
-    text.split_whitespace().collect::<Vec<_>>().join(" ").trim_end_matches('.').to_string()
-}
-
-/// A session with one thread: the sessions are what runs in parallel.
-pub(crate) fn new_session(bytes: &[u8], provider: Provider) -> Result<Session> {
-    let mut builder = Session::builder(runtime::environment()?)?
-        .with_optimization_level(GraphOptimizationLevel::All)?
-        .with_intra_threads(1)?
-        .with_inter_threads(1)?;
-    if let Provider::Cuda(index) = provider {
-        runtime::preload_cuda()?;
-        // Full f32 as on the CPU, and no benchmark of every algorithm: its choice could differ from session to session.
-        let cuda = CUDA::default()
-            .with_device_id(index as i32)
-            .with_conv_algorithm_search(ConvAlgorithmSearch::Heuristic)
-            .with_tf32(false);
-        builder = builder.with_execution_providers([cuda.build().error_on_failure()])?;
-    }
-    Ok(builder.commit_from_memory(bytes)?)
-}
-
-pub(crate) fn one_port(name: &str, what: &str, all: &[Outlet], expected: &str) -> Result<Port> {
-    let [outlet] = all else {
-        let names: Vec<&str> = all.iter().map(Outlet::name).collect();
-        return Err(Error::invalid(name, format!("it has {} {what}s ({})", all.len(), names.join(", ")), expected));
-    };
-    match outlet.dtype() {
-        ValueType::Tensor { ty, shape, .. } => Ok(Port { name: outlet.name().to_string(), element: *ty, dims: shape.to_vec() }),
-        _ => Err(Error::invalid(name, format!("its {what} {} is not a tensor", outlet.name()), expected)),
-    }
-}
 
 fn promised_latent(name: &str, contract: &Contract, input: &Port) -> Result<Latent> {
     let size = contract.latent.size;
@@ -624,13 +546,13 @@ fn is_float(element: TensorElementType) -> bool {
     matches!(element, TensorElementType::Float32 | TensorElementType::Float16)
 }
 
-fn choose_batch(name: &str, asked: Option<usize>, fixed: Option<usize>) -> Result<usize> {
+fn choose_batch(name: &str, asked: Option<usize>, fixed: Option<usize>, own: usize) -> Result<usize> {
     match (asked, fixed) {
         (Some(asked), Some(fixed)) if asked != fixed => Err(Error::usage(
             format!("{name}: the batch size of this model is fixed at {fixed}, not {asked}"),
             format!("Leave --batch away, or give {fixed}."),
         )),
-        (asked, fixed) => Ok(fixed.or(asked).unwrap_or(DEFAULT_BATCH)),
+        (asked, fixed) => Ok(fixed.or(asked).unwrap_or(own)),
     }
 }
 
@@ -685,25 +607,10 @@ fn choose_range(name: &str, asked: Option<Range>, contract: Option<&Contract>, f
     }
 }
 
-/// One run of `batch` rows.
-fn run<'a>(
-    session: &'a mut Session,
-    input: &Port,
-    latents: Vec<f32>,
-    batch: usize,
-) -> Result<ort::session::SessionOutputs<'a>> {
-    let shape: Vec<i64> = std::iter::once(batch as i64).chain(input.dims.iter().skip(1).copied()).collect();
-    if input.element == TensorElementType::Float16 {
-        let latents: Vec<f16> = latents.into_iter().map(f16::from_f32).collect();
-        return Ok(session.run(ort::inputs![Tensor::from_array((shape, latents))?])?);
-    }
-    Ok(session.run(ort::inputs![Tensor::from_array((shape, latents))?])?)
-}
-
-/// The one output; by position, for its name is up to the file.
-fn only_output<'a>(outputs: &'a ort::session::SessionOutputs<'_>) -> Result<&'a ort::value::DynValue> {
-    if outputs.len() == 0 {
-        return Err(Error::Ort("the run gave no output".into()));
-    }
-    Ok(&outputs[0])
+/// The sizes of the output of a session that nothing is known of yet.
+fn first_run(session: &mut Session, input: &Port, latents: &[f32]) -> Result<Vec<i64>> {
+    let mut tensor = DynTensor::new(&Allocator::default(), input.element, input.dims.clone())?;
+    lane::fill(&mut tensor, latents)?;
+    let outputs = session.run(ort::inputs![tensor])?;
+    Ok(lane::only(&outputs)?.shape().to_vec())
 }

@@ -6,6 +6,8 @@ pub mod bench;
 pub mod builtin;
 pub mod generator;
 mod journal;
+mod lane;
+pub(crate) mod model;
 pub mod pipeline;
 pub mod plan;
 pub mod runtime;

@@ -10,7 +10,6 @@ use std::time::Instant;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
 
 use super::generator::{Generator, Provider, Sampler};
 use super::journal::Piece;
@@ -211,8 +210,13 @@ impl<'a> Worker<'a> {
         }
     }
 
+    /// Bytes of an image.
+    fn image(&self) -> usize {
+        self.generator.image_shape().iter().product()
+    }
+
     fn sample(&self, sampler: &mut Sampler<'_>, places: Span<u64>) -> Result<Vec<u8>> {
-        let mut pixels = Vec::new();
+        let mut pixels = vec![0; (places.end - places.start) as usize * self.image()];
         sampler.pixels(self.plan.selection(), self.job.truncation, places, &mut pixels)?;
         Ok(pixels)
     }
@@ -228,7 +232,7 @@ impl<'a> Worker<'a> {
             }
             // Blocks end where batches do.
             let end = (next - next % block + block).min(places.end);
-            pixels.clear();
+            pixels.resize((end - next) as usize * self.image(), 0);
             sampler.pixels(self.plan.selection(), self.job.truncation, next..end, &mut pixels)?;
             open.put(&pixels)?;
             next = end;
@@ -268,20 +272,17 @@ fn identity(generator: &Generator, job: &Job, plan: &Plan) -> Result<Value> {
         ("manifest", json!(1)),
         ("program", json!(concat!(env!("CARGO_PKG_NAME"), " ", env!("CARGO_PKG_VERSION")))),
         ("model", json!(name)),
-        ("model_sha256", json!(hexadecimal(&Sha256::digest(generator.bytes())))),
+        ("model_sha256", json!(generator.sha256()?)),
         ("image", json!(generator.image_shape())),
         ("batch", json!(generator.batch())),
         ("provider", json!(generator.provider().to_string())),
         ("onnxruntime", json!(runtime::load()?.version)),
+        ("tf32", json!(generator.tf32())),
         ("range", json!(generator.range().map(Range::name))),
         ("truncation", json!(job.truncation.map(Truncation::bound))),
     ];
     facts.extend(others.map(|(key, value)| (key.to_string(), value)));
     Ok(Value::Object(facts))
-}
-
-fn hexadecimal(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn interrupted(plan: &Plan, made: u64) -> Error {

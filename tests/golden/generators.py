@@ -81,6 +81,7 @@ def seal(model):
         "ganforge.weights": "raw",
         "ganforge.width": str(WIDTH),
     }
+    model.producer_name = "ganforge"
     helper.set_model_props(model, metadata)
     file = bytearray(model.SerializeToString())
     key = b"ganforge.sha256\x12\x40"

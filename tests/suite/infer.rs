@@ -51,6 +51,10 @@ fn sample(out: &Path, flags: &[&str]) -> Command {
     if !flags.contains(&"--provider") {
         command.args(["--provider", "cpu"]);
     }
+    // Small, so that few images make several batches and pieces.
+    if !flags.contains(&"--batch") {
+        command.args(["--batch", "8"]);
+    }
     command
 }
 
@@ -59,6 +63,11 @@ fn open(name: &str, options: Options) -> Result<Generator, Error> {
     let options = Options { provider: Provider::Cpu, ..options };
     runtime::load_from(&runtime_path()).expect("the tests need an onnxruntime: ORT_DYLIB_PATH or .tools/python");
     Generator::open(&golden(name), &options)
+}
+
+/// Few images make several batches.
+fn small_batches() -> Options {
+    Options { batch: Some(8), ..Options::default() }
 }
 
 fn with_range(range: Range) -> Options {
@@ -309,7 +318,7 @@ fn a_broken_promise_is_refused() {
         ("ganforge.contract", "1", "2", "contract version 2"),
         ("ganforge.range", "tanh", "tinh", "unknown value 'tinh'"),
     ] {
-        let error = message(Generator::from_bytes("model", resealed(key, from, to), &Options::default()));
+        let error = message(Generator::from_bytes("model", resealed(key, from, to), &small_batches()));
         assert!(error.contains(found), "{key}: {error}");
     }
 }
@@ -321,7 +330,7 @@ fn a_sealed_generator_tells_and_samples() {
     let generator = open(SEALED, Options::default()).unwrap();
     assert_eq!(generator.image_shape(), [8, 6, 3]);
     assert_eq!(generator.latent(), Latent { size: 16, law: Law::Normal });
-    assert_eq!((generator.provider(), generator.batch()), (Provider::Cpu, 8));
+    assert_eq!((generator.provider(), generator.batch()), (Provider::Cpu, 256));
     assert_eq!(generator.contract().map(|contract| contract.seed), Some(7));
     let images = generator.sample(3, 5, 20).unwrap();
     assert_eq!((images.n, images.pixels.len()), (20, 20 * 8 * 6 * 3));
@@ -385,9 +394,89 @@ fn a_half_precision_stranger_samples() {
     assert!(half.pixels != full.pixels && furthest <= Some(3), "{furthest:?}");
 }
 
+/// Both exporters of PyTorch, at every opset that they write, and what else its users do to a generator.
+#[cfg(feature = "train")]
+#[test]
+fn what_pytorch_exports_computes_the_same() {
+    let file = fs::read(golden("strangers/values.safetensors")).unwrap();
+    let expected = safetensors::SafeTensors::deserialize(&file).unwrap();
+    assert_eq!(expected.len(), 21);
+    for (name, tensor) in expected.tensors() {
+        let expected: Vec<f32> = tensor.data().as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect();
+        let generator = open(&format!("strangers/{name}.onnx"), Options::default()).unwrap_or_else(|e| panic!("{name}: {e}"));
+        let mut values = vec![0.0; expected.len()];
+        generator.values_into(0, 0, &mut values).unwrap_or_else(|e| panic!("{name}: {e}"));
+        let furthest = values.iter().zip(&expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        let tolerance = match name.as_str() {
+            "byte" => 1.0,
+            "half" => 4e-3,
+            _ => 2e-6,
+        };
+        assert!(furthest <= tolerance, "{name}: {furthest}");
+        let (batch, shape) = match name.as_str() {
+            "fixed" => (4, [6, 12, 3]),
+            "grey" => (8, [6, 12, 1]),
+            "external" => (8, [12, 8, 3]),
+            name if name.starts_with("dynamo") => (8, [12, 8, 3]),
+            _ => (8, [6, 12, 3]),
+        };
+        assert_eq!((generator.batch(), generator.image_shape()), (batch, shape), "{name}");
+    }
+}
+
+/// `torch.onnx.export` writes weights into a second file by default.
+#[test]
+fn weights_in_a_file_of_their_own() {
+    let folder = tempdir().unwrap();
+    let model = folder.path().join("external.onnx");
+    fs::copy(golden("strangers/external.onnx"), &model).unwrap();
+    let run = |out: &str, flags: &[&str]| {
+        let mut command = gan_infer();
+        command.current_dir(folder.path()).args([
+            "--model",
+            "external.onnx",
+            "--provider",
+            "cpu",
+            "--range",
+            "tanh",
+            "--n",
+            "9",
+        ]);
+        command.args(["--format", "npy", "--out", out]).args(flags);
+        command
+    };
+    run("a", &[]).assert().code(1).stderr(contains("external.onnx.data, which is not there"));
+    assert!(
+        message(Generator::from_bytes("m", fs::read(&model).unwrap(), &Options::default())).contains("Open it by its path")
+    );
+    let weights = folder.path().join("external.onnx.data");
+    fs::copy(golden("strangers/external.onnx.data"), &weights).unwrap();
+    run("a", &[]).assert().success();
+    // Other weights are another model, though the .onnx file is the same.
+    let mut bytes = fs::read(&weights).unwrap();
+    bytes[103] ^= 0x80; // a sign
+    fs::write(&weights, bytes).unwrap();
+    run("a", &["--resume"]).assert().code(2).stderr(contains("its model_sha256 is"));
+    run("b", &[]).assert().success();
+    let array = |out: &str| fs::read(folder.path().join(out).join("samples.npy")).unwrap();
+    assert!(array("a") != array("b"));
+}
+
+/// A file of ours that lost its metadata passes for nobody else's.
+#[test]
+fn a_cut_off_generator_is_no_stranger() {
+    let mut file = fs::read(golden(SEALED)).unwrap();
+    let names = [b"ganforge.sha256".as_slice(), b"ganforge.contract"];
+    assert!(names.iter().all(|name| file.windows(name.len()).any(|window| window == *name)));
+    let metadata = file.windows(10).position(|window| window == b"Image.Bitm").unwrap();
+    file.truncate(metadata - 4); // tags and lengths of the entry and its key
+    let error = message(Generator::from_bytes("cut", file, &Options::default()));
+    assert!(error.contains("has no ganforge.sha256"), "{error}");
+}
+
 #[test]
 fn a_caller_gives_the_buffer() {
-    let sealed = open(SEALED, Options::default()).unwrap();
+    let sealed = open(SEALED, small_batches()).unwrap();
     let mut pixels = vec![0; 20 * 144];
     sealed.sample_into(3, 5, &mut pixels).unwrap();
     assert_eq!(pixels, sealed.sample(3, 5, 20).unwrap().pixels);
@@ -408,7 +497,7 @@ fn a_caller_gives_the_buffer() {
 /// Each thread of an embedder samples from one generator.
 #[test]
 fn threads_share_a_generator() {
-    let generator = open(SEALED, Options::default()).unwrap();
+    let generator = open(SEALED, small_batches()).unwrap();
     let expected = generator.sample(0, 0, 40).unwrap();
     std::thread::scope(|scope| {
         let all: Vec<_> = (0..4u64)
@@ -442,7 +531,7 @@ fn plan(format: Format, out: &Path, n: u64, existing: Existing) -> Plan {
 
 #[test]
 fn stopped_work_leaves_no_file() {
-    let generator = open(SEALED, Options::default()).unwrap();
+    let generator = open(SEALED, small_batches()).unwrap();
     let folder = tempdir().unwrap();
     let job = Job { threads: 2, encoders: 0, truncation: None };
     for format in [Format::Png, Format::Npy, Format::Npz, Format::Tar, Format::Grid] {
@@ -890,7 +979,7 @@ fn killed_and_resumed(out: &Path, flags: &[&str], milliseconds: &[u64]) {
         let threads = (turn % 3 + 1).to_string();
         let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_gan-infer"))
             .env("ORT_DYLIB_PATH", runtime_path())
-            .args(["--provider", "cpu", "--quiet", "--resume", "--threads", &threads, "--model"])
+            .args(["--provider", "cpu", "--batch", "8", "--quiet", "--resume", "--threads", &threads, "--model"])
             .arg(golden(SEALED))
             .arg("--out")
             .arg(out)
@@ -944,7 +1033,7 @@ fn a_killed_job_goes_on_where_it_was() {
 
 #[test]
 fn encoders_of_their_own_write_the_same() {
-    let generator = open(SEALED, Options::default()).unwrap();
+    let generator = open(SEALED, small_batches()).unwrap();
     let folder = tempdir().unwrap();
     let made = |name: &str, format, threads, encoders| {
         let out = folder.path().join(name);
@@ -1078,7 +1167,7 @@ fn a_measurement_tells_what_bounds_the_rate() {
         String::from_utf8(command.assert().success().get_output().stdout.clone()).unwrap()
     };
     let report: serde_json::Value = serde_json::from_str(&bench(&["--json"])).unwrap();
-    assert_eq!((&report["batch"], &report["provider"]), (&8.into(), &"cpu".into()));
+    assert_eq!((&report["batch"], &report["provider"]), (&256.into(), &"cpu".into()));
     let rate = |value: &serde_json::Value| value["rate"]["median"].as_f64().unwrap();
     for (list, least) in [("network", 2), ("stages", 4), ("whole", 2)] {
         let all = report[list].as_array().unwrap();
@@ -1096,7 +1185,7 @@ fn a_measurement_tells_what_bounds_the_rate() {
 fn another_job_or_a_damaged_journal_is_refused() {
     let folder = tempdir().unwrap();
     let out = folder.path();
-    let generator = open(SEALED, Options::default()).unwrap();
+    let generator = open(SEALED, small_batches()).unwrap();
     let job = Job { threads: 1, encoders: 0, truncation: None };
     // A job whose second subfolder cannot be made.
     fs::write(out.join("010000"), "").unwrap();

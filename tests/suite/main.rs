@@ -8,6 +8,9 @@ mod config;
 // Convolutions, batch normalisation and rectifiers against naive loops, finite differences and other numbers of threads.
 #[cfg(feature = "train")]
 mod conv;
+// Damaged models, data and checkpoints, each read by a program of its own.
+#[cfg(all(feature = "infer", feature = "cli"))]
+mod damage;
 // CUDA against the CPU; without a GPU they skip.
 #[cfg(feature = "cuda")]
 mod cuda;
@@ -41,6 +44,9 @@ mod steps;
 // Penalties on the critic's input gradient, layer and spectral normalisation: PyTorch's numbers, finite differences, edges.
 #[cfg(feature = "train")]
 mod penalty;
+// The Python snippets of README.md.
+#[cfg(all(feature = "train", feature = "infer", feature = "cli", feature = "builtin"))]
+mod readme;
 // The run for people: TensorBoard's events, progress.gif, curves, report.html.
 #[cfg(feature = "train")]
 mod report;
