@@ -601,6 +601,9 @@ impl TrainConfig {
             let what = "generator: norm and spectral are for the critic only";
             return Err(invalid_config(place, what.to_string()));
         }
+        if self.critic.layers.iter().any(|layer| matches!(layer, LayerSpec::Categorical(_))) {
+            return Err(invalid_config(place, "critic: categorical is for the generator only".to_string()));
+        }
         if self.generator.layers.contains(&LayerSpec::LayerNorm) {
             let what = "generator: layer_norm cannot be exported; use batch_norm";
             return Err(invalid_config(place, what.to_string()));

@@ -148,9 +148,28 @@ const LANES: usize = 16;
 /// Step by step the arithmetic of libm's `logf`, `cosf` and `sinf` (FreeBSD's e_logf.c, k_cosf.c, k_sinf.c), so that every
 /// platform gets the same bits; but without branches, for the compiler to make vector instructions of it.
 fn normal_pairs(radii: &[u32; LANES], angles: &[u32; LANES]) -> ([f32; LANES], [f32; LANES]) {
-    let (radii, turned) = (radii.map(radius), angles.map(|word| cos_sin(angle(word))));
-    let scaled = |part: fn((f32, f32)) -> f32| std::array::from_fn(|lane| radii[lane] * part(turned[lane]));
-    (scaled(|turned| turned.0), scaled(|turned| turned.1))
+    #[cfg(target_arch = "x86_64")]
+    {
+        #[target_feature(enable = "avx2")]
+        fn wide(radii: &[u32; LANES], angles: &[u32; LANES]) -> ([f32; LANES], [f32; LANES]) {
+            pairs(radii, angles)
+        }
+        if is_x86_feature_detected!("avx2") {
+            // SAFETY: the processor has these instructions.
+            return unsafe { wide(radii, angles) };
+        }
+    }
+    pairs(radii, angles)
+}
+
+#[inline(always)]
+fn pairs(radii: &[u32; LANES], angles: &[u32; LANES]) -> ([f32; LANES], [f32; LANES]) {
+    let (mut first, mut second) = ([0.0; LANES], [0.0; LANES]);
+    for (lane, radius_word) in radii.iter().enumerate() {
+        let (radius, (cos, sin)) = (radius(*radius_word), cos_sin(angle(angles[lane])));
+        (first[lane], second[lane]) = (radius * cos, radius * sin);
+    }
+    (first, second)
 }
 
 /// Uniform in [0, 1), on a grid of 2⁻²⁴.

@@ -73,6 +73,9 @@ pub enum LayerSpec {
     Dropout(f64),
     /// To a map of `[channels, height, width]`.
     Reshape([usize; 3]),
+    /// Turns the first so many features into a one-hot vector of the largest: a categorical code, as InfoGAN has it (arXiv
+    /// 1606.03657), from latents of any law, each category as likely as the others. For generators.
+    Categorical(usize),
 }
 
 fn one() -> usize {
@@ -177,6 +180,10 @@ impl LayerSpec {
                     false => Err(format!("cannot turn {input} into {shape}")),
                 }
             }
+            Self::Categorical(categories) => match input {
+                Shape::Flat(features) if (2..=features).contains(&categories) => Ok(input),
+                _ => Err(format!("categorical {categories} needs 2 categories or more and as many features, but gets {input}")),
+            },
             Self::Dropout(p) if !(0.0..1.0).contains(&p) => Err(format!("dropout {p} must be at least 0 and below 1")),
             Self::LeakyRelu(slope) if !(0.0..1.0).contains(&slope) => {
                 Err(format!("slope {slope} must be at least 0 and below 1"))

@@ -6,7 +6,7 @@
 RUN is a run folder (models/faces, or what gan-train has made): its config tells PyTorch the network, and gan-train exports it.
 Needs torch 2, torchvision, numpy, onnx, onnxruntime and pillow; built gan-train and gan-infer (--bin).
 
-Measured in every round, in images a second of --n images, files included where there are any (they go to DIR, and are deleted):
+Measured in every round, in images a second of --n images (--files of PNGs), files included where there are any (they go to DIR, and are deleted):
 
     raw              onnxruntime in Python on gan-train's file, outputs thrown away: the best of sessions × threads × batches, which
                      a search before the rounds has found
@@ -179,13 +179,15 @@ def main():
     target = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
     parser.add_argument("run", type=pathlib.Path)
     parser.add_argument("--out", type=pathlib.Path, required=True, help="where files are written and deleted again")
-    parser.add_argument("--n", type=int, default=20_000)
+    parser.add_argument("--n", type=int, default=20_000, help="images of a file of many")
+    parser.add_argument("--files", type=int, help="PNG files of gan-infer (default: --n)")
     parser.add_argument("--few", type=int, default=2_000, help="images of the slow sides")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=3.0, help="of each raw measurement")
     parser.add_argument("--bin", type=pathlib.Path, default=target / "release")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
+    args.files = args.files or args.n
     cores = os.cpu_count()
     torch.set_num_threads(cores)
 
@@ -219,8 +221,9 @@ def main():
 
     def gan_infer(kind):
         place = emptied(kind)
-        flags = ["--model", ours, "--n", args.n, "--out", place, "--format", kind, "--provider", "cpu", "--quiet"]
-        rate = timed(args.n, lambda: call(args.bin / "gan-infer", *flags))
+        n = args.files if kind == "png" else args.n
+        flags = ["--model", ours, "--n", n, "--out", place, "--format", kind, "--provider", "cpu", "--quiet"]
+        rate = timed(n, lambda: call(args.bin / "gan-infer", *flags))
         if kind != "png":
             shutil.rmtree(place)
         return rate
@@ -257,7 +260,7 @@ def main():
         }
         for name, rate in measured.items():
             rates.setdefault(name, []).append(rate)
-        bench = ["bench", ours, "--provider", "cpu", "--batches", 8, "--seconds", 0.5, "--scratch", args.out, "--json"]
+        bench = ["bench", ours, "--provider", "cpu", "--batches", 8, "--threads", cores, "--seconds", 0.5, "--scratch", args.out, "--json"]
         stages = {stage["name"]: stage["rate"]["median"] for stage in json.loads(call(args.bin / "gan-infer", *bench))["stages"]}
         encode.append(stages["PNG encoding"])
 

@@ -92,7 +92,31 @@ impl Builder {
                 Shape::Flat(features) => self.reshape(&[features]),
                 Shape::Map { channels, height, width } => self.reshape(&[channels, height, width]),
             },
+            Op::Categorical(categories) => self.categorical(*categories as i64),
         }
+    }
+
+    fn categorical(&mut self, categories: i64) {
+        let whole = self.last.clone();
+        self.features(0, categories);
+        let code = self.last.clone();
+        self.node("ReduceMax", &[], vec![ints("axes", &[1]), int("keepdims", 1)]);
+        let largest = std::mem::replace(&mut self.last, code);
+        self.node("GreaterOrEqual", &[largest], vec![]);
+        self.cast(match self.dtype {
+            Dtype::F32 => DataType::Float,
+            Dtype::F16 => DataType::Float16,
+        });
+        let chosen = std::mem::replace(&mut self.last, whole);
+        self.features(categories, i64::MAX);
+        let others = std::mem::replace(&mut self.last, chosen);
+        self.node("Concat", &[others], vec![int("axis", 1)]);
+    }
+
+    /// Some of the features of the newest activation.
+    fn features(&mut self, begin: i64, end: i64) {
+        let inputs = [("begin", begin), ("end", end), ("axis", 1)].map(|(what, value)| self.integers(what, &[value]));
+        self.node("Slice", &inputs, vec![]);
     }
 
     fn convolution(&mut self, kind: &str, weight: &Array, bias: Option<&[f32]>, attributes: Vec<AttributeProto>) {
@@ -128,10 +152,15 @@ impl Builder {
 
     fn reshape(&mut self, dims: &[usize]) {
         let shape: Vec<i64> = std::iter::once(0).chain(dims.iter().map(|&d| d as i64)).collect(); // 0 keeps the batch
-        let name = self.name("shape");
-        let bytes = shape.iter().flat_map(|d| d.to_le_bytes()).collect();
-        self.weights.push(tensor(&name, &[shape.len()], DataType::Int64, bytes));
+        let name = self.integers("shape", &shape);
         self.node("Reshape", &[name], vec![]);
+    }
+
+    fn integers(&mut self, what: &str, values: &[i64]) -> String {
+        let name = self.name(what);
+        let bytes = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+        self.weights.push(tensor(&name, &[values.len()], DataType::Int64, bytes));
+        name
     }
 
     fn cast(&mut self, to: DataType) {

@@ -47,6 +47,8 @@ pub(super) enum Op {
     Tanh,
     Sigmoid,
     Reshape(Shape),
+    /// The first so many features as a one-hot vector of the largest.
+    Categorical(usize),
 }
 
 /// Walks the layers that trained. Dropout is nothing here, batch normalisation an affine map of its running statistics.
@@ -90,6 +92,7 @@ fn from_layer(spec: &LayerSpec, input: Shape, parameters: &[Parameter]) -> Resul
         LayerSpec::Tanh => vec![Op::Tanh],
         LayerSpec::Sigmoid => vec![Op::Sigmoid],
         LayerSpec::Dropout(_) => vec![],
+        LayerSpec::Categorical(categories) => vec![Op::Categorical(categories)],
         LayerSpec::Reshape([channels, height, width]) => vec![Op::Reshape(Shape::Map { channels, height, width })],
     })
 }

@@ -101,7 +101,7 @@ fn drop_reshapes(ops: Vec<Op>) -> Vec<Op> {
 /// Whether these operations turn latents into features rather than a map.
 fn makes_flat(ops: &[Op]) -> bool {
     let last = ops.iter().rev().find_map(|op| match op {
-        Op::Gemm { .. } | Op::Reshape(Shape::Flat(_)) => Some(true),
+        Op::Gemm { .. } | Op::Reshape(Shape::Flat(_)) | Op::Categorical(_) => Some(true),
         Op::Conv { .. } | Op::ConvTranspose { .. } | Op::Reshape(Shape::Map { .. }) => Some(false),
         Op::Affine { map, .. } => Some(!map),
         Op::Relu | Op::LeakyRelu(_) | Op::Tanh | Op::Sigmoid => None,

@@ -28,7 +28,7 @@ use crate::latent::{Latent, Law, Truncation};
 /// needs stays in the caches.
 pub const CONVOLUTIONAL_BATCH: usize = 8;
 /// The same for all other generators, whose runs mostly read weights, and for GPUs.
-pub const DENSE_BATCH: usize = 256;
+pub const DENSE_BATCH: usize = 128;
 /// The largest batch size.
 pub const MAX_BATCH: usize = 4096;
 const MAX_LATENT: i64 = 1 << 20;

@@ -56,7 +56,7 @@ enum To {
     Folder,
     Tars,
     Array {
-        file: Mutex<File>,
+        file: File,
         /// Where the pixels begin.
         data_at: u64,
     },
@@ -123,7 +123,6 @@ impl Sink {
             };
         };
         if let To::Array { file, .. } = to {
-            let file = file.into_inner().unwrap_or_else(PoisonError::into_inner);
             finish_array(&plan, shape, file, &journal.done)?;
         }
         write_manifest(&plan, identity, &mut journal)?;
@@ -196,9 +195,7 @@ impl Open<'_> {
             }
             To::Array { file, data_at } => {
                 let at = data_at + (self.next - self.writer.plan.places().start) * image as u64;
-                let mut file = lock(file);
-                let written = file.seek(SeekFrom::Start(at)).and_then(|_| file.write_all(pixels));
-                written.map_err(Error::io("write", &self.writer.plan.part()))?;
+                write_at(file, pixels, at).map_err(Error::io("write", &self.writer.plan.part()))?;
                 self.bytes += pixels.len() as u64;
             }
             To::Sheet(sheet) => {
@@ -269,6 +266,25 @@ impl Tar {
     }
 }
 
+/// Writes somewhere in a file; any number of threads at a time.
+#[cfg(unix)]
+fn write_at(file: &File, bytes: &[u8], at: u64) -> io::Result<()> {
+    std::os::unix::fs::FileExt::write_all_at(file, bytes, at)
+}
+
+#[cfg(windows)]
+fn write_at(file: &File, mut bytes: &[u8], mut at: u64) -> io::Result<()> {
+    while !bytes.is_empty() {
+        let written = std::os::windows::fs::FileExt::seek_write(file, bytes, at)?;
+        if written == 0 {
+            return Err(io::ErrorKind::WriteZero.into());
+        }
+        bytes = &bytes[written..];
+        at += written as u64;
+    }
+    Ok(())
+}
+
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -282,7 +298,7 @@ fn create(plan: &Plan, shape: [usize; 3]) -> Result<To> {
             let head = head(plan, shape);
             let options = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(&part);
             let file = options.and_then(|mut file| file.write_all(&head).map(|()| file)).map_err(Error::io("write", &part))?;
-            To::Array { file: Mutex::new(file), data_at: head.len() as u64 }
+            To::Array { file, data_at: head.len() as u64 }
         }
         Format::Grid => {
             tempfile::tempfile_in(plan.folder()).map_err(Error::io("write to", plan.folder()))?;
@@ -298,7 +314,7 @@ fn reopen(plan: &Plan, shape: [usize; 3], done: &Done) -> Result<To> {
     }
     let part = plan.part();
     match OpenOptions::new().read(true).write(true).open(&part) {
-        Ok(file) => Ok(To::Array { file: Mutex::new(file), data_at: head(plan, shape).len() as u64 }),
+        Ok(file) => Ok(To::Array { file, data_at: head(plan, shape).len() as u64 }),
         // Killed when it had its final name already.
         Err(e) if e.kind() == io::ErrorKind::NotFound && done.all(&plan.places()).is_some() && plan.path().is_file() => {
             Ok(To::Finished)

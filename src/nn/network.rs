@@ -395,6 +395,16 @@ impl LayerSpec {
     }
 }
 
+/// One where the first `categories` features have their largest, 0 elsewhere in them; the others as they are. No gradient
+/// comes through the choice.
+fn categorical(x: &Tensor, categories: usize) -> Result<(Tensor, Extra)> {
+    let others = x.narrow(1, categories, x.dim(1)? - categories)?;
+    let code = x.narrow(1, 0, categories)?;
+    let chosen = code.broadcast_ge(&code.max_keepdim(1)?)?.to_dtype(x.dtype())?;
+    let mask = Tensor::cat(&[&chosen.zeros_like()?, &others.ones_like()?], 1)?;
+    Ok((Tensor::cat(&[&chosen, &others.contiguous()?], 1)?, Extra::Mask(mask)))
+}
+
 impl Layer {
     /// Whether an activation behind this layer is computed with it.
     fn takes_activation(&self) -> bool {
@@ -431,6 +441,7 @@ impl Layer {
                 Pass::Eval => Ok((x.clone(), Extra::Untraced)),
             },
             LayerSpec::Reshape(_) => Ok((self.reshape(x)?, Extra::Reshaped)),
+            LayerSpec::Categorical(categories) => categorical(x, categories),
             LayerSpec::Linear { .. } | LayerSpec::Conv { .. } | LayerSpec::ConvTranspose { .. } => {
                 Err(failure(format!("{:?} is a product", self.spec)))
             }

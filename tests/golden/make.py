@@ -67,6 +67,19 @@ class Linear(nn.Linear):
         return super().forward(x.flatten(1))
 
 
+class Categorical(nn.Module):
+    """The first so many features as a one-hot vector of the largest."""
+
+    def __init__(self, categories):
+        super().__init__()
+        self.categories = categories
+
+    def forward(self, x):
+        code = x[:, : self.categories]
+        chosen = (code >= code.max(1, keepdim=True).values).to(x.dtype)
+        return torch.cat([chosen, x[:, self.categories :]], 1)
+
+
 class Reshape(nn.Module):
     def __init__(self, shape):
         super().__init__()
@@ -99,6 +112,8 @@ def make_layer(layer, shape):
         return nn.LeakyReLU(given)
     if kind == "reshape":
         return Reshape(given)
+    if kind == "categorical":
+        return Categorical(given)
     return {"relu": nn.ReLU, "tanh": nn.Tanh, "sigmoid": nn.Sigmoid}[kind]()
 
 

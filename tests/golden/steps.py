@@ -49,6 +49,14 @@ VARIANTS = {
     "critic-warmup": ("gan-fashion-mlp", ["schedule.critic_warmup={ critic_steps = 3, first = 4, every = 7 }"]),
     "generator-steps": ("gan-fashion-mlp", ["schedule.generator_steps=2", "schedule.critic_steps=2"]),
     "generator-steps-reused": ("dcgan-28", ["schedule.generator_steps=4"]),
+    "categorical": (
+        "dcgan-28",
+        [
+            "generator.layers=[{ categorical = 5 }, { reshape = [100, 1, 1] }, { conv_transpose = { out = 64, kernel = 7, bias = false } }, "
+            "'batch_norm', 'relu', { conv_transpose = { out = 64, kernel = 4, stride = 2, padding = 1 } }, 'relu', "
+            "{ conv_transpose = { out = 1, kernel = 4, stride = 2, padding = 1 } }, 'tanh']",
+        ],
+    ),
     "top-k": ("dcgan-28", ["schedule.generator_top_k=0.4"]),
     "top-k-wgan": ("wgan-fashion", ["schedule.generator_top_k=0.75"]),
     "lr-linear": (

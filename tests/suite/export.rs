@@ -252,6 +252,8 @@ fn layers_that_no_preset_combines() {
                 "{{ reshape = [5, 1, 1] }}, {{ linear = {{ out = 256, bias = false }} }}, \"batch_norm\", {leaky}, {{ reshape = [4, 8, 8] }}, {{ conv = {{ out = 5, kernel = 4, stride = 2, padding = 1, bias = false }} }}, \"batch_norm\", \"tanh\", {{ linear = {{ out = 192 }} }}, \"sigmoid\""
             ),
         ),
+        ("a code", format!("{{ categorical = 3 }}, {{ reshape = [5, 1, 1] }}, {head}, {leaky}, {up}, {last}")),
+        ("nothing but a code", format!("{{ categorical = 5 }}, {{ linear = {{ out = 192 }} }}, \"sigmoid\"")),
         (
             "three paddings",
             format!(

@@ -330,7 +330,7 @@ fn a_sealed_generator_tells_and_samples() {
     let generator = open(SEALED, Options::default()).unwrap();
     assert_eq!(generator.image_shape(), [8, 6, 3]);
     assert_eq!(generator.latent(), Latent { size: 16, law: Law::Normal });
-    assert_eq!((generator.provider(), generator.batch()), (Provider::Cpu, 256));
+    assert_eq!((generator.provider(), generator.batch()), (Provider::Cpu, 128));
     assert_eq!(generator.contract().map(|contract| contract.seed), Some(7));
     let images = generator.sample(3, 5, 20).unwrap();
     assert_eq!((images.n, images.pixels.len()), (20, 20 * 8 * 6 * 3));
@@ -1018,7 +1018,12 @@ fn a_killed_job_goes_on_where_it_was() {
         let renamed = folder.path().join("other-name.onnx");
         fs::copy(golden(SEALED), &renamed).unwrap();
         let mut again = gan_infer();
-        again.args(["--provider", "cpu", "--resume", "--model"]).arg(&renamed).arg("--out").arg(&killed).args(flags);
+        again
+            .args(["--provider", "cpu", "--batch", "8", "--resume", "--model"])
+            .arg(&renamed)
+            .arg("--out")
+            .arg(&killed)
+            .args(flags);
         again.assert().success();
         let lost = contents(&killed).into_keys().find(|name| name.extension().is_some_and(|ending| ending == format)).unwrap();
         fs::rename(killed.join(&lost), folder.path().join("lost")).unwrap();
@@ -1167,7 +1172,7 @@ fn a_measurement_tells_what_bounds_the_rate() {
         String::from_utf8(command.assert().success().get_output().stdout.clone()).unwrap()
     };
     let report: serde_json::Value = serde_json::from_str(&bench(&["--json"])).unwrap();
-    assert_eq!((&report["batch"], &report["provider"]), (&256.into(), &"cpu".into()));
+    assert_eq!((&report["batch"], &report["provider"]), (&128.into(), &"cpu".into()));
     let rate = |value: &serde_json::Value| value["rate"]["median"].as_f64().unwrap();
     for (list, least) in [("network", 2), ("stages", 4), ("whole", 2)] {
         let all = report[list].as_array().unwrap();
