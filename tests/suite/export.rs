@@ -253,7 +253,7 @@ fn layers_that_no_preset_combines() {
             ),
         ),
         ("a code", format!("{{ categorical = 3 }}, {{ reshape = [5, 1, 1] }}, {head}, {leaky}, {up}, {last}")),
-        ("nothing but a code", format!("{{ categorical = 5 }}, {{ linear = {{ out = 192 }} }}, \"sigmoid\"")),
+        ("nothing but a code", "{ categorical = 5 }, { linear = { out = 192 } }, \"sigmoid\"".to_string()),
         (
             "three paddings",
             format!(
