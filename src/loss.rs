@@ -56,13 +56,16 @@ impl LossConfig {
 /// When the device is out of memory.
 pub(crate) fn top_k(scores: &Tensor, share: f64) -> Result<Tensor> {
     let n = scores.dim(0)?;
-    let kept = ((share * n as f64).ceil() as usize).clamp(1, n);
+    // 0.55 · 100 is a little more than 55 in floating point.
+    let kept = ((share * n as f64 - 1e-9).ceil() as usize).clamp(1, n);
     if kept == n {
         return Ok(scores.clone());
     }
     let values = scores.flatten_all()?.to_dtype(DType::F64)?.to_vec1::<f64>()?;
     let mut order: Vec<u32> = (0..n as u32).collect();
-    order.sort_by(|&a, &b| values[b as usize].total_cmp(&values[a as usize]));
+    // NaN stays, to be seen.
+    let score = |index: u32| Some(values[index as usize]).filter(|score| !score.is_nan()).unwrap_or(f64::INFINITY);
+    order.sort_by(|&a, &b| score(b).total_cmp(&score(a)));
     order.truncate(kept);
     Ok(scores.index_select(&Tensor::new(order, scores.device())?, 0)?)
 }

@@ -21,6 +21,14 @@ use crate::shape::Shape;
 /// The encoded model; its checksum entry still holds zeros.
 pub(super) fn encode(ops: &[Op], contract: &Contract, dtype: Dtype) -> Vec<u8> {
     let mut builder = Builder::new(dtype, contract::INPUT);
+    // A code of latents that rounding makes equal would have two ones.
+    let ops = match ops {
+        [Op::Categorical(categories), others @ ..] => {
+            builder.categorical(*categories as i64, DataType::Float);
+            others
+        }
+        all => all,
+    };
     if dtype == Dtype::F16 {
         builder.cast(DataType::Float16);
     }
@@ -92,21 +100,21 @@ impl Builder {
                 Shape::Flat(features) => self.reshape(&[features]),
                 Shape::Map { channels, height, width } => self.reshape(&[channels, height, width]),
             },
-            Op::Categorical(categories) => self.categorical(*categories as i64),
+            Op::Categorical(categories) => {
+                let real = if self.dtype == Dtype::F16 { DataType::Float16 } else { DataType::Float };
+                self.categorical(*categories as i64, real);
+            }
         }
     }
 
-    fn categorical(&mut self, categories: i64) {
+    fn categorical(&mut self, categories: i64, real: DataType) {
         let whole = self.last.clone();
         self.features(0, categories);
         let code = self.last.clone();
         self.node("ReduceMax", &[], vec![ints("axes", &[1]), int("keepdims", 1)]);
         let largest = std::mem::replace(&mut self.last, code);
         self.node("GreaterOrEqual", &[largest], vec![]);
-        self.cast(match self.dtype {
-            Dtype::F32 => DataType::Float,
-            Dtype::F16 => DataType::Float16,
-        });
+        self.cast(real);
         let chosen = std::mem::replace(&mut self.last, whole);
         self.features(categories, i64::MAX);
         let others = std::mem::replace(&mut self.last, chosen);

@@ -36,11 +36,11 @@ pub struct Setup {
 }
 
 impl Setup {
-    /// Batches of 1 to 64, on CUDA of 64 to 1024; one session and as many as serve best.
+    /// Batches of 1 to 256, on CUDA of 64 to 1024; one session and as many as serve best.
     pub fn new(provider: Provider, seconds: f64) -> Self {
         let batches: &[usize] = match provider {
             Provider::Cuda(_) => &[64, 128, 256, 512, 1024],
-            _ => &[1, 4, 8, 16, 32, 64],
+            _ => &[1, 4, 8, 16, 32, 64, 128, 256],
         };
         let mut threads = vec![1, Job::new(provider).threads];
         threads.dedup();

@@ -27,8 +27,10 @@ use crate::latent::{Latent, Law, Truncation};
 /// The batch size of convolutional generators on CPUs, where neither the caller nor the model chooses one: all that a run
 /// needs stays in the caches.
 pub const CONVOLUTIONAL_BATCH: usize = 8;
-/// The same for all other generators, whose runs mostly read weights, and for GPUs.
-pub const DENSE_BATCH: usize = 128;
+/// The same for all other generators, whose runs mostly read weights, and for GPUs, where images are not too large for it.
+pub const LARGE_BATCH: usize = 128;
+/// Bytes of f32 images in such a batch, at most.
+const LARGE_BATCH_BYTES: i64 = 64 << 20;
 /// The largest batch size.
 pub const MAX_BATCH: usize = 4096;
 const MAX_LATENT: i64 = 1 << 20;
@@ -76,7 +78,7 @@ pub struct Options {
     /// Where to run it.
     pub provider: Provider,
     /// Images a run, 1..=[`MAX_BATCH`]; `None` for the model's own where it is fixed, else [`CONVOLUTIONAL_BATCH`] or
-    /// [`DENSE_BATCH`].
+    /// [`LARGE_BATCH`].
     pub batch: Option<usize>,
     /// The value range of a float output, for models that do not say it themselves.
     pub range: Option<Range>,
@@ -186,9 +188,8 @@ impl Generator {
             None => strangers_latent(name, &input)?,
         };
         let own = match provider {
-            Provider::Cuda(_) => DENSE_BATCH,
-            _ if model.is_convolutional() => CONVOLUTIONAL_BATCH,
-            _ => DENSE_BATCH,
+            Provider::Cpu if model.is_convolutional() => CONVOLUTIONAL_BATCH,
+            _ => large_batch(&output),
         };
         let batch = choose_batch(name, options.batch, fixed_batch, own)?;
         // What the graph declares may be open or wrong; one run tells what it really does.
@@ -544,6 +545,13 @@ fn strangers_latent(name: &str, input: &Port) -> Result<(Latent, Option<usize>)>
 
 fn is_float(element: TensorElementType) -> bool {
     matches!(element, TensorElementType::Float32 | TensorElementType::Float16)
+}
+
+/// [`LARGE_BATCH`], or fewer of large images.
+fn large_batch(output: &Port) -> usize {
+    let values = output.dims.iter().skip(1).filter(|&&dim| dim > 0).fold(1, |all: i64, &dim| all.saturating_mul(dim));
+    let room = LARGE_BATCH_BYTES / values.saturating_mul(4);
+    usize::try_from(room).unwrap_or(0).clamp(CONVOLUTIONAL_BATCH, LARGE_BATCH)
 }
 
 fn choose_batch(name: &str, asked: Option<usize>, fixed: Option<usize>, own: usize) -> Result<usize> {

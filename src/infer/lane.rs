@@ -1,5 +1,5 @@
-//! A session with memory of its own for its input and its output: nothing is allocated from run to run, and on a GPU the
-//! memory is pinned, so that its copies need no other and run beside the work of other sessions.
+//! A session with memory of its own for its input and its output: nothing is allocated from run to run. On a GPU the memory is
+//! pinned where that can be had, so that its copies need no other and run beside the work of other sessions.
 
 use half::f16;
 use ort::memory::{AllocationDevice, Allocator, AllocatorType, MemoryInfo, MemoryType};
@@ -42,8 +42,9 @@ impl Lane {
 fn memory(session: &Session, provider: Provider, kind: MemoryType) -> Result<Allocator> {
     if let Provider::Cuda(index) = provider {
         let pinned = MemoryInfo::new(AllocationDevice::CUDA_PINNED, index as i32, AllocatorType::Device, kind)?;
-        // Where there is none, copies are slower and no worse.
-        if let Ok(allocator) = Allocator::new(session, pinned) {
+        // Where there is none, or ort does not let us at it (from onnxruntime 1.23 on it asks for a newer API than ours), copies
+        // are slower and no worse.
+        if let Some(allocator) = Allocator::new(session, pinned).ok().filter(|it| it.memory_info().is_cpu_accessible()) {
             return Ok(allocator);
         }
     }

@@ -23,8 +23,8 @@ pub(crate) struct Model {
     /// Stands for it in messages; the path of a file.
     pub name: String,
     pub bytes: Cow<'static, [u8]>,
-    /// Where the files with its weights are, if there are any.
-    folder: Option<PathBuf>,
+    /// The whole path of the file, if it is one.
+    path: Option<PathBuf>,
     weights: Vec<String>,
     convolutional: bool,
 }
@@ -33,10 +33,9 @@ impl Model {
     /// Reads a file, and looks whether all that belongs to it is there.
     pub fn read(path: &Path) -> Result<Self> {
         let mut model = Self::of(path.display().to_string(), files::read(path)?.into())?;
-        let folder = path.parent().unwrap_or(Path::new(""));
-        let folder = std::path::absolute(folder.join(".")).map_err(Error::io("read", path))?;
+        let path = std::path::absolute(path).map_err(Error::io("read", path))?;
         for name in &model.weights {
-            let file = folder.join(name);
+            let file = path.with_file_name(name);
             let plain = Path::new(name).components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir));
             if !plain || !file.is_file() {
                 return Err(Error::invalid(
@@ -49,7 +48,7 @@ impl Model {
                 ));
             }
         }
-        model.folder = Some(folder);
+        model.path = Some(path);
         Ok(model)
     }
 
@@ -71,8 +70,8 @@ impl Model {
         contract::check_seal(&name, &bytes)?;
         // What is no model at all, onnxruntime says best.
         let graph = proto::Model::decode(&*bytes).ok().and_then(|model| model.graph).unwrap_or_default();
-        let convolutional = graph.node.iter().any(|node| node.op_type.starts_with("Conv"));
-        Ok(Self { name, bytes, folder: None, weights: external_files(graph), convolutional })
+        let convolutional = graph.node.iter().any(|node| node.op_type.contains("Conv"));
+        Ok(Self { name, bytes, path: None, weights: external_files(graph), convolutional })
     }
 
     /// Whether the graph has convolutions, transposed ones included.
@@ -85,7 +84,7 @@ impl Model {
         let mut hash = Sha256::new();
         hash.update(&self.bytes);
         for name in &self.weights {
-            let path = self.folder.as_deref().unwrap_or(Path::new("")).join(name);
+            let path = self.path.as_deref().unwrap_or(Path::new("")).with_file_name(name);
             hash.update(files::read(&path)?);
         }
         Ok(contract::hex(&hash.finalize()))
@@ -97,10 +96,6 @@ impl Model {
             .with_optimization_level(GraphOptimizationLevel::All)?
             .with_intra_threads(1)?
             .with_inter_threads(1)?;
-        if let Some(folder) = self.folder.as_deref().filter(|_| !self.weights.is_empty()) {
-            builder =
-                builder.with_config_entry("session.model_external_initializers_file_folder_path", folder.to_string_lossy())?;
-        }
         if let Provider::Cuda(index) = provider {
             runtime::preload_cuda()?;
             // No benchmark of every algorithm: its choice could differ from session to session.
@@ -110,7 +105,11 @@ impl Model {
                 .with_tf32(tf32);
             builder = builder.with_execution_providers([cuda.build().error_on_failure()])?;
         }
-        Ok(builder.commit_from_memory(&self.bytes)?)
+        match &self.path {
+            // Only so does every onnxruntime find them.
+            Some(path) if !self.weights.is_empty() => Ok(builder.commit_from_file(path)?),
+            _ => Ok(builder.commit_from_memory(&self.bytes)?),
+        }
     }
 
     /// The first session, the provider it runs on, and what the user should know about that choice.

@@ -398,9 +398,13 @@ impl LayerSpec {
 /// One where the first `categories` features have their largest, 0 elsewhere in them; the others as they are. No gradient
 /// comes through the choice.
 fn categorical(x: &Tensor, categories: usize) -> Result<(Tensor, Extra)> {
-    let others = x.narrow(1, categories, x.dim(1)? - categories)?;
     let code = x.narrow(1, 0, categories)?;
     let chosen = code.broadcast_ge(&code.max_keepdim(1)?)?.to_dtype(x.dtype())?;
+    if categories == x.dim(1)? {
+        let mask = Extra::Mask(chosen.zeros_like()?);
+        return Ok((chosen, mask));
+    }
+    let others = x.narrow(1, categories, x.dim(1)? - categories)?;
     let mask = Tensor::cat(&[&chosen.zeros_like()?, &others.ones_like()?], 1)?;
     Ok((Tensor::cat(&[&chosen, &others.contiguous()?], 1)?, Extra::Mask(mask)))
 }

@@ -189,7 +189,7 @@ fn sha256(bytes: &[u8]) -> String {
 }
 
 /// Reads a file whose checksum stands beside it, if there are checksums: a changed weight would be a weight all the same.
-fn read_checked(path: &Path) -> Result<Vec<u8>> {
+pub(super) fn read_checked(path: &Path) -> Result<Vec<u8>> {
     let bytes = files::read(path)?;
     let sums = path.with_file_name(SUMS);
     if !sums.exists() {

@@ -186,7 +186,7 @@ impl Opened {
             [("generator", [checkpoint::GENERATOR, checkpoint::EMA].as_slice()), ("critic", [checkpoint::CRITIC].as_slice())]
         {
             if let Some(file) = names.iter().map(|name| folder.join(name)).find(|file| file.is_file()) {
-                dicts.push((key.to_string(), safetensors(&files::read(&file)?, &file)?));
+                dicts.push((key.to_string(), safetensors(&checkpoint::read_checked(&file)?, &file)?));
             }
         }
         if dicts.is_empty() { Err(missing()) } else { Ok(Self::Tensors(dicts)) }

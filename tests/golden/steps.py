@@ -297,7 +297,7 @@ class Training:
             fakes = self.generate(self.z)
         self.fakes = None  # used up: another generator step of the round makes its own
         scores = self.score(fakes)
-        kept = math.ceil(self.schedule.get("generator_top_k", 1.0) * len(scores))
+        kept = math.ceil(self.schedule.get("generator_top_k", 1.0) * len(scores) - 1e-9)
         loss = generator_loss(self.loss, scores[scores.flatten().topk(kept).indices])
         descend(loss, self.generator, self.generator_optimizer)
         self.step += 1

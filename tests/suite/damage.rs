@@ -13,7 +13,8 @@ use tempfile::tempdir;
 
 /// Address space of a child, in KiB: what the programs need for whole files, several times over.
 const MEMORY: u64 = 6 << 20;
-const TIME: Duration = Duration::from_secs(10);
+/// For all that a child does. Alone it needs a tenth of a second, but other tests are at work beside it.
+const TIME: Duration = Duration::from_secs(30);
 
 fn how_many() -> usize {
     std::env::var("GANFORGE_DAMAGED").ok().and_then(|text| text.parse().ok()).unwrap_or(40)
@@ -98,7 +99,7 @@ fn was_refused(number: usize, file: &Path, mut command: Command) -> bool {
 /// A program under a limit of memory.
 fn limited(program: &str) -> Command {
     let mut command = Command::new("sh");
-    command.args(["-c", &format!("ulimit -v {MEMORY}; exec \"$0\" \"$@\""), program]);
+    command.args(["-c", &format!("ulimit -v {MEMORY} && exec \"$0\" \"$@\""), program]);
     command.env("ORT_DYLIB_PATH", crate::infer::runtime_path()).env_remove("RUST_BACKTRACE").env("RAYON_NUM_THREADS", "1");
     command
 }
@@ -167,7 +168,7 @@ fn damaged_data_does_no_harm() {
     assert!(refused > 0);
 }
 
-/// Every file of a checkpoint and of the run around it. A changed weight is a weight; all else must be noticed or not matter.
+/// Every file of a checkpoint and of the run around it: of the former, whose checksums are known, all damage is noticed.
 #[cfg(feature = "train")]
 #[test]
 fn damaged_checkpoints_do_no_harm() {
@@ -191,7 +192,7 @@ fn damaged_checkpoints_do_no_harm() {
         command
     });
     println!("{refused} of {total} damaged checkpoints were refused");
-    assert!(refused > total / 4);
+    assert!(refused > total * 3 / 4);
 }
 
 #[cfg(feature = "train")]

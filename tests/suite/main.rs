@@ -9,7 +9,7 @@ mod config;
 #[cfg(feature = "train")]
 mod conv;
 // Damaged models, data and checkpoints, each read by a program of its own.
-#[cfg(all(feature = "infer", feature = "cli"))]
+#[cfg(all(unix, feature = "infer", feature = "cli"))]
 mod damage;
 // CUDA against the CPU; without a GPU they skip.
 #[cfg(feature = "cuda")]

@@ -191,7 +191,7 @@ fn open(args: &EvalArgs, console: &Console) -> Result<(Opened, String)> {
     let options = Options { provider: args.provider, range: args.range, ..Options::default() };
     let generator = builtin::open(Some(&args.subject), &options)?;
     generator.notes().iter().for_each(|note| console.say(note));
-    let sha256 = hash(generator.bytes());
+    let sha256 = generator.sha256()?;
     Ok((Opened::Generator(Box::new(generator)), sha256))
 }
 
