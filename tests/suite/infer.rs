@@ -1134,7 +1134,10 @@ fn full_and_closed_places_say_so() {
         let model = golden(SEALED).display().to_string();
         let out = folder.path().display();
         shell.env("ORT_DYLIB_PATH", runtime_path());
-        shell.args(["-c", &format!("{limit}; '{program}' --provider cpu --quiet --model '{model}' --out '{out}' {flags}")]);
+        shell.args([
+            "-c",
+            &format!("{limit}; '{program}' --provider cpu --batch 8 --quiet --model '{model}' --out '{out}' {flags}"),
+        ]);
         shell.assert()
     };
     // A file may have 4 blocks of 1024 bytes; SIGXFSZ is for those who do not look at errors.
@@ -1145,12 +1148,12 @@ fn full_and_closed_places_say_so() {
         .stderr(contains("cannot write").and(contains("samples.npy")));
     shell("true", "--n 3000 --format npy --resume").success();
     assert_eq!(fs::read(folder.path().join("samples.npy")).unwrap(), fs::read(whole.join("samples.npy")).unwrap());
-    // Too few handles for a PNG file beside the libraries'.
-    let starved = shell("ulimit -n 5", "--n 300").code(1);
+    // Beside the libraries' there is a handle for one PNG file, and four threads want one.
+    let starved = shell("ulimit -n 5", "--n 4000 --threads 4").code(1);
     let told = String::from_utf8_lossy(&starved.get_output().stderr).into_owned();
     assert!(told.contains("error: ") && !told.contains("panicked"), "{told}");
-    shell("true", "--n 300 --resume").success();
-    assert_eq!(images_in(folder.path()).len(), 300);
+    shell("true", "--n 4000 --resume").success();
+    assert_eq!(images_in(folder.path()).len(), 4000);
 }
 
 #[test]
