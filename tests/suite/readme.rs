@@ -79,7 +79,7 @@ class Means(FeatureExtractorBase):
 
 torch_fidelity.register_feature_extractor("means", Means)
 torch_fidelity.calculate_metrics = functools.partial(
-    torch_fidelity.calculate_metrics, feature_extractor="means", cuda=False, cache=False, verbose=False, kid_subset_size=50
+    torch_fidelity.calculate_metrics, feature_extractor="means", cuda=False, cache=False, verbose=False
 )
 "#;
     let Some(python) = python("torch_fidelity, onnxruntime") else {
