@@ -27,6 +27,8 @@ use toml::{Table, Value};
 mod eval;
 #[path = "gan-train/learn.rs"]
 mod learn;
+#[path = "gan-train/select.rs"]
+mod select;
 
 /// The system's allocator gives a step's large buffers back to the kernel, which then clears every page of them again.
 #[global_allocator]
@@ -55,6 +57,8 @@ enum Command {
     Eval(eval::EvalArgs),
     /// Train a feature model for `eval`: by labels where the data have them, else by rotations.
     Features(learn::FeaturesArgs),
+    /// Keep the most typical images of a data set: a generator of them makes better images, and fewer kinds of them.
+    Select(select::SelectArgs),
     /// Write report.html, curves.png and progress.gif of a run again.
     Report {
         /// The folder of the run.
@@ -204,6 +208,7 @@ fn main() -> ExitCode {
         Some(Command::Export(args)) => export(&args),
         Some(Command::Eval(args)) => eval::eval(&args),
         Some(Command::Features(args)) => learn::features(&args),
+        Some(Command::Select(args)) => select::select(&args),
         Some(Command::Report { run }) => report(&run),
         Some(Command::Data { source, size, channels, quiet }) => describe_data(&source, size, channels, quiet),
         None => train(&cli.train),

@@ -11,6 +11,7 @@ pub mod kid;
 pub mod learn;
 pub mod neighbours;
 pub mod precision_recall;
+pub mod typical;
 
 use std::fmt;
 

@@ -35,6 +35,11 @@ impl Points {
         self.norms.len()
     }
 
+    /// A squared distance to this vector up to which another one may be the same.
+    pub fn rounding(&self, index: usize) -> f64 {
+        EQUAL * 2.0 * self.norms[index]
+    }
+
     /// What `work` makes of each vector's number and its squared distances to all of `others`, in order.
     pub fn map_distances<T: Send>(&self, others: &Self, work: impl Fn(usize, &mut [f64]) -> T + Sync) -> Vec<T> {
         let mut results = Vec::with_capacity(self.len());

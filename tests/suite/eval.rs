@@ -15,6 +15,7 @@ use ganforge::eval::kid::kernel_distance;
 use ganforge::eval::learn::{self, FeatureConfig, Lesson, Provenance, Task};
 use ganforge::eval::neighbours::{by_features, by_pixels, duplicates};
 use ganforge::eval::precision_recall::Manifold;
+use ganforge::eval::typical::{outlier_factors, ranked};
 use ganforge::eval::{FeatureModel, Features, InputRange, Judge};
 use ganforge::image::{Images, Range, encode_png};
 use ganforge::infer::{Generator, runtime};
@@ -116,6 +117,46 @@ fn scores_worsen_the_further_the_images_are_off() {
     }
     // Independent draws of one law: the kernel distance is about 0, as it is unbiased; the Fréchet distance is small.
     assert!(scores[0][0] < 0.1 && scores[0][1].abs() < 0.05 && scores[0][2] < -0.8, "{:?}", scores[0]);
+}
+
+/// As the definition has it, every distance by itself.
+fn plain_factors(x: &Features, k: usize) -> Vec<f64> {
+    let distance = |a: usize, b: usize| {
+        x.row(a).iter().zip(x.row(b)).map(|(a, b)| (f64::from(*a) - f64::from(*b)).powi(2)).sum::<f64>().sqrt()
+    };
+    let nearest = |own: usize| {
+        let mut others: Vec<(f64, usize)> =
+            (0..x.len()).filter(|&other| other != own).map(|other| (distance(own, other), other)).collect();
+        others.sort_by(|a, b| a.0.total_cmp(&b.0));
+        others.truncate(k);
+        others
+    };
+    let reach: Vec<f64> = (0..x.len()).map(|own| nearest(own)[k - 1].0).collect();
+    (0..x.len()).map(|own| reach[own] / (nearest(own).iter().map(|(_, other)| reach[*other]).sum::<f64>() / k as f64)).collect()
+}
+
+#[test]
+fn what_lies_outside_of_its_surroundings_is_odd() {
+    let x = normal(700, 6, 3.0, 5); // more than a block of distances
+    let factors = outlier_factors(&x, 9).unwrap();
+    let differs = factors.iter().zip(plain_factors(&x, 9)).map(|(a, b)| (a / b - 1.0).abs()).fold(0.0, f64::max);
+    assert!(differs < 1e-9, "{differs:e}");
+
+    // A dense cluster, a thin one, and one vector beside the dense one, nearer to it than those of the thin one to each other.
+    let (dense, thin) = (normal(300, 4, 0.0, 6), normal(300, 4, 0.0, 7));
+    let scaled = |x: &Features, by: f32, shift: f32| {
+        (0..x.len()).flat_map(|row| x.row(row).to_vec()).map(|value| value * by + shift).collect::<Vec<f32>>()
+    };
+    let values = [scaled(&dense, 0.01, 0.0), scaled(&thin, 10.0, 300.0), vec![0.5; 4]].concat();
+    let factors = outlier_factors(&Features::new(601, 4, values).unwrap(), 10).unwrap();
+    assert!(factors[600] > 5.0 && factors[..600].iter().all(|factor| *factor < 3.0), "{}", factors[600]);
+    assert_eq!(ranked(&factors).last(), Some(&600));
+
+    // Copies are typical of each other.
+    let copies = outlier_factors(&x.select(&[[0; 30], [1; 30]].concat()), 20).unwrap();
+    assert_eq!(copies, [1.0; 60]);
+    assert_eq!(ranked(&copies), (0..60).collect::<Vec<u32>>());
+    assert!(outlier_factors(&x, 700).unwrap_err().to_string().contains("no neighbour number 700"));
 }
 
 #[test]
@@ -548,6 +589,61 @@ fn gan_train_eval_judges_runs_files_and_folders() {
     assert_eq!(copied["nearest"]["by_pixels"]["generated"], 0.0);
     assert!(score(&copied, "frechet") < 0.5 * score(&run, "frechet"));
     assert!(score(&copied, "recall") > 0.8 && score(&copied, "recall") > score(&run, "recall"));
+}
+
+#[test]
+#[cfg(feature = "builtin")]
+fn gan_train_select_leaves_out_what_is_odd() {
+    let folder = tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    let write = |name: String, pixels: &[u8]| {
+        fs::write(path("data").join(name), encode_png(pixels, 28, 28, 1).unwrap()).unwrap();
+    };
+    fs::create_dir(path("data")).unwrap();
+    for (number, digit) in synthetic::digits(190, 28, 1, 0).chunks_exact(28 * 28).enumerate() {
+        write(format!("digit-{number}.png"), digit);
+    }
+    let mut random = Stream::at(1, Purpose::Evaluation, 0);
+    for number in 0..10 {
+        let mut noise = vec![0.0; 28 * 28];
+        random.fill_normal(128.0, 60.0, &mut noise);
+        let pixels: Vec<u8> = noise.iter().map(|value| value.clamp(0.0, 255.0) as u8).collect();
+        write(format!("noise-{number}.png"), &pixels);
+    }
+    let select = |out: &str, flags: &[&str]| {
+        let mut command = gan_train(&["select", "--quiet", "--data"]);
+        command.arg(path("data")).arg("--out").arg(path(out)).args(flags);
+        if !flags.contains(&"--size=32") {
+            command.arg("--size=28");
+        }
+        command.arg("--channels=1");
+        command
+    };
+    let json = select("new/some.zip", &["--keep=0.9", "--json"]).assert().success();
+    let told: Value = serde_json::from_slice(&json.get_output().stdout).unwrap();
+    assert_eq!((&told["kept"], &told["left_out"]), (&180.into(), &20.into()));
+    assert!(told["outlier_factor_from"].as_f64().unwrap() > 1.0);
+    assert!(path("new/some-left-out.png").is_file());
+
+    // What is kept are the digits' own pixels, and no noise; and the same again, byte for byte.
+    let form =
+        |source: &str| DataConfig { source: source.to_string(), size: 28, channels: 1, range: Range::Tanh, held_out: 0.0 };
+    let load = |name: &str| {
+        let source = path(name).display().to_string();
+        data::load(&source, &form(&source), &Silent).unwrap()
+    };
+    let (all, kept) = (load("data"), load("new/some.zip"));
+    assert_eq!(kept.len, 180);
+    let digits: std::collections::HashSet<&[u8]> = (0..190).map(|index| all.image(index)).collect();
+    assert!((0..180).all(|index| digits.contains(kept.image(index))), "noise was kept");
+    select("again.zip", &["--keep=0.9"]).assert().success().stdout(contains("180 of 200 images"));
+    assert!(fs::read(path("again.zip")).unwrap() == fs::read(path("new/some.zip")).unwrap());
+
+    select("again.zip", &["--keep=0.5"]).assert().code(2).stderr(contains("is there already"));
+    select("folder", &["--keep=0.5"]).assert().code(2).stderr(contains("Name a zip archive"));
+    select("other.zip", &["--keep=1"]).assert().code(2).stderr(contains("below 1"));
+    select("other.zip", &["--keep=0.5", "--size=32"]).assert().code(2).stderr(contains("no built-in feature model"));
+    assert!(!path("other.zip").exists());
 }
 
 #[test]
