@@ -17,6 +17,8 @@ use ganforge::progress::Silent;
 use predicates::prelude::*;
 use predicates::str::contains;
 use proptest::prelude::*;
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::{Rng, SeedableRng};
 use tempfile::{TempDir, tempdir};
 
 const SEALED: &str = "sealed.onnx";
@@ -962,11 +964,18 @@ fn truncation_makes_other_images() {
     sample(&folder.path().join("x"), &["--n", "1", "--truncation", "0"]).assert().code(2).stderr(contains("above 0"));
 }
 
-/// Kills `gan-infer` at some moments, goes on with `--resume`, each time with another number of threads.
+/// How often each job is killed: `GANFORGE_KILLS`, or a few times.
 #[cfg(unix)]
-fn killed_and_resumed(out: &Path, flags: &[&str], milliseconds: &[u64]) {
+fn kills() -> u64 {
+    std::env::var("GANFORGE_KILLS").ok().and_then(|text| text.parse().ok()).unwrap_or(6)
+}
+
+/// Kills `gan-infer` at any moments of its work, goes on with `--resume`, each time with another number of threads.
+#[cfg(unix)]
+fn killed_and_resumed(out: &Path, flags: &[&str]) {
+    let mut random = ChaCha8Rng::seed_from_u64(7);
     let mut amid = 0;
-    for (turn, wait) in milliseconds.iter().enumerate() {
+    for turn in 0..kills() {
         let threads = (turn % 3 + 1).to_string();
         let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_gan-infer"))
             .env("ORT_DYLIB_PATH", runtime_path())
@@ -985,12 +994,15 @@ fn killed_and_resumed(out: &Path, flags: &[&str], milliseconds: &[u64]) {
         while journal().is_none() && child.try_wait().unwrap().is_none() {
             std::thread::sleep(std::time::Duration::from_millis(2));
         }
-        std::thread::sleep(std::time::Duration::from_millis(*wait));
+        // Early ones are as frequent as late ones, down to a few microseconds.
+        let wait = 2f64.powf(f64::from(random.next_u32()) / f64::from(u32::MAX) * 13.0) * 6.0;
+        std::thread::sleep(std::time::Duration::from_micros(wait as u64));
         child.kill().unwrap();
         child.wait().unwrap();
-        amid += u32::from(journal().is_some());
+        amid += u64::from(journal().is_some());
     }
-    assert!(amid > 0, "no kill hit a job at work");
+    println!("{amid} of {} kills hit a job at work", kills());
+    assert!(amid > kills() / 2, "{amid}");
     sample(out, &[flags, &["--resume"]].concat()).assert().success();
 }
 
@@ -998,11 +1010,12 @@ fn killed_and_resumed(out: &Path, flags: &[&str], milliseconds: &[u64]) {
 #[cfg(unix)]
 fn a_killed_job_goes_on_where_it_was() {
     let folder = tempdir().unwrap();
-    for (format, n) in [("png", "9000"), ("npy", "400000"), ("npz", "400000"), ("tar", "20000")] {
+    for (format, n) in [("png", 1500), ("npy", 70_000), ("npz", 70_000), ("tar", 3400)] {
+        let n = &(n * kills()).to_string();
         let [whole, killed] = ["whole", "killed"].map(|name| folder.path().join(format!("{format}-{name}")));
         let flags = ["--n", n, "--format", format, "--start", "3"];
         sample(&whole, &flags).assert().success();
-        killed_and_resumed(&killed, &flags, &[0, 20, 1, 50, 5, 10]);
+        killed_and_resumed(&killed, &flags);
         assert!(contents(&killed) == contents(&whole), "{format}");
         // Once more is no work, and no error; but what is not there any more is missed.
         sample(&killed, &[&flags[..], &["--resume"]].concat()).assert().success().stderr(contains("0 images in"));
@@ -1154,6 +1167,41 @@ fn full_and_closed_places_say_so() {
     assert!(told.contains("error: ") && !told.contains("panicked"), "{told}");
     shell("true", "--n 4000 --resume").success();
     assert_eq!(images_in(folder.path()).len(), 4000);
+}
+
+/// A file system of its own, seen by one shell only: too small for the job at first, then read-only, then large enough.
+#[test]
+#[cfg(target_os = "linux")]
+fn a_full_or_read_only_disk_breaks_nothing() {
+    let private = ["--map-root-user", "--mount"];
+    if !std::process::Command::new("unshare").args(private).arg("true").status().is_ok_and(|status| status.success()) {
+        return eprintln!("skipped: this machine lets nobody mount a file system of his own (unshare --map-root-user --mount)");
+    }
+    let folder = tempdir().unwrap();
+    let script = r#"
+        mkdir disk && mount -t tmpfs -o size=300k none disk || exit 7
+        "$@" --out disk/job 2> full; echo $? >> full
+        mount -o remount,ro,size=300k disk
+        "$@" --out disk/job --resume 2> read-only; echo $? >> read-only
+        "$@" --out disk/other 2>> read-only; echo $? >> read-only
+        mount -o remount,rw,size=100m disk
+        "$@" --out disk/job --resume && cp -r disk/job made"#;
+    for (format, n) in [("png", "2000"), ("npy", "20000"), ("npz", "20000"), ("tar", "3000")] {
+        let [work, whole] = ["work", "whole"].map(|name| folder.path().join(format!("{format}-{name}")));
+        fs::create_dir(&work).unwrap();
+        let flags = ["--n", n, "--format", format];
+        sample(&whole, &flags).assert().success();
+        let mut shell = Command::new("unshare");
+        shell.env("ORT_DYLIB_PATH", runtime_path()).current_dir(&work).args(private).args(["bash", "-c", script, "bash"]);
+        shell.arg(env!("CARGO_BIN_EXE_gan-infer")).args(["--provider", "cpu", "--batch", "8", "--quiet", "--model"]);
+        shell.arg(golden(SEALED)).args(flags).assert().success();
+        assert!(contents(&work.join("made")) == contents(&whole), "{format}");
+        let told = |name: &str| fs::read_to_string(work.join(name)).unwrap();
+        let (full, read_only) = (told("full"), told("read-only"));
+        assert!(full.contains("cannot write disk/job/") && full.contains("No space left") && full.ends_with("\n1\n"), "{full}");
+        assert_eq!(read_only.matches("Read-only file system").count(), 2, "{read_only}");
+        assert!(read_only.contains("disk/other") && read_only.lines().filter(|line| *line == "1").count() == 2, "{read_only}");
+    }
 }
 
 #[test]
