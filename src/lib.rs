@@ -5,15 +5,18 @@
 //!  └──────────── feature `train` (candle) ────┘                   └ feature `infer` (onnxruntime)
 //! ```
 //!
-//! Training, as `gan-train` does it:
-//! ```no_run
+//! Training, as `gan-train` does it, but four steps only:
+//! ```
 //! # #[cfg(all(feature = "train", feature = "infer"))]
 //! # fn main() -> ganforge::error::Result<()> {
 //! use ganforge::{config::TrainConfig, contract::Layout, data, export, progress::Silent, train};
+//! # let dir = tempfile::tempdir().unwrap();
+//! # let run = dir.path().join("run");
 //!
-//! let config = TrainConfig::preset("digits")?;
+//! let mut config = TrainConfig::preset("digits")?;
+//! config.schedule.images = 4 * config.schedule.batch_size as u64;
 //! let data = data::load("synthetic", &config.data, &Silent)?;
-//! let folder = train::RunFolder::create("run".as_ref(), &config)?;
+//! let folder = train::RunFolder::create(&run, &config)?;
 //! let (device, stop) = (candle_core::Device::Cpu, false.into());
 //! train::train(&train::Job { config: &config, data: &data, device: &device, folder: &folder, progress: &Silent, stop: &stop, judge: None })?;
 //! export::export(&train::load_trained(&folder, None, train::Which::Best)?, Layout::NhwcU8, export::Dtype::F32, &folder.onnx_file())?;
@@ -23,20 +26,24 @@
 //! # fn main() {}
 //! ```
 //!
-//! Sampling, as `gan-infer` does it:
-//! ```no_run
+//! Sampling, as an application does it:
+//! ```
 //! # #[cfg(feature = "infer")]
 //! # fn main() -> ganforge::error::Result<()> {
 //! use ganforge::infer::{Generator, Options};
 //!
-//! let generator = Generator::open("run/generator.onnx".as_ref(), &Options::default())?;
+//! # let dir = tempfile::tempdir().unwrap();
+//! # let path = dir.path().join("grid.png");
+//!
+//! let generator = Generator::open("onnx/digits.onnx".as_ref(), &Options::default())?;
 //! let images = generator.sample(0, 0, 16)?; // seed 0, images 0..16
-//! ganforge::image::save_grid(&images, 4, "grid.png".as_ref())?;
+//! ganforge::image::save_grid(&images, 4, &path)?;
 //! # Ok(())
 //! # }
 //! # #[cfg(not(feature = "infer"))]
 //! # fn main() {}
 //! ```
+//! [`infer::pipeline::run`] makes any number of them, in little memory, into files.
 //!
 //! | feature | what it brings | needs |
 //! |---|---|---|

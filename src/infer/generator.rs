@@ -287,6 +287,20 @@ impl Generator {
 
     /// As [`Self::sample`], into a buffer of the caller's: `out.len() / image bytes` images, `[n, height, width, channels]`.
     ///
+    /// ```
+    /// # fn main() -> ganforge::error::Result<()> {
+    /// use ganforge::infer::{Generator, Options};
+    ///
+    /// let generator = Generator::open("onnx/digits.onnx".as_ref(), &Options::default())?;
+    /// let [height, width, channels] = generator.image_shape();
+    /// let mut frame = vec![0; height * width * channels];
+    /// for index in 0..10 {
+    ///     generator.sample_into(42, index, &mut frame)?; // the same bytes wherever and however often
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     /// As [`Self::sample`]; and when `out` does not hold a whole number of images.
     pub fn sample_into(&self, seed: u64, start: u64, out: &mut [u8]) -> Result<()> {

@@ -66,6 +66,22 @@ const QUEUE_PER_WORKER: usize = 2;
 /// Raising `stop` ends the work after the batches at hand, with pieces unfinished. Interrupted or failed, a job can be continued with
 /// [`super::plan::Existing::Resume`]; a contact sheet cannot.
 ///
+/// ```
+/// # fn main() -> ganforge::error::Result<()> {
+/// use ganforge::infer::{Existing, Format, Generator, Job, Options, Plan, Selection, pipeline};
+/// use ganforge::progress::Silent;
+/// # let dir = tempfile::tempdir().unwrap();
+/// # let out = dir.path().join("digits");
+///
+/// let generator = Generator::open("onnx/digits.onnx".as_ref(), &Options::default())?;
+/// let numbers = Selection::Numbers { seed: 0, start: 0, n: 100 };
+/// let plan = Plan::new(Format::Npz, &out, numbers, None, Existing::Refuse)?;
+/// let done = pipeline::run(&generator, &Job::new(generator.provider()), &plan, &Silent, &false.into())?;
+/// assert!(done.out.ends_with("samples.npz") && done.images == 100);
+/// # Ok(())
+/// # }
+/// ```
+///
 /// # Errors
 /// When the destination cannot be written to (before any image is made, where that can be known), a run fails, or `stop`
 /// was raised.
