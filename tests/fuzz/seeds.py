@@ -1,0 +1,53 @@
+"""Writes seeds/TARGET/: one small valid file of every kind, where the fuzzer begins. Needs numpy, onnx and Pillow."""
+
+import gzip
+import io
+import struct
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import onnx
+from PIL import Image
+
+HERE = Path(__file__).parent
+random = np.random.default_rng(0)
+pixels = random.integers(0, 256, (3, 4, 4), dtype=np.uint8).tobytes()
+
+
+def write(name, data):
+    path = HERE / "seeds" / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+
+
+def image(form, mode, **options):
+    file = io.BytesIO()
+    Image.fromarray(random.integers(0, 256, (5, 4, 3), dtype=np.uint8)).convert(mode).save(file, form, **options)
+    return file.getvalue()
+
+
+def archive(files, method):
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as out:
+        for name, data in files.items():
+            out.writestr(zipfile.ZipInfo(name, (2020, 1, 1, 0, 0, 0)), data, method)
+    return file.getvalue()
+
+
+grey = struct.pack(">4B3I", 0, 0, 8, 3, 3, 4, 4) + pixels
+write("idx/plain", grey)
+write("idx/gz", gzip.compress(grey, mtime=0))
+write("idx/colour", struct.pack(">4B4I", 0, 0, 8, 4, 1, 4, 4, 3) + pixels)
+write("idx/labels", struct.pack(">4BI", 0, 0, 8, 1, 3) + b"\1\2\3")
+
+write("archive/png", archive({"a/1.png": image("PNG", "RGB"), "a/2.png": image("PNG", "L")}, zipfile.ZIP_STORED))
+others = {"1.png": image("PNG", "RGBA"), "2.bmp": image("BMP", "RGB"), "readme.txt": b"no image"}
+write("archive/deflated", archive(others, zipfile.ZIP_DEFLATED))
+write("archive/jpg", archive({"1.jpg": image("JPEG", "RGB", quality=50)}, zipfile.ZIP_STORED))
+webp = {"1.webp": image("WEBP", "RGB", lossless=True), "2.gif": image("GIF", "P")}
+write("archive/webp", archive(webp, zipfile.ZIP_STORED))
+
+# Beside it lies a link to the file itself.
+model = onnx.load(HERE / "../golden/sealed.onnx")
+write("metadata/entries", "\n".join(f"{entry.key}={entry.value}" for entry in model.metadata_props).encode())
