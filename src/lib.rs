@@ -9,14 +9,15 @@
 //! ```
 //! # #[cfg(all(feature = "train", feature = "infer"))]
 //! # fn main() -> ganforge::error::Result<()> {
-//! use ganforge::{config::TrainConfig, contract::Layout, data, export, progress::Silent, train};
+//! use ganforge::{config::{Span, TrainConfig}, contract::Layout, data, export, progress::Silent, train};
 //! # let dir = tempfile::tempdir().unwrap();
-//! # let run = dir.path().join("run");
 //!
+//! let run = "runs/digits";
+//! # let run = dir.path().join(run);
 //! let mut config = TrainConfig::preset("digits")?;
-//! config.schedule.images = 4 * config.schedule.batch_size as u64;
+//! config.schedule.length = Span::Steps(4);
 //! let data = data::load("synthetic", &config.data, &Silent)?;
-//! let folder = train::RunFolder::create(&run, &config)?;
+//! let folder = train::RunFolder::create(run.as_ref(), &config)?;
 //! let (device, stop) = (candle_core::Device::Cpu, false.into());
 //! train::train(&train::Job { config: &config, data: &data, device: &device, folder: &folder, progress: &Silent, stop: &stop, judge: None })?;
 //! export::export(&train::load_trained(&folder, None, train::Which::Best)?, Layout::NhwcU8, export::Dtype::F32, &folder.onnx_file())?;
@@ -33,11 +34,12 @@
 //! use ganforge::infer::{Generator, Options};
 //!
 //! # let dir = tempfile::tempdir().unwrap();
-//! # let path = dir.path().join("grid.png");
 //!
 //! let generator = Generator::open("onnx/digits.onnx".as_ref(), &Options::default())?;
 //! let images = generator.sample(0, 0, 16)?; // seed 0, images 0..16
-//! ganforge::image::save_grid(&images, 4, &path)?;
+//! let sheet = "grid.png";
+//! # let sheet = dir.path().join(sheet);
+//! ganforge::image::save_grid(&images, 4, sheet.as_ref())?;
 //! # Ok(())
 //! # }
 //! # #[cfg(not(feature = "infer"))]

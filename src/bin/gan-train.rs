@@ -57,7 +57,8 @@ enum Command {
     Eval(eval::EvalArgs),
     /// Train a feature model for `eval`: by labels where the data have them, else by rotations.
     Features(learn::FeaturesArgs),
-    /// Keep the most typical images of a data set: a generator of them makes better images, and fewer kinds of them.
+    /// Keep the typical images of a data set: what is learned from them alone is cleaner, and less varied. Compare by
+    /// `eval RUN --data` with the whole set.
     Select(select::SelectArgs),
     /// Write report.html, curves.png and progress.gif of a run again.
     Report {

@@ -12,8 +12,9 @@ use crate::error::{Error, Result};
 /// Which neighbour gives a ball its radius, as in the paper.
 pub const NEIGHBOUR: usize = 3;
 
-/// Vectors of one side compared at a time with all of the other: keeps a block of distances in a few dozen MB.
-pub(super) const BLOCK: usize = 512;
+/// Vectors of one side compared at a time with all of the other, at most, and distances in such a block: 64 MB.
+const BLOCK: usize = 512;
+const BLOCK_DISTANCES: usize = 8 << 20;
 
 /// Distances² that differ by less than this share of the norms² they come from are equal: rounding.
 const EQUAL: f64 = 1e-12;
@@ -43,8 +44,9 @@ impl Points {
     /// What `work` makes of each vector's number and its squared distances to all of `others`, in order.
     pub fn map_distances<T: Send>(&self, others: &Self, work: impl Fn(usize, &mut [f64]) -> T + Sync) -> Vec<T> {
         let mut results = Vec::with_capacity(self.len());
-        for start in (0..self.len()).step_by(BLOCK) {
-            let count = BLOCK.min(self.len() - start);
+        let block = (BLOCK_DISTANCES / others.len().max(1)).clamp(16, BLOCK);
+        for start in (0..self.len()).step_by(block) {
+            let count = block.min(self.len() - start);
             let products = product(others.columns.transpose(), self.columns.subcols(start, count), 1.0);
             results.par_extend((0..count).into_par_iter().map(|at| {
                 let norm = self.norms[start + at];

@@ -71,11 +71,12 @@ const QUEUE_PER_WORKER: usize = 2;
 /// use ganforge::infer::{Existing, Format, Generator, Job, Options, Plan, Selection, pipeline};
 /// use ganforge::progress::Silent;
 /// # let dir = tempfile::tempdir().unwrap();
-/// # let out = dir.path().join("digits");
 ///
+/// let out = "digits";
+/// # let out = dir.path().join(out);
 /// let generator = Generator::open("onnx/digits.onnx".as_ref(), &Options::default())?;
 /// let numbers = Selection::Numbers { seed: 0, start: 0, n: 100 };
-/// let plan = Plan::new(Format::Npz, &out, numbers, None, Existing::Refuse)?;
+/// let plan = Plan::new(Format::Npz, out.as_ref(), numbers, None, Existing::Refuse)?;
 /// let done = pipeline::run(&generator, &Job::new(generator.provider()), &plan, &Silent, &false.into())?;
 /// assert!(done.out.ends_with("samples.npz") && done.images == 100);
 /// # Ok(())

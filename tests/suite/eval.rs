@@ -138,7 +138,7 @@ fn plain_factors(x: &Features, k: usize) -> Vec<f64> {
 #[test]
 fn what_lies_outside_of_its_surroundings_is_odd() {
     let x = normal(700, 6, 3.0, 5); // more than a block of distances
-    let factors = outlier_factors(&x, 9).unwrap();
+    let factors = outlier_factors(&x, 9, &Silent).unwrap();
     let differs = factors.iter().zip(plain_factors(&x, 9)).map(|(a, b)| (a / b - 1.0).abs()).fold(0.0, f64::max);
     assert!(differs < 1e-9, "{differs:e}");
 
@@ -148,15 +148,15 @@ fn what_lies_outside_of_its_surroundings_is_odd() {
         (0..x.len()).flat_map(|row| x.row(row).to_vec()).map(|value| value * by + shift).collect::<Vec<f32>>()
     };
     let values = [scaled(&dense, 0.01, 0.0), scaled(&thin, 10.0, 300.0), vec![0.5; 4]].concat();
-    let factors = outlier_factors(&Features::new(601, 4, values).unwrap(), 10).unwrap();
+    let factors = outlier_factors(&Features::new(601, 4, values).unwrap(), 10, &Silent).unwrap();
     assert!(factors[600] > 5.0 && factors[..600].iter().all(|factor| *factor < 3.0), "{}", factors[600]);
     assert_eq!(ranked(&factors).last(), Some(&600));
 
-    // Copies are typical of each other.
-    let copies = outlier_factors(&x.select(&[[0; 30], [1; 30]].concat()), 20).unwrap();
+    // What has no distance from its neighbours is typical of them.
+    let copies = outlier_factors(&x.select(&[[0; 30], [1; 30]].concat()), 20, &Silent).unwrap();
     assert_eq!(copies, [1.0; 60]);
     assert_eq!(ranked(&copies), (0..60).collect::<Vec<u32>>());
-    assert!(outlier_factors(&x, 700).unwrap_err().to_string().contains("no neighbour number 700"));
+    assert!(outlier_factors(&x, 700, &Silent).unwrap_err().to_string().contains("no neighbour number 700"));
 }
 
 #[test]
@@ -640,6 +640,7 @@ fn gan_train_select_leaves_out_what_is_odd() {
     assert!(fs::read(path("again.zip")).unwrap() == fs::read(path("new/some.zip")).unwrap());
 
     select("again.zip", &["--keep=0.5"]).assert().code(2).stderr(contains("is there already"));
+    select("data/some.zip", &["--keep=0.5"]).assert().code(2).stderr(contains("inside the data's own folder"));
     select("folder", &["--keep=0.5"]).assert().code(2).stderr(contains("Name a zip archive"));
     select("other.zip", &["--keep=1"]).assert().code(2).stderr(contains("below 1"));
     select("other.zip", &["--keep=0.5", "--size=32"]).assert().code(2).stderr(contains("no built-in feature model"));

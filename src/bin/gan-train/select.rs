@@ -1,5 +1,6 @@
 //! `gan-train select`: the typical images of a data set, as a data set of their own.
 
+use std::collections::HashMap;
 use std::io::{Seek, Write};
 use std::path::{Path, PathBuf};
 
@@ -14,6 +15,7 @@ use ganforge::image::{Range, encode_png, save_grid};
 use ganforge::infer::Provider;
 use ganforge::progress::Progress;
 use serde_json::json;
+use tempfile::NamedTempFile;
 use zip::ZipWriter;
 use zip::write::SimpleFileOptions;
 
@@ -35,7 +37,7 @@ pub struct SelectArgs {
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u16).range(4..=1024))]
     size: u16,
     /// 1 (grey) or 3 (RGB).
-    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=3))]
+    #[arg(long, default_value_t = 3)]
     channels: u8,
     /// A feature model, an Inception for example; by default the built-in one for such images.
     #[arg(long, value_name = "F.onnx")]
@@ -66,8 +68,11 @@ fn share(text: &str) -> std::result::Result<f64, String> {
 
 pub fn select(args: &SelectArgs) -> Result<()> {
     let console = Console::new(args.quiet);
-    let sheet = sheet_beside(&args.out)?;
     let (size, channels) = (usize::from(args.size), usize::from(args.channels));
+    if !matches!(channels, 1 | 3) {
+        return Err(Error::usage(format!("--channels {channels}"), "Use 1 (grey) or 3 (RGB)."));
+    }
+    let (sheet, archive) = destination(args)?;
     let options = features::Options { provider: args.provider, range: args.features_range, size: args.features_size };
     let model = match &args.features {
         Some(path) => FeatureModel::open(path, &options)?,
@@ -77,47 +82,50 @@ pub fn select(args: &SelectArgs) -> Result<()> {
     let form = DataConfig { source: args.data.clone(), size, channels, range: Range::Tanh, held_out: 0.0 };
     let data = data::load(&args.data, &form, &console)?;
     console.say(&format!("{}: {}", data.name, data.report));
+    if data.report.sizes.keys().any(|(width, height)| *width.min(height) as usize > size) {
+        console.say(&format!("larger images are kept at {size}×{size}; --size asks for another size"));
+    }
 
-    let numbers: Vec<u32> = (0..data.len as u32).collect();
-    let part = |range: std::ops::Range<usize>| data.images(&numbers[range]);
-    let features = model.extract_parts(data.len, part, "features", &console)?;
-    console.say(&format!("comparing each image with its {} nearest, by {}", typical::NEIGHBOURS, model.name()));
-    let factors = typical::outlier_factors(&features, typical::NEIGHBOURS)?;
+    let factors = factors(&data, &model, &console)?;
     let mut kept = typical::ranked(&factors);
     let count = ((args.keep * data.len as f64).round() as usize).clamp(1, data.len - 1);
     let left_out = kept.split_off(count);
     kept.sort_unstable();
-
-    write_archive(&args.out, &data, &kept)?;
     let shown: Vec<u32> = left_out.iter().rev().step_by(left_out.len().div_ceil(SHOWN)).copied().collect();
     save_grid(&data.images(&shown), 10, &sheet)?;
+    if let Err(e) = write_archive(archive, &args.out, &data, &kept, &console) {
+        let _ = std::fs::remove_file(&sheet); // the first error is the one to report
+        return Err(e);
+    }
+
     let cut = factors[left_out[0] as usize];
     match args.json {
         true => print_line(
             &json!({
-                "out": args.out,
+                "out": args.out.display().to_string(),
                 "kept": kept.len(),
                 "left_out": left_out.len(),
                 "outlier_factor_from": cut,
                 "features": { "name": model.name(), "sha256": model.sha256() },
-                "sheet": sheet,
+                "sheet": sheet.display().to_string(),
             })
             .to_string(),
         ),
         false => print_line(&format!(
-            "{}: {} of {} images; left out are those with an outlier factor of {cut:.3} and more, of which {} shows {}, the \
-             oddest first",
+            "{}: {} of {} images; left out are outlier factors from {cut:.3} on, {} of them on {}, the oddest first",
             args.out.display(),
             kept.len(),
             data.len,
-            sheet.display(),
             shown.len(),
+            sheet.display(),
         )),
     }
 }
 
-/// Where the sheet goes. Neither it nor the archive may be there yet.
-fn sheet_beside(out: &Path) -> Result<PathBuf> {
+/// Where the sheet goes, and a file for the archive. Neither may be there yet, nor lie where the next training would find the
+/// sheet among its images.
+fn destination(args: &SelectArgs) -> Result<(PathBuf, NamedTempFile)> {
+    let out = &args.out;
     if !out.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("zip")) {
         return Err(Error::usage(format!("--out {}", out.display()), "Name a zip archive, for example typical.zip."));
     }
@@ -127,31 +135,51 @@ fn sheet_beside(out: &Path) -> Result<PathBuf> {
     if let Some(path) = [out, &sheet].into_iter().find(|path| path.exists()) {
         return Err(Error::usage(format!("{} is there already", path.display()), "Choose another --out, or remove it."));
     }
-    Ok(sheet)
+    let folder = out.parent().filter(|folder| *folder != Path::new("")).unwrap_or(Path::new("."));
+    files::create_folder(folder)?;
+    let inside = |data: PathBuf| data.is_dir() && folder.canonicalize().is_ok_and(|folder| folder.starts_with(data));
+    if Path::new(&args.data).canonicalize().is_ok_and(inside) {
+        let what = format!("--out {} is inside the data's own folder", out.display());
+        return Err(Error::usage(what, "Name a place outside of it, so that the data stay what they are."));
+    }
+    Ok((sheet, files::temporary(folder)?))
+}
+
+/// Each image's outlier factor; copies have the same.
+fn factors(data: &Dataset, model: &FeatureModel, progress: &dyn Progress) -> Result<Vec<f64>> {
+    let (mut distinct, mut places) = (Vec::new(), HashMap::new());
+    let place_of = |number: usize| {
+        *places.entry(data.image(number)).or_insert_with(|| {
+            distinct.push(number as u32);
+            distinct.len() - 1
+        })
+    };
+    let place: Vec<usize> = (0..data.len).map(place_of).collect();
+    let part = |range: std::ops::Range<usize>| data.images(&distinct[range]);
+    let features = model.extract_parts(distinct.len(), part, "features", progress)?;
+    let factors = typical::outlier_factors(&features, typical::NEIGHBOURS, progress)?;
+    Ok(place.into_iter().map(|place| factors[place]).collect())
 }
 
 /// The images as PNG files, by their numbers in the data set.
-fn write_archive(path: &Path, data: &Dataset, numbers: &[u32]) -> Result<()> {
-    let folder = path.parent().filter(|folder| *folder != Path::new("")).unwrap_or(Path::new("."));
-    files::create_folder(folder)?;
-    let mut file = files::temporary(folder)?;
-    write_images(file.as_file_mut(), data, numbers)
-        .and_then(|()| match file.persist(path) {
-            Ok(_) => Ok(()),
-            Err(e) => Err(e.error.into()),
-        })
-        .map_err(Error::io("write", path))
+fn write_archive(mut file: NamedTempFile, path: &Path, data: &Dataset, numbers: &[u32], progress: &dyn Progress) -> Result<()> {
+    progress.begin("writing", numbers.len() as u64);
+    let written = write_images(file.as_file_mut(), data, numbers, progress).and_then(|()| file.as_file().sync_all());
+    progress.end();
+    written.and_then(|()| file.persist_noclobber(path).map(drop).map_err(|e| e.error)).map_err(Error::io("write", path))
 }
 
-fn write_images(file: impl Write + Seek, data: &Dataset, numbers: &[u32]) -> std::io::Result<()> {
+fn write_images(file: impl Write + Seek, data: &Dataset, numbers: &[u32], progress: &dyn Progress) -> std::io::Result<()> {
     let mut archive = ZipWriter::new(std::io::BufWriter::new(file));
     // They are compressed already. Without a date the same images make the same bytes.
     let options = SimpleFileOptions::DEFAULT.compression_method(zip::CompressionMethod::Stored);
-    for &number in numbers {
+    let digits = (data.len - 1).to_string().len().max(6);
+    for (done, &number) in numbers.iter().enumerate() {
         let image = data.images(&[number]);
         let png = encode_png(&image.pixels, data.size, data.size, data.channels).map_err(std::io::Error::other)?;
-        archive.start_file(format!("{number:06}.png"), options)?;
+        archive.start_file(format!("{number:0digits$}.png"), options)?;
         archive.write_all(&png)?;
+        progress.update(done as u64 + 1, "");
     }
     archive.finish()?.flush()
 }
