@@ -175,8 +175,7 @@ impl<'a> Run<'a> {
 
     /// The loop. Gives what the watchdog ended it for.
     fn steps(&mut self) -> Result<Option<Verdict>> {
-        let Job { config, folder, .. } = self.job;
-        let schedule = &config.schedule;
+        let schedule = &self.job.config.schedule;
         while self.trainer.step < self.total {
             let before = self.trainer.step;
             let after = before + schedule.generator_steps as u64;
@@ -202,6 +201,7 @@ impl<'a> Run<'a> {
                 self.log.write(&record)?;
                 self.job.progress.update(after, &self.clock.detail(&record, self.total));
                 if let Some(verdict) = self.bark(&record, &due)? {
+                    self.show(after)?; // people want to see what it was
                     return Ok(Some(verdict));
                 }
                 if better.is_some() {
@@ -211,8 +211,7 @@ impl<'a> Run<'a> {
 
             // Show.
             if due.show {
-                self.sampler.save(&self.trainer, &folder.sample_file(after))?;
-                self.log.sheet(after, &folder.sample_file(after))?;
+                self.show(after)?;
             }
 
             // Save.
@@ -224,6 +223,13 @@ impl<'a> Run<'a> {
             }
         }
         Ok(None)
+    }
+
+    /// The sheet of samples after a step.
+    fn show(&mut self, step: u64) -> Result<()> {
+        let path = self.job.folder.sample_file(step);
+        self.sampler.save(&self.trainer, &path)?;
+        self.log.sheet(step, &path)
     }
 
     /// What is due at the end of the round from step `before` to step `after`.

@@ -628,6 +628,9 @@ fn what_the_watchdog_says_stays_though_the_run_goes_on() {
     assert_eq!(again["outcome"]["warnings"], outcome["warnings"]);
     let told = complaint(&mut place.command("off", WILD, &["--images=20000"]), 1);
     assert!(told.contains("dead critic at step"), "{told}");
+    // What it looked like in the end is there to be seen.
+    let last = read_records(&RunFolder::open(&place.path("off")).unwrap()).unwrap().pop().unwrap();
+    assert!(place.path("off").join(format!("samples/{:08}.png", last.step)).is_file(), "step {}", last.step);
 }
 
 /// Finds everything better than what was before.
@@ -660,6 +663,7 @@ fn what_has_diverged_is_never_the_best() {
     let job = Job { config: &config, data: &images, device: &device, folder: &folder, progress, stop: &stop, judge };
     let outcome = train::train(&job).unwrap();
     assert_eq!(outcome.verdict.map(|verdict| verdict.trouble), Some(Trouble::Divergence));
+    assert!(folder.sample_file(outcome.step).is_file());
     // The last sound measurement, and it was saved then.
     let best = outcome.best.expect("the first steps were sound");
     assert!(best.step < outcome.step && best.quality.is_some());
