@@ -129,6 +129,8 @@ const LOST: f64 = 0.25;
 const LOST_NEAREST: f64 = 0.1;
 /// Below this part of the data's diversity there are no images yet that could collapse.
 const BEGUN: f64 = 0.2;
+/// In the beginning noise is diverse, too: then it takes this much.
+const BEGUN_EARLY: f64 = 0.4;
 /// And below this, after [`BEGINNING`], they never will.
 const GREY: f64 = 0.1;
 /// So many images may pass before something must have become of them.
@@ -227,7 +229,10 @@ impl Watchdog {
         if record.images > BEGINNING && self.peak_diversity < GREY {
             return Some((
                 Trouble::Collapse,
-                format!("the samples' diversity never was above {:.3} of the data's", self.peak_diversity),
+                format!(
+                    "the samples' diversity never was above {:.3} of the data's, but for the first noise",
+                    self.peak_diversity
+                ),
             ));
         }
         None
@@ -237,8 +242,9 @@ impl Watchdog {
         // Infinity would be a peak for ever, and JSON cannot write it.
         let raise =
             |peak: &mut f64, value: Option<f64>| *peak = peak.max(value.filter(|value| value.is_finite()).unwrap_or(0.0));
-        raise(&mut self.peak_diversity, record.diversity);
-        raise(&mut self.peak_nearest, record.diversity_nearest);
+        let noise = |value: &f64| record.images <= SCALE_IMAGES && *value < BEGUN_EARLY;
+        raise(&mut self.peak_diversity, record.diversity.filter(|value| !noise(value)));
+        raise(&mut self.peak_nearest, record.diversity_nearest.filter(|value| !noise(value)));
         raise(&mut self.peak_gradient, record.gradient_norm_generator);
         raise(&mut self.peak_spread, record.score_spread);
         if record.images <= SCALE_IMAGES || self.scale == 0.0 {

@@ -69,6 +69,20 @@ fn what_passes_is_let_pass() {
         }
     });
     assert_eq!(verdict, None);
+    // Varied noise, then all alike for long, then images: an LSGAN did so.
+    let slow = |images: u64, record: &mut Record| {
+        record.diversity = Some(if images < 10_000 {
+            0.36
+        } else if images < 120_000 {
+            0.08
+        } else {
+            0.9
+        });
+    };
+    assert_eq!(run(0, 300_000, slow).0, None);
+    // But what was as varied as images early on is missed.
+    let early = |images: u64, record: &mut Record| record.diversity = Some(if images < 10_000 { 0.5 } else { 0.08 });
+    assert_eq!(run(0, 300_000, early).0.map(|verdict| (verdict.trouble, verdict.images)), Some((Trouble::Collapse, 20_000)));
     // Dark first epochs.
     let (dark, content) = run(0, 300_000, |_, record| record.diversity = Some(0.02));
     assert!(dark.is_none() && content.is_content());

@@ -32,15 +32,8 @@ pub struct EvalArgs {
     /// Draws to take mean and deviation over.
     #[arg(long, default_value_t = DEFAULT_DRAWS as u64, value_parser = clap::value_parser!(u64).range(1..=1000))]
     draws: u64,
-    /// A feature model, an Inception for example; by default the built-in one for such images.
-    #[arg(long, value_name = "F.onnx")]
-    features: Option<PathBuf>,
-    /// The value range that a feature model takes which does not tell it itself: tanh (the default), sigmoid, byte or imagenet.
-    #[arg(long, value_name = "RANGE")]
-    features_range: Option<InputRange>,
-    /// Height and width of a feature model's input that leaves them open.
-    #[arg(long, value_name = "PIXELS")]
-    features_size: Option<usize>,
+    #[command(flatten)]
+    features: FeatureArgs,
     /// Of a run: best (the default), latest or the number of a step.
     #[arg(long)]
     checkpoint: Option<Which>,
@@ -59,9 +52,6 @@ pub struct EvalArgs {
     /// Do not search the real images for neighbours of the generated ones.
     #[arg(long)]
     no_neighbours: bool,
-    /// Where the features are computed: auto, cpu, cuda or cuda:INDEX.
-    #[arg(long, default_value = "cpu")]
-    provider: Provider,
     /// Where the report goes, with neighbours.png beside it; by default RUN/evaluation.json, for a run.
     #[arg(long, value_name = "F.json")]
     out: Option<PathBuf>,
@@ -71,6 +61,45 @@ pub struct EvalArgs {
     /// Nothing on stderr.
     #[arg(long)]
     quiet: bool,
+}
+
+/// The feature model that images are compared by.
+#[derive(Args)]
+pub struct FeatureArgs {
+    /// A feature model, an Inception for example; by default the built-in one for such images.
+    #[arg(long, value_name = "F.onnx")]
+    features: Option<PathBuf>,
+    /// The value range that a feature model takes which does not tell it itself: tanh (the default), sigmoid, byte or imagenet.
+    #[arg(long, value_name = "RANGE")]
+    features_range: Option<InputRange>,
+    /// Height and width of a feature model's input that leaves them open.
+    #[arg(long, value_name = "PIXELS")]
+    features_size: Option<usize>,
+    /// Where the features are computed: auto, cpu, cuda or cuda:INDEX.
+    #[arg(long, default_value = "cpu")]
+    provider: Provider,
+}
+
+impl FeatureArgs {
+    /// Opens it, or the built-in one for such images, and tells what was chosen on the way.
+    pub fn open(&self, size: usize, channels: usize, progress: &dyn Progress) -> Result<FeatureModel> {
+        let options = features::Options { provider: self.provider, range: self.features_range, size: self.features_size };
+        let model = match &self.features {
+            Some(path) => FeatureModel::open(path, &options)?,
+            None => FeatureModel::builtin(size, channels, &options)?,
+        };
+        progress.say(&format!(
+            "features by {} ({} values of {}×{}×{} images, range {})",
+            model.name(),
+            model.dim(),
+            model.size(),
+            model.size(),
+            model.channels(),
+            model.range()
+        ));
+        model.notes().iter().for_each(|note| progress.say(note));
+        Ok(model)
+    }
 }
 
 /// What is judged, held in memory.
@@ -84,11 +113,6 @@ pub fn eval(args: &EvalArgs) -> Result<()> {
     let console = Console::new(args.quiet);
     let (opened, sha256) = open(args, &console)?;
     let form = form(args, &opened)?;
-    let options = features::Options { provider: args.provider, range: args.features_range, size: args.features_size };
-    let model = match &args.features {
-        Some(path) => FeatureModel::open(path, &options)?,
-        None => FeatureModel::builtin(form.size, form.channels, &options)?,
-    };
     let out = args.out.clone().or_else(|| match (&opened, &args.checkpoint) {
         (Opened::Run(_), None) => Some(Path::new(&args.subject).join("evaluation.json")),
         _ => None,
@@ -103,17 +127,7 @@ pub fn eval(args: &EvalArgs) -> Result<()> {
     if let Some(folder) = folder.filter(|folder| !folder.is_dir()) {
         return Err(Error::usage(format!("--out: there is no folder {}", folder.display()), "Make it first."));
     }
-    console.say(&format!(
-        "features by {} ({} values of {}×{}×{} images, range {})",
-        model.name(),
-        model.dim(),
-        model.size(),
-        model.size(),
-        model.channels(),
-        model.range()
-    ));
-    model.notes().iter().for_each(|note| console.say(note));
-
+    let model = args.features.open(form.size, form.channels, &console)?;
     let data = data::load(&form.source, &form, &console)?;
     let split = data.split(form.held_out, seed(&opened));
     let real = match (&opened, args.held_out) {
@@ -188,7 +202,7 @@ fn open(args: &EvalArgs, console: &Console) -> Result<(Opened, String)> {
         let sha256 = images.sha256.clone();
         return Ok((Opened::Images(images), sha256));
     }
-    let options = Options { provider: args.provider, range: args.range, ..Options::default() };
+    let options = Options { provider: args.features.provider, range: args.range, ..Options::default() };
     let generator = builtin::open(Some(&args.subject), &options)?;
     generator.notes().iter().for_each(|note| console.say(note));
     let sha256 = generator.sha256()?;

@@ -9,15 +9,16 @@ use ganforge::cli::{Console, print_line};
 use ganforge::config::DataConfig;
 use ganforge::data::{self, Dataset};
 use ganforge::error::{Error, Result};
-use ganforge::eval::{FeatureModel, InputRange, features, typical};
+use ganforge::eval::{FeatureModel, typical};
 use ganforge::files;
 use ganforge::image::{Range, encode_png, save_grid};
-use ganforge::infer::Provider;
 use ganforge::progress::Progress;
 use serde_json::json;
 use tempfile::NamedTempFile;
 use zip::ZipWriter;
 use zip::write::SimpleFileOptions;
+
+use super::eval::FeatureArgs;
 
 /// Images on the sheet of what was left out.
 const SHOWN: usize = 100;
@@ -39,18 +40,8 @@ pub struct SelectArgs {
     /// 1 (grey) or 3 (RGB).
     #[arg(long, default_value_t = 3)]
     channels: u8,
-    /// A feature model, an Inception for example; by default the built-in one for such images.
-    #[arg(long, value_name = "F.onnx")]
-    features: Option<PathBuf>,
-    /// The value range that a feature model takes which does not tell it itself: tanh (the default), sigmoid, byte or imagenet.
-    #[arg(long, value_name = "RANGE")]
-    features_range: Option<InputRange>,
-    /// Height and width of a feature model's input that leaves them open.
-    #[arg(long, value_name = "PIXELS")]
-    features_size: Option<usize>,
-    /// Where the features are computed: auto, cpu, cuda or cuda:INDEX.
-    #[arg(long, default_value = "cpu")]
-    provider: Provider,
+    #[command(flatten)]
+    features: FeatureArgs,
     /// Nothing on stderr.
     #[arg(long)]
     quiet: bool,
@@ -73,12 +64,7 @@ pub fn select(args: &SelectArgs) -> Result<()> {
         return Err(Error::usage(format!("--channels {channels}"), "Use 1 (grey) or 3 (RGB)."));
     }
     let (sheet, archive) = destination(args)?;
-    let options = features::Options { provider: args.provider, range: args.features_range, size: args.features_size };
-    let model = match &args.features {
-        Some(path) => FeatureModel::open(path, &options)?,
-        None => FeatureModel::builtin(size, channels, &options)?,
-    };
-    model.notes().iter().for_each(|note| console.say(note));
+    let model = args.features.open(size, channels, &console)?;
     let form = DataConfig { source: args.data.clone(), size, channels, range: Range::Tanh, held_out: 0.0 };
     let data = data::load(&args.data, &form, &console)?;
     console.say(&format!("{}: {}", data.name, data.report));
