@@ -201,7 +201,9 @@ impl<'a> Run<'a> {
                 self.log.write(&record)?;
                 self.job.progress.update(after, &self.clock.detail(&record, self.total));
                 if let Some(verdict) = self.bark(&record, &due)? {
-                    self.show(after)?; // people want to see what it was
+                    // People want to see what became of it; but the verdict is worth more than the picture.
+                    let unseen = |error| self.job.progress.say(&format!("warning: no sheet of the last samples: {error}"));
+                    self.show(after).unwrap_or_else(unseen);
                     return Ok(Some(verdict));
                 }
                 if better.is_some() {

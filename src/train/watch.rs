@@ -242,9 +242,11 @@ impl Watchdog {
         // Infinity would be a peak for ever, and JSON cannot write it.
         let raise =
             |peak: &mut f64, value: Option<f64>| *peak = peak.max(value.filter(|value| value.is_finite()).unwrap_or(0.0));
-        let noise = |value: &f64| record.images <= SCALE_IMAGES && *value < BEGUN_EARLY;
-        raise(&mut self.peak_diversity, record.diversity.filter(|value| !noise(value)));
-        raise(&mut self.peak_nearest, record.diversity_nearest.filter(|value| !noise(value)));
+        let noise = record.images <= SCALE_IMAGES && record.diversity.is_none_or(|diversity| diversity < BEGUN_EARLY);
+        if !noise {
+            raise(&mut self.peak_diversity, record.diversity);
+            raise(&mut self.peak_nearest, record.diversity_nearest);
+        }
         raise(&mut self.peak_gradient, record.gradient_norm_generator);
         raise(&mut self.peak_spread, record.score_spread);
         if record.images <= SCALE_IMAGES || self.scale == 0.0 {

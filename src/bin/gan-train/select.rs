@@ -78,11 +78,8 @@ pub fn select(args: &SelectArgs) -> Result<()> {
     let left_out = kept.split_off(count);
     kept.sort_unstable();
     let shown: Vec<u32> = left_out.iter().rev().step_by(left_out.len().div_ceil(SHOWN)).copied().collect();
+    write_archive(archive, &args.out, &data, &kept, &console)?;
     save_grid(&data.images(&shown), 10, &sheet)?;
-    if let Err(e) = write_archive(archive, &args.out, &data, &kept, &console) {
-        let _ = std::fs::remove_file(&sheet); // the first error is the one to report
-        return Err(e);
-    }
 
     let cut = factors[left_out[0] as usize];
     match args.json {
@@ -122,12 +119,15 @@ fn destination(args: &SelectArgs) -> Result<(PathBuf, NamedTempFile)> {
         return Err(Error::usage(format!("{} is there already", path.display()), "Choose another --out, or remove it."));
     }
     let folder = out.parent().filter(|folder| *folder != Path::new("")).unwrap_or(Path::new("."));
-    files::create_folder(folder)?;
-    let inside = |data: PathBuf| data.is_dir() && folder.canonicalize().is_ok_and(|folder| folder.starts_with(data));
+    // As far as it is there already.
+    let existing =
+        std::path::absolute(folder).ok().and_then(|folder| folder.ancestors().find_map(|part| part.canonicalize().ok()));
+    let inside = |data: PathBuf| data.is_dir() && existing.is_some_and(|folder| folder.starts_with(data));
     if Path::new(&args.data).canonicalize().is_ok_and(inside) {
         let what = format!("--out {} is inside the data's own folder", out.display());
         return Err(Error::usage(what, "Name a place outside of it, so that the data stay what they are."));
     }
+    files::create_folder(folder)?;
     Ok((sheet, files::temporary(folder)?))
 }
 
