@@ -129,10 +129,10 @@ const LOST: f64 = 0.25;
 const LOST_NEAREST: f64 = 0.1;
 /// Below this part of the data's diversity there are no images yet that could collapse.
 const BEGUN: f64 = 0.2;
-/// In the beginning noise is diverse, too: then it takes this much.
-const BEGUN_EARLY: f64 = 0.4;
 /// And below this, after [`BEGINNING`], they never will.
 const GREY: f64 = 0.1;
+/// In the first [`SCALE_IMAGES`] noise may be diverse, too: what is less diverse than this has not begun.
+const BEGUN_EARLY: f64 = 0.4;
 /// So many images may pass before something must have become of them.
 const BEGINNING: u64 = 500_000;
 /// A suspicion is a verdict after so many looks,
@@ -230,7 +230,7 @@ impl Watchdog {
             return Some((
                 Trouble::Collapse,
                 format!(
-                    "the samples' diversity never was above {:.3} of the data's, but for the first noise",
+                    "after the first noise the samples' diversity never was above {:.3} of the data's",
                     self.peak_diversity
                 ),
             ));

@@ -71,13 +71,12 @@ fn what_passes_is_let_pass() {
     assert_eq!(verdict, None);
     // Varied noise, then all alike for long, then images: an LSGAN did so.
     let slow = |images: u64, record: &mut Record| {
-        record.diversity = Some(if images < 10_000 {
-            0.36
-        } else if images < 120_000 {
-            0.08
-        } else {
-            0.9
-        });
+        let [all, nearest] = match images {
+            ..10_000 => [0.36, 0.6],
+            ..120_000 => [0.08, 0.05],
+            _ => [0.9, 0.7],
+        };
+        (record.diversity, record.diversity_nearest) = (Some(all), Some(nearest));
     };
     assert_eq!(run(0, 300_000, slow).0, None);
     // But what was as varied as images early on is missed.
