@@ -466,7 +466,7 @@ fn values_out_of_range_are_named() {
         ("output.keep_checkpoints=0", "output.keep_checkpoints must be"),
         ("seed=-1", "seed"),
         ("generator.layers=[{ categorical = 1 }]", "generator: layer 1: categorical 1 needs 2 categories or more"),
-        ("critic.layers=[{ categorical = 2 }, { linear = { out = 1 } }]", "critic:"),
+        ("critic.layers=[{ categorical = 2 }, { linear = { out = 1 } }]", "critic: categorical is for the generator only"),
         ("optimizer.critic.lr=0.0", "learning rate must be above 0"),
         ("optimizer.critic.lr=inf", "learning rate must be above 0"),
         ("optimizer.critic.betas=[0.5, 1.0]", "betas must be at least 0 and below 1"),
