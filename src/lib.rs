@@ -32,7 +32,6 @@
 //! # #[cfg(feature = "infer")]
 //! # fn main() -> ganforge::error::Result<()> {
 //! use ganforge::infer::{Generator, Options};
-//!
 //! # let dir = tempfile::tempdir().unwrap();
 //!
 //! let generator = Generator::open("onnx/digits.onnx".as_ref(), &Options::default())?;

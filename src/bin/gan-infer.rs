@@ -118,7 +118,7 @@ enum Command {
         model: Option<String>,
         #[command(flatten)]
         how: How,
-        /// Batch sizes to try [default: 1 to 64, on CUDA 64 to 1024]
+        /// Batch sizes to try [default: 1 to 256, on CUDA 64 to 1024]
         #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = clap::value_parser!(u16).range(1..=MAX_BATCH as i64))]
         batches: Vec<u16>,
         /// Numbers of sessions to try [default: 1, and one a core]

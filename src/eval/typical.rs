@@ -1,6 +1,6 @@
-//! Which images of a data set are typical of it. A generator that is trained on those alone makes better images, and fewer kinds
-//! of them: instance selection (arXiv 2007.15255). What is typical is told there by one Gaussian over all features; here by
-//! the density around an image against that around its neighbours, so that rare kinds are not taken for odd ones.
+//! Which images of a data set are typical of it. A generator that is trained on those alone is meant to make cleaner images, at the
+//! price of variety: instance selection (arXiv 2007.15255). What is typical is told there by one density over all features; here
+//! by the density around an image against that around its neighbours, so that rare kinds are not taken for odd ones.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 

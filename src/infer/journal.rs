@@ -253,8 +253,6 @@ fn is_at(_: &File, _: &Path) -> bool {
 /// In what two jobs differ that decides on bytes: (key, the one's, the other's). What the model's file is called does not.
 pub(super) fn difference(begun: &Value, now: &Value) -> Option<(String, Value, Value)> {
     let keys = now.as_object().into_iter().flatten().map(|(key, _)| key).filter(|key| *key != "model");
-    // Jobs begun before there was a TF32 to choose did without.
-    let before = |key: &str| if key == "tf32" { Value::Bool(false) } else { Value::Null };
-    let mut all = keys.map(|key| (key.clone(), begun.get(key).cloned().unwrap_or_else(|| before(key)), now[key].clone()));
+    let mut all = keys.map(|key| (key.clone(), begun.get(key).cloned().unwrap_or_default(), now[key].clone()));
     all.find(|(_, was, is)| was != is)
 }
