@@ -12,6 +12,7 @@ above 0.8 and above 0.95, and how the classes are spread. Seeded; needs torch 2 
 import argparse
 import gzip
 import pathlib
+import sys
 
 import numpy as np
 import torch
@@ -19,7 +20,10 @@ from torch import nn
 
 
 def idx(folder, part):
-    path = next(path for path in sorted(folder.iterdir()) if path.name.startswith(part))
+    paths = sorted(folder.glob(f"{part}*"))
+    if not paths:
+        sys.exit(f"{folder} holds no {part}…: name the folder with MNIST's IDX files")
+    path = paths[0]
     data = (gzip.open if path.suffix == ".gz" else open)(path, "rb").read()
     dims = [int.from_bytes(data[4 + 4 * axis : 8 + 4 * axis], "big") for axis in range(data[3])]
     return torch.from_numpy(np.frombuffer(data, np.uint8, offset=4 + 4 * data[3]).reshape(dims).copy())
