@@ -20,6 +20,7 @@ macro_rules! presets {
 }
 
 presets![
+    "cdcgan-28",
     "dcgan-28",
     "dcgan-64",
     "dcgan-anime",
@@ -105,6 +106,16 @@ pub struct DataConfig {
     /// on as many training images, shows whether it memorises.
     #[serde(default)]
     pub held_out: f64,
+    /// Classes that generator and critic are told: 2 to 256, or 0 for none. The images then need labels below it (an IDX file of
+    /// labels, or a folder a class), the generator begins with `categorical = classes`, which makes the first so many
+    /// latents choose the class, and the critic ends in one value a class, of which that of the image's class counts (arXiv
+    /// 1801.04406, appendix D).
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub classes: usize,
+}
+
+fn is_zero(number: &usize) -> bool {
+    *number == 0
 }
 
 /// A network is a list of layers.
@@ -499,6 +510,7 @@ impl TrainConfig {
         ensure(matches!(self.data.channels, 1 | 3), "data.channels must be 1 or 3")?;
         ensure(self.data.range != Range::Byte, "data.range must be tanh or sigmoid")?;
         ensure((0.0..=0.5).contains(&self.data.held_out), "data.held_out must be 0 to 0.5")?;
+        ensure(matches!(self.data.classes, 0 | 2..=256), "data.classes must be 2 to 256, or 0 for none")?;
         ensure((1..=65_536).contains(&self.latent.size), "latent.size must be 1 to 65536")?;
         ensure((1..=65_536).contains(&self.schedule.batch_size), "schedule.batch_size must be 1 to 65536")?;
         ensure((1..=1000).contains(&self.schedule.critic_steps), "schedule.critic_steps must be 1 to 1000")?;
@@ -618,9 +630,7 @@ impl TrainConfig {
         }
         let score =
             output_shape(&self.critic.layers, image).map_err(|what| invalid_config(place, format!("critic: {what}")))?;
-        if score.elements() != 1 {
-            return Err(invalid_config(place, format!("critic: ends in {score}, but must end in one value an image")));
-        }
+        self.check_classes(place, score)?;
         for (network, layers) in [("generator", &self.generator.layers), ("critic", &self.critic.layers)] {
             if !layers.iter().any(LayerSpec::learns) {
                 return Err(invalid_config(
@@ -633,6 +643,34 @@ impl TrainConfig {
         let total: f64 = sizes.into_iter().map(|(layers, input)| size_estimate(layers, input)).sum();
         if total > MAX_VALUES {
             return Err(invalid_config(place, format!("the networks hold {total:.1e} values, more than {MAX_VALUES:.0e}")));
+        }
+        Ok(())
+    }
+
+    /// Checks that both networks know of the classes, if there are any.
+    fn check_classes(&self, place: &str, score: Shape) -> Result<()> {
+        let classes = self.data.classes;
+        let refused = |what: String| Err(invalid_config(place, what));
+        if classes == 0 {
+            return match score.elements() {
+                1 => Ok(()),
+                _ => refused(format!(
+                    "critic: ends in {score}, but must end in one value an image (or, with data.classes, in one a class)"
+                )),
+            };
+        }
+        if score.elements() != classes {
+            return refused(format!("critic: ends in {score}, but data.classes asks for {classes} values an image"));
+        }
+        if self.generator.layers.first() != Some(&LayerSpec::Categorical(classes)) {
+            return refused(format!(
+                "generator: with data.classes = {classes} its first layer must be {{ categorical = {classes} }}"
+            ));
+        }
+        if let Some(PenaltyConfig::Gradient { .. }) = self.penalty {
+            let what = "a gradient penalty is taken between real and generated images, which with data.classes are of different \
+                        classes; use penalty = { kind = \"r1\" }";
+            return refused(what.to_string());
         }
         Ok(())
     }

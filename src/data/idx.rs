@@ -62,7 +62,7 @@ pub(super) fn load(path: &Path, config: &DataConfig, progress: &dyn Progress) ->
     let mut report = Report { found: images.len, ..Report::default() };
     report.count(images.len, (images.width, images.height), false);
     if channels == 1 && images.width as usize == size && images.height as usize == size {
-        return Ok(Loaded { pixels: images.pixels, report });
+        return Ok(Loaded { pixels: images.pixels, labels: None, report });
     }
     let shape = [images.width as usize, images.height as usize, 1];
     let area = shape[0] * shape[1];
@@ -70,7 +70,7 @@ pub(super) fn load(path: &Path, config: &DataConfig, progress: &dyn Progress) ->
         decode::fit(&images.pixels[index * area..(index + 1) * area], shape, size, channels, out)
     })?;
     results.into_iter().collect::<Result<(), String>>().map_err(|what| invalid(path, what))?;
-    Ok(Loaded { pixels, report })
+    Ok(Loaded { pixels, labels: None, report })
 }
 
 struct Images {

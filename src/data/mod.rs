@@ -6,7 +6,7 @@ mod idx;
 pub mod synthetic;
 mod zip;
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fmt;
 use std::fs::{self, File};
 use std::io::{ErrorKind, Read};
@@ -37,6 +37,8 @@ pub struct Dataset {
     pub size: usize,
     /// `[len, channels, size, size]`.
     pub pixels: Vec<u8>,
+    /// The class of each image; empty where nobody asked for classes.
+    pub labels: Vec<u8>,
     /// What was found on the way.
     pub report: Report,
 }
@@ -83,6 +85,8 @@ pub struct Broken {
 /// What the readers of this module's parts return.
 struct Loaded {
     pixels: Vec<u8>,
+    /// The class of each image, where folders make classes.
+    labels: Option<Vec<u8>>,
     report: Report,
 }
 
@@ -138,29 +142,35 @@ impl Dataset {
 /// - a folder or a zip archive of images (see [`EXTENSIONS`]), its subfolders included, in the order of their paths.
 ///
 /// Images are cropped to their central square and resized; transparent parts become white. Broken ones are left out and
-/// reported. Only the decoded pixels are held in memory as a whole.
+/// reported. Only the decoded pixels are held in memory as a whole. Where `config` asks for classes, they are those of
+/// [`load_labels`], or each folder of images is one, in the order of the folders' names.
 ///
 /// # Errors
-/// When the source is unknown, missing or unreadable, when it holds no images, or when more than half of them are broken.
+/// When the source is unknown, missing or unreadable, when it holds no images, when more than half of them are broken, or when
+/// it has not the classes asked for.
 pub fn load(source: &str, config: &DataConfig, progress: &dyn Progress) -> Result<Dataset> {
     if !matches!(config.channels, 1 | 3) || !(1..=1024).contains(&config.size) {
         let what = format!("images of {} channels, {} pixels wide", config.channels, config.size);
         return Err(Error::usage(what, "Ask for 1 or 3 channels and a size of 1 to 1024."));
     }
     if source == "synthetic" {
-        return finish(source.to_string(), config, draw_synthetic(config)?);
+        let labels = load_labels(source)?;
+        return finish(source.to_string(), config, Loaded { labels, ..draw_synthetic(config)? });
     }
     let path = if NAMES.contains(&source) { find_named(source, &named_roots())? } else { PathBuf::from(source) };
     let kind = fs::metadata(&path).map_err(|e| match e.kind() {
         ErrorKind::NotFound => unknown(source),
         _ => Error::io("read", &path)(e),
     })?;
-    let loaded = match idx::training_file(&path) {
+    let mut loaded = match idx::training_file(&path) {
         Some(file) => idx::load(&file, config, progress)?,
         None if kind.is_dir() => folder::load(&path, config, progress)?,
         None if kind.is_file() => load_file(&path, config, progress)?,
         None => return Err(unrecognised(&path, "neither a file nor a folder".to_string())),
     };
+    if config.classes > 0 && loaded.labels.is_none() {
+        loaded.labels = load_labels(source)?;
+    }
     finish(name_of(&path), config, loaded)
 }
 
@@ -244,7 +254,7 @@ fn draw_synthetic(config: &DataConfig) -> Result<Loaded> {
     let mut report = Report { found: synthetic::LEN, ..Report::default() };
     let size = config.size as u32;
     report.count(synthetic::LEN, (size, size), config.channels == 3);
-    Ok(Loaded { pixels, report })
+    Ok(Loaded { pixels, labels: None, report })
 }
 
 /// A single file, by its first bytes.
@@ -280,7 +290,7 @@ fn name_of(path: &Path) -> String {
 }
 
 fn finish(name: String, config: &DataConfig, loaded: Loaded) -> Result<Dataset> {
-    let Loaded { pixels, mut report } = loaded;
+    let Loaded { pixels, labels, mut report } = loaded;
     let (size, channels, len) = (config.size, config.channels, report.used);
     if u32::try_from(len).is_err() {
         return Err(Error::invalid(name, format!("{len} images"), "At most 4,294,967,295 images can be numbered."));
@@ -289,7 +299,40 @@ fn finish(name: String, config: &DataConfig, loaded: Loaded) -> Result<Dataset> 
     let (sha256, distinct) =
         rayon::join(|| hash([len, channels, size, size], &pixels), || pixels.chunks_exact(bytes).collect::<HashSet<_>>().len());
     report.duplicates = len - distinct;
-    Ok(Dataset { name, sha256, len, channels, size, pixels, report })
+    let labels = match config.classes {
+        0 => Vec::new(),
+        classes => checked_labels(&name, labels, len, classes)?,
+    };
+    Ok(Dataset { name, sha256, len, channels, size, pixels, labels, report })
+}
+
+/// The labels, if there is one an image and each is below `classes`.
+fn checked_labels(name: &str, labels: Option<Vec<u8>>, len: usize, classes: usize) -> Result<Vec<u8>> {
+    let refused = |what: String| {
+        let mend = "Labels are an IDX file beside that of the images, or folders of images, one a class; data.classes is their number.";
+        Err(Error::invalid(name, what, mend))
+    };
+    let Some(labels) = labels else { return refused(format!("data.classes asks for {classes} classes, but it has none")) };
+    let found = labels.iter().max().map_or(0, |&most| usize::from(most) + 1);
+    if labels.len() != len {
+        return refused(format!("{} labels for {} images", grouped(labels.len()), grouped(len)));
+    }
+    match found == classes {
+        true => Ok(labels),
+        false => refused(format!("it has {found} classes, but data.classes is {classes}")),
+    }
+}
+
+/// The classes that the folders of images make, by the images' paths; `None` where an image is in none, or they are fewer than
+/// 2 or more than 256.
+fn classes_of_folders(names: &[&String]) -> Option<Vec<u8>> {
+    let folders: Vec<&str> = names.iter().map(|name| name.rsplit_once('/').map(|(folder, _)| folder)).collect::<Option<_>>()?;
+    let distinct: BTreeSet<&str> = folders.iter().copied().collect();
+    if !(2..=256).contains(&distinct.len()) {
+        return None;
+    }
+    let number: BTreeMap<&str, u8> = distinct.into_iter().zip(0..=u8::MAX).collect();
+    folders.iter().map(|folder| number.get(folder).copied()).collect()
 }
 
 fn hash(shape: [usize; 4], pixels: &[u8]) -> String {
@@ -349,11 +392,13 @@ fn decode_all(
         read(index).and_then(|encoded| decode::decode(&encoded, config.size, config.channels, out))
     })?;
     let mut report = Report { found: names.len(), ignored, ..Report::default() };
+    let mut whole = Vec::with_capacity(names.len());
     for (index, (name, result)) in names.iter().zip(results).enumerate() {
         match result {
             Ok(source) => {
                 pixels.copy_within(index * bytes..(index + 1) * bytes, report.used * bytes);
                 report.count(1, (source.width, source.height), source.colour);
+                whole.push(name);
             }
             Err(reason) => report.broken.push(Broken { name: name.clone(), reason }),
         }
@@ -361,7 +406,7 @@ fn decode_all(
     check_health(place, &report)?;
     pixels.truncate(report.used * bytes);
     pixels.shrink_to_fit();
-    Ok(Loaded { pixels, report })
+    Ok(Loaded { pixels, labels: classes_of_folders(&whole), report })
 }
 
 /// A whole encoded image, whatever size its archive claims, unless it is too large to be one.

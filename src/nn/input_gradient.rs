@@ -28,7 +28,7 @@ struct Station<'a> {
 
 impl Network {
     /// A loss on the network's gradient to its input. `penalty` is given `g = ∂ ΣD / ∂x`, shaped as `x`, and returns whatever it
-    /// likes, with the loss's gradient to `g`. The result: what it returned, and the loss's gradients to the parameters, in the
+    /// likes, with the loss's gradient to `g`. D is the network's output, each value times its `share` where these are given. The result: what it returned, and the loss's gradients to the parameters, in the
     /// order of [`Self::trainable`]; zeros where it does not depend on one.
     ///
     /// Everything in the pass is differentiated: also the batch's statistics, as PyTorch does. A training pass counts as one:
@@ -40,6 +40,7 @@ impl Network {
     pub fn input_gradient_penalty<P>(
         &self,
         x: &Tensor,
+        share: Option<&Tensor>,
         pass: Pass,
         penalty: impl FnOnce(&Tensor) -> Result<(P, Tensor)>,
     ) -> Result<(P, Vec<Tensor>)> {
@@ -47,7 +48,7 @@ impl Network {
         let mut stations: Vec<Station<'_>> = self.traced(trace).map(|(layer, saved)| Station::new(layer, saved)).collect();
 
         // Back to the input.
-        let mut gradient = y.ones_like()?;
+        let mut gradient = share.map_or_else(|| y.ones_like(), |share| share.reshape(y.shape())?.copy())?;
         for station in stations.iter_mut().rev() {
             gradient = station.pull(gradient)?;
         }

@@ -16,4 +16,5 @@ pub mod norm;
 mod spectral;
 mod winograd;
 
+pub(crate) use network::chosen;
 pub use network::{Network, Parameter, Pass, Role, Trace, Wanted, channels_first, channels_last};

@@ -395,11 +395,16 @@ impl LayerSpec {
     }
 }
 
+/// One where the first `categories` features of `x [n, features]` have their largest, 0 elsewhere: `[n, categories]`.
+pub(crate) fn chosen(x: &Tensor, categories: usize) -> Result<Tensor> {
+    let code = x.narrow(1, 0, categories)?;
+    Ok(code.broadcast_ge(&code.max_keepdim(1)?)?.to_dtype(x.dtype())?)
+}
+
 /// One where the first `categories` features have their largest, 0 elsewhere in them; the others as they are. No gradient
 /// comes through the choice.
 fn categorical(x: &Tensor, categories: usize) -> Result<(Tensor, Extra)> {
-    let code = x.narrow(1, 0, categories)?;
-    let chosen = code.broadcast_ge(&code.max_keepdim(1)?)?.to_dtype(x.dtype())?;
+    let chosen = chosen(x, categories)?;
     if categories == x.dim(1)? {
         let mask = Extra::Mask(chosen.zeros_like()?);
         return Ok((chosen, mask));

@@ -1,6 +1,6 @@
 //! Which images the critic sees when: a function of the seed and the critic step alone.
 
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 use rayon::prelude::*;
 
 use crate::config::TrainConfig;
@@ -10,6 +10,41 @@ use crate::error::{Error, Result};
 use crate::nn::cuda::Pixels;
 use crate::random::{Purpose, Stream};
 
+/// Images with their classes.
+#[derive(Debug, Clone)]
+pub struct Batch {
+    /// `[n, size, size, c]`, in the network's range.
+    pub images: Tensor,
+    /// One-hot `[n, classes]`, where the networks are told of classes.
+    pub classes: Option<Tensor>,
+}
+
+impl From<Tensor> for Batch {
+    /// Without classes.
+    fn from(images: Tensor) -> Self {
+        Self { images, classes: None }
+    }
+}
+
+impl Batch {
+    /// On another device, or of another type.
+    ///
+    /// # Errors
+    /// When the device is out of memory.
+    pub fn to(&self, device: &Device, dtype: DType) -> Result<Self> {
+        let moved = |tensor: &Tensor| tensor.to_device(device)?.to_dtype(dtype);
+        Ok(Self { images: moved(&self.images)?, classes: self.classes.as_ref().map(moved).transpose()? })
+    }
+
+    /// How many.
+    ///
+    /// # Errors
+    /// When the images are a scalar.
+    pub fn len(&self) -> Result<usize> {
+        Ok(self.images.dim(0)?)
+    }
+}
+
 /// The training images in shuffled batches. The last batch of an epoch is kept, though it may be smaller.
 pub struct Batches<'a> {
     data: &'a Dataset,
@@ -17,6 +52,7 @@ pub struct Batches<'a> {
     held_out: Vec<u32>,
     values: [f32; 256],
     batch_size: usize,
+    classes: usize,
     seed: u64,
     device: Device,
     /// The images on the GPU, if that is where they go and they fit.
@@ -36,6 +72,12 @@ impl<'a> Batches<'a> {
             let what = format!("{} holds images of {} pixels and {} channels", data.name, data.size, data.channels);
             return Err(Error::usage(what, "Load the data with the config's own data section."));
         }
+        let known = if config.data.classes > 0 { data.len } else { data.labels.len() };
+        let foreign = |label: &u8| config.data.classes > 0 && usize::from(*label) >= config.data.classes;
+        if data.labels.len() != known || data.labels.iter().any(foreign) {
+            let what = format!("{} has not the {} classes that the config asks for", data.name, config.data.classes);
+            return Err(Error::usage(what, "Load the data with the config's own data section."));
+        }
         let split = data.split(config.data.held_out, config.seed);
         #[cfg(feature = "cuda")]
         let resident = match device.is_cuda() {
@@ -50,6 +92,7 @@ impl<'a> Batches<'a> {
             held_out: split.held_out,
             values: config.data.range.values(),
             batch_size: config.schedule.batch_size,
+            classes: config.data.classes,
             seed: config.seed,
             device: device.clone(),
             order: None,
@@ -91,11 +134,11 @@ impl<'a> Batches<'a> {
         false
     }
 
-    /// The images of critic step number `critic_step` (from 0), `[n, size, size, c]` in the network's range.
+    /// The images of critic step number `critic_step` (from 0).
     ///
     /// # Errors
     /// When the device is out of memory.
-    pub fn get(&mut self, critic_step: u64) -> Result<Tensor> {
+    pub fn get(&mut self, critic_step: u64) -> Result<Batch> {
         let (epoch, batch) = (critic_step / self.an_epoch(), (critic_step % self.an_epoch()) as usize);
         if self.order.as_ref().is_none_or(|(of, _)| *of != epoch) {
             let order = Stream::at(self.seed, Purpose::Shuffle, epoch).permutation(self.train.len() as u32);
@@ -110,7 +153,7 @@ impl<'a> Batches<'a> {
     ///
     /// # Errors
     /// When the device is out of memory.
-    pub fn fixed(&self) -> Result<Option<[Tensor; 2]>> {
+    pub fn fixed(&self) -> Result<Option<[Batch; 2]>> {
         if self.held_out.is_empty() {
             return Ok(None);
         }
@@ -122,7 +165,7 @@ impl<'a> Batches<'a> {
     ///
     /// # Errors
     /// When the device is out of memory.
-    pub fn first(&self, n: usize) -> Result<Tensor> {
+    pub fn first(&self, n: usize) -> Result<Batch> {
         self.upload(&self.train[..self.train.len().min(n)])
     }
 
@@ -130,12 +173,27 @@ impl<'a> Batches<'a> {
     ///
     /// # Errors
     /// When the device is out of memory.
-    pub fn spaced(&self, n: usize) -> Result<Tensor> {
+    pub fn spaced(&self, n: usize) -> Result<Batch> {
         let (len, n) = (self.train.len(), n.min(self.train.len()));
         self.upload(&(0..n).map(|at| self.train[at * len / n]).collect::<Vec<_>>())
     }
 
-    fn upload(&self, indices: &[u32]) -> Result<Tensor> {
+    fn upload(&self, indices: &[u32]) -> Result<Batch> {
+        Ok(Batch { images: self.upload_images(indices)?, classes: self.upload_classes(indices)? })
+    }
+
+    fn upload_classes(&self, indices: &[u32]) -> Result<Option<Tensor>> {
+        if self.classes == 0 {
+            return Ok(None);
+        }
+        let mut values = vec![0.0f32; indices.len() * self.classes];
+        for (row, &index) in values.chunks_exact_mut(self.classes).zip(indices) {
+            row[usize::from(self.data.labels[index as usize])] = 1.0;
+        }
+        Ok(Some(Tensor::from_vec(values, (indices.len(), self.classes), &self.device)?))
+    }
+
+    fn upload_images(&self, indices: &[u32]) -> Result<Tensor> {
         #[cfg(feature = "cuda")]
         if let Some(pixels) = &self.resident {
             return Ok(pixels.gather(indices)?);

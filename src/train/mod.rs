@@ -30,7 +30,7 @@ use crate::progress::Progress;
 use crate::schedule::Rates;
 use crate::shape::Shape;
 
-pub use batches::Batches;
+pub use batches::{Batch, Batches};
 pub use run::RunFolder;
 pub use stats::{Record, read_records};
 pub use step::{Phase, Trainer};
@@ -259,7 +259,7 @@ impl<'a> Run<'a> {
         let Self { trainer, batches, clock, .. } = self;
         let images = batches.images_after(trainer.critic_steps());
         let means = trainer.take_means()?;
-        let mean_score = |images: &Tensor| trainer.scores(images).map(|all| all.iter().sum::<f64>() / all.len() as f64);
+        let mean_score = |images: &Batch| trainer.scores(images).map(|all| all.iter().sum::<f64>() / all.len() as f64);
         let [score_train, score_held_out] = match batches.fixed()? {
             Some([train, held_out]) => [Some(mean_score(&train)?), Some(mean_score(&held_out)?)],
             None => [None, None],

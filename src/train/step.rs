@@ -6,7 +6,7 @@ use candle_core::backprop::GradStore;
 use candle_core::{DType, Device, Tensor, Var};
 use rayon::prelude::*;
 
-use super::{critic_network, generator_network};
+use super::{Batch, critic_network, generator_network};
 use crate::augment::Augmentation;
 use crate::config::{GeneratorLatents, LossConfig, PenaltyConfig, TrainConfig};
 use crate::ema::Ema;
@@ -15,7 +15,7 @@ use crate::loss::top_k;
 use crate::nn::activation::blend;
 use crate::nn::cpu::on_pool;
 use crate::nn::device::set_precision;
-use crate::nn::{Network, Pass, Trace, Wanted, channels_first, channels_last};
+use crate::nn::{Network, Pass, Trace, Wanted, channels_first, channels_last, chosen};
 use crate::optim::{self, Optimizer};
 use crate::penalty::{self, Penalty};
 use crate::random::Purpose;
@@ -59,6 +59,8 @@ pub struct Phase {
 struct Scored {
     score: Var,
     trace: Trace,
+    /// Of the critic's values of an image, those that are its score.
+    classes: Option<Tensor>,
     /// What it saw.
     seen: Tensor,
     augmentation: Augmentation,
@@ -141,14 +143,14 @@ impl Trainer {
         }
     }
 
-    /// One critic step on real images `[n, h, w, c]` and as many fakes.
+    /// One critic step on real images and as many fakes.
     ///
     /// # Errors
     /// When the device is out of memory.
-    pub fn critic_step(&mut self, real: &Tensor, phase: &mut Phase) -> Result<()> {
+    pub fn critic_step(&mut self, real: &Batch, phase: &mut Phase) -> Result<()> {
         on_pool(|| {
             let index = self.critic_steps() + phase.critic_turns;
-            let z = self.latents(Purpose::CriticLatent, index, real.dim(0)?)?;
+            let z = self.latents(Purpose::CriticLatent, index, real.len()?)?;
             self.critic_step_with(real, z, phase)
         })
     }
@@ -157,7 +159,7 @@ impl Trainer {
     ///
     /// # Errors
     /// When the device is out of memory.
-    pub fn critic_step_with(&mut self, real: &Tensor, z: Tensor, phase: &mut Phase) -> Result<()> {
+    pub fn critic_step_with(&mut self, real: &Batch, z: Tensor, phase: &mut Phase) -> Result<()> {
         // Make fakes. Only if the generator's step will go on from them is it kept how they came about.
         let last_turn = phase.critic_turns + 1 == self.config.schedule.critic_steps_at(self.step);
         let keep = last_turn && self.config.schedule.generator_latents == GeneratorLatents::ReusedFakes;
@@ -168,14 +170,14 @@ impl Trainer {
 
         // Score both, in separate passes: batch normalisation must not mix them.
         self.clip_critic()?;
-        let real = self.score(real, phase)?;
-        let fake = self.score(&fakes, phase)?;
+        let real = self.score(&real.images, real.classes.clone(), phase)?;
+        let fake = self.score(&fakes, self.classes_of(&z)?, phase)?;
         let loss = self.config.loss.critic(&real.score, &fake.score)?;
         let mut told = vec![loss.detach(), real.score.mean_all()?.detach(), fake.score.mean_all()?.detach()];
 
         // Walk back. The penalty's gradient to the parameters comes from a pass of its own.
         let by_score = loss.backward()?;
-        let penalty = self.penalty(&real.seen, &fake.seen, phase)?;
+        let penalty = self.penalty(&real, &fake.seen, phase)?;
         let gradients = self.to_critic(real, &by_score, Wanted::Parameters)?;
         add(&gradients, &self.to_critic(fake, &by_score, Wanted::Parameters)?)?;
         if let Some((Penalty { value, norm }, of_penalty)) = penalty {
@@ -217,14 +219,16 @@ impl Trainer {
     /// # Errors
     /// When the device is out of memory.
     pub fn generator_step_with(&mut self, fresh: Tensor, phase: &mut Phase) -> Result<()> {
-        let (fakes, trace) = match (self.config.schedule.generator_latents, phase.fakes.take(), phase.latents.clone()) {
-            (GeneratorLatents::ReusedFakes, Some(made), _) => made,
-            (GeneratorLatents::Reused | GeneratorLatents::ReusedFakes, _, Some(z)) => self.generate_traced(&z, phase)?,
-            _ => self.generate_traced(&fresh, phase)?,
+        let latents = self.config.schedule.generator_latents;
+        let z = match phase.latents.clone() {
+            Some(z) if latents != GeneratorLatents::Fresh => z,
+            _ => fresh,
         };
+        let made = phase.fakes.take().filter(|_| latents == GeneratorLatents::ReusedFakes);
+        let (fakes, trace) = made.map_or_else(|| self.generate_traced(&z, phase), Ok)?;
 
         // The critic only passes the gradient on.
-        let scored = self.score(&fakes, phase)?;
+        let scored = self.score(&fakes, self.classes_of(&z)?, phase)?;
         let loss = self.config.loss.generator(&top_k(&scored.score, self.config.schedule.generator_top_k)?)?;
         let augmentation = scored.augmentation.clone();
         let to_seen = self.to_critic(scored, &loss.backward()?, Wanted::Input)?;
@@ -245,14 +249,27 @@ impl Trainer {
     ///
     /// # Errors
     /// When the device is out of memory.
-    pub fn scores(&self, images: &Tensor) -> Result<Vec<f64>> {
-        let (n, batch) = (images.dim(0)?, self.config.schedule.batch_size);
+    pub fn scores(&self, batch: &Batch) -> Result<Vec<f64>> {
+        let (n, most) = (batch.len()?, self.config.schedule.batch_size);
         let mut scores = Vec::with_capacity(n);
-        for first in (0..n).step_by(batch) {
-            let part = images.narrow(0, first, batch.min(n - first))?.contiguous()?;
-            scores.extend(self.critic.forward(&part, Pass::Eval)?.flatten_all()?.to_dtype(DType::F64)?.to_vec1::<f64>()?);
+        for first in (0..n).step_by(most) {
+            let part = |tensor: &Tensor| tensor.narrow(0, first, most.min(n - first))?.contiguous();
+            let classes = batch.classes.as_ref().map(part).transpose()?;
+            let values = self.critic.forward(&part(&batch.images)?, Pass::Eval)?;
+            scores.extend(of_class(&values, classes.as_ref())?.to_dtype(DType::F64)?.to_vec1::<f64>()?);
         }
         Ok(scores)
+    }
+
+    /// The classes that latents `[n, latent]` choose, one-hot `[n, classes]`, where the networks are told of classes.
+    ///
+    /// # Errors
+    /// When the device is out of memory.
+    pub fn classes_of(&self, z: &Tensor) -> Result<Option<Tensor>> {
+        match self.config.data.classes {
+            0 => Ok(None),
+            classes => Ok(Some(chosen(z, classes)?)),
+        }
     }
 
     /// The means since the last call.
@@ -311,12 +328,13 @@ impl Trainer {
         }
     }
 
-    fn score(&self, images: &Tensor, phase: &mut Phase) -> Result<Scored> {
+    fn score(&self, images: &Tensor, classes: Option<Tensor>, phase: &mut Phase) -> Result<Scored> {
         let (pass, n) = (self.next_pass(phase), images.dim(0)?);
         let augmentation = self.augmentation(pass, n);
         let seen = augmentation.apply(images)?;
-        let (score, trace) = self.critic.forward_traced(&seen, pass)?;
-        Ok(Scored { score: Var::from_tensor(&score.flatten_all()?)?, trace, seen, augmentation })
+        let (values, trace) = self.critic.forward_traced(&seen, pass)?;
+        let score = Var::from_tensor(&of_class(&values, classes.as_ref())?)?;
+        Ok(Scored { score, trace, classes, seen, augmentation })
     }
 
     /// What happens to the `n` images of a pass on their way to the critic; no two passes share draws.
@@ -329,25 +347,30 @@ impl Trainer {
     }
 
     /// The penalty on the critic's gradient to its input, with its gradients to the parameters.
-    fn penalty(&self, real: &Tensor, fake: &Tensor, phase: &mut Phase) -> Result<Option<(Penalty, Vec<Tensor>)>> {
+    fn penalty(&self, real: &Scored, fake: &Tensor, phase: &mut Phase) -> Result<Option<(Penalty, Vec<Tensor>)>> {
         let Some(config) = self.config.penalty else { return Ok(None) };
         let at = match config {
             PenaltyConfig::Gradient { .. } => {
                 let first = (self.critic_steps() + phase.critic_turns) * self.config.schedule.batch_size as u64;
-                let alphas = penalty::alphas(self.config.seed, first, real.dim(0)?, self.device(), real.dtype())?;
-                penalty::interpolate(real, fake, &alphas)?
+                let seen = &real.seen;
+                let alphas = penalty::alphas(self.config.seed, first, seen.dim(0)?, self.device(), seen.dtype())?;
+                penalty::interpolate(seen, fake, &alphas)?
             }
-            PenaltyConfig::R1 { .. } => real.clone(),
+            PenaltyConfig::R1 { .. } => real.seen.clone(),
         };
         let pass = self.next_pass(phase);
-        self.critic.input_gradient_penalty(&at, pass, |g| config.of(g)).map(Some)
+        self.critic.input_gradient_penalty(&at, real.classes.as_ref(), pass, |g| config.of(g)).map(Some)
     }
 
     /// Takes the loss's gradient to some scores back through the critic.
     fn to_critic(&self, scored: Scored, by_score: &GradStore, wanted: Wanted) -> Result<Vec<Tensor>> {
-        let Scored { score, trace, .. } = scored;
+        let Scored { score, trace, classes, .. } = scored;
         let gradient = by_score.get(&score).map_or_else(|| score.zeros_like(), |gradient| gradient.detach().copy())?;
-        self.critic.backward(trace, gradient, wanted)
+        let to_values = match classes {
+            Some(classes) => classes.broadcast_mul(&gradient.unsqueeze(1)?)?,
+            None => gradient,
+        };
+        self.critic.backward(trace, to_values, wanted)
     }
 
     /// Takes the gradient to what the critic saw of generated images back through the generator.
@@ -379,6 +402,14 @@ impl Trainer {
             optim::clamp(&parameters, clip)?;
         }
         Ok(())
+    }
+}
+
+/// Of the critic's values of each image that of its class, `[n]`.
+fn of_class(values: &Tensor, classes: Option<&Tensor>) -> Result<Tensor> {
+    match classes {
+        Some(classes) => Ok((values.reshape(classes.shape())? * classes)?.sum(1)?),
+        None => Ok(values.flatten_all()?),
     }
 }
 

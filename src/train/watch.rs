@@ -4,7 +4,7 @@
 use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
 
-use super::{Batches, Record, Trainer};
+use super::{Batch, Batches, Record, Trainer};
 use crate::config::TrainConfig;
 use crate::error::Result;
 use crate::nn::Pass;
@@ -258,7 +258,7 @@ impl Watchdog {
 /// Samples and real images that are looked at again and again.
 pub(super) struct Looker {
     latents: Tensor,
-    real: Tensor,
+    real: Batch,
     /// Of the real images; `None` if they are too few or all the same.
     reference: Option<[f64; 2]>,
 }
@@ -278,7 +278,7 @@ impl Looker {
     pub(super) fn new(config: &TrainConfig, batches: &Batches, trainer: &Trainer) -> Result<Self> {
         let z = Tensor::from_vec(config.latent.rows(config.seed, 0, Self::N), (Self::N, config.latent.size), trainer.device())?;
         let real = batches.spaced(Self::N)?;
-        let reference = distances(&real)?.filter(|reference| reference.iter().all(|distance| *distance > 1e-6));
+        let reference = distances(&real.images)?.filter(|reference| reference.iter().all(|distance| *distance > 1e-6));
         Ok(Self { latents: z, real, reference })
     }
 
@@ -296,6 +296,7 @@ impl Looker {
             (Some(real), Some(made)) => Some([made[0] / real[0], made[1] / real[1]]),
             _ => None,
         };
+        let samples = Batch { images: samples, classes: trainer.classes_of(&self.latents)? };
         let scores = [trainer.scores(&self.real)?, trainer.scores(&samples)?].concat();
         Ok(Look { diversity, spread: deviation(&scores) })
     }

@@ -57,6 +57,8 @@ VARIANTS = {
             "{ conv_transpose = { out = 1, kernel = 4, stride = 2, padding = 1 } }, 'tanh']",
         ],
     ),
+    "classes-r1": ("cdcgan-28", [R1]),
+    "classes-fresh": ("cdcgan-28", ['schedule.generator_latents="fresh"', "schedule.critic_steps=2", 'critic.norm="spectral"']),
     "top-k": ("dcgan-28", ["schedule.generator_top_k=0.4"]),
     "top-k-wgan": ("wgan-fashion", ["schedule.generator_top_k=0.75"]),
     "lr-linear": (
@@ -220,6 +222,9 @@ class Training:
         sigmoid = config["data"]["range"] == "sigmoid"
         values = pixels / np.float32(255) if sigmoid else pixels / np.float32(127.5) - np.float32(1)
         self.images = torch.from_numpy(values.astype(np.float64)).reshape(IMAGES, *self.shape)
+        # Labels in turn. The first latents of an image choose its class: the largest of them.
+        self.classes = config["data"].get("classes", 0)
+        self.labels = torch.arange(IMAGES) % max(self.classes, 1)
         self.step, self.critic_steps = 0, 0
 
     def run(self):
@@ -262,17 +267,17 @@ class Training:
             with torch.no_grad():
                 for parameter in self.critic.parameters():
                     parameter.clamp_(-clip, clip)
-        real = self.real()
+        real, labels = self.real()
         self.z = self.latents(b"z-critic", self.critic_steps, len(real))
         self.fakes = self.generate(self.z)
         fakes = self.fakes.detach()
-        loss = critic_loss(self.loss, self.score(real), self.score(fakes))
-        penalty = self.penalty(real, fakes)
+        loss = critic_loss(self.loss, self.score(real, labels), self.score(fakes, self.chosen(self.z)))
+        penalty = self.penalty(real, fakes, labels)
         descend(loss + penalty, self.critic, self.critic_optimizer)
         self.critic_steps += 1
         return (loss + penalty).item(), penalty.item()
 
-    def penalty(self, real, fakes):
+    def penalty(self, real, fakes, labels):
         """WGAN-GP's (arXiv 1704.00028, with a root that has a gradient at 0) or R1 (arXiv 1801.04406), in a pass of its own."""
         penalty = self.config.get("penalty")
         if not penalty:
@@ -283,7 +288,7 @@ class Training:
             alpha = torch.from_numpy(streams.uniform(SEED, b"interpol", indices, 1).astype(np.float64)).reshape(-1, 1, 1, 1)
             x = alpha * real + (1 - alpha) * fakes
         x.requires_grad_()
-        (slope,) = torch.autograd.grad(self.score(x).sum(), x, create_graph=True)
+        (slope,) = torch.autograd.grad(self.score(x, labels).sum(), x, create_graph=True)
         squares = slope.flatten(1).square().sum(1)
         if penalty["kind"] == "gradient":
             return penalty["weight"] * ((squares + 1e-12).sqrt() - 1).square().mean()
@@ -291,12 +296,14 @@ class Training:
 
     def generator_step(self):
         latents, fakes = self.schedule["generator_latents"], self.fakes
+        z = self.z
         if latents == "fresh":
-            fakes = self.generate(self.latents(b"z-gen", self.step, len(self.z)))
+            z = self.latents(b"z-gen", self.step, len(self.z))
+            fakes = self.generate(z)
         elif latents == "reused" or fakes is None:
             fakes = self.generate(self.z)
         self.fakes = None  # used up: another generator step of the round makes its own
-        scores = self.score(fakes)
+        scores = self.score(fakes, self.chosen(z))
         kept = math.ceil(self.schedule.get("generator_top_k", 1.0) * len(scores) - 1e-9)
         loss = generator_loss(self.loss, scores[scores.flatten().topk(kept).indices])
         descend(loss, self.generator, self.generator_optimizer)
@@ -307,7 +314,8 @@ class Training:
     def real(self):
         epoch, batch = divmod(self.critic_steps, -(-IMAGES // BATCH))
         order = streams.permutation(SEED, b"shuffle", epoch, IMAGES)
-        return self.images[order[batch * BATCH : (batch + 1) * BATCH]]
+        numbers = order[batch * BATCH : (batch + 1) * BATCH]
+        return self.images[numbers], self.labels[numbers]
 
     def latents(self, purpose, step, n):
         latent, indices = self.config["latent"], np.arange(n) + step * BATCH
@@ -321,9 +329,13 @@ class Training:
         self.passes.begin()
         return self.generator(z).reshape(len(z), *self.shape)
 
-    def score(self, images):
+    def chosen(self, z):
+        return z[:, : self.classes].argmax(1) if self.classes else torch.zeros(len(z), dtype=torch.long)
+
+    def score(self, images, labels):
+        """Of the critic's values of an image that of its class; without classes there is one."""
         self.passes.begin()
-        return self.critic(images).flatten()
+        return self.critic(images).flatten(1).gather(1, labels.unsqueeze(1)).flatten()
 
 
 # --- the file

@@ -548,3 +548,18 @@ fn networks_without_anything_to_learn_are_refused() {
     let told = TrainConfig::from_toml(&config.to_toml().unwrap(), "it").unwrap_err().to_string();
     assert!(told.contains("generator: has no layer that learns"), "{told}");
 }
+
+#[test]
+fn networks_that_do_not_know_the_classes_are_refused() {
+    let refused = |settings: &[&str], why: &str| {
+        let mut table = preset_table("cdcgan-28").unwrap();
+        settings.iter().for_each(|setting| set(&mut table, setting).unwrap());
+        let told = TrainConfig::from_table(table, "it").unwrap_err().to_string();
+        assert!(told.contains(why), "{told}");
+    };
+    refused(&["data.classes=0"], "must end in one value an image");
+    refused(&["data.classes=1"], "data.classes must be 2 to 256");
+    refused(&["data.classes=9"], "data.classes asks for 9 values an image");
+    refused(&["generator.layers=[{ linear = { out = 784 } }]"], "its first layer must be { categorical = 10 }");
+    refused(&["penalty={ kind = 'gradient' }"], "use penalty = { kind = \"r1\" }");
+}

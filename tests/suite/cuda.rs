@@ -15,7 +15,7 @@ use ganforge::nn::norm::{BatchNormalised, batch_norm, batch_norm_grad};
 use ganforge::nn::{Network, Role};
 use ganforge::random::{Purpose, Stream};
 use ganforge::shape::{LayerSpec, Shape};
-use ganforge::train::{Batches, Phase, Trainer};
+use ganforge::train::{Batch, Batches, Phase, Trainer};
 
 use crate::penalty::{GRADIENT, R1, critics, pass, penalised};
 
@@ -270,12 +270,31 @@ fn systems() -> Vec<TrainConfig> {
         "{ kind = 'sgd', lr = 1e-2 }",
         "{ kind = 'sgd', lr = 1e-2, momentum = 0.9 }",
     ];
-    let mut all = vec![system("digits", &convolutional), system("wgan-mnist-mlp", &["schedule.batch_size=8"])];
+    let classes = [
+        "schedule.batch_size=8",
+        "penalty={ kind = 'r1' }",
+        "data.classes=3",
+        "latent.size=8",
+        "generator.layers=[{ categorical = 3 }, { linear = { out = 24 } }, 'relu', { linear = { out = 784 } }, 'tanh']",
+        "critic.layers=[{ linear = { out = 24 } }, { leaky_relu = 0.2 }, { linear = { out = 3 } }]",
+    ];
+    let mut all = vec![
+        system("digits", &convolutional),
+        system("wgan-mnist-mlp", &["schedule.batch_size=8"]),
+        system("gan-fashion-mlp", &classes),
+    ];
     for optimizer in optimizers {
         let both = ["generator", "critic"].map(|network| format!("optimizer.{network}={optimizer}"));
         all.push(system("gan-fashion-mlp", &[&mlp[..], &[&both[0], &both[1]]].concat()));
     }
     all
+}
+
+/// Classes in turn, one-hot, if the config has classes.
+fn labels(config: &TrainConfig) -> Option<Tensor> {
+    let (n, classes) = (config.schedule.batch_size, config.data.classes);
+    let values = (0..n * classes).map(|at| f32::from(u8::from(at % classes == at / classes % classes))).collect();
+    (classes > 0).then(|| Tensor::from_vec(values, (n, classes), &Device::Cpu).unwrap())
 }
 
 /// A few steps on random images.
@@ -286,8 +305,9 @@ fn trained(config: &TrainConfig, device: &Device, dtype: DType) -> Trainer {
         let mut phase = Phase::default();
         for _ in 0..config.schedule.critic_steps {
             let number = trainer.critic_steps() + phase.critic_turns;
-            let real = uniform(number, &[config.schedule.batch_size, size, size, channels], dtype);
-            trainer.critic_step(&real.to_device(device).unwrap(), &mut phase).unwrap();
+            let images = uniform(number, &[config.schedule.batch_size, size, size, channels], dtype);
+            let real = Batch { images, classes: labels(config) };
+            trainer.critic_step(&real.to(device, dtype).unwrap(), &mut phase).unwrap();
         }
         trainer.generator_step(&mut phase).unwrap();
     }
@@ -363,10 +383,18 @@ fn batches_on_the_device_are_those_of_the_host() {
     config.data.size = 12;
     let (len, bytes) = (50, 50 * 3 * 12 * 12);
     let pixels: Vec<u8> = (0..bytes).map(|at| (at * 7 + at / 251) as u8).collect();
-    let data =
-        Dataset { name: "bytes".into(), sha256: String::new(), len, channels: 3, size: 12, pixels, report: Report::default() };
+    let data = Dataset {
+        name: "bytes".into(),
+        sha256: String::new(),
+        len,
+        channels: 3,
+        size: 12,
+        pixels,
+        labels: Vec::new(),
+        report: Report::default(),
+    };
     let [mut ours, mut cpu] = [gpu, &Device::Cpu].map(|device| Batches::new(&data, &config, device).unwrap());
     for step in 0..7 {
-        assert_near("batch", &ours.get(step).unwrap(), &cpu.get(step).unwrap(), 0.0);
+        assert_near("batch", &ours.get(step).unwrap().images, &cpu.get(step).unwrap().images, 0.0);
     }
 }

@@ -17,7 +17,7 @@ use proptest::prelude::*;
 use zip::write::SimpleFileOptions;
 
 fn form(size: usize, channels: usize) -> DataConfig {
-    DataConfig { source: String::new(), size, channels, range: Range::Tanh, held_out: 0.0 }
+    DataConfig { source: String::new(), size, channels, range: Range::Tanh, held_out: 0.0, classes: 0 }
 }
 
 fn open(path: &Path, size: usize, channels: usize) -> Result<Dataset> {
@@ -71,6 +71,49 @@ fn write_zip(path: &Path, entries: &[(&str, &[u8])]) {
         zip.write_all(bytes).unwrap();
     }
     zip.finish().unwrap();
+}
+
+// --- classes
+
+#[test]
+fn classes_are_labels_or_folders() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    let labelled = |path: &Path, classes| load(path.to_str().unwrap(), &DataConfig { classes, ..form(8, 1) }, &Silent);
+    let refused = |path: &Path, classes, why: &str| {
+        let told = labelled(path, classes).unwrap_err().to_string();
+        assert!(told.contains(why), "{told}");
+    };
+
+    // Folders, in the order of their names, whatever lies around them; a broken image has no class.
+    let entries =
+        [("all/b/1.png", png(1)), ("all/a/2.png", png(2)), ("all/c/3.png", b"no image".to_vec()), ("all/c/4.png", png(4))];
+    for (name, bytes) in &entries {
+        fs::create_dir_all(at(name).parent().unwrap()).unwrap();
+        fs::write(at(name), bytes).unwrap();
+    }
+    write_zip(&at("all.zip"), &entries.each_ref().map(|(name, bytes)| (*name, &bytes[..])));
+    for place in ["all", "all.zip"] {
+        let data = labelled(&at(place), 3).unwrap();
+        assert_eq!((data.labels, data.pixels[0]), (vec![0, 1, 2], 2), "{place}");
+        assert!(open(&at(place), 8, 1).unwrap().labels.is_empty(), "nobody asked");
+        refused(&at(place), 4, "it has 3 classes, but data.classes is 4");
+        refused(&at(place), 2, "it has 3 classes, but data.classes is 2");
+    }
+    refused(&at("all/a"), 2, "data.classes asks for 2 classes, but it has none");
+    fs::write(at("all/0.png"), png(0)).unwrap();
+    refused(&at("all"), 3, "but it has none");
+
+    // Labels beside an IDX file.
+    let labels = |values: &[u8]| [&[0, 0, 8, 1, 0, 0, 0, values.len() as u8], values].concat();
+    fs::write(at("train-images-idx3-ubyte"), idx(3, 8, 8, &some_pixels(3 * 64))).unwrap();
+    refused(dir.path(), 2, "but it has none");
+    fs::write(at("train-labels-idx1-ubyte"), labels(&[1, 0, 1])).unwrap();
+    assert_eq!(labelled(dir.path(), 2).unwrap().labels, [1, 0, 1]);
+    fs::write(at("train-labels-idx1-ubyte"), labels(&[1, 0])).unwrap();
+    refused(dir.path(), 2, "2 labels for 3 images");
+    let synthetic = load("synthetic", &DataConfig { classes: 10, ..form(28, 1) }, &Silent).unwrap();
+    assert_eq!(synthetic.labels[..12], [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 0, 1]);
 }
 
 // --- IDX
@@ -492,7 +535,7 @@ fn unknown_sources_are_explained() {
 proptest! {
     #[test]
     fn a_split_parts_the_set(len in 1usize..500, share in 0.0f64..0.6, seed: u64) {
-        let data = Dataset { name: String::new(), sha256: String::new(), len, channels: 1, size: 0, pixels: vec![], report: Report::default() };
+        let data = Dataset { name: String::new(), sha256: String::new(), len, channels: 1, size: 0, pixels: vec![], labels: Vec::new(), report: Report::default() };
         let Split { train, held_out } = data.split(share, seed);
         prop_assert!(!train.is_empty());
         prop_assert!(train.is_sorted() && held_out.is_sorted());
@@ -514,6 +557,7 @@ fn a_split_depends_on_the_seed_and_survives_odd_shares() {
         channels: 1,
         size: 0,
         pixels: vec![],
+        labels: vec![],
         report: Report::default(),
     };
     assert_ne!(data.split(0.1, 1), data.split(0.1, 2));

@@ -199,7 +199,16 @@ fn features_that_cannot_be_compared_are_refused() {
 /// A data set of the built-in digits.
 fn digits(len: usize, channels: usize, seed: u64) -> Dataset {
     let pixels = synthetic::digits(len, 28, channels, seed);
-    Dataset { name: "digits".to_string(), sha256: "cd".repeat(32), len, channels, size: 28, pixels, report: Report::default() }
+    Dataset {
+        name: "digits".to_string(),
+        sha256: "cd".repeat(32),
+        len,
+        channels,
+        size: 28,
+        pixels,
+        labels: Vec::new(),
+        report: Report::default(),
+    }
 }
 
 fn all(data: &Dataset) -> Vec<u32> {
@@ -626,8 +635,14 @@ fn gan_train_select_leaves_out_what_is_odd() {
     assert!(path("new/some-left-out.png").is_file());
 
     // What is kept are the digits' own pixels, and no noise; and the same again, byte for byte.
-    let form =
-        |source: &str| DataConfig { source: source.to_string(), size: 28, channels: 1, range: Range::Tanh, held_out: 0.0 };
+    let form = |source: &str| DataConfig {
+        source: source.to_string(),
+        size: 28,
+        channels: 1,
+        range: Range::Tanh,
+        held_out: 0.0,
+        classes: 0,
+    };
     let load = |name: &str| {
         let source = path(name).display().to_string();
         data::load(&source, &form(&source), &Silent).unwrap()
@@ -712,7 +727,7 @@ fn real_digits_are_nearer_to_real_digits_than_to_clothes() {
     load_runtime();
     let load = |name: &str| {
         let source = root.join(name).display().to_string();
-        let form = DataConfig { source: source.clone(), size: 28, channels: 1, range: Range::Tanh, held_out: 0.0 };
+        let form = DataConfig { source: source.clone(), size: 28, channels: 1, range: Range::Tanh, held_out: 0.0, classes: 0 };
         let data = data::load(&source, &form, &Silent).unwrap();
         assert_eq!(data::load_labels(&source).unwrap().unwrap().len(), data.len);
         data

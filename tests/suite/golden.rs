@@ -275,7 +275,7 @@ fn training_follows_pytorch_step_by_step() {
             let mut phase = Phase::default();
             for turn in 0..turns {
                 let (real, z) = (get(format!("real.{step}.{turn}")), get(format!("z.{step}.{turn}")).clone());
-                trainer.critic_step_with(&to_ours(real), z, &mut phase).unwrap();
+                trainer.critic_step_with(&to_ours(real).into(), z, &mut phase).unwrap();
             }
             let fresh = golden.tensors.get(&format!("{case}/z.{step}.generator"));
             trainer.generator_step_with(fresh.unwrap_or(get(format!("z.{step}.0"))).clone(), &mut phase).unwrap();

@@ -24,7 +24,7 @@ pub(crate) fn pass(number: u64) -> Pass {
 /// Penalty, input gradient, and gradients to the parameters.
 pub(crate) fn penalised(network: &Network, x: &Tensor, pass: Pass, config: PenaltyConfig) -> (Penalty, Tensor, Vec<Tensor>) {
     let penalty = |g: &Tensor| config.of(g).map(|(penalty, v)| ((penalty, g.clone()), v));
-    let ((penalty, g), gradients) = network.input_gradient_penalty(x, pass, penalty).unwrap();
+    let ((penalty, g), gradients) = network.input_gradient_penalty(x, None, pass, penalty).unwrap();
     assert_eq!(gradients.len(), network.trainable().count());
     (penalty, g, gradients)
 }
@@ -380,13 +380,13 @@ fn penalties_that_do_not_fit_are_errors() {
     let (_, layers, _) = critics().remove(4);
     let network = critic(&layers, [2, 5, 6], 0, DType::F64);
     let x = normal(1, &[4, 5, 6, 2]);
-    let run = |x: &Tensor, pass| network.input_gradient_penalty(x, pass, |g| GRADIENT.of(g));
+    let run = |x: &Tensor, pass| network.input_gradient_penalty(x, None, pass, |g| GRADIENT.of(g));
     assert!(run(&x, pass(0)).is_ok());
     // Batch normalisation of given statistics has no way back.
     assert!(run(&x, Pass::Eval).is_err());
     assert!(run(&normal(1, &[4, 6, 5, 2]), pass(0)).is_err());
-    assert!(network.input_gradient_penalty(&x, pass(0), |g| Ok(((), g.narrow(0, 0, 2)?))).is_err());
-    let refused = network.input_gradient_penalty(&x, pass(0), |_| -> ganforge::error::Result<((), Tensor)> {
+    assert!(network.input_gradient_penalty(&x, None, pass(0), |g| Ok(((), g.narrow(0, 0, 2)?))).is_err());
+    let refused = network.input_gradient_penalty(&x, None, pass(0), |_| -> ganforge::error::Result<((), Tensor)> {
         Err(ganforge::error::Error::usage("no", "Say yes."))
     });
     assert!(refused.is_err_and(|error| error.to_string().starts_with("no")));

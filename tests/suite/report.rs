@@ -36,7 +36,7 @@ fn config(steps: u64) -> TrainConfig {
 fn digits() -> Dataset {
     let report = Report { found: 51, used: 50, ..Report::default() };
     let pixels = synthetic::digits(50, 28, 1, 0);
-    Dataset { name: "digits".into(), sha256: "abc".into(), len: 50, channels: 1, size: 28, pixels, report }
+    Dataset { name: "digits".into(), sha256: "abc".into(), len: 50, channels: 1, size: 28, pixels, labels: Vec::new(), report }
 }
 
 /// Trains up to `steps`, from where the run is.

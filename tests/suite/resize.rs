@@ -4,7 +4,7 @@ use candle_core::{DType, Device, Tensor};
 use ganforge::config::{PRESETS, TrainConfig};
 use ganforge::error::Error;
 use ganforge::shape::{LayerSpec, Shape, output_shape};
-use ganforge::train::{Phase, Trainer, critic_network, generator_network};
+use ganforge::train::{Batch, Phase, Trainer, critic_network, generator_network};
 
 fn preset(name: &str) -> TrainConfig {
     TrainConfig::preset(name).unwrap()
@@ -145,7 +145,7 @@ fn they_train() {
         let mut config = preset("dcgan-64").with_size(size).unwrap().with_width(1.0 / 32.0).unwrap();
         config.schedule.batch_size = 2;
         let mut trainer = Trainer::new(&config, &Device::Cpu, DType::F32).unwrap();
-        let real = Tensor::rand(-1f32, 1.0, (2, size, size, 3), &Device::Cpu).unwrap();
+        let real = Batch::from(Tensor::rand(-1f32, 1.0, (2, size, size, 3), &Device::Cpu).unwrap());
         for _ in 0..2 {
             let mut phase = Phase::default();
             trainer.critic_step(&real, &mut phase).unwrap();

@@ -95,8 +95,9 @@ impl Golden {
             let mut stream = Stream::at(self.seed, Purpose::Synthetic, index);
             (0..channels * size * size).map(move |_| (stream.bits() >> 24) as u8)
         };
+        let labels = (0..len).filter_map(|index| Some(index.checked_rem(config.data.classes)? as u8)).collect();
         let pixels = (0..len as u64).flat_map(image).collect();
-        Dataset { name: "noise".into(), sha256: String::new(), len, channels, size, pixels, report: Report::default() }
+        Dataset { name: "noise".into(), sha256: String::new(), len, channels, size, pixels, labels, report: Report::default() }
     }
 }
 
@@ -136,7 +137,8 @@ fn the_first_twenty_steps_of_every_preset_follow_pytorch() {
             assert_eq!(round.critic.len() as u64, config.schedule.critic_steps_at(step), "{name} step {step}");
             assert_eq!(round.generator.len(), config.schedule.generator_steps, "{name} step {step}");
             for (&loss, &penalty) in round.critic.iter().zip(&round.penalty) {
-                let real = batches.get(trainer.critic_steps() + phase.critic_turns).unwrap().to_dtype(DType::F64).unwrap();
+                let real =
+                    batches.get(trainer.critic_steps() + phase.critic_turns).unwrap().to(&Device::Cpu, DType::F64).unwrap();
                 trainer.critic_step(&real, &mut phase).unwrap();
                 let ours = trainer.take_means().unwrap();
                 check(0, step, ours.loss_critic, loss);

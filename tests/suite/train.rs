@@ -14,7 +14,7 @@ use ganforge::data::{self, Dataset, Report, synthetic};
 use ganforge::image::Images;
 use ganforge::infer::{Generator, Options, runtime};
 use ganforge::progress::Silent;
-use ganforge::train::{self, Batches, Job, Judge, Record, RunFolder, Trouble, Which, checkpoint, read_records};
+use ganforge::train::{self, Batch, Batches, Job, Judge, Record, RunFolder, Trouble, Which, checkpoint, read_records};
 use predicates::str::contains;
 use proptest::prelude::*;
 use serde_json::Value;
@@ -332,7 +332,16 @@ fn the_seed_decides_and_the_number_of_threads_does_not() {
 fn dataset(len: usize) -> Dataset {
     // Every image has its number as its one pixel value.
     let pixels = (0..len).flat_map(|index| vec![index as u8; 16]).collect();
-    Dataset { name: "numbers".into(), sha256: String::new(), len, channels: 1, size: 4, pixels, report: Report::default() }
+    Dataset {
+        name: "numbers".into(),
+        sha256: String::new(),
+        len,
+        channels: 1,
+        size: 4,
+        pixels,
+        labels: Vec::new(),
+        report: Report::default(),
+    }
 }
 
 fn schedule(batch_size: usize, critic_steps: usize) -> Schedule {
@@ -396,8 +405,8 @@ proptest! {
         let mut batches = Batches::new(&data, &config, &Device::Cpu).unwrap();
         let an_epoch = batches.len().div_ceil(batch) as u64;
         // The pixel of an image in [-1, 1] back to its number.
-        let numbers = |images: candle_core::Tensor| {
-            let values = images.flatten_from(1).unwrap().to_vec2::<f32>().unwrap();
+        let numbers = |batch: Batch| {
+            let values = batch.images.flatten_from(1).unwrap().to_vec2::<f32>().unwrap();
             values.into_iter().map(|image| ((image[0] + 1.0) * 127.5).round() as usize).collect::<Vec<_>>()
         };
         let held: BTreeSet<usize> = data.split(held_out, seed).held_out.into_iter().map(|index| index as usize).collect();
@@ -435,6 +444,28 @@ fn batches_of_other_images_than_the_config_asks_for() {
     let mut config = batches_config(8, 0.0, 0);
     config.data.size = 8;
     assert!(Batches::new(&dataset(10), &config, &Device::Cpu).is_err());
+}
+
+#[test]
+fn batches_carry_the_classes_of_their_images() {
+    let mut config = batches_config(3, 0.2, 0);
+    config.data.classes = 4;
+    let mut data = dataset(10);
+    assert!(Batches::new(&data, &config, &Device::Cpu).is_err(), "without labels");
+    data.labels = (0..10).map(|index| index % 4).collect();
+    let mut batches = Batches::new(&data, &config, &Device::Cpu).unwrap();
+    let [train, held_out] = batches.fixed().unwrap().unwrap();
+    for batch in [batches.get(0).unwrap(), batches.get(2).unwrap(), batches.spaced(5).unwrap(), train, held_out] {
+        let images = batch.images.flatten_from(1).unwrap().to_vec2::<f32>().unwrap();
+        let classes = batch.classes.unwrap().to_vec2::<f32>().unwrap();
+        assert_eq!(classes.len(), images.len());
+        for (image, class) in images.iter().zip(classes) {
+            let number = ((image[0] + 1.0) * 127.5).round() as usize;
+            assert_eq!(class, [0, 1, 2, 3].map(|of| f32::from(u8::from(of == number % 4))));
+        }
+    }
+    data.labels[7] = 4;
+    assert!(Batches::new(&data, &config, &Device::Cpu).is_err(), "a label beyond the classes");
 }
 
 #[test]
@@ -711,7 +742,7 @@ fn wrong_calls_say_how_to_mend_them() {
 
     let calls = [
         (only(&["--preset", "dcgan28", "--data", &data, "--out", &out]), "Did you mean 'dcgan-28'?"),
-        (only(&["--preset", "xyz", "--data", &data, "--out", &out]), "Presets: dcgan-28, "),
+        (only(&["--preset", "xyz", "--data", &data, "--out", &out]), "Presets: cdcgan-28, "),
         (only(&["presets", "wgan-animal"]), "Did you mean 'wgan-anime'?"),
         (only(&["--preset", "digits", "--out", &out]), "--data is missing. Name a folder"),
         (only(&["--preset", "digits", "--data", &data]), "--out is missing. Name a new folder"),

@@ -215,7 +215,14 @@ fn hash(bytes: &[u8]) -> String {
 
 /// A folder of images in their own form, if they have one and the same.
 fn load_images(source: &str, size: Option<usize>, console: &Console) -> Result<Dataset> {
-    let form = |size, channels| DataConfig { source: source.to_string(), size, channels, range: Range::Tanh, held_out: 0.0 };
+    let form = |size, channels| DataConfig {
+        source: source.to_string(),
+        size,
+        channels,
+        range: Range::Tanh,
+        held_out: 0.0,
+        classes: 0,
+    };
     let report = data::load(source, &form(8, 3), console)?.report;
     let own = match report.sizes.keys().collect::<Vec<_>>().as_slice() {
         [(width, height)] if width == height => Some(*width as usize),
@@ -255,7 +262,7 @@ fn form(args: &EvalArgs, opened: &Opened) -> Result<DataConfig> {
     if args.held_out && held_out == 0.0 {
         return Err(Error::usage("--held-out: this run held nothing out (data.held_out is 0)", "Leave it away."));
     }
-    Ok(DataConfig { source, size: height, channels, range: Range::Tanh, held_out })
+    Ok(DataConfig { source, size: height, channels, range: Range::Tanh, held_out, classes: 0 })
 }
 
 /// The seed that decided which images were held out.

@@ -55,7 +55,7 @@ pub fn features(args: &FeaturesArgs) -> Result<()> {
     let (size, channels) = (args.size, args.channels);
     let mut sets = Vec::new();
     for source in &args.data {
-        let form = DataConfig { source: source.clone(), size, channels, range: Range::Tanh, held_out: 0.0 };
+        let form = DataConfig { source: source.clone(), size, channels, range: Range::Tanh, held_out: 0.0, classes: 0 };
         let data = data::load(source, &form, &console)?;
         let labels = data::load_labels(source)?;
         let known = if labels.is_some() { "with labels" } else { "without labels" };
