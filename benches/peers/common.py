@@ -225,6 +225,7 @@ class Training:
         self.generator = self.place(network(config["generator"]["layers"], (config["latent"]["size"],), init))
         self.critic = self.place(network(config["critic"]["layers"], self.shape, init))
         self.run_generator, self.run_critic = self.generator, self.critic
+        self.graphs = "graphs" in variant
         if variant & {"compile", "graphs"}:
             mode = "reduce-overhead" if "graphs" in variant else "default"
             self.run_generator, self.run_critic = (torch.compile(n, mode=mode) for n in (self.generator, self.critic))
@@ -274,6 +275,9 @@ class Training:
             return self.run_critic(images).flatten().float()
 
     def step(self):
+        if self.graphs:
+            # What a graph has made lives until here: a step passes the critic three times.
+            torch.compiler.cudagraph_mark_step_begin()
         reuse = self.schedule["generator_latents"]
         for turn in range(self.schedule["critic_steps"]):
             last = turn + 1 == self.schedule["critic_steps"]

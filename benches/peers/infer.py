@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """gan-infer against what one writes in Python: the same generator, as many images, in turn.
 
-    python benches/peers/infer.py RUN --out DIR [--n 20000] [--rounds 3] [--bin target/release]
+    python benches/peers/infer.py RUN --out DIR [--n 20000] [--rounds 3] [--bin target/release] [--provider cuda]
 
 RUN is a run folder (models/faces, or what gan-train has made): its config tells PyTorch the network, and gan-train exports it.
 Needs torch 2, torchvision, numpy, onnx, onnxruntime and pillow; built gan-train and gan-infer (--bin).
@@ -17,6 +17,9 @@ Measured in every round, in images a second of --n images (--files of PNGs), fil
     create           a bare loop that creates files of the sizes of gan-infer's PNGs, a process a core
 
 and gan-infer's own time to encode a PNG, from `gan-infer bench`. The table's last lines are what DESIGN.md's promises are made of.
+
+With --provider cuda both sides run the network on the GPU in full f32 (no TF32) by the same choice of algorithms; onnxruntime's CUDA
+libraries must be found (LD_LIBRARY_PATH), for gan-infer by ORT_DYLIB_PATH. PyTorch's side runs there, too.
 """
 
 import argparse
@@ -40,7 +43,7 @@ from PIL import Image
 from common import network
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-BATCHES = (1, 4, 8, 16, 32, 64, 128, 256, 512)
+BATCHES = {"cpu": (1, 4, 8, 16, 32, 64, 128, 256, 512), "cuda": (64, 128, 256, 512, 1024, 2048)}
 
 
 def call(*command):
@@ -92,10 +95,13 @@ def export_by_torch(generator, latent, path):
 # --- onnxruntime in Python
 
 
-def session(path, threads):
+def session(path, threads, provider):
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    cuda = ("CUDAExecutionProvider", {"cudnn_conv_algo_search": "HEURISTIC", "use_tf32": 0})
+    made = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider" if provider == "cpu" else cuda])
+    assert provider == "cpu" or made.get_providers()[0] == cuda[0], "onnxruntime's CUDA provider does not start"
+    return made
 
 
 def raw_rate(sessions, batch, latent, seconds):
@@ -122,12 +128,12 @@ def raw_rate(sessions, batch, latent, seconds):
     return sum(counts) / (time.perf_counter() - start)
 
 
-def best_raw(path, latent, cores, seconds):
+def best_raw(path, latent, cores, seconds, provider):
     """The fastest (sessions, threads of each, batch)."""
     best = (0.0, None)
-    for number, threads in {(1, 1), (1, cores), (cores, 1)}:
-        sessions = [session(path, threads) for _ in range(number)]
-        for batch in BATCHES:
+    for number, threads in {(1, 1), (1, cores), (cores, 1)} if provider == "cpu" else ((1, 1), (2, 1), (4, 1)):
+        sessions = [session(path, threads, provider) for _ in range(number)]
+        for batch in BATCHES[provider]:
             best = max(best, (raw_rate(sessions, batch, latent, seconds), (number, threads, batch)))
     return best[1]
 
@@ -136,9 +142,9 @@ def best_raw(path, latent, cores, seconds):
 
 
 
-def with_pillow(path, latent, n, folder):
+def with_pillow(path, latent, n, folder, provider):
     """A session, then Image.save for each: onnxruntime may use all cores, Pillow one."""
-    one = session(path, os.cpu_count())
+    one = session(path, os.cpu_count(), provider)
     name = one.get_inputs()[0].name
     random = np.random.default_rng(0)
     for first in range(0, n, 64):
@@ -154,7 +160,8 @@ def with_save_image(generator, config, n, folder):
     flat = (config["data"]["channels"], config["data"]["size"], config["data"]["size"])
     with torch.no_grad():
         for first in range(0, n, 64):
-            values = generator(torch.randn(min(64, n - first), config["latent"]["size"])).reshape(-1, *flat)
+            z = torch.randn(min(64, n - first), config["latent"]["size"], device=next(generator.parameters()).device)
+            values = generator(z).reshape(-1, *flat)
             values = values * 0.5 + 0.5 if tanh else values
             for index, image in enumerate(values):
                 save_image(image, folder / f"{first + index:06}.png")
@@ -184,6 +191,7 @@ def main():
     parser.add_argument("--few", type=int, default=2_000, help="images of the slow sides")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=3.0, help="of each raw measurement")
+    parser.add_argument("--provider", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--bin", type=pathlib.Path, default=target / "release")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
@@ -199,17 +207,18 @@ def main():
     z = np.random.default_rng(1).standard_normal((4, latent), dtype=np.float32)
     with torch.no_grad():
         network_values = generator(torch.from_numpy(z)).flatten(1).numpy()
-    other = session(theirs, 1).run(None, {"z": z})[0].reshape(4, -1)
+    other = session(theirs, 1, "cpu").run(None, {"z": z})[0].reshape(4, -1)
     assert np.abs(network_values - other).max() < 1e-3, "PyTorch's own export computes something else"
-    same = session(ours, 1).run(None, {"z": z})[0]
+    same = session(ours, 1, "cpu").run(None, {"z": z})[0]
     channels = config["data"]["channels"]
     planes = network_values.reshape(4, channels, -1).transpose(0, 2, 1).reshape(4, -1)
     scale, shift = (127.5, 128.0) if config["data"]["range"] == "tanh" else (255.0, 0.5)
     assert np.abs(np.floor(np.clip(planes * scale + shift, 0, 255)) - same.reshape(4, -1)).max() <= 1, "other weights"
 
-    settings = {name: best_raw(path, latent, cores, 1.0) for name, path in (("ours", ours), ("pytorch", theirs))}
+    generator.to(args.provider)
+    settings = {name: best_raw(path, latent, cores, args.seconds / 3, args.provider) for name, path in (("ours", ours), ("pytorch", theirs))}
     sessions = {
-        name: [session(path, settings[name][1]) for _ in range(settings[name][0])]
+        name: [session(path, settings[name][1], args.provider) for _ in range(settings[name][0])]
         for name, path in (("ours", ours), ("pytorch", theirs))
     }
 
@@ -222,7 +231,7 @@ def main():
     def gan_infer(kind):
         place = emptied(kind)
         n = args.files if kind == "png" else args.n
-        flags = ["--model", ours, "--n", n, "--out", place, "--format", kind, "--provider", "cpu", "--quiet"]
+        flags = ["--model", ours, "--n", n, "--out", place, "--format", kind, "--provider", args.provider, "--quiet"]
         rate = timed(n, lambda: call(args.bin / "gan-infer", *flags))
         if kind != "png":
             shutil.rmtree(place)
@@ -254,7 +263,7 @@ def main():
             "gan-infer npy": gan_infer("npy"),
             "gan-infer npz": gan_infer("npz"),
             "gan-infer png": png,
-            "onnxruntime + Pillow": files(lambda place: with_pillow(ours, latent, args.few, place)),
+            "onnxruntime + Pillow": files(lambda place: with_pillow(ours, latent, args.few, place, args.provider)),
             "PyTorch + save_image": files(lambda place: with_save_image(generator, config, args.few, place)),
             "bare creation of files": create(sizes),
         }
@@ -265,7 +274,7 @@ def main():
         encode.append(stages["PNG encoding"])
 
     median = {name: statistics.median(values) for name, values in rates.items()}
-    print(f"{args.run}: {args.n} images, {cores} cores, onnxruntime {onnxruntime.__version__}, PyTorch {torch.__version__}")
+    print(f"{args.run}: {args.n} images, {args.provider}, {cores} cores, onnxruntime {onnxruntime.__version__}, PyTorch {torch.__version__}")
     print(f"raw: (sessions, threads, batch) {settings['ours']}, on PyTorch's export {settings['pytorch']}\n")
     print("| side | images/s: median (least–most) |\n|---|---|")
     for name, values in rates.items():

@@ -88,8 +88,8 @@ struct How {
     /// auto (CUDA if it works, else the CPU), cpu, cuda or cuda:INDEX
     #[arg(long, default_value_t)]
     provider: Provider,
-    /// Images a run [default: 8, without convolutions or on CUDA up to 128, or what the model fixes]; another batch size may
-    /// change pixels by 1
+    /// Images a run [default: what the model fixes; else up to 32, without convolutions 128, on CUDA 512]; another batch size
+    /// may change pixels by 1
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=MAX_BATCH as i64))]
     batch: Option<u16>,
     /// The value range of a float output, for a model that does not say it

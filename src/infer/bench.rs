@@ -70,11 +70,13 @@ pub struct Network {
     pub rate: Rate,
 }
 
-/// A stage beside the network, on all the threads of the whole.
+/// A stage of the whole.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Stage {
     /// What it does.
     pub name: &'static str,
+    /// As many as it has in the whole.
+    pub threads: usize,
     /// Images a second.
     pub rate: Rate,
 }
@@ -86,7 +88,8 @@ pub struct Whole {
     pub format: &'static str,
     /// Images a second.
     pub rate: Rate,
-    /// Of the rate that its stages allow together: 1/(sum of 1/rate).
+    /// Of the rate that its stages allow together: 1/(sum of 1/rate) of those that share their threads, the least of these where
+    /// others encode and write what the sessions make.
     pub of_possible: f64,
     /// The stage that takes most of the time.
     pub bound_by: &'static str,
@@ -118,7 +121,8 @@ pub struct Report {
 pub fn run(generator: &Generator, options: &Options, setup: &Setup, scratch: &Path, progress: &dyn Progress) -> Result<Report> {
     files::create_folder(scratch)?;
     let folder = tempfile::tempdir_in(scratch).map_err(Error::io("write to", scratch))?;
-    let threads = Job::new(generator.provider()).threads;
+    let job = Job::new(generator.provider());
+    let threads = job.threads;
     let network = networks(generator, options, setup, progress)?;
     let own =
         |all: &[Network]| all.iter().find(|one| (one.batch, one.threads) == (generator.batch(), threads)).map(|one| one.rate);
@@ -135,14 +139,21 @@ pub fn run(generator: &Generator, options: &Options, setup: &Setup, scratch: &Pa
         .collect::<Result<_>>()?;
     let latent = generator.latent();
     let latents = measure(threads, setup.seconds, |_| Ok(latents_work(latent, generator.batch())))?;
-    let encode = measure(threads, setup.seconds, |_| {
+    let writers = if job.encoders > 0 { job.encoders } else { threads };
+    let encode = measure(writers, setup.seconds, |_| {
         Ok(|turn: u64| {
             let pixels = sample.get(turn as usize % sample.n).unwrap_or_default();
             image::encode_png(pixels, height, width, channels).map(|png| std::hint::black_box(png.len() as u64).min(1))
         })
     })?;
-    let create = measure_files(threads, setup.seconds, &folder, &pngs)?;
-    let stages = [("latents", latents), ("network", raw), ("PNG encoding", encode), ("file creation", create)];
+    let create = measure_files(writers, setup.seconds, &folder, &pngs)?;
+    let stage = |name, threads, rate| Stage { name, threads, rate };
+    let stages = [
+        stage("latents", threads, latents),
+        stage("network", threads, raw),
+        stage("PNG encoding", writers, encode),
+        stage("file creation", writers, create),
+    ];
     let whole = [
         whole(generator, Format::Npy, setup.seconds, &folder, &stages[..2])?,
         whole(generator, Format::Png, setup.seconds, &folder, &stages)?,
@@ -153,7 +164,7 @@ pub fn run(generator: &Generator, options: &Options, setup: &Setup, scratch: &Pa
         batch: generator.batch(),
         threads,
         network,
-        stages: stages.map(|(name, rate)| Stage { name, rate }).into(),
+        stages: stages.into(),
         whole: whole.into(),
     })
 }
@@ -211,16 +222,12 @@ fn measure_files(threads: usize, seconds: f64, folder: &TempDir, pngs: &[Vec<u8>
 }
 
 /// The whole, of as many images as take about the time.
-fn whole(
-    generator: &Generator,
-    format: Format,
-    seconds: f64,
-    folder: &TempDir,
-    stages: &[(&'static str, Rate)],
-) -> Result<Whole> {
-    let possible = 1.0 / stages.iter().map(|(_, rate)| 1.0 / rate.median).sum::<f64>();
-    let n = ((possible * seconds) as u64).max(1);
+fn whole(generator: &Generator, format: Format, seconds: f64, folder: &TempDir, stages: &[Stage]) -> Result<Whole> {
     let job = Job::new(generator.provider());
+    let together = |stages: &[Stage]| 1.0 / stages.iter().map(|stage| 1.0 / stage.rate.median).sum::<f64>();
+    let (made, written) = stages.split_at(2);
+    let possible = if job.encoders > 0 { together(made).min(together(written)) } else { together(stages) };
+    let n = ((possible * seconds) as u64).max(1);
     let out = folder.path().join(format.name());
     let rate = rounds(|| {
         let selection = Selection::Numbers { seed: 0, start: 0, n };
@@ -229,8 +236,8 @@ fn whole(
         std::fs::remove_dir_all(&out).map_err(Error::io("remove", &out))?;
         Ok(done.images as f64 / done.seconds)
     })?;
-    let slowest = stages.iter().min_by(|a, b| a.1.median.total_cmp(&b.1.median));
-    let bound_by = slowest.map_or("nothing", |(name, _)| *name);
+    let slowest = stages.iter().min_by(|a, b| a.rate.median.total_cmp(&b.rate.median));
+    let bound_by = slowest.map_or("nothing", |stage| stage.name);
     Ok(Whole { format: format.name(), rate, of_possible: rate.median / possible, bound_by })
 }
 
@@ -290,9 +297,9 @@ impl std::fmt::Display for Report {
         for Network { batch, threads, rate: one } in &self.network {
             writeln!(f, "  batch {batch:4}, {threads:2} sessions {}", rate(one))?;
         }
-        writeln!(f, "\neach stage alone, on {} threads", self.threads)?;
-        for Stage { name, rate: one } in &self.stages {
-            writeln!(f, "  {name:24}{}", rate(one))?;
+        writeln!(f, "\neach stage alone")?;
+        for Stage { name, threads, rate: one } in &self.stages {
+            writeln!(f, "  {name:14}{threads:3} threads{}", rate(one))?;
         }
         writeln!(f, "\nthe whole")?;
         for Whole { format, rate: one, of_possible, bound_by } in &self.whole {

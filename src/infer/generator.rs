@@ -24,13 +24,15 @@ use crate::error::{Error, Result};
 use crate::image::{Images, Range};
 use crate::latent::{Latent, Law, Truncation};
 
-/// The batch size of convolutional generators on CPUs, where neither the caller nor the model chooses one: all that a run
-/// needs stays in the caches.
-pub const CONVOLUTIONAL_BATCH: usize = 8;
-/// The same for all other generators, whose runs mostly read weights, and for GPUs, where images are not too large for it.
-pub const LARGE_BATCH: usize = 128;
-/// Bytes of f32 images in such a batch, at most.
-const LARGE_BATCH_BYTES: i64 = 64 << 20;
+/// The batch size of convolutional generators on CPUs, where neither the caller nor the model chooses one: beyond it nothing is
+/// gained. Who makes one image at a time had better choose 1.
+pub const CONVOLUTIONAL_BATCH: usize = 32;
+/// The same for all other generators on CPUs, whose runs mostly read weights.
+pub const DENSE_BATCH: usize = 128;
+/// The same on GPUs.
+pub const CUDA_BATCH: usize = 512;
+/// Bytes of f32 images in a batch that nobody has chosen, at most.
+const BATCH_BYTES: i64 = 64 << 20;
 /// The largest batch size.
 pub const MAX_BATCH: usize = 4096;
 const MAX_LATENT: i64 = 1 << 20;
@@ -77,8 +79,8 @@ impl FromStr for Provider {
 pub struct Options {
     /// Where to run it.
     pub provider: Provider,
-    /// Images a run, 1..=[`MAX_BATCH`]; `None` for the model's own where it is fixed, else [`CONVOLUTIONAL_BATCH`] or
-    /// [`LARGE_BATCH`].
+    /// Images a run, 1..=[`MAX_BATCH`]; `None` for the model's own where it is fixed, else [`CONVOLUTIONAL_BATCH`], [`DENSE_BATCH`] or
+    /// [`CUDA_BATCH`], or fewer where images are large.
     pub batch: Option<usize>,
     /// The value range of a float output, for models that do not say it themselves.
     pub range: Option<Range>,
@@ -187,11 +189,12 @@ impl Generator {
             Some(contract) => (promised_latent(name, contract, &input)?, None),
             None => strangers_latent(name, &input)?,
         };
-        let own = match provider {
+        let most = match provider {
             Provider::Cpu if model.is_convolutional() => CONVOLUTIONAL_BATCH,
-            _ => large_batch(&output),
+            Provider::Cpu => DENSE_BATCH,
+            _ => CUDA_BATCH,
         };
-        let batch = choose_batch(name, options.batch, fixed_batch, own)?;
+        let batch = choose_batch(name, options.batch, fixed_batch, own_batch(&output, most))?;
         // What the graph declares may be open or wrong; one run tells what it really does.
         let failed = |e: Error| Error::invalid(name, format!("a first run failed: {}", one_line(&e)), EXPECTED);
         let dims = first_run(&mut session, &input.of(batch), &latent.rows(0, 0, batch)).map_err(failed)?;
@@ -561,11 +564,11 @@ fn is_float(element: TensorElementType) -> bool {
     matches!(element, TensorElementType::Float32 | TensorElementType::Float16)
 }
 
-/// [`LARGE_BATCH`], or fewer of large images.
-fn large_batch(output: &Port) -> usize {
+/// `most`, or fewer of large images.
+fn own_batch(output: &Port, most: usize) -> usize {
     let values = output.dims.iter().skip(1).filter(|&&dim| dim > 0).fold(1, |all: i64, &dim| all.saturating_mul(dim));
-    let room = LARGE_BATCH_BYTES / values.saturating_mul(4);
-    usize::try_from(room).unwrap_or(0).clamp(CONVOLUTIONAL_BATCH, LARGE_BATCH)
+    let room = BATCH_BYTES / values.saturating_mul(4);
+    usize::try_from(room).unwrap_or(0).clamp(1, most)
 }
 
 fn choose_batch(name: &str, asked: Option<usize>, fixed: Option<usize>, own: usize) -> Result<usize> {

@@ -34,13 +34,12 @@ pub struct Job {
 }
 
 impl Job {
-    /// What is meant to serve best on this machine. On CPUs one session a core, which also encodes and writes: no core waits
-    /// for another, no pixel is handed on. On a GPU, where it was not measured yet, two sessions, so that one copies while the
-    /// other computes, and an encoder a core.
+    /// What serves best, as measured (benches/RESULTS.md). On CPUs one session a core, which also encodes and writes: no core waits
+    /// for another, no pixel is handed on. On a GPU four sessions, so that some copy while another computes, and an encoder a core.
     pub fn new(provider: Provider) -> Self {
         let cores = thread::available_parallelism().map_or(1, usize::from);
         let (threads, encoders) = match provider {
-            Provider::Cuda(_) => (2, cores),
+            Provider::Cuda(_) => (4, cores),
             _ => (cores, 0),
         };
         Self { threads, encoders, truncation: None }

@@ -6,6 +6,7 @@ use std::slice::from_ref;
 use std::sync::LazyLock;
 
 use candle_core::{DType, Device, Tensor};
+use ganforge::augment::Augmentation;
 use ganforge::config::{self, InitConfig, Precision, TrainConfig};
 use ganforge::data::{Dataset, Report};
 use ganforge::nn::activation::{Activation, add_bias_activate, bias_grad, blend, multiply, swap_axes};
@@ -396,5 +397,19 @@ fn batches_on_the_device_are_those_of_the_host() {
     let [mut ours, mut cpu] = [gpu, &Device::Cpu].map(|device| Batches::new(&data, &config, device).unwrap());
     for step in 0..7 {
         assert_near("batch", &ours.get(step).unwrap().images, &cpu.get(step).unwrap().images, 0.0);
+    }
+}
+
+#[test]
+fn augmentations_agree_with_the_cpu() {
+    let Some(gpu) = gpu() else { return };
+    let mut config = system("dcgan-64", &["augment=['color', 'translation', 'cutout']"]);
+    config.data.size = 20;
+    for (dtype, tolerance) in TYPES {
+        let x = uniform(1, &[7, 20, 20, 3], dtype);
+        let augmentation = Augmentation::draw(&config.augment, &config.data, 3, 0, 7);
+        compare(gpu, &format!("augmentation, {dtype:?}"), from_ref(&x), tolerance, |arguments| {
+            vec![augmentation.apply(&arguments[0]).unwrap(), augmentation.backward(&arguments[0]).unwrap()]
+        });
     }
 }
