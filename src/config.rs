@@ -118,6 +118,13 @@ fn is_zero(number: &usize) -> bool {
     *number == 0
 }
 
+impl DataConfig {
+    /// The images of a source as they are, for who looks at them and does not train: all of them, without classes.
+    pub fn plain(source: &str, size: usize, channels: usize) -> Self {
+        Self { source: source.to_string(), size, channels, range: Range::Tanh, held_out: 0.0, classes: 0 }
+    }
+}
+
 /// A network is a list of layers.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

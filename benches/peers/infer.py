@@ -16,7 +16,8 @@ Measured in every round, in images a second of --n images (--files of PNGs), fil
     save_image       PyTorch's own network, then torchvision's save_image
     create           a bare loop that creates files of the sizes of gan-infer's PNGs, a process a core
 
-and gan-infer's own time to encode a PNG, from `gan-infer bench`. The table's last lines are what DESIGN.md's promises are made of.
+and gan-infer's own time to encode a PNG, from `gan-infer bench`. Machines change their speed from minute to minute, so raw is measured
+again around each of the others, and a ratio is of what was measured side by side.
 
 With --provider cuda both sides run the network on the GPU in full f32 (no TF32) by the same choice of algorithms; onnxruntime's CUDA
 libraries must be found (LD_LIBRARY_PATH), for gan-infer by ORT_DYLIB_PATH. PyTorch's side runs there, too.
@@ -252,47 +253,59 @@ def main():
         shutil.rmtree(place)
         return rate
 
-    rates, encode = {}, []
+    rates, ratios = {}, {}
+
+    def measured(name, rate):
+        rates.setdefault(name, []).append(rate)
+        return rate
+
+    def raw(side="ours"):
+        rate = raw_rate(sessions[side], settings[side][2], latent, args.seconds)
+        return measured("raw" if side == "ours" else "raw of PyTorch's export", rate)
+
+    def ratio(name, ours, theirs):
+        ratios.setdefault(name, []).append(ours / theirs)
+
+    before = raw()
     for _ in range(args.rounds):
-        png = gan_infer("png")
+        for kind in ("npy", "npz"):
+            rate = measured(f"gan-infer {kind}", gan_infer(kind))
+            after = raw()
+            ratio(f"{kind} / raw", rate, (before + after) / 2)
+            before = after
+        png = measured("gan-infer png", gan_infer("png"))
         sizes = [path.stat().st_size for path in (args.out / "png").rglob("*.png")]
         shutil.rmtree(args.out / "png")
-        measured = {
-            "raw": raw_rate(sessions["ours"], settings["ours"][2], latent, args.seconds),
-            "raw of PyTorch's export": raw_rate(sessions["pytorch"], settings["pytorch"][2], latent, args.seconds),
-            "gan-infer npy": gan_infer("npy"),
-            "gan-infer npz": gan_infer("npz"),
-            "gan-infer png": png,
-            "onnxruntime + Pillow": files(lambda place: with_pillow(ours, latent, args.few, place, args.provider)),
-            "PyTorch + save_image": files(lambda place: with_save_image(generator, config, args.few, place)),
-            "bare creation of files": create(sizes),
-        }
-        for name, rate in measured.items():
-            rates.setdefault(name, []).append(rate)
+        created = measured("bare creation of files", create(sizes))
+        after = raw()
         bench = ["bench", ours, "--provider", "cpu", "--batches", 8, "--threads", cores, "--seconds", 0.5, "--scratch", args.out, "--json"]
         stages = {stage["name"]: stage["rate"]["median"] for stage in json.loads(call(args.bin / "gan-infer", *bench))["stages"]}
-        encode.append(stages["PNG encoding"])
+        encoded = measured(f"gan-infer's PNG encoder, {cores} threads", stages["PNG encoding"])
+        ratio("png / what raw, encoding and creation allow", png, 1 / (2 / (before + after) + 1 / encoded + 1 / created))
+        ratio("png / bare creation of files", png, created)
+        ratio("png / onnxruntime + Pillow", png, measured(
+            "onnxruntime + Pillow", files(lambda place: with_pillow(ours, latent, args.few, place, args.provider))
+        ))
+        ratio("png / PyTorch + save_image", png, measured(
+            "PyTorch + save_image", files(lambda place: with_save_image(generator, config, args.few, place))
+        ))
+        before = raw()
+        theirs = raw("pytorch")
+        after = raw()
+        ratio("raw / raw of PyTorch's export", (before + after) / 2, theirs)
+        before = after
 
-    median = {name: statistics.median(values) for name, values in rates.items()}
+    def row(name, values, form):
+        print(f"| {name} | {statistics.median(values):{form}} ({min(values):{form}}–{max(values):{form}}) |")
+
     print(f"{args.run}: {args.n} images, {args.provider}, {cores} cores, onnxruntime {onnxruntime.__version__}, PyTorch {torch.__version__}")
-    print(f"raw: (sessions, threads, batch) {settings['ours']}, on PyTorch's export {settings['pytorch']}\n")
-    print("| side | images/s: median (least–most) |\n|---|---|")
+    print(f"raw: (sessions, threads, batch) {settings['ours']}, on PyTorch's export {settings['pytorch']}")
+    print("\n| side | images/s: median (least–most) |\n|---|---|")
     for name, values in rates.items():
-        print(f"| {name} | {median[name]:,.0f} ({min(values):,.0f}–{max(values):,.0f}) |")
-    print(f"| gan-infer's PNG encoder, {cores} threads | {statistics.median(encode):,.0f} ({min(encode):,.0f}–{max(encode):,.0f}) |")
-    possible = 1 / (1 / median["raw"] + 1 / statistics.median(encode) + 1 / median["bare creation of files"])
-    ratios = {
-        "npy / raw": median["gan-infer npy"] / median["raw"],
-        "npz / raw": median["gan-infer npz"] / median["raw"],
-        "png / what raw, encoding and creation allow": median["gan-infer png"] / possible,
-        "png / bare creation of files": median["gan-infer png"] / median["bare creation of files"],
-        "png / onnxruntime + Pillow": median["gan-infer png"] / median["onnxruntime + Pillow"],
-        "png / PyTorch + save_image": median["gan-infer png"] / median["PyTorch + save_image"],
-        "raw / raw of PyTorch's export": median["raw"] / median["raw of PyTorch's export"],
-    }
-    print("\n| ratio | |\n|---|---|")
-    for name, ratio in ratios.items():
-        print(f"| {name} | {ratio:.2f} |")
+        row(name, values, ",.0f")
+    print("\n| ratio, of what was measured side by side | median (least–most) |\n|---|---|")
+    for name, values in ratios.items():
+        row(name, values, ".2f")
 
 
 if __name__ == "__main__":

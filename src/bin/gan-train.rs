@@ -15,7 +15,6 @@ use ganforge::eval::Judge;
 use ganforge::eval::learn::is_feature_folder;
 use ganforge::export::{self, Dtype};
 use ganforge::files;
-use ganforge::image::Range;
 use ganforge::infer::runtime;
 use ganforge::nn::device::{open_cuda, set_precision};
 use ganforge::progress::Progress;
@@ -232,7 +231,7 @@ fn describe_data(source: &str, size: u16, channels: u8, quiet: bool) -> Result<(
     }
     // The value range plays no part: pixels stay bytes.
     let (size, channels) = (usize::from(size), usize::from(channels));
-    let form = DataConfig { source: source.to_string(), size, channels, range: Range::Tanh, held_out: 0.0, classes: 0 };
+    let form = DataConfig::plain(source, size, channels);
     let data = data::load(source, &form, &Console::new(quiet))?;
     let hash = format!("sha256 {} of the pixels at {size}×{size}, {channels} channels", data.sha256);
     print_line(&format!("{}: {}\n{hash}", data.name, data.report))

@@ -1,6 +1,6 @@
 //! Which images the critic sees when: a function of the seed and the critic step alone.
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{Device, Tensor};
 use rayon::prelude::*;
 
 use crate::config::TrainConfig;
@@ -23,25 +23,6 @@ impl From<Tensor> for Batch {
     /// Without classes.
     fn from(images: Tensor) -> Self {
         Self { images, classes: None }
-    }
-}
-
-impl Batch {
-    /// On another device, or of another type.
-    ///
-    /// # Errors
-    /// When the device is out of memory.
-    pub fn to(&self, device: &Device, dtype: DType) -> Result<Self> {
-        let moved = |tensor: &Tensor| tensor.to_device(device)?.to_dtype(dtype);
-        Ok(Self { images: moved(&self.images)?, classes: self.classes.as_ref().map(moved).transpose()? })
-    }
-
-    /// How many.
-    ///
-    /// # Errors
-    /// When the images are a scalar.
-    pub fn len(&self) -> Result<usize> {
-        Ok(self.images.dim(0)?)
     }
 }
 

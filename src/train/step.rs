@@ -150,7 +150,7 @@ impl Trainer {
     pub fn critic_step(&mut self, real: &Batch, phase: &mut Phase) -> Result<()> {
         on_pool(|| {
             let index = self.critic_steps() + phase.critic_turns;
-            let z = self.latents(Purpose::CriticLatent, index, real.len()?)?;
+            let z = self.latents(Purpose::CriticLatent, index, real.images.dim(0)?)?;
             self.critic_step_with(real, z, phase)
         })
     }
@@ -250,7 +250,7 @@ impl Trainer {
     /// # Errors
     /// When the device is out of memory.
     pub fn scores(&self, batch: &Batch) -> Result<Vec<f64>> {
-        let (n, most) = (batch.len()?, self.config.schedule.batch_size);
+        let (n, most) = (batch.images.dim(0)?, self.config.schedule.batch_size);
         let mut scores = Vec::with_capacity(n);
         for first in (0..n).step_by(most) {
             let part = |tensor: &Tensor| tensor.narrow(0, first, most.min(n - first))?.contiguous();

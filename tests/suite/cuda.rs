@@ -19,6 +19,7 @@ use ganforge::shape::{LayerSpec, Shape};
 use ganforge::train::{Batch, Batches, Phase, Trainer};
 
 use crate::penalty::{GRADIENT, R1, critics, pass, penalised};
+use crate::steps::converted;
 
 /// A device with a stream and a precision of its own, or why there is none.
 fn open() -> Result<Device, String> {
@@ -308,7 +309,7 @@ fn trained(config: &TrainConfig, device: &Device, dtype: DType) -> Trainer {
             let number = trainer.critic_steps() + phase.critic_turns;
             let images = uniform(number, &[config.schedule.batch_size, size, size, channels], dtype);
             let real = Batch { images, classes: labels(config) };
-            trainer.critic_step(&real.to(device, dtype).unwrap(), &mut phase).unwrap();
+            trainer.critic_step(&converted(&real, device, dtype), &mut phase).unwrap();
         }
         trainer.generator_step(&mut phase).unwrap();
     }

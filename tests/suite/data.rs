@@ -17,7 +17,7 @@ use proptest::prelude::*;
 use zip::write::SimpleFileOptions;
 
 fn form(size: usize, channels: usize) -> DataConfig {
-    DataConfig { source: String::new(), size, channels, range: Range::Tanh, held_out: 0.0, classes: 0 }
+    DataConfig::plain("", size, channels)
 }
 
 fn open(path: &Path, size: usize, channels: usize) -> Result<Dataset> {

@@ -635,14 +635,7 @@ fn gan_train_select_leaves_out_what_is_odd() {
     assert!(path("new/some-left-out.png").is_file());
 
     // What is kept are the digits' own pixels, and no noise; and the same again, byte for byte.
-    let form = |source: &str| DataConfig {
-        source: source.to_string(),
-        size: 28,
-        channels: 1,
-        range: Range::Tanh,
-        held_out: 0.0,
-        classes: 0,
-    };
+    let form = |source: &str| DataConfig::plain(&source, 28, 1);
     let load = |name: &str| {
         let source = path(name).display().to_string();
         data::load(&source, &form(&source), &Silent).unwrap()
@@ -727,7 +720,7 @@ fn real_digits_are_nearer_to_real_digits_than_to_clothes() {
     load_runtime();
     let load = |name: &str| {
         let source = root.join(name).display().to_string();
-        let form = DataConfig { source: source.clone(), size: 28, channels: 1, range: Range::Tanh, held_out: 0.0, classes: 0 };
+        let form = DataConfig::plain(&source, 28, 1);
         let data = data::load(&source, &form, &Silent).unwrap();
         assert_eq!(data::load_labels(&source).unwrap().unwrap().len(), data.len);
         data

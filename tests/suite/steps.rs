@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use candle_core::{DType, Device};
+use candle_core::{DType, Device, Tensor};
 use ganforge::config::{self, PRESETS, TrainConfig};
 use ganforge::data::{Dataset, Report};
 use ganforge::random::{Purpose, Stream};
 use ganforge::shape::LayerSpec;
-use ganforge::train::{Batches, Phase, Trainer};
+use ganforge::train::{Batch, Batches, Phase, Trainer};
 use serde::Deserialize;
 
 /// Of what PyTorch says; the issue asks for it.
@@ -108,6 +108,12 @@ fn width(layer: &mut LayerSpec) -> Option<&mut usize> {
     }
 }
 
+/// A batch on another device, or of another type.
+pub fn converted(batch: &Batch, device: &Device, dtype: DType) -> Batch {
+    let moved = |tensor: &Tensor| tensor.to_device(device).unwrap().to_dtype(dtype).unwrap();
+    Batch { images: moved(&batch.images), classes: batch.classes.as_ref().map(moved) }
+}
+
 /// Beyond the tolerance by this factor.
 fn off(ours: f64, theirs: f64) -> f64 {
     (ours - theirs).abs() / theirs.abs().max(FLOOR) / TOLERANCE
@@ -137,8 +143,8 @@ fn the_first_twenty_steps_of_every_preset_follow_pytorch() {
             assert_eq!(round.critic.len() as u64, config.schedule.critic_steps_at(step), "{name} step {step}");
             assert_eq!(round.generator.len(), config.schedule.generator_steps, "{name} step {step}");
             for (&loss, &penalty) in round.critic.iter().zip(&round.penalty) {
-                let real =
-                    batches.get(trainer.critic_steps() + phase.critic_turns).unwrap().to(&Device::Cpu, DType::F64).unwrap();
+                let real = batches.get(trainer.critic_steps() + phase.critic_turns).unwrap();
+                let real = converted(&real, &Device::Cpu, DType::F64);
                 trainer.critic_step(&real, &mut phase).unwrap();
                 let ours = trainer.take_means().unwrap();
                 check(0, step, ours.loss_critic, loss);

@@ -106,7 +106,7 @@ impl FeatureArgs {
 enum Opened {
     Run(Box<Trained>),
     Generator(Box<Generator>),
-    Images(Dataset),
+    Images(Box<Dataset>),
 }
 
 pub fn eval(args: &EvalArgs) -> Result<()> {
@@ -200,7 +200,7 @@ fn open(args: &EvalArgs, console: &Console) -> Result<(Opened, String)> {
     if path.is_dir() || (is_zip && path.is_file()) {
         let images = load_images(&args.subject, args.size, console)?;
         let sha256 = images.sha256.clone();
-        return Ok((Opened::Images(images), sha256));
+        return Ok((Opened::Images(Box::new(images)), sha256));
     }
     let options = Options { provider: args.features.provider, range: args.range, ..Options::default() };
     let generator = builtin::open(Some(&args.subject), &options)?;
@@ -215,15 +215,7 @@ fn hash(bytes: &[u8]) -> String {
 
 /// A folder of images in their own form, if they have one and the same.
 fn load_images(source: &str, size: Option<usize>, console: &Console) -> Result<Dataset> {
-    let form = |size, channels| DataConfig {
-        source: source.to_string(),
-        size,
-        channels,
-        range: Range::Tanh,
-        held_out: 0.0,
-        classes: 0,
-    };
-    let report = data::load(source, &form(8, 3), console)?.report;
+    let report = data::load(source, &DataConfig::plain(source, 8, 3), console)?.report;
     let own = match report.sizes.keys().collect::<Vec<_>>().as_slice() {
         [(width, height)] if width == height => Some(*width as usize),
         _ => None,
@@ -232,7 +224,7 @@ fn load_images(source: &str, size: Option<usize>, console: &Console) -> Result<D
         let what = format!("{source}: its images are not squares of one size: {report}");
         Error::usage(what, "Say with --size what to crop and resize them to.")
     })?;
-    let images = data::load(source, &form(size, if report.colour == 0 { 1 } else { 3 }), console)?;
+    let images = data::load(source, &DataConfig::plain(source, size, if report.colour == 0 { 1 } else { 3 }), console)?;
     console.say(&format!("{}: {}", images.name, images.report));
     Ok(images)
 }
@@ -262,7 +254,7 @@ fn form(args: &EvalArgs, opened: &Opened) -> Result<DataConfig> {
     if args.held_out && held_out == 0.0 {
         return Err(Error::usage("--held-out: this run held nothing out (data.held_out is 0)", "Leave it away."));
     }
-    Ok(DataConfig { source, size: height, channels, range: Range::Tanh, held_out, classes: 0 })
+    Ok(DataConfig { held_out, ..DataConfig::plain(&source, height, channels) })
 }
 
 /// The seed that decided which images were held out.

@@ -8,7 +8,6 @@ use ganforge::config::DataConfig;
 use ganforge::data;
 use ganforge::error::{Error, Result};
 use ganforge::eval::learn::{self, FeatureConfig, Lesson, Task};
-use ganforge::image::Range;
 use ganforge::infer::runtime;
 use ganforge::progress::Progress;
 use serde_json::json;
@@ -55,7 +54,7 @@ pub fn features(args: &FeaturesArgs) -> Result<()> {
     let (size, channels) = (args.size, args.channels);
     let mut sets = Vec::new();
     for source in &args.data {
-        let form = DataConfig { source: source.clone(), size, channels, range: Range::Tanh, held_out: 0.0, classes: 0 };
+        let form = DataConfig::plain(source, size, channels);
         let data = data::load(source, &form, &console)?;
         let labels = data::load_labels(source)?;
         let known = if labels.is_some() { "with labels" } else { "without labels" };

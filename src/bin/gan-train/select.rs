@@ -11,7 +11,7 @@ use ganforge::data::{self, Dataset};
 use ganforge::error::{Error, Result};
 use ganforge::eval::{FeatureModel, typical};
 use ganforge::files;
-use ganforge::image::{Range, encode_png, save_grid};
+use ganforge::image::{encode_png, save_grid};
 use ganforge::progress::Progress;
 use serde_json::json;
 use tempfile::NamedTempFile;
@@ -65,7 +65,7 @@ pub fn select(args: &SelectArgs) -> Result<()> {
     }
     let (sheet, archive) = destination(args)?;
     let model = args.features.open(size, channels, &console)?;
-    let form = DataConfig { source: args.data.clone(), size, channels, range: Range::Tanh, held_out: 0.0, classes: 0 };
+    let form = DataConfig::plain(&args.data, size, channels);
     let data = data::load(&args.data, &form, &console)?;
     console.say(&format!("{}: {}", data.name, data.report));
     if data.report.sizes.keys().any(|(width, height)| *width.min(height) as usize > size) {
