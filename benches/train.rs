@@ -200,16 +200,8 @@ fn random_images(config: &TrainConfig) -> Dataset {
     let (len, channels, size) = ((IMAGES / batch).max(1) * batch, config.data.channels, config.data.size);
     let mut stream = Stream::at(0, Purpose::Synthetic, 0);
     let pixels = (0..len * channels * size * size).map(|_| stream.bits() as u8).collect();
-    Dataset {
-        name: "random".into(),
-        sha256: String::new(),
-        len,
-        channels,
-        size,
-        pixels,
-        labels: Vec::new(),
-        report: Report::default(),
-    }
+    let labels = (0..len).filter_map(|index| Some(index.checked_rem(config.data.classes)? as u8)).collect();
+    Dataset { name: "random".into(), sha256: String::new(), len, channels, size, pixels, labels, report: Report::default() }
 }
 
 fn say(line: &impl Serialize) -> Result<()> {

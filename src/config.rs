@@ -20,7 +20,6 @@ macro_rules! presets {
 }
 
 presets![
-    "cdcgan-28",
     "dcgan-28",
     "dcgan-64",
     "dcgan-anime",
@@ -106,10 +105,11 @@ pub struct DataConfig {
     /// on as many training images, shows whether it memorises.
     #[serde(default)]
     pub held_out: f64,
-    /// Classes that generator and critic are told: 2 to 256, or 0 for none. The images then need labels below it (an IDX file of
-    /// labels, or a folder a class), the generator begins with `categorical = classes`, which makes the first so many
-    /// latents choose the class, and the critic ends in one value a class, of which that of the image's class counts (arXiv
-    /// 1801.04406, appendix D).
+    /// Classes that both networks are told: 2 to 256, or 0 for none. Every image then needs a label, 0 and up (an IDX file of
+    /// labels, or a folder a class in the order of their names). The networks are rewritten for it: the generator begins with
+    /// `categorical = classes`, so that the largest of the first so many latents chooses the class, and the critic ends in one
+    /// value a class, of which that of the image's class is its score (arXiv 1801.04406, appendix D). Generated classes are
+    /// equally frequent, whatever they are in the data.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub classes: usize,
 }
@@ -477,8 +477,28 @@ impl TrainConfig {
     pub fn from_table(table: Table, place: &str) -> Result<Self> {
         let mut config = Self::parse(table, place)?;
         config.critic.apply_norm();
+        config.apply_classes();
         config.check(place)?;
         Ok(config)
+    }
+
+    /// Rewrites both networks for `data.classes`; a second time changes nothing.
+    fn apply_classes(&mut self) {
+        let classes = self.data.classes;
+        if classes == 0 {
+            return;
+        }
+        match self.generator.layers.first_mut() {
+            Some(LayerSpec::Categorical(categories)) => *categories = classes,
+            _ => self.generator.layers.insert(0, LayerSpec::Categorical(classes)),
+        }
+        let scores = self.critic.layers.iter_mut().rev().find_map(|layer| match layer {
+            LayerSpec::Linear { out, .. } | LayerSpec::Conv { out, .. } => Some(out),
+            _ => None,
+        });
+        if let Some(out) = scores {
+            *out = classes;
+        }
     }
 
     fn parse(table: Table, place: &str) -> Result<Self> {
@@ -654,32 +674,33 @@ impl TrainConfig {
         Ok(())
     }
 
-    /// Checks that both networks know of the classes, if there are any.
+    /// Checks that the critic has as many scores as there are classes, and that nothing else stands against classes.
     fn check_classes(&self, place: &str, score: Shape) -> Result<()> {
         let classes = self.data.classes;
-        let refused = |what: String| Err(invalid_config(place, what));
+        let ensure = |ok: bool, what: String| if ok { Ok(()) } else { Err(invalid_config(place, what)) };
         if classes == 0 {
-            return match score.elements() {
-                1 => Ok(()),
-                _ => refused(format!(
-                    "critic: ends in {score}, but must end in one value an image (or, with data.classes, in one a class)"
-                )),
-            };
+            return ensure(score.elements() == 1, format!("critic: ends in {score}, but must end in one value an image"));
         }
-        if score.elements() != classes {
-            return refused(format!("critic: ends in {score}, but data.classes asks for {classes} values an image"));
-        }
-        if self.generator.layers.first() != Some(&LayerSpec::Categorical(classes)) {
-            return refused(format!(
-                "generator: with data.classes = {classes} its first layer must be {{ categorical = {classes} }}"
-            ));
-        }
-        if let Some(PenaltyConfig::Gradient { .. }) = self.penalty {
-            let what = "a gradient penalty is taken between real and generated images, which with data.classes are of different \
-                        classes; use penalty = { kind = \"r1\" }";
-            return refused(what.to_string());
-        }
-        Ok(())
+        ensure(
+            score.elements() == classes,
+            format!("critic: ends in {score}, but data.classes asks for {classes} values an image"),
+        )?;
+        ensure(
+            !matches!(self.penalty, Some(PenaltyConfig::Gradient { .. })),
+            "a gradient penalty is taken between real and generated images, which with data.classes are of different classes; \
+             use penalty = { kind = \"r1\" }"
+                .to_string(),
+        )?;
+        ensure(
+            !matches!(self.loss, LossConfig::Wgan { clip: None, .. }),
+            "the wgan loss needs loss.clip with data.classes: nothing else bounds what the critic adds to all scores of a class"
+                .to_string(),
+        )?;
+        ensure(
+            self.schedule.generator_top_k == 1.0,
+            "schedule.generator_top_k compares scores, which with data.classes are of different classes; leave it at 1"
+                .to_string(),
+        )
     }
 }
 

@@ -83,6 +83,8 @@ impl Weights {
 pub struct Contract {
     /// The law and size of `z`.
     pub latent: Latent,
+    /// The largest of so many first values of `z` chooses the class of the image; 0: there are no classes.
+    pub classes: usize,
     /// The value range of the network (before the conversion to pixels, if the graph has one).
     pub range: Range,
     /// The output's type and axes.
@@ -121,6 +123,7 @@ impl Contract {
             (Layout::NchwF32, Range::Sigmoid) => "Normalized_0_1",
             _ => "NominalRange_0_255",
         };
+        let classes = (self.classes > 0).then(|| ("ganforge.latent.classes", self.classes.to_string()));
         [
             ("Image.BitmapPixelFormat", pixel_format.to_string()),
             ("Image.ColorSpaceGamma", "SRGB".to_string()),
@@ -142,6 +145,7 @@ impl Contract {
             ("ganforge.width", self.width.to_string()),
         ]
         .into_iter()
+        .chain(classes)
         .map(|(key, value)| (key.to_string(), value))
         .collect()
     }
@@ -160,11 +164,17 @@ impl Contract {
             ));
         }
         let keys = Keys { place, lookup: &lookup };
+        let size = keys.number("ganforge.latent.size")?;
+        let classes = match lookup("ganforge.latent.classes") {
+            None => 0,
+            Some(_) => keys.number("ganforge.latent.classes")?,
+        };
+        if classes == 1 || classes > size {
+            return Err(keys.wrong("ganforge.latent.classes", &format!("{classes} of {size} latents choose a class")));
+        }
         Ok(Some(Self {
-            latent: Latent {
-                size: keys.number("ganforge.latent.size")?,
-                law: keys.one_of("ganforge.latent.law", &[Law::Normal, Law::Uniform], Law::name)?,
-            },
+            latent: Latent { size, law: keys.one_of("ganforge.latent.law", &[Law::Normal, Law::Uniform], Law::name)? },
+            classes,
             range: keys.one_of("ganforge.range", &[Range::Tanh, Range::Sigmoid, Range::Byte], Range::name)?,
             layout: keys.one_of("ganforge.layout", &Layout::ALL, Layout::name)?,
             height: keys.number("ganforge.height")?,

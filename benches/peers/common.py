@@ -197,8 +197,8 @@ def refuse_unknown(config):
     for key, plain in (("critic_warmup", None), ("lr_warmup", None), ("lr_decay", None), ("generator_steps", 1)):
         if schedule.get(key, plain) != plain:
             raise ValueError(f"schedule.{key} is not known here")
-    for key in ("penalty", "augment"):
-        if config.get(key):
+    for section, key in ((config, "penalty"), (config, "augment"), (config["data"], "classes")):
+        if section.get(key):
             raise ValueError(f"{key} is not known here")
 
 

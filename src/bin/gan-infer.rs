@@ -10,7 +10,8 @@ use ganforge::error::{Error, Result};
 use ganforge::image::Range;
 use ganforge::infer::generator::MAX_BATCH;
 use ganforge::infer::{
-    Existing, Format, Generator, Job, Options, Plan, Provider, SeedList, Selection, Shard, bench, builtin, pipeline, runtime,
+    Class, Existing, Format, Generator, Job, Options, Plan, Provider, SeedList, Selection, Shard, Steering, bench, builtin,
+    pipeline, runtime,
 };
 use ganforge::latent::Truncation;
 use ganforge::progress::Progress;
@@ -52,12 +53,15 @@ struct Sample {
     /// Draw latents from the part of their distribution within ±X: fewer odd images, less variety
     #[arg(long, value_name = "X")]
     truncation: Option<f64>,
+    /// Images of this class only, from 0, of a generator that was trained with data.classes
+    #[arg(long, value_name = "K")]
+    class: Option<usize>,
     /// The I-th of N parts, 1/N to N/N; all together are the whole
     #[arg(long, value_name = "I/N")]
     shard: Option<Shard>,
     #[command(flatten)]
     open: Open,
-    /// Parallel sessions [default: one a core, on CUDA two]
+    /// Parallel sessions [default: one a core, on CUDA four]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     threads: Option<u16>,
     /// Go on with the same call's job where it was interrupted
@@ -121,7 +125,7 @@ enum Command {
         /// Batch sizes to try [default: 1 to 256, on CUDA 64 to 1024]
         #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = clap::value_parser!(u16).range(1..=MAX_BATCH as i64))]
         batches: Vec<u16>,
-        /// Numbers of sessions to try [default: 1, and one a core]
+        /// Numbers of sessions to try [default: 1, and what the program chooses: one a core, on CUDA four]
         #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = clap::value_parser!(u16).range(1..=1024))]
         threads: Vec<u16>,
         /// Seconds a measurement; each is made three times
@@ -180,7 +184,10 @@ fn make(sample: Sample) -> Result<()> {
     let plan = sample.plan()?;
     let generator = builtin::open(sample.open.model.as_deref(), &sample.open.how.options())?;
     let library = runtime::load()?;
-    let truncation = sample.truncation.map(|x| Truncation::new(x, generator.latent().law)).transpose()?;
+    let steering = Steering {
+        truncation: sample.truncation.map(|x| Truncation::new(x, generator.latent().law)).transpose()?,
+        class: sample.class.map(|number| Class::new(number, generator.contract(), generator.name())).transpose()?,
+    };
     for note in generator.notes() {
         console.say(note);
     }
@@ -190,7 +197,7 @@ fn make(sample: Sample) -> Result<()> {
     };
     console.say(&format!("{} on {} with onnxruntime {}, {what}", generator.name(), generator.provider(), library.version));
     let best = Job::new(generator.provider());
-    let job = Job { threads: sample.threads.map_or(best.threads, usize::from), truncation, ..best };
+    let job = Job { threads: sample.threads.map_or(best.threads, usize::from), steering, ..best };
     let done = pipeline::run(&generator, &job, &plan, &console, &stop)?;
     let rate = done.images as f64 / done.seconds;
     let before = plan.count() - done.images;
@@ -215,6 +222,7 @@ fn make(sample: Sample) -> Result<()> {
             "start": sample.start,
             "shard": sample.shard.map(|shard| shard.to_string()),
             "truncation": sample.truncation,
+            "class": sample.class,
             "batch": generator.batch(),
             "threads": job.threads,
             "format": sample.format.name(),

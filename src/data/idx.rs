@@ -58,11 +58,15 @@ pub(super) fn load_labels(path: &Path) -> Result<Vec<u8>> {
 /// Loads a file of images.
 pub(super) fn load(path: &Path, config: &DataConfig, progress: &dyn Progress) -> Result<Loaded> {
     let images = read(path)?;
+    let labels = match labels_file(path).filter(|_| config.classes > 0) {
+        Some(file) => Ok(load_labels(&file)?),
+        None => Err("there is no IDX file of labels beside that of the images".to_string()),
+    };
     let (size, channels) = (config.size, config.channels);
     let mut report = Report { found: images.len, ..Report::default() };
     report.count(images.len, (images.width, images.height), false);
     if channels == 1 && images.width as usize == size && images.height as usize == size {
-        return Ok(Loaded { pixels: images.pixels, labels: None, report });
+        return Ok(Loaded { pixels: images.pixels, labels, report });
     }
     let shape = [images.width as usize, images.height as usize, 1];
     let area = shape[0] * shape[1];
@@ -70,7 +74,7 @@ pub(super) fn load(path: &Path, config: &DataConfig, progress: &dyn Progress) ->
         decode::fit(&images.pixels[index * area..(index + 1) * area], shape, size, channels, out)
     })?;
     results.into_iter().collect::<Result<(), String>>().map_err(|what| invalid(path, what))?;
-    Ok(Loaded { pixels, labels: None, report })
+    Ok(Loaded { pixels, labels, report })
 }
 
 struct Images {

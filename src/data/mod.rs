@@ -27,7 +27,7 @@ use crate::random::{Purpose, Stream};
 pub struct Dataset {
     /// What it is called in logs and metadata: the built-in name, or the file's or folder's.
     pub name: String,
-    /// Over shape and pixels, so over what the networks see; in hexadecimal.
+    /// Over shape, pixels and labels, so over what the networks see; in hexadecimal.
     pub sha256: String,
     /// How many images; at least 1.
     pub len: usize,
@@ -85,8 +85,8 @@ pub struct Broken {
 /// What the readers of this module's parts return.
 struct Loaded {
     pixels: Vec<u8>,
-    /// The class of each image, where folders make classes.
-    labels: Option<Vec<u8>>,
+    /// The class of each image, or why there are none.
+    labels: Result<Vec<u8>, String>,
     report: Report,
 }
 
@@ -154,23 +154,19 @@ pub fn load(source: &str, config: &DataConfig, progress: &dyn Progress) -> Resul
         return Err(Error::usage(what, "Ask for 1 or 3 channels and a size of 1 to 1024."));
     }
     if source == "synthetic" {
-        let labels = load_labels(source)?;
-        return finish(source.to_string(), config, Loaded { labels, ..draw_synthetic(config)? });
+        return finish(source.to_string(), config, draw_synthetic(config)?);
     }
     let path = if NAMES.contains(&source) { find_named(source, &named_roots())? } else { PathBuf::from(source) };
     let kind = fs::metadata(&path).map_err(|e| match e.kind() {
         ErrorKind::NotFound => unknown(source),
         _ => Error::io("read", &path)(e),
     })?;
-    let mut loaded = match idx::training_file(&path) {
+    let loaded = match idx::training_file(&path) {
         Some(file) => idx::load(&file, config, progress)?,
         None if kind.is_dir() => folder::load(&path, config, progress)?,
         None if kind.is_file() => load_file(&path, config, progress)?,
         None => return Err(unrecognised(&path, "neither a file nor a folder".to_string())),
     };
-    if config.classes > 0 && loaded.labels.is_none() {
-        loaded.labels = load_labels(source)?;
-    }
     finish(name_of(&path), config, loaded)
 }
 
@@ -181,7 +177,7 @@ pub fn load(source: &str, config: &DataConfig, progress: &dyn Progress) -> Resul
 /// When the source is unknown, or its file of labels is unreadable or damaged.
 pub fn load_labels(source: &str) -> Result<Option<Vec<u8>>> {
     if source == "synthetic" {
-        return Ok(Some((0..synthetic::LEN).map(|index| (index % 10) as u8).collect()));
+        return Ok(Some(synthetic::labels()));
     }
     let path = if NAMES.contains(&source) { find_named(source, &named_roots())? } else { PathBuf::from(source) };
     if !path.exists() {
@@ -254,7 +250,7 @@ fn draw_synthetic(config: &DataConfig) -> Result<Loaded> {
     let mut report = Report { found: synthetic::LEN, ..Report::default() };
     let size = config.size as u32;
     report.count(synthetic::LEN, (size, size), config.channels == 3);
-    Ok(Loaded { pixels, labels: None, report })
+    Ok(Loaded { pixels, labels: Ok(synthetic::labels()), report })
 }
 
 /// A single file, by its first bytes.
@@ -296,51 +292,56 @@ fn finish(name: String, config: &DataConfig, loaded: Loaded) -> Result<Dataset> 
         return Err(Error::invalid(name, format!("{len} images"), "At most 4,294,967,295 images can be numbered."));
     }
     let bytes = channels * size * size;
-    let (sha256, distinct) =
-        rayon::join(|| hash([len, channels, size, size], &pixels), || pixels.chunks_exact(bytes).collect::<HashSet<_>>().len());
-    report.duplicates = len - distinct;
     let labels = match config.classes {
         0 => Vec::new(),
         classes => checked_labels(&name, labels, len, classes)?,
     };
+    let hash = || hash([len, channels, size, size], [&pixels, &labels]);
+    let (sha256, distinct) = rayon::join(hash, || pixels.chunks_exact(bytes).collect::<HashSet<_>>().len());
+    report.duplicates = len - distinct;
     Ok(Dataset { name, sha256, len, channels, size, pixels, labels, report })
 }
 
-/// The labels, if there is one an image and each is below `classes`.
-fn checked_labels(name: &str, labels: Option<Vec<u8>>, len: usize, classes: usize) -> Result<Vec<u8>> {
-    let refused = |what: String| {
-        let mend = "Labels are an IDX file beside that of the images, or folders of images, one a class; data.classes is their number.";
-        Err(Error::invalid(name, what, mend))
-    };
-    let Some(labels) = labels else { return refused(format!("data.classes asks for {classes} classes, but it has none")) };
-    let found = labels.iter().max().map_or(0, |&most| usize::from(most) + 1);
+/// The labels, if there is one an image, and images of each of the classes and of no other.
+fn checked_labels(name: &str, labels: Result<Vec<u8>, String>, len: usize, classes: usize) -> Result<Vec<u8>> {
+    let mend = "Labels are an IDX file beside that of the images, numbers from 0 on, or folders of images, one a class; data.classes \
+                is how many classes there are.";
+    let refused = |what: String| Error::invalid(name, what, mend);
+    let labels = labels.map_err(|why| refused(format!("data.classes asks for {classes} classes, but {why}")))?;
     if labels.len() != len {
-        return refused(format!("{} labels for {} images", grouped(labels.len()), grouped(len)));
+        return Err(refused(format!("{} labels for {} images", grouped(labels.len()), grouped(len))));
     }
-    match found == classes {
+    let found: BTreeSet<usize> = labels.iter().copied().map(usize::from).collect();
+    match found.iter().copied().eq(0..classes) {
         true => Ok(labels),
-        false => refused(format!("it has {found} classes, but data.classes is {classes}")),
+        false => {
+            let found = found.iter().map(usize::to_string).collect::<Vec<_>>().join(", ");
+            Err(refused(format!("data.classes is {classes}, but its labels are {found}")))
+        }
     }
 }
 
-/// The classes that the folders of images make, by the images' paths; `None` where an image is in none, or they are fewer than
-/// 2 or more than 256.
-fn classes_of_folders(names: &[&String]) -> Option<Vec<u8>> {
-    let folders: Vec<&str> = names.iter().map(|name| name.rsplit_once('/').map(|(folder, _)| folder)).collect::<Option<_>>()?;
-    let distinct: BTreeSet<&str> = folders.iter().copied().collect();
-    if !(2..=256).contains(&distinct.len()) {
-        return None;
+/// The classes that the folders of images make, by the images' paths inside; or why they make none.
+fn classes_of_folders(names: &[&String]) -> Result<Vec<u8>, String> {
+    let folder_of = |name: &&String| match name.rsplit_once('/') {
+        Some((folder, _)) => Ok(folder.to_string()),
+        None => Err(format!("the image {name} is in no folder of a class")),
+    };
+    let folders: Vec<String> = names.iter().map(folder_of).collect::<Result<_, _>>()?;
+    let distinct: BTreeSet<&String> = folders.iter().collect();
+    if distinct.len() > 256 {
+        return Err(format!("its images are in {} folders", grouped(distinct.len())));
     }
-    let number: BTreeMap<&str, u8> = distinct.into_iter().zip(0..=u8::MAX).collect();
-    folders.iter().map(|folder| number.get(folder).copied()).collect()
+    let number: BTreeMap<&String, u8> = distinct.into_iter().zip(0..=u8::MAX).collect();
+    Ok(folders.iter().filter_map(|folder| number.get(folder).copied()).collect())
 }
 
-fn hash(shape: [usize; 4], pixels: &[u8]) -> String {
+fn hash(shape: [usize; 4], parts: [&[u8]; 2]) -> String {
     let mut hasher = Sha256::new();
     for extent in shape {
         hasher.update((extent as u64).to_le_bytes());
     }
-    hasher.update(pixels);
+    parts.iter().for_each(|part| hasher.update(part));
     hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 

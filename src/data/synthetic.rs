@@ -11,6 +11,11 @@ use crate::random::{Purpose, Stream};
 /// How many images the source `synthetic` has.
 pub const LEN: usize = 20_000;
 
+/// The digit on each of them.
+pub fn labels() -> Vec<u8> {
+    (0..LEN).map(|index| (index % 10) as u8).collect()
+}
+
 /// The smallest height and width in which the digits can be told apart.
 pub const MIN_SIZE: usize = 8;
 

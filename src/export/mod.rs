@@ -41,6 +41,7 @@ fn encode(generator: &Network, contract: &Contract, dtype: Dtype) -> Result<Vec<
 pub fn contract_of(trained: &Trained, layout: Layout) -> Contract {
     let config = &trained.config;
     Contract {
+        classes: config.data.classes,
         latent: config.latent,
         range: config.data.range,
         layout,

@@ -18,11 +18,11 @@ use ort::value::{DynTensor, DynValue, TensorElementType};
 
 use super::lane::{self, Lane};
 use super::model::{Model, Port, one_line, one_port};
-use super::selection::{Selection, span};
+use super::selection::{Selection, Steering, span};
 use crate::contract::{self, CHECKSUM_KEY, Contract, Layout};
 use crate::error::{Error, Result};
 use crate::image::{Images, Range};
-use crate::latent::{Latent, Law, Truncation};
+use crate::latent::{Latent, Law};
 
 /// The batch size of convolutional generators on CPUs, where neither the caller nor the model chooses one: beyond it nothing is
 /// gained. Who makes one image at a time had better choose 1.
@@ -284,7 +284,7 @@ impl Generator {
         let [height, width, channels] = self.image_shape();
         let wanted = span(start, n as u64)?;
         let mut pixels = vec![0; n * height * width * channels];
-        self.sampler()?.pixels(&Selection::Numbers { seed, start, n: n as u64 }, None, wanted, &mut pixels)?;
+        self.sampler()?.pixels(&Selection::Numbers { seed, start, n: n as u64 }, &Steering::default(), wanted, &mut pixels)?;
         Ok(Images { n, height, width, channels, pixels })
     }
 
@@ -310,7 +310,7 @@ impl Generator {
         let image = self.image_shape().iter().product::<usize>();
         let n = self.whole_images(out.len(), image)?;
         let wanted = span(start, n)?;
-        self.sampler()?.pixels(&Selection::Numbers { seed, start, n }, None, wanted, out)
+        self.sampler()?.pixels(&Selection::Numbers { seed, start, n }, &Steering::default(), wanted, out)
     }
 
     /// The network's own output for images `start..` of a seed, into a buffer of the caller's: the elements as the graph
@@ -401,7 +401,7 @@ impl Sampler<'_> {
     pub(super) fn pixels(
         &mut self,
         selection: &Selection,
-        truncation: Option<Truncation>,
+        steering: &Steering,
         wanted: Span<u64>,
         out: &mut [u8],
     ) -> Result<()> {
@@ -410,7 +410,7 @@ impl Sampler<'_> {
         for chunk in generator.chunks(&wanted) {
             let part = generator.chunk(chunk, &wanted);
             let (now, later) = rest.split_at_mut((part.end - part.start) as usize * generator.form.image());
-            self.run(selection, truncation, part, |output, rows| generator.form.pixels(output, rows, generator.range, now))?;
+            self.run(selection, steering, part, |output, rows| generator.form.pixels(output, rows, generator.range, now))?;
             rest = later;
         }
         Ok(())
@@ -424,21 +424,21 @@ impl Sampler<'_> {
     /// The elements of the images at the places `wanted`, which lie in one chunk.
     fn values(&mut self, selection: &Selection, wanted: Span<u64>, out: &mut [f32]) -> Result<()> {
         let form = self.generator.form;
-        self.run(selection, None, wanted, |output, rows| form.values(output, rows, out))
+        self.run(selection, &Steering::default(), wanted, |output, rows| form.values(output, rows, out))
     }
 
     /// Runs the chunk that `wanted` lies in, and hands on its output and which of its rows are wanted.
     fn run(
         &mut self,
         selection: &Selection,
-        truncation: Option<Truncation>,
+        steering: &Steering,
         wanted: Span<u64>,
         take: impl FnOnce(&DynValue, Span<usize>) -> Result<()>,
     ) -> Result<()> {
         let generator = self.generator;
         let batch = generator.batch;
         let first = wanted.start / batch as u64 * batch as u64;
-        let latents = selection.latents(generator.latent, truncation, first, batch);
+        let latents = selection.latents(generator.latent, steering, first, batch);
         let rows = (wanted.start - first) as usize..(wanted.end - first) as usize;
         self.lane()?.run(&latents, |output| take(output, rows)).map_err(|e| match e {
             Error::Ort(what) => Error::invalid(

@@ -17,4 +17,4 @@ mod sinks;
 pub use generator::{Generator, Options, Provider};
 pub use pipeline::{Done, Job};
 pub use plan::{Existing, Format, Plan};
-pub use selection::{SeedList, Selection, Shard};
+pub use selection::{Class, SeedList, Selection, Shard, Steering};

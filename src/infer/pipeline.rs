@@ -15,6 +15,7 @@ use super::generator::{Generator, Provider, Sampler};
 use super::journal::Piece;
 use super::plan::{Format, Plan};
 use super::runtime;
+use super::selection::{Class, Steering};
 use super::sinks::{Sink, Writer};
 use crate::error::{Error, Result};
 use crate::image::Range;
@@ -29,8 +30,8 @@ pub struct Job {
     /// Threads that encode and write what the sessions make; 0: each session's thread does it itself. The images do not
     /// depend on it.
     pub encoders: usize,
-    /// Latents nearer to 0.
-    pub truncation: Option<Truncation>,
+    /// What is done to the latents.
+    pub steering: Steering,
 }
 
 impl Job {
@@ -42,7 +43,7 @@ impl Job {
             Provider::Cuda(_) => (4, cores),
             _ => (cores, 0),
         };
-        Self { threads, encoders, truncation: None }
+        Self { threads, encoders, steering: Steering::default() }
     }
 }
 
@@ -233,7 +234,7 @@ impl<'a> Worker<'a> {
 
     fn sample(&self, sampler: &mut Sampler<'_>, places: Span<u64>) -> Result<Vec<u8>> {
         let mut pixels = vec![0; (places.end - places.start) as usize * self.image()];
-        sampler.pixels(self.plan.selection(), self.job.truncation, places, &mut pixels)?;
+        sampler.pixels(self.plan.selection(), &self.job.steering, places, &mut pixels)?;
         Ok(pixels)
     }
 
@@ -249,7 +250,7 @@ impl<'a> Worker<'a> {
             // Blocks end where batches do.
             let end = (next - next % block + block).min(places.end);
             pixels.resize((end - next) as usize * self.image(), 0);
-            sampler.pixels(self.plan.selection(), self.job.truncation, next..end, &mut pixels)?;
+            sampler.pixels(self.plan.selection(), &self.job.steering, next..end, &mut pixels)?;
             open.put(&pixels)?;
             next = end;
         }
@@ -295,7 +296,8 @@ fn identity(generator: &Generator, job: &Job, plan: &Plan) -> Result<Value> {
         ("onnxruntime", json!(runtime::load()?.version)),
         ("tf32", json!(generator.tf32())),
         ("range", json!(generator.range().map(Range::name))),
-        ("truncation", json!(job.truncation.map(Truncation::bound))),
+        ("truncation", json!(job.steering.truncation.map(Truncation::bound))),
+        ("class", json!(job.steering.class.map(Class::number))),
     ];
     facts.extend(others.map(|(key, value)| (key.to_string(), value)));
     Ok(Value::Object(facts))

@@ -7,11 +7,59 @@ use std::fmt;
 use std::ops::{Range as Span, RangeInclusive};
 use std::str::FromStr;
 
+use crate::contract::Contract;
 use crate::error::{Error, Result};
 use crate::latent::{Latent, Truncation};
 
 /// Image numbers and places stay below this.
 pub const MAX_INDEX: u64 = 1 << 63;
+
+/// What is done to the latents before the network sees them.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Steering {
+    /// Nearer to 0.
+    pub truncation: Option<Truncation>,
+    /// Images of one class only.
+    pub class: Option<Class>,
+}
+
+/// A class of a generator that was told of classes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Class {
+    number: usize,
+    of: usize,
+}
+
+impl Class {
+    /// Class `number`, from 0, of what the contract of a generator promises; `name` stands for it in messages.
+    ///
+    /// # Errors
+    /// When the generator knows no classes, or not so many.
+    pub fn new(number: usize, contract: Option<&Contract>, name: &str) -> Result<Self> {
+        match contract.map_or(0, |contract| contract.classes) {
+            0 => Err(Error::usage(format!("{name}: this generator knows no classes"), "Leave the class away.")),
+            of if number >= of => {
+                let what = format!("{name}: there is no class {number}");
+                Err(Error::usage(what, format!("Its classes are 0 to {}.", of - 1)))
+            }
+            of => Ok(Self { number, of }),
+        }
+    }
+
+    /// Its number, from 0.
+    pub fn number(self) -> usize {
+        self.number
+    }
+
+    /// Exchanges the largest of the values that choose the class with that of this class: all orders of them are equally likely,
+    /// so what comes out has the law that latents of this class have.
+    fn apply(self, size: usize, rows: &mut [f32]) {
+        for row in rows.chunks_exact_mut(size) {
+            let largest = (0..self.of).max_by(|&a, &b| row[a].total_cmp(&row[b])).unwrap_or(self.number);
+            row.swap(largest, self.number);
+        }
+    }
+}
 
 /// The images of a job, without [`Shard`].
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -71,15 +119,18 @@ impl Selection {
 
     /// The latents at `first..first + rows`, `[rows, latent]`. Beyond the last place the rows still have values: a batch
     /// always is full.
-    pub(super) fn latents(&self, latent: Latent, truncation: Option<Truncation>, first: u64, rows: usize) -> Vec<f32> {
+    pub(super) fn latents(&self, latent: Latent, steering: &Steering, first: u64, rows: usize) -> Vec<f32> {
         let mut values = match self {
             Self::Numbers { seed, .. } => latent.rows(*seed, first, rows),
             Self::Seeds { seeds, number } => {
                 (first..).take(rows).flat_map(|place| latent.rows(seeds.get(place), *number, 1)).collect()
             }
         };
-        if let Some(truncation) = truncation {
+        if let Some(truncation) = steering.truncation {
             truncation.apply(latent.law, &mut values);
+        }
+        if let Some(class) = steering.class {
+            class.apply(latent.size, &mut values);
         }
         values
     }

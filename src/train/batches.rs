@@ -47,15 +47,14 @@ impl<'a> Batches<'a> {
     /// Prepares the batches of a config.
     ///
     /// # Errors
-    /// When the images are not of the size the config asks for, or too few to be held out and trained on.
+    /// When the images are not of the size the config asks for, have not the classes, or are too few to be held out and trained on.
     pub fn new(data: &'a Dataset, config: &TrainConfig, device: &Device) -> Result<Self> {
         if (data.size, data.channels) != (config.data.size, config.data.channels) {
             let what = format!("{} holds images of {} pixels and {} channels", data.name, data.size, data.channels);
             return Err(Error::usage(what, "Load the data with the config's own data section."));
         }
-        let known = if config.data.classes > 0 { data.len } else { data.labels.len() };
-        let foreign = |label: &u8| config.data.classes > 0 && usize::from(*label) >= config.data.classes;
-        if data.labels.len() != known || data.labels.iter().any(foreign) {
+        let foreign = |label: &u8| usize::from(*label) >= config.data.classes;
+        if config.data.classes > 0 && (data.labels.len() != data.len || data.labels.iter().any(foreign)) {
             let what = format!("{} has not the {} classes that the config asks for", data.name, config.data.classes);
             return Err(Error::usage(what, "Load the data with the config's own data section."));
         }

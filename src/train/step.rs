@@ -10,7 +10,7 @@ use super::{Batch, critic_network, generator_network};
 use crate::augment::Augmentation;
 use crate::config::{GeneratorLatents, LossConfig, PenaltyConfig, TrainConfig};
 use crate::ema::Ema;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::loss::top_k;
 use crate::nn::activation::blend;
 use crate::nn::cpu::on_pool;
@@ -406,10 +406,14 @@ impl Trainer {
 }
 
 /// Of the critic's values of each image that of its class, `[n]`.
+///
+/// # Errors
+/// When there is no class to each image, but several values.
 fn of_class(values: &Tensor, classes: Option<&Tensor>) -> Result<Tensor> {
     match classes {
         Some(classes) => Ok((values.reshape(classes.shape())? * classes)?.sum(1)?),
-        None => Ok(values.flatten_all()?),
+        None if values.elem_count() == values.dim(0)? => Ok(values.flatten_all()?),
+        None => Err(Error::usage("a batch without classes, for networks that are told of them", "Give the batch's classes.")),
     }
 }
 

@@ -57,8 +57,10 @@ VARIANTS = {
             "{ conv_transpose = { out = 1, kernel = 4, stride = 2, padding = 1 } }, 'tanh']",
         ],
     ),
-    "classes-r1": ("cdcgan-28", [R1]),
-    "classes-fresh": ("cdcgan-28", ['schedule.generator_latents="fresh"', "schedule.critic_steps=2", 'critic.norm="spectral"']),
+    "classes": ("dcgan-28", ["data.classes=10"]),
+    "classes-r1": ("dcgan-28", ["data.classes=10", R1]),
+    "classes-fresh": ("gan-fashion-mlp", ["data.classes=10"]),
+    "classes-spectral": ("dcgan-fashion", ["data.classes=10", "schedule.critic_steps=2", 'critic.norm="spectral"']),
     "top-k": ("dcgan-28", ["schedule.generator_top_k=0.4"]),
     "top-k-wgan": ("wgan-fashion", ["schedule.generator_top_k=0.75"]),
     "lr-linear": (

@@ -4,8 +4,9 @@ use std::path::Path;
 
 use ganforge::contract::Layout;
 use ganforge::export::{self, Dtype};
-use ganforge::infer::builtin::BUILTIN;
-use ganforge::infer::{Generator, Options};
+use ganforge::infer::builtin::{self, BUILTIN};
+use ganforge::infer::{Class, Existing, Format, Generator, Job, Options, Plan, Selection, Steering, pipeline};
+use ganforge::progress::Silent;
 use ganforge::train::{RunFolder, Which, load_trained};
 
 #[test]
@@ -33,4 +34,36 @@ fn each_was_trained_and_makes_varied_images() {
             assert!(difference / a.len() as u64 >= 5, "images {} and {index} are alike", index - 1);
         }
     }
+}
+
+#[test]
+fn a_class_of_the_digits_is_the_digits_of_that_class() {
+    let generator = builtin::open(Some("digits"), &Options::default()).unwrap();
+    let (latent, n) = (generator.latent(), 80);
+    let plain = generator.sample(0, 0, n).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let sample = |class: usize| {
+        let class = Class::new(class, generator.contract(), generator.name()).unwrap();
+        let steering = Steering { class: Some(class), truncation: None };
+        let job = Job { steering, ..Job::new(generator.provider()) };
+        let numbers = Selection::Numbers { seed: 0, start: 0, n: n as u64 };
+        let out = folder.path().join(class.number().to_string());
+        let plan = Plan::new(Format::Npy, &out, numbers, None, Existing::Refuse).unwrap();
+        let file = pipeline::run(&generator, &job, &plan, &Silent, &false.into()).unwrap().out;
+        let bytes = std::fs::read(file).unwrap();
+        bytes[bytes.len() - plain.pixels.len()..].to_vec()
+    };
+    let image = plain.pixels.len() / n;
+    let by_class: Vec<Vec<u8>> = (0..10).map(sample).collect();
+    for (index, z) in latent.rows(0, 0, n).chunks_exact(latent.size).enumerate() {
+        let chosen = (0..10).max_by(|&a, &b| z[a].total_cmp(&z[b])).unwrap();
+        let bytes = index * image..(index + 1) * image;
+        for (class, pixels) in by_class.iter().enumerate() {
+            let same = pixels[bytes.clone()] == plain.pixels[bytes.clone()];
+            assert_eq!(same, class == chosen, "image {index} of class {class}, by itself it is of class {chosen}");
+        }
+    }
+    let told = |name: &str, contract, number| Class::new(number, contract, name).unwrap_err().to_string();
+    assert!(told("digits", generator.contract(), 10).contains("Its classes are 0 to 9."));
+    assert!(told("stranger", None, 0).contains("knows no classes"));
 }

@@ -550,16 +550,42 @@ fn networks_without_anything_to_learn_are_refused() {
 }
 
 #[test]
-fn networks_that_do_not_know_the_classes_are_refused() {
-    let refused = |settings: &[&str], why: &str| {
-        let mut table = preset_table("cdcgan-28").unwrap();
+fn networks_are_rewritten_for_classes() {
+    let told = |preset: &str, settings: &[&str]| {
+        let mut table = preset_table(preset).unwrap();
         settings.iter().for_each(|setting| set(&mut table, setting).unwrap());
-        let told = TrainConfig::from_table(table, "it").unwrap_err().to_string();
+        TrainConfig::from_table(table, "it").map_err(|error| error.to_string())
+    };
+    for (name, _) in PRESETS.iter().filter(|(name, _)| !name.starts_with("wgan-gp")) {
+        let plain = preset(name);
+        let mut config = told(name, &["data.classes=7"]).unwrap();
+        assert_eq!(TrainConfig::from_toml(&config.to_toml().unwrap(), "it").unwrap(), config, "{name}: a second time");
+        assert_eq!(config.generator.layers.remove(0), LayerSpec::Categorical(7), "{name}");
+        assert_eq!(config.generator, plain.generator, "{name}");
+        match config.critic.layers.last_mut().unwrap() {
+            LayerSpec::Linear { out, .. } | LayerSpec::Conv { out, .. } => assert_eq!(std::mem::replace(out, 1), 7, "{name}"),
+            other => panic!("{name}: {other:?}"),
+        }
+        assert_eq!(config.critic, plain.critic, "{name}");
+    }
+    // Another number of classes, in what has some already.
+    let again =
+        told("dcgan-28", &["data.classes=5", "generator.layers=[{ categorical = 9 }, { linear = { out = 784 } }, 'tanh']"]);
+    assert_eq!(again.unwrap().generator.layers[0], LayerSpec::Categorical(5));
+
+    let refused = |preset: &str, settings: &[&str], why: &str| {
+        let told = told(preset, settings).unwrap_err();
         assert!(told.contains(why), "{told}");
     };
-    refused(&["data.classes=0"], "must end in one value an image");
-    refused(&["data.classes=1"], "data.classes must be 2 to 256");
-    refused(&["data.classes=9"], "data.classes asks for 9 values an image");
-    refused(&["generator.layers=[{ linear = { out = 784 } }]"], "its first layer must be { categorical = 10 }");
-    refused(&["penalty={ kind = 'gradient' }"], "use penalty = { kind = \"r1\" }");
+    refused("dcgan-28", &["data.classes=1"], "data.classes must be 2 to 256");
+    refused("dcgan-28", &["data.classes=257"], "data.classes must be 2 to 256");
+    refused(
+        "dcgan-28",
+        &["data.classes=4", "critic.layers=[{ conv = { out = 1, kernel = 3 } }]"],
+        "but data.classes asks for 4 values",
+    );
+    refused("dcgan-28", &["data.classes=4", "penalty={ kind = 'gradient' }"], "use penalty = { kind = \"r1\" }");
+    refused("dcgan-28", &["data.classes=4", "schedule.generator_top_k=0.5"], "schedule.generator_top_k compares scores");
+    refused("wgan-gp-anime", &["data.classes=4", "penalty={ kind = 'r1' }"], "needs loss.clip with data.classes");
+    refused("wgan-mnist-mlp", &["data.classes=11"], "categorical 11 needs 2 categories or more and as many features");
 }

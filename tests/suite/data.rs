@@ -10,7 +10,6 @@ use flate2::write::GzEncoder;
 use ganforge::config::DataConfig;
 use ganforge::data::{Dataset, Report, Split, find_named, load, synthetic};
 use ganforge::error::{Error, Result};
-use ganforge::image::Range;
 use ganforge::progress::Silent;
 use image::{DynamicImage, GrayImage, ImageFormat, Luma, LumaA, Rgb, RgbImage, Rgba, RgbaImage};
 use proptest::prelude::*;
@@ -97,19 +96,26 @@ fn classes_are_labels_or_folders() {
         let data = labelled(&at(place), 3).unwrap();
         assert_eq!((data.labels, data.pixels[0]), (vec![0, 1, 2], 2), "{place}");
         assert!(open(&at(place), 8, 1).unwrap().labels.is_empty(), "nobody asked");
-        refused(&at(place), 4, "it has 3 classes, but data.classes is 4");
-        refused(&at(place), 2, "it has 3 classes, but data.classes is 2");
+        refused(&at(place), 4, "data.classes is 4, but its labels are 0, 1, 2.");
+        refused(&at(place), 2, "data.classes is 2, but its labels are 0, 1, 2.");
     }
-    refused(&at("all/a"), 2, "data.classes asks for 2 classes, but it has none");
+    refused(&at("all/a"), 2, "data.classes asks for 2 classes, but the image 2.png is in no folder of a class");
     fs::write(at("all/0.png"), png(0)).unwrap();
-    refused(&at("all"), 3, "but it has none");
+    refused(&at("all"), 3, "but the image 0.png is in no folder of a class");
 
     // Labels beside an IDX file.
     let labels = |values: &[u8]| [&[0, 0, 8, 1, 0, 0, 0, values.len() as u8], values].concat();
     fs::write(at("train-images-idx3-ubyte"), idx(3, 8, 8, &some_pixels(3 * 64))).unwrap();
-    refused(dir.path(), 2, "but it has none");
+    refused(dir.path(), 2, "but there is no IDX file of labels");
     fs::write(at("train-labels-idx1-ubyte"), labels(&[1, 0, 1])).unwrap();
-    assert_eq!(labelled(dir.path(), 2).unwrap().labels, [1, 0, 1]);
+    let first = labelled(dir.path(), 2).unwrap();
+    assert_eq!(first.labels, [1, 0, 1]);
+    // A run that goes on with other labels is another run.
+    fs::write(at("train-labels-idx1-ubyte"), labels(&[1, 1, 0])).unwrap();
+    assert_ne!(labelled(dir.path(), 2).unwrap().sha256, first.sha256);
+    refused(dir.path(), 3, "data.classes is 3, but its labels are 0, 1.");
+    fs::write(at("train-labels-idx1-ubyte"), labels(&[2, 0, 2])).unwrap();
+    refused(dir.path(), 3, "data.classes is 3, but its labels are 0, 2.");
     fs::write(at("train-labels-idx1-ubyte"), labels(&[1, 0])).unwrap();
     refused(dir.path(), 2, "2 labels for 3 images");
     let synthetic = load("synthetic", &DataConfig { classes: 10, ..form(28, 1) }, &Silent).unwrap();

@@ -635,7 +635,7 @@ fn gan_train_select_leaves_out_what_is_odd() {
     assert!(path("new/some-left-out.png").is_file());
 
     // What is kept are the digits' own pixels, and no noise; and the same again, byte for byte.
-    let form = |source: &str| DataConfig::plain(&source, 28, 1);
+    let form = |source: &str| DataConfig::plain(source, 28, 1);
     let load = |name: &str| {
         let source = path(name).display().to_string();
         data::load(&source, &form(&source), &Silent).unwrap()

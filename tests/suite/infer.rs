@@ -9,8 +9,9 @@ use assert_cmd::Command;
 use ganforge::contract::{self, Contract, Layout, Weights};
 use ganforge::error::Error;
 use ganforge::image::{Images, Range};
+use ganforge::infer::generator::{CONVOLUTIONAL_BATCH, DENSE_BATCH};
 use ganforge::infer::{
-    Existing, Format, Generator, Job, Options, Plan, Provider, SeedList, Selection, Shard, builtin, pipeline, runtime,
+    Existing, Format, Generator, Job, Options, Plan, Provider, SeedList, Selection, Shard, Steering, builtin, pipeline, runtime,
 };
 use ganforge::latent::{Latent, Law, Truncation};
 use ganforge::progress::Silent;
@@ -246,6 +247,7 @@ fn any_contract() -> impl Strategy<Value = Contract> {
             let latent = Latent { size, law };
             Contract {
                 latent,
+                classes: if size < 4 { 0 } else { size / 2 },
                 range,
                 layout,
                 height,
@@ -273,7 +275,9 @@ proptest! {
         let key = dropped.get(&keys);
         metadata.remove(key);
         match read(&metadata) {
-            Ok(contract) => prop_assert!(contract.is_none() && key == "ganforge.contract"),
+            Ok(None) => prop_assert_eq!(key, "ganforge.contract"),
+            // Without that line there are none.
+            Ok(Some(contract)) => prop_assert!(key == "ganforge.latent.classes" && contract.classes == 0),
             Err(e) => prop_assert!(e.to_string().contains(key.as_str())),
         }
     }
@@ -330,7 +334,7 @@ fn a_sealed_generator_tells_and_samples() {
     let generator = open(SEALED, Options::default()).unwrap();
     assert_eq!(generator.image_shape(), [8, 6, 3]);
     assert_eq!(generator.latent(), Latent { size: 16, law: Law::Normal });
-    assert_eq!((generator.provider(), generator.batch()), (Provider::Cpu, 128));
+    assert_eq!((generator.provider(), generator.batch()), (Provider::Cpu, DENSE_BATCH));
     assert_eq!(generator.contract().map(|contract| contract.seed), Some(7));
     let images = generator.sample(3, 5, 20).unwrap();
     assert_eq!((images.n, images.pixels.len()), (20, 20 * 8 * 6 * 3));
@@ -415,10 +419,10 @@ fn what_pytorch_exports_computes_the_same() {
         assert!(furthest <= tolerance, "{name}: {furthest}");
         let (batch, shape) = match name.as_str() {
             "fixed" => (4, [6, 12, 3]),
-            "grey" => (8, [6, 12, 1]),
-            "external" => (8, [12, 8, 3]),
-            name if name.starts_with("dynamo") => (8, [12, 8, 3]),
-            _ => (8, [6, 12, 3]),
+            "grey" => (CONVOLUTIONAL_BATCH, [6, 12, 1]),
+            "external" => (CONVOLUTIONAL_BATCH, [12, 8, 3]),
+            name if name.starts_with("dynamo") => (CONVOLUTIONAL_BATCH, [12, 8, 3]),
+            _ => (CONVOLUTIONAL_BATCH, [6, 12, 3]),
         };
         assert_eq!((generator.batch(), generator.image_shape()), (batch, shape), "{name}");
     }
@@ -524,7 +528,7 @@ fn plan(format: Format, out: &Path, n: u64, existing: Existing) -> Plan {
 fn stopped_work_leaves_no_file() {
     let generator = open(SEALED, small_batches()).unwrap();
     let folder = tempdir().unwrap();
-    let job = Job { threads: 2, encoders: 0, truncation: None };
+    let job = Job { threads: 2, encoders: 0, steering: Steering::default() };
     for format in [Format::Png, Format::Npy, Format::Npz, Format::Tar, Format::Grid] {
         let out = folder.path().join(format.name());
         let plan = plan(format, &out, 100, Existing::Refuse);
@@ -960,6 +964,7 @@ fn truncation_makes_other_images() {
         (pixels("whole", &[]), pixels("half", &["--truncation", "1"]), pixels("tenth", &["--truncation", "0.1"]));
     assert!(whole > half && half > 4.0 * tenth, "{whole} {half} {tenth}");
     sample(&folder.path().join("x"), &["--n", "1", "--truncation", "0"]).assert().code(2).stderr(contains("above 0"));
+    sample(&folder.path().join("x"), &["--n", "1", "--class", "0"]).assert().code(2).stderr(contains("knows no classes"));
 }
 
 /// How often each job is killed: `GANFORGE_KILLS`, or a few times.
@@ -1051,7 +1056,7 @@ fn encoders_of_their_own_write_the_same() {
     let folder = tempdir().unwrap();
     let made = |name: &str, format, threads, encoders| {
         let out = folder.path().join(name);
-        let job = Job { threads, encoders, truncation: None };
+        let job = Job { threads, encoders, steering: Steering::default() };
         pipeline::run(&generator, &job, &plan(format, &out, 3000, Existing::Refuse), &Silent, &AtomicBool::new(false)).unwrap();
         contents(&out)
     };
@@ -1063,7 +1068,7 @@ fn encoders_of_their_own_write_the_same() {
     let out = folder.path().join("broken");
     fs::create_dir(&out).unwrap();
     fs::write(out.join("010000"), "").unwrap();
-    let job = Job { threads: 2, encoders: 3, truncation: None };
+    let job = Job { threads: 2, encoders: 3, steering: Steering::default() };
     let failed =
         pipeline::run(&generator, &job, &plan(Format::Png, &out, 100_000, Existing::Refuse), &Silent, &AtomicBool::new(false));
     assert!(message(failed).contains("010000"));
@@ -1221,7 +1226,7 @@ fn a_measurement_tells_what_bounds_the_rate() {
         String::from_utf8(command.assert().success().get_output().stdout.clone()).unwrap()
     };
     let report: serde_json::Value = serde_json::from_str(&bench(&["--json"])).unwrap();
-    assert_eq!((&report["batch"], &report["provider"]), (&128.into(), &"cpu".into()));
+    assert_eq!((&report["batch"], &report["provider"]), (&DENSE_BATCH.into(), &"cpu".into()));
     let rate = |value: &serde_json::Value| value["rate"]["median"].as_f64().unwrap();
     for (list, least) in [("network", 2), ("stages", 4), ("whole", 2)] {
         let all = report[list].as_array().unwrap();
@@ -1240,7 +1245,7 @@ fn another_job_or_a_damaged_journal_is_refused() {
     let folder = tempdir().unwrap();
     let out = folder.path();
     let generator = open(SEALED, small_batches()).unwrap();
-    let job = Job { threads: 1, encoders: 0, truncation: None };
+    let job = Job { threads: 1, encoders: 0, steering: Steering::default() };
     // A job whose second subfolder cannot be made.
     fs::write(out.join("010000"), "").unwrap();
     let begun = plan(Format::Png, out, 10_100, Existing::Refuse);

@@ -480,6 +480,6 @@ fn gan_train_writes_a_report_again() {
     };
     command(place.path()).assert().success().stdout(predicates::str::contains("report.html"));
     let page = page(&RunFolder::open(place.path()).unwrap());
-    assert!(page.contains("12,507") && page.matches("<svg").count() == 6);
+    assert!(page.contains("15,634") && page.matches("<svg").count() == 6);
     command(&place.path().join("nothing")).assert().code(2).stderr(predicates::str::contains("is not a run"));
 }

@@ -257,6 +257,50 @@ fn a_resumed_run_ends_in_the_same_bytes() {
     }
 }
 
+/// Folders of flat images are the classes: what the latents choose must be what is made, and a resume must not lose that.
+#[test]
+fn classes_are_learnt_by_folder_and_resumed_exactly() {
+    const GREYS: [(&str, u8); 3] = [("b-dark", 30), ("c-light", 220), ("d-middle", 130)];
+    let place = Place::new();
+    for (name, grey) in GREYS {
+        fs::create_dir_all(place.path("sorted").join(name)).unwrap();
+        for index in 0..20 {
+            let path = place.path("sorted").join(name).join(format!("{index}.png"));
+            image::GrayImage::from_pixel(28, 28, image::Luma([grey + index])).save(path).unwrap();
+        }
+    }
+    let command = |name: &str, flags: &[&str]| {
+        let mut command =
+            gan_train(&["--quiet", "--device=cpu", "--set=data.classes=3", "--set=watch.stop=false", "--lr=1e-3"]);
+        command.args(DROPOUT).arg("--data").arg(place.path("sorted")).arg("--out").arg(place.path(name)).args(flags);
+        command
+    };
+    command("straight", &["--steps=1500"]).assert().success();
+    command("halves", &["--steps=700"]).assert().success();
+    resume(&place.path("halves"), &["--steps=1500"]).assert().success();
+    assert_same("classes", &place.path("straight"), &place.path("halves"));
+
+    let generator = open_generator(&place.path("straight/generator.onnx"));
+    let (latent, images) = (generator.latent(), generator.sample(0, 0, 120).unwrap());
+    let mut means = [const { Vec::new() }; 3];
+    for (index, z) in latent.rows(0, 0, 120).chunks_exact(latent.size).enumerate() {
+        let chosen = (0..3).max_by(|&a, &b| z[a].total_cmp(&z[b])).unwrap();
+        let pixels = images.get(index).unwrap();
+        means[chosen].push(pixels.iter().map(|&pixel| f64::from(pixel)).sum::<f64>() / pixels.len() as f64);
+    }
+    let means = means.map(|of_class| of_class.iter().sum::<f64>() / of_class.len() as f64);
+    for (mean, (name, grey)) in means.iter().zip(GREYS) {
+        assert!((mean - f64::from(grey + 10)).abs() < 40.0, "{name}: {means:?}");
+    }
+
+    // Other classes are other data.
+    fs::rename(place.path("sorted/b-dark"), place.path("sorted/e-dark")).unwrap();
+    let told = complaint(&mut resume(&place.path("halves"), &["--steps=1501"]), 1);
+    assert!(told.contains("sorted"), "{told}");
+    let few = complaint(&mut command("few", &["--steps=1", "--set=data.classes=2"]), 1);
+    assert!(few.contains("data.classes is 2, but its labels are 0, 1, 2"), "{few}");
+}
+
 #[test]
 fn a_killed_run_ends_in_the_same_bytes() {
     let place = Place::new();
@@ -742,7 +786,7 @@ fn wrong_calls_say_how_to_mend_them() {
 
     let calls = [
         (only(&["--preset", "dcgan28", "--data", &data, "--out", &out]), "Did you mean 'dcgan-28'?"),
-        (only(&["--preset", "xyz", "--data", &data, "--out", &out]), "Presets: cdcgan-28, "),
+        (only(&["--preset", "xyz", "--data", &data, "--out", &out]), "Presets: dcgan-28, "),
         (only(&["presets", "wgan-animal"]), "Did you mean 'wgan-anime'?"),
         (only(&["--preset", "digits", "--out", &out]), "--data is missing. Name a folder"),
         (only(&["--preset", "digits", "--data", &data]), "--out is missing. Name a new folder"),
