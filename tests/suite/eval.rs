@@ -17,7 +17,7 @@ use ganforge::eval::neighbours::{by_features, by_pixels, duplicates};
 use ganforge::eval::precision_recall::Manifold;
 use ganforge::eval::typical::{outlier_factors, ranked};
 use ganforge::eval::{FeatureModel, Features, InputRange, Judge};
-use ganforge::image::{Images, Range, encode_png};
+use ganforge::image::{Images, encode_png};
 use ganforge::infer::{Generator, runtime};
 use ganforge::progress::Silent;
 use ganforge::random::{Purpose, Stream};

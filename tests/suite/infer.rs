@@ -9,7 +9,7 @@ use assert_cmd::Command;
 use ganforge::contract::{self, Contract, Layout, Weights};
 use ganforge::error::Error;
 use ganforge::image::{Images, Range};
-use ganforge::infer::generator::{CONVOLUTIONAL_BATCH, DENSE_BATCH};
+use ganforge::infer::generator::DENSE_BATCH;
 use ganforge::infer::{
     Existing, Format, Generator, Job, Options, Plan, Provider, SeedList, Selection, Shard, Steering, builtin, pipeline, runtime,
 };
@@ -402,6 +402,8 @@ fn a_half_precision_stranger_samples() {
 #[cfg(feature = "train")]
 #[test]
 fn what_pytorch_exports_computes_the_same() {
+    use ganforge::infer::generator::CONVOLUTIONAL_BATCH;
+
     let file = fs::read(golden("strangers/values.safetensors")).unwrap();
     let expected = safetensors::SafeTensors::deserialize(&file).unwrap();
     assert_eq!(expected.len(), 21);
