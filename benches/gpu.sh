@@ -4,16 +4,17 @@
 # torch.compile is to be compared, too). onnxruntime, which verifies exports, is packed.
 #
 #   benches/gpu.sh pack DIR                      on any machine: build the programs with --features cuda, and put them into DIR
-#   benches/gpu.sh run DIR [RESULTS [STEP…]]     on the GPU's: the steps tests, train, bench, or those named
+#   benches/gpu.sh run DIR [RESULTS [STEP…]]     on the GPU's: the steps tests, train, bench, sample, or those named
 #
 # RESULTS is $OUT by default, else DIR/results; everything said is in its gpu.log. GANFORGE_PYTHON names the Python with
-# PyTorch (python3 by default), GANFORGE_BENCH more flags for the comparison, e.g. '--rounds 3'.
+# PyTorch (python3 by default), GANFORGE_BENCH more flags for the comparison, e.g. '--rounds 3'. The step sample needs that Python to have an
+# onnxruntime with CUDA, and its library in ORT_CUDA_PATH.
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 python=${GANFORGE_PYTHON:-python3}
 
 usage() {
-    sed -n '5,6s/^# *//p' "${BASH_SOURCE[0]}" >&2
+    sed -n '6,7s/^# *//p' "${BASH_SOURCE[0]}" >&2
     exit 2
 }
 
@@ -38,6 +39,7 @@ pack() {
     eval "$exports"
     cp -L .tools/python/onnxruntime/capi/libonnxruntime.so.1.* "$dir/libonnxruntime.so"
     strip -o "$dir/gan-train" "$(built gan-train build --release --bin)"
+    strip -o "$dir/gan-infer" "$(built gan-infer build --release --bin)"
     strip -o "$dir/suite" "$(built suite test --release --no-run --test)"
     strip -o "$dir/train" "$(built train bench --no-run --bench)"
     ls -l "$dir"
@@ -98,6 +100,19 @@ bench() {
     done
 }
 
+# gan-infer against onnxruntime in Python.
+sample() {
+    local work
+    if [[ -z ${ORT_CUDA_PATH:-} ]]; then
+        echo 'sample: skipped, ORT_CUDA_PATH names no onnxruntime with CUDA'
+        return
+    fi
+    work=$(mktemp -d)
+    ORT_DYLIB_PATH=$ORT_CUDA_PATH step "$python" benches/peers/infer.py models/faces --out "$work" --provider cuda --n 600000 --files 20000 \
+        --few 500 --bin "$dir"
+    rm -rf "$work"
+}
+
 run() {
     local dir results found
     dir=$(cd "$1" && pwd)
@@ -113,10 +128,10 @@ run() {
     nvidia-smi || true
     shift $(($# < 2 ? $# : 2))
     local steps=("$@")
-    [[ ${#steps[@]} -gt 0 ]] || steps=(tests train bench)
+    [[ ${#steps[@]} -gt 0 ]] || steps=(tests train bench sample)
     for name in "${steps[@]}"; do
         case $name in
-        tests | train | bench) "$name" ;;
+        tests | train | bench | sample) "$name" ;;
         *) usage ;;
         esac
     done

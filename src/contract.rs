@@ -101,7 +101,7 @@ pub struct Contract {
     pub loss: String,
     /// The name of the data set.
     pub data: String,
-    /// SHA-256 over the data set's pixels.
+    /// SHA-256 over the data set's pixels, and its labels where classes are told.
     pub data_sha256: String,
     /// Real images shown to the critic.
     pub images_seen: u64,

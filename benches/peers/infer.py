@@ -199,6 +199,7 @@ def main():
     args.files = args.files or args.n
     cores = os.cpu_count()
     torch.set_num_threads(cores)
+    torch.backends.cudnn.allow_tf32 = False
 
     config, generator = torch_generator(args.run)
     latent = config["latent"]["size"]

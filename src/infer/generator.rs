@@ -294,7 +294,9 @@ impl Generator {
     /// # fn main() -> ganforge::error::Result<()> {
     /// use ganforge::infer::{Generator, Options};
     ///
-    /// let generator = Generator::open("onnx/digits.onnx".as_ref(), &Options::default())?;
+    /// // A run makes a whole batch, whatever is wanted of it: here one image at a time is.
+    /// let options = Options { batch: Some(1), ..Options::default() };
+    /// let generator = Generator::open("onnx/digits.onnx".as_ref(), &options)?;
     /// let [height, width, channels] = generator.image_shape();
     /// let mut frame = vec![0; height * width * channels];
     /// for index in 0..10 {

@@ -28,8 +28,9 @@ struct Station<'a> {
 
 impl Network {
     /// A loss on the network's gradient to its input. `penalty` is given `g = ∂ ΣD / ∂x`, shaped as `x`, and returns whatever it
-    /// likes, with the loss's gradient to `g`. D is the network's output, each value times its `share` where these are given. The result: what it returned, and the loss's gradients to the parameters, in the
-    /// order of [`Self::trainable`]; zeros where it does not depend on one.
+    /// likes, with the loss's gradient to `g`. D is the network's output, each value times its `share` where these are given. The
+    /// result: what it returned, and the loss's gradients to the parameters, in the order of [`Self::trainable`]; zeros where it
+    /// does not depend on one.
     ///
     /// Everything in the pass is differentiated: also the batch's statistics, as PyTorch does. A training pass counts as one:
     /// running statistics and the vectors of spectral normalisation move on.

@@ -47,7 +47,8 @@ impl<'a> Batches<'a> {
     /// Prepares the batches of a config.
     ///
     /// # Errors
-    /// When the images are not of the size the config asks for, have not the classes, or are too few to be held out and trained on.
+    /// When the images are not of the size the config asks for, have not the classes, or are too few to be held out and
+    /// trained on.
     pub fn new(data: &'a Dataset, config: &TrainConfig, device: &Device) -> Result<Self> {
         if (data.size, data.channels) != (config.data.size, config.data.channels) {
             let what = format!("{} holds images of {} pixels and {} channels", data.name, data.size, data.channels);

@@ -38,7 +38,7 @@ pub struct State {
     pub critic_optimizer_steps: u64,
     /// The data set's name.
     pub data: String,
-    /// SHA-256 over the data set's pixels.
+    /// SHA-256 over the data set's pixels, and its labels where classes are told.
     pub data_sha256: String,
     /// What the watchdog knows.
     #[serde(default)]

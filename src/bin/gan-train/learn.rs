@@ -28,7 +28,7 @@ pub struct FeaturesArgs {
     /// 1 (grey) or 3 (RGB).
     #[arg(long, default_value_t = 3)]
     channels: usize,
-    /// By default labels where all the data have them, else rotations.
+    /// By default labels where all the data have them (IDX files, synthetic), else rotations.
     #[arg(long)]
     task: Option<Task>,
     /// Passes over the images.

@@ -31,7 +31,7 @@ pub struct SelectArgs {
     /// The share of the images to keep, above 0 and below 1.
     #[arg(long, value_name = "SHARE", value_parser = share)]
     keep: f64,
-    /// The new zip archive of those images, in the form given by --size and --channels.
+    /// The new zip archive of those images, in the form given by --size and --channels, without labels.
     #[arg(long, value_name = "FILE.zip")]
     out: PathBuf,
     /// Height and width the images are brought to.
