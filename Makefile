@@ -22,7 +22,7 @@ build: setup ## gan-train and gan-infer, into target/release
 demo: build ## train a small GAN on synthetic digits, export it, draw 1000 images with onnxruntime, and some by the built-in generators; in out/demo
 	rm -rf $(demo)
 	@$(with_onnxruntime) set -ex; \
-	cargo run -q $(cargo_flags) --bin gan-train -- --preset digits --data synthetic --out $(demo)/run; \
+	cargo run -q $(cargo_flags) --bin gan-train -- --preset digits --data synthetic --set data.classes=10 --out $(demo)/run; \
 	cargo run -q $(cargo_flags) --bin gan-infer -- --n 1000 --out $(demo)/samples --model $(demo)/run/generator.onnx; \
 	cargo run -q $(cargo_flags) --bin gan-infer -- --n 100 --format grid --out $(demo)/grid.png --model $(demo)/run/generator.onnx; \
 	for name in faces digits; do cargo run -q $(cargo_flags) --bin gan-infer -- --n 100 --format grid --out $(demo)/$$name.png --model $$name; done

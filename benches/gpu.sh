@@ -108,7 +108,7 @@ sample() {
         return
     fi
     work=$(mktemp -d)
-    ORT_DYLIB_PATH=$ORT_CUDA_PATH step "$python" benches/peers/infer.py models/faces --out "$work" --provider cuda --n 600000 --files 20000 \
+    ORT_DYLIB_PATH=$ORT_CUDA_PATH step "$python" benches/peers/infer.py models/faces --out "$work/out" --provider cuda --n 600000 --files 20000 \
         --few 500 --bin "$dir"
     rm -rf "$work"
 }

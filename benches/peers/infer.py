@@ -6,7 +6,7 @@
 RUN is a run folder (models/faces, or what gan-train has made): its config tells PyTorch the network, and gan-train exports it.
 Needs torch 2, torchvision, numpy, onnx, onnxruntime and pillow; built gan-train and gan-infer (--bin).
 
-Measured in every round, in images a second of --n images (--files of PNGs), files included where there are any (they go to DIR, and are deleted):
+Measured in every round, in images a second of --n images (--files of PNGs), files included where there are any (they go to DIR, a new folder, which is deleted at the end):
 
     raw              onnxruntime in Python on gan-train's file, outputs thrown away: the best of sessions × threads × batches, which
                      a search before the rounds has found
@@ -24,6 +24,7 @@ libraries must be found (LD_LIBRARY_PATH), for gan-infer by ORT_DYLIB_PATH. PyTo
 """
 
 import argparse
+import itertools
 import json
 import multiprocessing
 import os
@@ -32,6 +33,7 @@ import shutil
 import statistics
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import tomllib
@@ -186,7 +188,7 @@ def main():
     parser = argparse.ArgumentParser(description="gan-infer against Python, in images a second.")
     target = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
     parser.add_argument("run", type=pathlib.Path)
-    parser.add_argument("--out", type=pathlib.Path, required=True, help="where files are written and deleted again")
+    parser.add_argument("--out", type=pathlib.Path, required=True, help="a new folder, which is deleted at the end")
     parser.add_argument("--n", type=int, default=20_000, help="images of a file of many")
     parser.add_argument("--files", type=int, help="PNG files of gan-infer (default: --n)")
     parser.add_argument("--few", type=int, default=2_000, help="images of the slow sides")
@@ -195,7 +197,9 @@ def main():
     parser.add_argument("--provider", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--bin", type=pathlib.Path, default=target / "release")
     args = parser.parse_args()
-    args.out.mkdir(parents=True, exist_ok=True)
+    if args.out.exists():
+        parser.error(f"--out {args.out} is there already: it is deleted at the end, so name a new folder")
+    args.out.mkdir(parents=True)
     args.files = args.files or args.n
     cores = os.cpu_count()
     torch.set_num_threads(cores)
@@ -224,35 +228,34 @@ def main():
         for name, path in (("ours", ours), ("pytorch", theirs))
     }
 
-    def emptied(name):
-        place = args.out / name
-        shutil.rmtree(place, ignore_errors=True)
+    places = itertools.count()
+
+    def fresh():
+        """A folder of its own. Many small files stay until the end: ext4 is slow to create files for minutes after others were deleted."""
+        place = args.out / f"files-{next(places)}"
         place.mkdir()
         return place
 
     def gan_infer(kind):
-        place = emptied(kind)
+        place = fresh()
         n = args.files if kind == "png" else args.n
         flags = ["--model", ours, "--n", n, "--out", place, "--format", kind, "--provider", args.provider, "--quiet"]
         rate = timed(n, lambda: call(args.bin / "gan-infer", *flags))
+        sizes = [path.stat().st_size for path in place.rglob("*.png")]
         if kind != "png":
             shutil.rmtree(place)
-        return rate
+        return rate, sizes
 
     def files(work):
-        place = emptied("files")
-        rate = timed(args.few, lambda: work(place))
-        shutil.rmtree(place)
-        return rate
+        place = fresh()
+        return timed(args.few, lambda: work(place))
 
     def create(sizes):
-        place = emptied("files")
+        place = fresh()
         parts = [(place, part, sizes[part::cores]) for part in range(cores)]
         with multiprocessing.Pool(cores) as pool:
             pool.map(abs, range(cores))  # the workers are there
-            rate = timed(len(sizes), lambda: pool.map(create_files, parts, chunksize=1))
-        shutil.rmtree(place)
-        return rate
+            return timed(len(sizes), lambda: pool.map(create_files, parts, chunksize=1))
 
     rates, ratios = {}, {}
 
@@ -267,22 +270,23 @@ def main():
     def ratio(name, ours, theirs):
         ratios.setdefault(name, []).append(ours / theirs)
 
+    scratch = tempfile.gettempdir() if not os.path.isdir("/dev/shm") else "/dev/shm"
+    bench = ["bench", ours, "--provider", "cpu", "--batches", 8, "--threads", cores, "--seconds", 0.5, "--scratch", scratch, "--json"]
+    stages = {stage["name"]: stage["rate"]["median"] for stage in json.loads(call(args.bin / "gan-infer", *bench))["stages"]}
+    encoded = measured(f"gan-infer's PNG encoder, {cores} threads", stages["PNG encoding"])
     before = raw()
     for _ in range(args.rounds):
         for kind in ("npy", "npz"):
-            rate = measured(f"gan-infer {kind}", gan_infer(kind))
+            rate = measured(f"gan-infer {kind}", gan_infer(kind)[0])
             after = raw()
             ratio(f"{kind} / raw", rate, (before + after) / 2)
             before = after
-        png = measured("gan-infer png", gan_infer("png"))
-        sizes = [path.stat().st_size for path in (args.out / "png").rglob("*.png")]
-        shutil.rmtree(args.out / "png")
+        png, sizes = gan_infer("png")
+        measured("gan-infer png", png)
         created = measured("bare creation of files", create(sizes))
         after = raw()
-        bench = ["bench", ours, "--provider", "cpu", "--batches", 8, "--threads", cores, "--seconds", 0.5, "--scratch", args.out, "--json"]
-        stages = {stage["name"]: stage["rate"]["median"] for stage in json.loads(call(args.bin / "gan-infer", *bench))["stages"]}
-        encoded = measured(f"gan-infer's PNG encoder, {cores} threads", stages["PNG encoding"])
-        ratio("png / what raw, encoding and creation allow", png, 1 / (2 / (before + after) + 1 / encoded + 1 / created))
+        parts = (2 / (before + after), 1 / encoded, 1 / created)
+        ratio("png / what raw, encoding and creation allow", png, 1 / sum(parts))
         ratio("png / bare creation of files", png, created)
         ratio("png / onnxruntime + Pillow", png, measured(
             "onnxruntime + Pillow", files(lambda place: with_pillow(ours, latent, args.few, place, args.provider))
@@ -304,6 +308,7 @@ def main():
     print("\n| side | images/s: median (least–most) |\n|---|---|")
     for name, values in rates.items():
         row(name, values, ",.0f")
+    shutil.rmtree(args.out)
     print("\n| ratio, of what was measured side by side | median (least–most) |\n|---|---|")
     for name, values in ratios.items():
         row(name, values, ".2f")

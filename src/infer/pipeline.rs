@@ -88,6 +88,9 @@ const QUEUE_PER_WORKER: usize = 2;
 /// was raised.
 pub fn run(generator: &Generator, job: &Job, plan: &Plan, progress: &dyn Progress, stop: &AtomicBool) -> Result<Done> {
     let started = Instant::now();
+    if let Some(class) = job.steering.class {
+        class.check(generator.contract(), generator.name())?;
+    }
     let first = generator.sampler()?;
     let mut sink = Sink::open(plan, identity(generator, job, plan)?, generator.image_shape())?;
     let gaps = sink.gaps();

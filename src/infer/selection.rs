@@ -51,6 +51,17 @@ impl Class {
         self.number
     }
 
+    /// Refuses a class of another generator.
+    pub(super) fn check(self, contract: Option<&Contract>, name: &str) -> Result<()> {
+        match Self::new(self.number, contract, name)? == self {
+            true => Ok(()),
+            false => Err(Error::usage(
+                format!("{name}: class {} is one of another generator's {}", self.number, self.of),
+                "Take the class from this generator's contract.",
+            )),
+        }
+    }
+
     /// Exchanges the largest of the values that choose the class with that of this class: all orders of them are equally likely,
     /// so what comes out has the law that latents of this class have.
     fn apply(self, size: usize, rows: &mut [f32]) {

@@ -66,4 +66,13 @@ fn a_class_of_the_digits_is_the_digits_of_that_class() {
     let told = |name: &str, contract, number| Class::new(number, contract, name).unwrap_err().to_string();
     assert!(told("digits", generator.contract(), 10).contains("Its classes are 0 to 9."));
     assert!(told("stranger", None, 0).contains("knows no classes"));
+
+    // A class is of one generator.
+    let faces = builtin::open(Some("faces"), &Options::default()).unwrap();
+    let class = Class::new(3, generator.contract(), "digits").unwrap();
+    let job = Job { steering: Steering { class: Some(class), truncation: None }, ..Job::new(faces.provider()) };
+    let numbers = Selection::Numbers { seed: 0, start: 0, n: 1 };
+    let plan = Plan::new(Format::Npy, &folder.path().join("faces"), numbers, None, Existing::Refuse).unwrap();
+    let refused = pipeline::run(&faces, &job, &plan, &Silent, &false.into()).unwrap_err().to_string();
+    assert!(refused.contains("knows no classes"), "{refused}");
 }
