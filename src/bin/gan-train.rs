@@ -395,7 +395,7 @@ fn base_table(
     let (table, place) = match (preset, config) {
         (Some(name), _) => (config::preset_table(name)?, name.to_string()),
         (None, Some(path)) => {
-            let text = String::from_utf8_lossy(&files::read(path)?).into_owned();
+            let text = String::from_utf8_lossy(&files::read(path, files::TEXT)?).into_owned();
             let place = path.display().to_string();
             (config::parse_table(&text, &place)?, place)
         }

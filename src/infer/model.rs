@@ -32,7 +32,7 @@ pub(crate) struct Model {
 impl Model {
     /// Reads a file, and looks whether all that belongs to it is there.
     pub fn read(path: &Path) -> Result<Self> {
-        let mut model = Self::of(path.display().to_string(), files::read(path)?.into())?;
+        let mut model = Self::of(path.display().to_string(), files::read(path, files::LARGE)?.into())?;
         let path = std::path::absolute(path).map_err(Error::io("read", path))?;
         for name in &model.weights {
             let file = path.with_file_name(name);
@@ -85,7 +85,7 @@ impl Model {
         hash.update(&self.bytes);
         for name in &self.weights {
             let path = self.path.as_deref().unwrap_or(Path::new("")).with_file_name(name);
-            hash.update(files::read(&path)?);
+            hash.update(files::read(&path, files::LARGE)?);
         }
         Ok(contract::hex(&hash.finalize()))
     }

@@ -77,7 +77,7 @@ pub fn find(folder: &RunFolder, which: Which) -> Result<Option<PathBuf>> {
         // Killed between a checkpoint and its pointer, or copied without it: a numbered folder is whole in any case.
         return Ok(numbered(&checkpoints)?.pop().map(|(_, name)| checkpoints.join(name)));
     }
-    let name = String::from_utf8_lossy(&files::read(&pointer)?).trim().to_string();
+    let name = String::from_utf8_lossy(&files::read(&pointer, files::TEXT)?).trim().to_string();
     let path = checkpoints.join(&name);
     match is_number(&name) && path.is_dir() {
         true => Ok(Some(path)),
@@ -179,7 +179,7 @@ fn write_all(into: &Path, trainer: &Trainer, state: &State) -> Result<()> {
 fn write_sums(folder: &Path) -> Result<()> {
     let mut names = names(folder)?;
     names.sort();
-    let line = |name: &String| Ok(format!("{}  {name}\n", sha256(&files::read(&folder.join(name))?)));
+    let line = |name: &String| Ok(format!("{}  {name}\n", sha256(&files::read(&folder.join(name), files::LARGE)?)));
     let sums: String = names.iter().map(line).collect::<Result<_>>()?;
     files::write_atomic(&folder.join(SUMS), sums.as_bytes())
 }
@@ -190,14 +190,14 @@ fn sha256(bytes: &[u8]) -> String {
 
 /// Reads a file whose checksum stands beside it, if there are checksums: a changed weight would be a weight all the same.
 pub(super) fn read_checked(path: &Path) -> Result<Vec<u8>> {
-    let bytes = files::read(path)?;
+    let bytes = files::read(path, files::LARGE)?;
     let sums = path.with_file_name(SUMS);
     if !sums.exists() {
         return Ok(bytes);
     }
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let line = format!("{}  {name}", sha256(&bytes));
-    match String::from_utf8_lossy(&files::read(&sums)?).lines().any(|saved| saved == line) {
+    match String::from_utf8_lossy(&files::read(&sums, files::TEXT)?).lines().any(|saved| saved == line) {
         true => Ok(bytes),
         false => Err(damaged(path, format!("its checksum is not the one in {SUMS} beside it"))),
     }

@@ -67,7 +67,7 @@ fn chosen(sheets: Vec<(u64, PathBuf)>) -> Vec<(u64, PathBuf)> {
 }
 
 fn read(path: &Path) -> Result<RgbImage> {
-    let bytes = files::read(path)?;
+    let bytes = files::read(path, files::LARGE)?;
     image::load_from_memory(&bytes)
         .map(DynamicImage::into_rgb8)
         .map_err(|e| Error::invalid_file(path, e.to_string(), "Delete it: training does not need it."))

@@ -159,7 +159,7 @@ impl Opened {
         if path.is_dir() {
             return Self::open_folder(path);
         }
-        let bytes = files::read(path)?;
+        let bytes = files::read(path, files::LARGE)?;
         match bytes.as_slice() {
             [b'P', b'K', ..] => Pth::open(path).map(Self::Pth),
             // A pickle of a number of 10 bytes, by which PyTorch knew its files.

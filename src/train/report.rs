@@ -170,7 +170,7 @@ pub fn write(folder: &RunFolder, facts: &Facts) -> Result<()> {
 pub fn rewrite(folder: &RunFolder) -> Result<()> {
     let path = folder.facts_file();
     let mut facts: Facts = match path.exists() {
-        true => serde_json::from_slice(&files::read(&path)?)
+        true => serde_json::from_slice(&files::read(&path, files::TEXT)?)
             .map_err(|e| Error::invalid_file(&path, e.to_string(), "Delete it: the report can do without."))?,
         false => Facts::default(),
     };
@@ -213,7 +213,7 @@ fn page(folder: &RunFolder, facts: &Facts, records: &[Record]) -> Result<Markup>
     let charts = curves::svgs(records)?;
     let gif = Some(folder.gif_file()).filter(|path| path.exists()).map(|path| picture(&path)).transpose()?;
     let sheets = sheets(folder, facts, records)?;
-    let toml = String::from_utf8_lossy(&files::read(&folder.config_file())?).into_owned();
+    let toml = String::from_utf8_lossy(&files::read(&folder.config_file(), files::TEXT)?).into_owned();
     Ok(html! {
         (DOCTYPE)
         html lang="en" {
@@ -326,7 +326,7 @@ fn figure(picture: &Picture, caption: &str) -> Markup {
 /// A picture as a data URL; a very large one is scaled down.
 fn picture(path: &Path) -> Result<Picture> {
     const SIDE: u32 = 1200;
-    let mut bytes = files::read(path)?;
+    let mut bytes = files::read(path, files::LARGE)?;
     let damaged = |e: image::ImageError| Error::invalid_file(path, e.to_string(), "Delete it: training does not need it.");
     let format = image::guess_format(&bytes).map_err(damaged)?;
     let decoded = image::load_from_memory(&bytes).map_err(damaged)?;

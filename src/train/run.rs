@@ -76,7 +76,7 @@ impl RunFolder {
     /// When it is unreadable or damaged.
     pub fn config(&self) -> Result<TrainConfig> {
         let path = self.config_file();
-        let bytes = files::read(&path)?;
+        let bytes = files::read(&path, files::TEXT)?;
         let text = String::from_utf8(bytes).map_err(|_| Error::invalid_file(&path, "not UTF-8 text", "Restore the file."))?;
         TrainConfig::from_toml(&text, &path.display().to_string())
     }

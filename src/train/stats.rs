@@ -115,7 +115,7 @@ impl Log {
 
     /// Notes a sheet of samples that has been written.
     pub(super) fn sheet(&mut self, step: u64, path: &Path) -> Result<()> {
-        self.events.sheet(step, &files::read(path)?)
+        self.events.sheet(step, &files::read(path, files::LARGE)?)
     }
 
     pub(super) fn finish(mut self) -> Result<()> {
@@ -135,7 +135,7 @@ fn line(record: &Record) -> Result<String> {
 /// When the file is unreadable or a line in its middle is damaged.
 pub fn read_records(folder: &RunFolder) -> Result<Vec<Record>> {
     let path = folder.stats_file();
-    let bytes = files::read(&path)?;
+    let bytes = files::read(&path, files::LARGE)?;
     let text = String::from_utf8_lossy(&bytes);
     let whole = text.rfind('\n').map_or("", |end| &text[..end]);
     let parse = |(number, line): (usize, &str)| {

@@ -112,12 +112,12 @@ impl Events {
         let mut sheets = folder.sheets(step)?.into_iter().peekable();
         for record in &records {
             while let Some((step, path)) = sheets.next_if(|(step, _)| *step < record.step) {
-                bytes.extend(clock.sheet(step, &files::read(&path)?, &path)?.framed());
+                bytes.extend(clock.sheet(step, &files::read(&path, files::LARGE)?, &path)?.framed());
             }
             bytes.extend(clock.record(record)?.framed());
         }
         for (step, path) in sheets {
-            bytes.extend(clock.sheet(step, &files::read(&path)?, &path)?.framed());
+            bytes.extend(clock.sheet(step, &files::read(&path, files::LARGE)?, &path)?.framed());
         }
         files::write_atomic(&path, &bytes)?;
         let file = OpenOptions::new().append(true).open(&path).map_err(Error::io("write", &path))?;
@@ -234,7 +234,7 @@ fn checksum(bytes: &[u8]) -> [u8; 4] {
 /// # Errors
 /// When the file is unreadable.
 pub fn read(path: &Path) -> Result<Vec<Event>> {
-    let bytes = files::read(path)?;
+    let bytes = files::read(path, files::LARGE)?;
     let (mut rest, mut events) = (bytes.as_slice(), Vec::new());
     while let Some((event, after)) = split(rest) {
         events.push(event);

@@ -193,7 +193,7 @@ fn open(args: &EvalArgs, console: &Console) -> Result<(Opened, String)> {
             saved.display(),
             trained.state.images
         ));
-        let sha256 = hash(&files::read(&checkpoint::generator_file(&saved, trained.weights))?);
+        let sha256 = hash(&files::read(&checkpoint::generator_file(&saved, trained.weights), files::LARGE)?);
         return Ok((Opened::Run(Box::new(trained)), sha256));
     }
     let is_zip = path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("zip"));
