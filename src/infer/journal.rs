@@ -1,18 +1,22 @@
-//! What of a job is done, in a file beside the images: whatever it names is whole, so a job that was killed can go on.
+//! What of a job is done, in a file beside the images: whatever it names is whole and on the disk, so a job that was killed can go on.
 //!
-//! The first line says which job it is, as JSON; every other line is a finished piece: `first count checksum bytes`. A line
-//! counts once its end is there, and is written after what it names. Nothing is synced before the end of the job: this holds
-//! for a killed program, not for a machine that lost its power.
+//! Lines, each of which ends in the CRC-32 of what it says: the first says which job it is, as JSON; `pid N` says who is at work;
+//! every other line is a finished piece, `first count pixels bytes files`, two of them checksums: of the pixels, and of the bytes of the
+//! files. A line counts once its end is there, and is written after what it names has been synced; what it says is looked at once more
+//! before a resumed job believes it.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
+use std::fs::{File, TryLockError};
+use std::io::{self, BufRead, BufReader, Read, Seek, Write};
 use std::ops::Range as Span;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use crc32fast::Hasher;
-use serde_json::Value;
+use rayon::prelude::*;
+use serde_json::{Value, json};
 
+use super::folder::Folder;
 use crate::error::{Error, Result};
 
 /// Images at consecutive places, written.
@@ -23,14 +27,21 @@ pub(super) struct Piece {
     /// How many.
     pub count: u64,
     /// CRC-32 of the pixels, `[count, height, width, channels]`.
-    pub crc: u32,
+    pub pixels: u32,
     /// Bytes of the files.
     pub bytes: u64,
+    /// CRC-32 of these bytes, file after file.
+    pub files: u32,
 }
 
 impl Piece {
-    fn end(&self) -> u64 {
+    pub fn end(&self) -> u64 {
         self.first + self.count
+    }
+
+    /// Its places.
+    pub fn places(&self) -> Span<u64> {
+        self.first..self.end()
     }
 
     fn parse(line: &str) -> Option<Self> {
@@ -38,12 +49,47 @@ impl Piece {
         let piece = Self {
             first: words.next()?.parse().ok()?,
             count: words.next()?.parse().ok()?,
-            crc: u32::from_str_radix(words.next()?, 16).ok()?,
+            pixels: u32::from_str_radix(words.next()?, 16).ok()?,
             bytes: words.next()?.parse().ok()?,
+            files: u32::from_str_radix(words.next()?, 16).ok()?,
         };
         let sound = piece.count > 0 && piece.first.checked_add(piece.count).is_some() && words.next().is_none();
         sound.then_some(piece)
     }
+
+    fn line(&self) -> String {
+        let Self { first, count, pixels, bytes, files } = self;
+        sealed(&format!("{first} {count} {pixels:08x} {bytes} {files:08x}"))
+    }
+
+    /// This piece and the one that comes after it, of images of so many bytes.
+    pub fn join(self, after: Self, image: u64) -> Self {
+        Self {
+            first: self.first,
+            count: self.count + after.count,
+            pixels: combine(self.pixels, after.pixels, after.count.saturating_mul(image)),
+            bytes: self.bytes.saturating_add(after.bytes),
+            files: combine(self.files, after.files, after.bytes),
+        }
+    }
+}
+
+/// The CRC-32 of what has the one, followed by `length` bytes that have the other.
+fn combine(before: u32, after: u32, length: u64) -> u32 {
+    let mut crc = Hasher::new_with_initial_len(before, 0);
+    crc.combine(&Hasher::new_with_initial_len(after, length));
+    crc.finalize()
+}
+
+/// A line with its checksum and its end.
+fn sealed(text: &str) -> String {
+    format!("{text} {:08x}\n", crc32fast::hash(text.as_bytes()))
+}
+
+/// What a line says, if its checksum is right.
+fn opened(line: &str) -> Option<&str> {
+    let (text, crc) = line.rsplit_once(' ')?;
+    (crc.len() == 8 && u32::from_str_radix(crc, 16).ok()? == crc32fast::hash(text.as_bytes())).then_some(text)
 }
 
 /// Finished pieces; neighbours are joined, so that their number does not grow with the images'.
@@ -68,19 +114,13 @@ impl Done {
         let mut joined = piece;
         if let Some(before) = before.filter(|before| before.end() == piece.first) {
             self.pieces.remove(&before.first);
-            joined = self.join(before, joined);
+            joined = before.join(joined, self.image);
         }
         if let Some(after) = self.pieces.remove(&piece.end()) {
-            joined = self.join(joined, after);
+            joined = joined.join(after, self.image);
         }
         self.pieces.insert(joined.first, joined);
         true
-    }
-
-    fn join(&self, a: Piece, b: Piece) -> Piece {
-        let mut crc = Hasher::new_with_initial_len(a.crc, a.count * self.image);
-        crc.combine(&Hasher::new_with_initial_len(b.crc, b.count * self.image));
-        Piece { first: a.first, count: a.count + b.count, crc: crc.finalize(), bytes: a.bytes.saturating_add(b.bytes) }
     }
 
     /// Images that are done.
@@ -113,141 +153,289 @@ impl Done {
 /// The journal of a job at work. No other process may write to it meanwhile.
 pub(super) struct Journal {
     file: File,
-    path: PathBuf,
+    folder: Arc<Folder>,
+    name: PathBuf,
     pub done: Done,
+}
+
+/// A journal that was there.
+pub(super) struct Resumed {
+    pub journal: Journal,
+    /// Whether this job replaces others of the folder.
+    pub replaces: bool,
+    /// How many images are not what the journal says; `None` if that cannot be told, for some of it is damaged or says too little.
+    pub lost: Option<u64>,
+}
+
+/// Which job a journal is of.
+pub(super) struct Header {
+    /// What the bytes of the images depend on.
+    pub identity: Value,
+    /// Whether this job replaces others of the folder.
+    pub replaces: bool,
+}
+
+impl Header {
+    const VERSION: u64 = 2;
+
+    fn line(&self) -> String {
+        let mut told = self.identity.clone();
+        told["journal"] = json!(Self::VERSION);
+        told["replaces"] = json!(self.replaces);
+        sealed(&told.to_string())
+    }
+}
+
+/// What a journal's first line says.
+enum Begun {
+    Job(Header),
+    /// In the form of an earlier version: the same job, but its lines vouch for nothing.
+    Earlier(Header),
+}
+
+impl Begun {
+    fn parse(line: &str) -> Option<Self> {
+        let text = opened(line);
+        let told: Value = serde_json::from_str(text.unwrap_or(line)).ok().filter(Value::is_object)?;
+        let header = Header { replaces: told["replaces"] == json!(true), identity: told };
+        match text.is_some() && header.identity["journal"] == json!(Header::VERSION) {
+            true => Some(Self::Job(header)),
+            false if header.identity.get("journal").is_none() => Some(Self::Earlier(header)),
+            false => None,
+        }
+    }
 }
 
 impl Journal {
     /// A new journal. One that is there already is lost if `replace`, else an error.
-    pub fn create(path: &Path, identity: &Value, image: usize, replace: bool) -> Result<Self> {
-        // Not truncated yet: it may be another's.
-        let mut options = OpenOptions::new();
-        options.read(true).write(true).create(true).truncate(false).create_new(!replace);
-        let mut journal = Self::locked(path, &options, image)?;
-        let header = format!("{identity}\n");
-        let file = &mut journal.file;
-        match file.set_len(0).and_then(|()| file.write_all(header.as_bytes())) {
+    pub fn create(folder: &Arc<Folder>, name: &Path, header: &Header, image: usize, replace: bool) -> Result<Self> {
+        // Held until the new one is there, so that nobody takes up the old one.
+        let _old = if replace { Self::lock(folder, name)? } else { None };
+        if replace {
+            folder.remove(name).map_err(folder.failed("replace", name))?;
+        }
+        let file = folder.create_new(name).map_err(folder.failed("create", name))?;
+        let mut journal = Self { file, folder: Arc::clone(folder), name: name.to_path_buf(), done: Done::new(image) };
+        journal.claim()?;
+        match journal.begin(header) {
             Ok(()) => Ok(journal),
             Err(e) => {
                 let _ = journal.remove(); // the first error is the one to report
-                Err(Error::io("write", path)(e))
+                Err(e)
             }
         }
     }
 
-    /// Goes on with the journal of the same job. `None` where there is none, or it broke off before it said what it is:
-    /// nothing had been made then.
-    pub fn resume(path: &Path, identity: &Value, wanted: &Span<u64>, image: usize) -> Result<Option<Self>> {
-        let mut journal = match Self::locked(path, OpenOptions::new().read(true).write(true), image) {
-            Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => return Ok(None),
-            other => other?,
-        };
-        let damaged = |what: &str| Error::invalid_file(path, what, "Begin again with --force.");
-        let mut lines = Lines { reader: BufReader::new(&journal.file), line: Vec::new(), whole: 0 };
-        let mut next = || match lines.next().map_err(Error::io("read", path))? {
-            Some(line) => std::str::from_utf8(line).map(|line| Some(line.to_string())).map_err(|_| damaged("it is not text")),
-            None => Ok(None),
-        };
-        let Some(header) = next()? else { return Ok(None) };
-        let begun: Value = serde_json::from_str(&header).map_err(|_| damaged("its first line is no JSON"))?;
-        if let Some((key, was, is)) = difference(&begun, identity) {
+    /// Goes on with the journal of the same job, with those of its pieces for which `holds`. `None` where there is none, or it broke
+    /// off before it said what it is: nothing had been made then.
+    pub fn resume(
+        folder: &Arc<Folder>,
+        name: &Path,
+        identity: &Value,
+        wanted: &Span<u64>,
+        image: usize,
+        holds: impl Fn(&Piece) -> Result<bool> + Sync,
+    ) -> Result<Option<Resumed>> {
+        let Some(old) = Self::lock(folder, name)? else { return Ok(None) };
+        let path = folder.join(name);
+        let mut lines = Lines::new(&old);
+        let Some(first) = lines.next().map_err(Error::io("read", &path))? else { return Ok(None) };
+        let damaged = || Error::invalid_file(&path, "its first line is damaged", "Begin again with --force.");
+        let begun = first.as_deref().and_then(Begun::parse).ok_or_else(damaged)?;
+        let (Begun::Job(was) | Begun::Earlier(was)) = &begun;
+        if let Some((key, was, is)) = difference(&was.identity, identity) {
             return Err(Error::usage(
                 format!("{} is of another job: its {key} is {was}, this call's is {is}", path.display()),
                 "Repeat the call that was interrupted, with --resume; or begin again with --force.",
             ));
         }
-        while let Some(line) = next()? {
-            let piece = Piece::parse(&line).filter(|piece| wanted.start <= piece.first && piece.end() <= wanted.end);
-            let piece = piece.ok_or_else(|| damaged(&format!("'{line}' is no piece of this job")))?;
-            if !journal.done.add(piece) {
-                return Err(damaged(&format!("'{line}' names images that another line names, too")));
-            }
-        }
-        // What a torn line said is not known to be whole.
-        let whole = lines.whole;
-        let mut file = &journal.file;
-        file.set_len(whole).and_then(|()| file.seek(SeekFrom::Start(whole))).map_err(Error::io("write", path))?;
-        Ok(Some(journal))
+        // Into a file of its own, which takes the old one's place once it is whole: what was damaged is gone then, and nothing is
+        // written to a file that someone else may know under another name.
+        let header = Header { identity: identity.clone(), replaces: was.replaces };
+        let fresh = PathBuf::from(format!("{}.{}", name.display(), std::process::id()));
+        let file = folder.create(&fresh).map_err(folder.failed("create", &fresh))?;
+        let mut journal = Self { file, folder: Arc::clone(folder), name: fresh.clone(), done: Done::new(image) };
+        let taken =
+            journal.claim().and_then(|()| journal.begin(&header)).and_then(|()| journal.take_over(lines, wanted, holds));
+        let taken = taken.and_then(|lost| folder.rename(&fresh, name).map_err(folder.failed("write", name)).map(|()| lost));
+        let lost = taken.inspect_err(|_| drop(folder.remove(&fresh)))?;
+        let lost = if matches!(begun, Begun::Earlier(_)) { None } else { lost };
+        journal.name = name.to_path_buf();
+        Ok(Some(Resumed { journal, replaces: header.replaces, lost }))
     }
 
-    fn locked(path: &Path, options: &OpenOptions, image: usize) -> Result<Self> {
+    /// Takes over the pieces that hold. Gives how many images are lost; `None` if that cannot be told, for a line is damaged.
+    fn take_over(
+        &mut self,
+        mut lines: Lines,
+        wanted: &Span<u64>,
+        holds: impl Fn(&Piece) -> Result<bool> + Sync,
+    ) -> Result<Option<u64>> {
+        /// Pieces that are looked at together, by all cores.
+        const BLOCK: usize = 1024;
+        let mut lost = Done::new(0);
+        let (mut all_known, mut ended) = (true, false);
+        while !ended {
+            let mut pieces = Vec::new();
+            while pieces.len() < BLOCK && !ended {
+                let Some(line) = lines.next().map_err(self.folder.failed("read", &self.name))? else {
+                    ended = true;
+                    continue;
+                };
+                let text = line.as_deref().and_then(opened);
+                let piece = text.and_then(Piece::parse);
+                match piece.filter(|piece| wanted.start <= piece.first && piece.end() <= wanted.end) {
+                    Some(piece) => pieces.push(piece),
+                    None => all_known &= text.is_some_and(|text| text.starts_with("pid ")),
+                }
+            }
+            let hold: Vec<bool> = pieces.par_iter().map(&holds).collect::<Result<_>>()?;
+            let (kept, others): (Vec<_>, Vec<_>) = pieces.into_iter().zip(hold).partition(|(_, holds)| *holds);
+            for (piece, _) in others {
+                lost.add(piece); // a line that is there twice is lost once
+            }
+            self.add(&kept.into_iter().map(|(piece, _)| piece).collect::<Vec<_>>())?;
+        }
+        Ok(all_known.then(|| lost.count()))
+    }
+
+    /// Which job a journal is of, and the process that is at work on it, if one is. `None` where there is no journal.
+    pub fn look(folder: &Folder, name: &Path) -> Result<Option<(Value, Option<u32>)>> {
+        /// Between its creation and its first line lies no more than a moment.
+        const TRIES: u32 = 50;
+        for _ in 0..TRIES {
+            let Ok(file) = folder.read(name) else { return Ok(None) };
+            let first = Lines::new(&file).next().map_err(folder.failed("read", name))?.flatten();
+            let header = first.as_deref().and_then(Begun::parse);
+            let held = matches!(file.try_lock(), Err(TryLockError::WouldBlock));
+            match header {
+                Some(Begun::Job(header) | Begun::Earlier(header)) => {
+                    return Ok(Some((header.identity, held.then(|| holder(&file)))));
+                }
+                None if !held => return Ok(None),
+                None => std::thread::sleep(std::time::Duration::from_millis(10)),
+            }
+        }
+        Err(busy(folder, name, 0))
+    }
+
+    /// The file of this name, locked. `None` where there is no such file that could be anybody's journal.
+    fn lock(folder: &Folder, name: &Path) -> Result<Option<File>> {
         loop {
-            let file = options.open(path).map_err(Error::io("write", path))?;
+            let file = match folder.read(name) {
+                Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+                file => file.map_err(folder.failed("read", name))?,
+            };
             match file.try_lock() {
                 // Some network file systems have no locks.
                 Ok(()) | Err(TryLockError::Error(_)) => {}
-                Err(TryLockError::WouldBlock) => {
-                    let what = format!("another gan-infer is at work on it: {} is locked", path.display());
-                    return Err(Error::usage(what, "Wait for its end, or choose another --out."));
-                }
+                Err(TryLockError::WouldBlock) => return Err(busy(folder, name, holder(&file))),
             }
             // It may have been removed, by the one that held the lock, since it was opened.
-            if is_at(&file, path) {
-                return Ok(Self { file, path: path.to_path_buf(), done: Done::new(image) });
+            if folder.holds(&file, name) {
+                return Ok(Some(file));
             }
         }
     }
 
-    /// Notes a piece that is whole now.
-    pub fn add(&mut self, piece: Piece) -> Result<()> {
-        let Piece { first, count, crc, bytes } = piece;
-        let line = format!("{first} {count} {crc:08x} {bytes}\n");
-        self.file.write_all(line.as_bytes()).map_err(Error::io("write", &self.path))?;
-        self.done.add(piece);
-        Ok(())
+    /// Locks what was just created: nobody else can have had it for longer than a moment.
+    fn claim(&self) -> Result<()> {
+        match self.file.try_lock() {
+            Err(TryLockError::WouldBlock) => Err(busy(&self.folder, &self.name, holder(&self.file))),
+            _ => Ok(()),
+        }
+    }
+
+    /// Forgets all pieces.
+    pub fn restart(&mut self, header: &Header) -> Result<()> {
+        let empty = self.file.set_len(0).and_then(|()| self.file.rewind());
+        empty.map_err(self.folder.failed("write", &self.name))?;
+        self.done = Done::new(self.done.image as usize);
+        self.begin(header)
+    }
+
+    fn begin(&mut self, header: &Header) -> Result<()> {
+        let lines = header.line() + &sealed(&format!("pid {}", std::process::id()));
+        self.write(lines.as_bytes())
+    }
+
+    fn write(&mut self, lines: &[u8]) -> Result<()> {
+        let written = self.file.write_all(lines).and_then(|()| self.file.sync_data());
+        written.map_err(self.folder.failed("write", &self.name))
+    }
+
+    /// Notes pieces that are whole now, and on the disk.
+    pub fn add(&mut self, pieces: &[Piece]) -> Result<()> {
+        let mut lines = String::new();
+        for piece in pieces {
+            // A piece that is there twice is whole all the same.
+            if self.done.add(*piece) {
+                lines += &piece.line();
+            }
+        }
+        if lines.is_empty() { Ok(()) } else { self.write(lines.as_bytes()) }
     }
 
     /// The pieces one by one, in the order of their places.
     pub fn pieces(&mut self) -> Result<Vec<Piece>> {
         let mut text = String::new();
         let file = &mut self.file;
-        file.rewind().and_then(|()| file.read_to_string(&mut text)).map_err(Error::io("read", &self.path))?;
-        let mut pieces: Vec<Piece> = text.lines().skip(1).filter_map(Piece::parse).collect();
+        file.rewind().and_then(|()| file.read_to_string(&mut text)).map_err(self.folder.failed("read", &self.name))?;
+        let mut pieces: Vec<Piece> = text.lines().filter_map(opened).filter_map(Piece::parse).collect();
         pieces.sort_by_key(|piece| piece.first);
         Ok(pieces)
     }
 
     /// The job is over, and needs no journal.
     pub fn remove(self) -> Result<()> {
-        match fs::remove_file(&self.path) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(Error::io("remove", &self.path)(e)),
-            _ => Ok(()),
-        }
+        self.folder.remove(&self.name).map_err(self.folder.failed("remove", &self.name))
     }
+}
+
+/// That somebody else is at work.
+pub(super) fn busy(folder: &Folder, name: &Path, pid: u32) -> Error {
+    let who = if pid > 0 { format!(" (process {pid})") } else { String::new() };
+    let what = format!("another gan-infer{who} is at work on it: {} is locked", folder.join(name).display());
+    Error::usage(what, "Wait for its end, or choose another --out.")
+}
+
+/// Who wrote last that it is at work; 0 if that cannot be told.
+fn holder(mut file: &File) -> u32 {
+    let mut pid = 0;
+    if file.rewind().is_err() {
+        return pid;
+    }
+    let mut lines = Lines::new(file);
+    while let Ok(Some(line)) = lines.next() {
+        let told = line.as_deref().and_then(opened).and_then(|text| text.strip_prefix("pid ")?.parse().ok());
+        pid = told.unwrap_or(pid);
+    }
+    pid
 }
 
 /// The lines of a journal that have their ends.
 struct Lines<'a> {
     reader: BufReader<&'a File>,
     line: Vec<u8>,
-    /// Bytes of those read so far.
-    whole: u64,
 }
 
-impl Lines<'_> {
-    /// The next, without its end.
-    fn next(&mut self) -> io::Result<Option<&[u8]>> {
+impl<'a> Lines<'a> {
+    fn new(file: &'a File) -> Self {
+        Self { reader: BufReader::new(file), line: Vec::new() }
+    }
+
+    /// The next, without its end; `Some(None)` if it is no text, or longer than any.
+    fn next(&mut self) -> io::Result<Option<Option<String>>> {
+        /// A list of seeds is as long as a command line at most.
+        const MOST: u64 = 4 << 20;
         self.line.clear();
-        self.reader.read_until(b'\n', &mut self.line)?;
-        let Some((b'\n', line)) = self.line.split_last() else { return Ok(None) };
-        self.whole += self.line.len() as u64;
-        Ok(Some(line))
+        self.reader.by_ref().take(MOST).read_until(b'\n', &mut self.line)?;
+        match self.line.split_last() {
+            Some((b'\n', line)) => Ok(Some(String::from_utf8(line.to_vec()).ok())),
+            _ if self.line.len() as u64 == MOST => Ok(Some(None)),
+            _ => Ok(None),
+        }
     }
-}
-
-#[cfg(unix)]
-fn is_at(file: &File, path: &Path) -> bool {
-    use std::os::unix::fs::MetadataExt;
-    match (file.metadata(), fs::metadata(path)) {
-        (Ok(a), Ok(b)) => (a.dev(), a.ino()) == (b.dev(), b.ino()),
-        _ => false,
-    }
-}
-
-/// An open file cannot be removed there.
-#[cfg(not(unix))]
-fn is_at(_: &File, _: &Path) -> bool {
-    true
 }
 
 /// In what two jobs differ that decides on bytes: (key, the one's, the other's). What the model's file is called does not.

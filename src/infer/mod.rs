@@ -4,12 +4,15 @@
 mod archive;
 pub mod bench;
 pub mod builtin;
+mod check;
+mod folder;
 pub mod generator;
 mod journal;
 mod lane;
 pub(crate) mod model;
 pub mod pipeline;
 pub mod plan;
+mod rivals;
 pub mod runtime;
 pub mod selection;
 mod sinks;

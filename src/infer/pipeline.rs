@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use serde_json::{Value, json};
 
 use super::generator::{Generator, Provider, Sampler};
@@ -16,7 +16,7 @@ use super::journal::Piece;
 use super::plan::{Format, Plan};
 use super::runtime;
 use super::selection::{Class, Steering};
-use super::sinks::{Sink, Writer};
+use super::sinks::{Notes, Sink, Writer};
 use crate::error::{Error, Result};
 use crate::image::Range;
 use crate::latent::Truncation;
@@ -61,6 +61,9 @@ pub struct Done {
 /// Pieces between workers and whoever takes them next, per worker: enough that neither waits for the other's short pauses.
 const QUEUE_PER_WORKER: usize = 2;
 
+/// Between two notes of what is on the disk, at the least.
+const SETTLE_EVERY: Duration = Duration::from_millis(100);
+
 /// Makes the planned images. Memory does not grow with their number (but for a contact sheet).
 ///
 /// Raising `stop` ends the work after the batches at hand, with pieces unfinished. Interrupted or failed, a job can be continued with
@@ -92,7 +95,7 @@ pub fn run(generator: &Generator, job: &Job, plan: &Plan, progress: &dyn Progres
         class.check(generator.contract(), generator.name())?;
     }
     let first = generator.sampler()?;
-    let mut sink = Sink::open(plan, identity(generator, job, plan)?, generator.image_shape())?;
+    let mut sink = Sink::open(plan, identity(generator, job, plan)?, generator.image_shape(), progress)?;
     let gaps = sink.gaps();
     let missing = gaps.iter().map(|gap| gap.end - gap.start).sum::<u64>();
     let tell = |made: u64| progress.update(plan.count() - missing + made, "");
@@ -101,8 +104,8 @@ pub fn run(generator: &Generator, job: &Job, plan: &Plan, progress: &dyn Progres
     let (made, result) = make(generator, first, job, plan, gaps, &mut sink, &tell, stop);
     progress.end();
     if result.is_err() || made < missing {
+        let total = sink.count().unwrap_or(made);
         sink.abandon();
-        let total = plan.count() - missing + made;
         if result.is_err() && total > 0 && plan.format() != Format::Grid {
             progress.say(&format!("{total} of {} images are whole; the same call with --resume makes the rest", plan.count()));
         }
@@ -130,9 +133,11 @@ fn make<'a>(
     // A tar file is a piece, and too large to hand it over in memory.
     let encoders = if plan.format() == Format::Tar { 0 } else { job.encoders };
     let (queue, hand_over) = bounded::<Made>(threads * QUEUE_PER_WORKER);
-    let (send, receive) = bounded::<Result<Piece>>((threads + encoders) * QUEUE_PER_WORKER);
+    let (send, receive) = bounded::<Result<Vec<Piece>>>((threads + encoders) * QUEUE_PER_WORKER);
+    let (settle, to_settle) = bounded::<Vec<Piece>>(0);
+    let due = Mutex::new(Instant::now() + SETTLE_EVERY);
     let halt = AtomicBool::new(false);
-    let Sink { writer, notes, .. } = sink;
+    let (writer, notes) = (&sink.writer, &mut sink.notes);
     let pieces = Mutex::new(Box::new(pieces(gaps, piece)) as Box<dyn Iterator<Item = Span<u64>> + Send>);
     let worker = Worker { generator, job, plan, pieces, writer, halt: &halt, stop };
     let mut made = 0;
@@ -155,22 +160,55 @@ fn make<'a>(
         }
         // So that each channel ends with the last thread at either end of it.
         drop((send, queue, hand_over));
-        for piece in receive {
-            match piece.and_then(|piece| notes.add(piece).map(|()| piece.count)) {
-                Ok(n) => {
-                    made += n;
+        // Waiting for the disk is nobody's work but this thread's.
+        let due = &due;
+        let settler = move || settle_all(notes, writer, &to_settle, due);
+        let settler = thread::Builder::new().spawn_scoped(scope, settler).map_err(no_thread)?;
+        let mut written = Vec::new();
+        let mut result = Ok(());
+        for pieces in receive {
+            match pieces {
+                Ok(pieces) => {
+                    made += pieces.iter().map(|piece| piece.count).sum::<u64>();
                     tell(made);
+                    written.extend(pieces);
+                    if Instant::now() < *due.lock().unwrap_or_else(PoisonError::into_inner) {
+                        continue;
+                    }
+                    // Only if it waits for work; whatever comes meanwhile is settled together.
+                    match settle.try_send(std::mem::take(&mut written)) {
+                        Ok(()) => {}
+                        Err(TrySendError::Full(unsettled)) => written = unsettled,
+                        Err(TrySendError::Disconnected(_)) => break,
+                    }
                 }
-                // Leaving the loop drops the receiver, so that no worker waits for a place in the channel.
                 Err(e) => {
-                    halt.store(true, Ordering::Relaxed);
-                    return Err(e);
+                    result = Err(e);
+                    break;
                 }
             }
         }
-        Ok(())
+        // Leaving the loop has dropped the receiver, so that no worker waits for a place in the channel.
+        halt.store(true, Ordering::Relaxed);
+        let _ = settle.send(written); // if nobody is there any more, the next line says why
+        drop(settle);
+        let settled = settler.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        result.and(settled)
     });
     (made, result)
+}
+
+/// Notes what is written, once it is on the disk; says from when on more is welcome. Waiting for the disk is to take a small part of
+/// the time only, for the disk is everybody's.
+fn settle_all(notes: &mut Notes, writer: &Writer, pieces: &Receiver<Vec<Piece>>, due: &Mutex<Instant>) -> Result<()> {
+    /// So many times as long as the last waiting took, the next is put off.
+    const REST: u32 = 20;
+    for pieces in pieces {
+        let began = Instant::now();
+        notes.settle(writer, &pieces)?;
+        *due.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now() + (began.elapsed() * REST).max(SETTLE_EVERY);
+    }
+    Ok(())
 }
 
 /// A piece without its files.
@@ -204,7 +242,7 @@ struct Worker<'a> {
 
 impl<'a> Worker<'a> {
     /// Makes piece after piece, and writes them, or hands them over. The first error is the last thing sent.
-    fn work(&self, sampler: Option<Sampler<'a>>, queue: Option<&Sender<Made>>, send: &Sender<Result<Piece>>) {
+    fn work(&self, sampler: Option<Sampler<'a>>, queue: Option<&Sender<Made>>, send: &Sender<Result<Vec<Piece>>>) {
         let mut sampler = match sampler.map_or_else(|| self.generator.sampler(), Ok) {
             Ok(sampler) => sampler,
             Err(e) => {
@@ -242,7 +280,7 @@ impl<'a> Worker<'a> {
     }
 
     /// A piece, block by block; `None` if the job is over before it is whole.
-    fn sample_and_write(&self, sampler: &mut Sampler<'_>, places: Span<u64>) -> Result<Option<Piece>> {
+    fn sample_and_write(&self, sampler: &mut Sampler<'_>, places: Span<u64>) -> Result<Option<Vec<Piece>>> {
         let mut open = self.writer.begin(places.clone())?;
         let (block, mut pixels) = (self.generator.block(), Vec::new());
         let mut next = places.start;
@@ -261,7 +299,7 @@ impl<'a> Worker<'a> {
     }
 
     /// Writes what others have made, until they are done.
-    fn encode(&self, hand_over: &Receiver<Made>, send: &Sender<Result<Piece>>) {
+    fn encode(&self, hand_over: &Receiver<Made>, send: &Sender<Result<Vec<Piece>>>) {
         for (places, pixels) in hand_over {
             if self.is_over() {
                 return;
@@ -274,7 +312,7 @@ impl<'a> Worker<'a> {
     }
 
     /// Whether there is anything to go on for.
-    fn deliver(&self, piece: Result<Piece>, send: &Sender<Result<Piece>>) -> bool {
+    fn deliver(&self, piece: Result<Vec<Piece>>, send: &Sender<Result<Vec<Piece>>>) -> bool {
         let failed = piece.is_err();
         send.send(piece).is_ok() && !failed
     }

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io;
-use std::ops::Range as Span;
+use std::ops::{Range as Span, RangeInclusive};
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
@@ -88,8 +88,7 @@ impl Plan {
     /// When there are no images, `out` cannot be such a folder, or something is there already and `existing` says to refuse it.
     pub fn new(format: Format, out: &Path, selection: Selection, shard: Option<Shard>, existing: Existing) -> Result<Self> {
         let whole = selection.places()?;
-        let align = if format == Format::Tar { TAR_IMAGES } else { 1 };
-        let places = shard.map_or(whole.clone(), |shard| shard.part(&whole, align));
+        let places = Self::part_of(&whole, shard, format);
         let mut plan = Self { format, path: out.to_path_buf(), selection, shard, places, existing };
         plan.path = plan.destination(out)?;
         if format == Format::Grid && (shard.is_some() || existing == Existing::Resume) {
@@ -144,6 +143,63 @@ impl Plan {
         match facts {
             Value::Object(facts) => facts,
             _ => Map::new(),
+        }
+    }
+
+    /// The job that a manifest or a journal in this plan's folder is of, if it is one of the formats with many files.
+    pub(super) fn told(&self, facts: &Value) -> Option<Self> {
+        let format = [Format::Png, Format::Tar].into_iter().find(|format| facts["format"] == json!(format.name()))?;
+        let number = |key: &str| facts[key].as_u64();
+        let selection = match facts["seeds"].as_str() {
+            Some(seeds) => Selection::Seeds { seeds: seeds.parse().ok()?, number: number("number")? },
+            None => Selection::Numbers { seed: number("seed")?, start: number("start")?, n: number("n")? },
+        };
+        let shard = match facts.get("shard").and_then(Value::as_str) {
+            Some(shard) => Some(shard.parse().ok()?),
+            None => None,
+        };
+        let whole = selection.places().ok()?;
+        let places = Self::part_of(&whole, shard, format);
+        Some(Self { format, path: self.folder().to_path_buf(), selection, shard, places, existing: Existing::Refuse })
+    }
+
+    fn part_of(whole: &Span<u64>, shard: Option<Shard>, format: Format) -> Span<u64> {
+        let align = if format == Format::Tar { TAR_IMAGES } else { 1 };
+        shard.map_or(whole.clone(), |shard| shard.part(whole, align))
+    }
+
+    /// Whether two jobs of one folder make files of the same names.
+    pub(super) fn overlaps(&self, other: &Self) -> bool {
+        if self.format != other.format {
+            return false;
+        }
+        let [mut ours, mut theirs] = [self, other].map(Self::numbers);
+        ours.sort_by_key(|run| *run.start());
+        theirs.sort_by_key(|run| *run.start());
+        let (mut ours, mut theirs) = (ours.into_iter().peekable(), theirs.into_iter().peekable());
+        while let (Some(a), Some(b)) = (ours.peek(), theirs.peek()) {
+            if a.start() <= b.end() && b.start() <= a.end() {
+                return true;
+            }
+            if a.end() < b.end() {
+                ours.next()
+            } else {
+                theirs.next()
+            };
+        }
+        false
+    }
+
+    /// The numbers in the names of the files.
+    fn numbers(&self) -> Vec<RangeInclusive<u64>> {
+        if self.places.is_empty() {
+            return Vec::new();
+        }
+        let (first, last) = (self.places.start, self.places.end - 1);
+        match (&self.selection, self.format) {
+            (_, Format::Tar) => vec![first / TAR_IMAGES..=last / TAR_IMAGES],
+            (Selection::Numbers { .. }, _) => vec![first..=last],
+            (Selection::Seeds { seeds, .. }, _) => seeds.part(&self.places),
         }
     }
 
@@ -251,65 +307,64 @@ impl Plan {
 
     /// How many of a folder's files are there already. Looks at what is there, not for each file: `n` may be large.
     pub(super) fn there(&self) -> Result<u64> {
-        match self.format {
-            Format::Png => self.occupied(&self.path),
-            Format::Tar if !self.places.is_empty() => {
-                let numbers = self.places.start / TAR_IMAGES..=(self.places.end - 1) / TAR_IMAGES;
-                let number = |name: &str| name.strip_suffix(".tar")?.parse().ok();
-                let ours =
-                    |name: &str| number(name).is_some_and(|number: u64| numbers.contains(&number) && tar_name(number) == name);
-                let names = entries(&self.path)?.into_iter().filter_map(|entry| entry.file_name().into_string().ok());
-                Ok(names.filter(|name| ours(name)).count() as u64)
-            }
-            _ => Ok(0),
-        }
+        let mut count = 0;
+        self.each(&mut |folder| entries(&self.path.join(folder)), &mut |_| {
+            count += 1;
+            Ok(())
+        })?;
+        Ok(count)
     }
 
-    /// How many files of a folder the finished job has.
-    pub(super) fn files(&self) -> u64 {
+    /// Calls `see` with the name, inside the folder, of each file of this job that is there. `names` lists a folder in the folder, or
+    /// itself: what is in it, and whether that is a folder.
+    pub(super) fn each(
+        &self,
+        names: &mut dyn FnMut(&Path) -> Result<Vec<(String, bool)>>,
+        see: &mut dyn FnMut(&Path) -> Result<()>,
+    ) -> Result<()> {
+        let runs = self.numbers();
+        let ours = |number: u64| runs.iter().any(|run| run.contains(&number));
+        let numbered = |name: &str, ending: &str| name.strip_suffix(ending).and_then(|number| number.parse::<u64>().ok());
         match self.format {
-            Format::Png => self.count(),
-            Format::Tar if !self.places.is_empty() => (self.places.end - 1) / TAR_IMAGES - self.places.start / TAR_IMAGES + 1,
-            _ => 0,
+            Format::Png => {
+                let is_ours = |name: &str, folder: &Path| {
+                    numbered(name, ".png").is_some_and(|n| ours(n) && image_name(n) == folder.join(name))
+                };
+                let top = names(Path::new(""))?;
+                for (name, _) in top.iter().filter(|(name, _)| is_ours(name, Path::new(""))) {
+                    see(Path::new(name))?;
+                }
+                for (folder, _) in top.iter().filter(|(name, is_folder)| *is_folder && is_subfolder(name)) {
+                    let folder = Path::new(folder);
+                    for (name, _) in names(folder)?.iter().filter(|(name, _)| is_ours(name, folder)) {
+                        see(&folder.join(name))?;
+                    }
+                }
+            }
+            Format::Tar => {
+                let is_ours = |name: &str| numbered(name, ".tar").is_some_and(|n| ours(n) && tar_name(n) == name);
+                for (name, _) in names(Path::new(""))?.iter().filter(|(name, _)| is_ours(name)) {
+                    see(Path::new(name))?;
+                }
+            }
+            Format::Npy | Format::Npz | Format::Grid => {}
         }
+        Ok(())
     }
 
     fn files_name(&self) -> &'static str {
         if self.format == Format::Tar { "tar files" } else { "images" }
     }
 
-    /// How many of the PNG files are in a folder and its subfolders.
-    fn occupied(&self, folder: &Path) -> Result<u64> {
-        let mut count = 0;
-        for entry in entries(folder)? {
-            let name = entry.file_name();
-            let Some(name) = name.to_str() else { continue };
-            if let Some(number) = name.strip_suffix(".png").and_then(|number| number.parse().ok()) {
-                let ours = file_name(number) == name && folder == self.folder_of(number);
-                let place = self.selection.place_of(number).filter(|_| ours);
-                count += u64::from(place.is_some_and(|place| self.places.contains(&place)));
-            } else if folder == self.path
-                && entry.file_type().is_ok_and(|kind| kind.is_dir())
-                && name.parse().is_ok_and(|first: u64| subfolder_name(first) == name)
-            {
-                count += self.occupied(&folder.join(name))?;
-            }
-        }
-        Ok(count)
-    }
-
-    /// The folder of one PNG file: a function of the image's name alone, so that the parts of a job that was cut up make
-    /// the same tree as the whole.
-    pub(super) fn folder_of(&self, number: u64) -> PathBuf {
-        match number {
-            0..FLAT_UP_TO => self.path.clone(),
-            _ => self.path.join(subfolder_name(number - number % SUBFOLDER)),
-        }
-    }
-
-    /// The tar file whose images begin at a place.
+    /// The name of the tar file whose images begin at a place, inside the folder.
     pub(super) fn tar_file(&self, first: u64) -> PathBuf {
-        self.path.join(tar_name(first / TAR_IMAGES))
+        PathBuf::from(tar_name(first / TAR_IMAGES))
+    }
+
+    /// The first place of the tar file of this name, in this job.
+    pub(super) fn tar_first(&self, name: &str) -> Option<u64> {
+        let number: u64 = name.strip_suffix(".tar")?.parse().ok()?;
+        Some(number.checked_mul(TAR_IMAGES)?.max(self.places.start))
     }
 
     /// How many images a piece of the journal has, at least 1.
@@ -340,18 +395,39 @@ fn tar_name(number: u64) -> String {
     format!("{number:06}.tar")
 }
 
-/// What is in a folder; nothing if it does not exist.
-fn entries(folder: &Path) -> Result<Vec<fs::DirEntry>> {
-    match fs::read_dir(folder) {
-        Ok(entries) => Ok(entries.flatten().collect()),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
-        Err(e) => Err(Error::io("read folder", folder)(e)),
-    }
+/// What is in a folder, and whether it is a folder; nothing if it does not exist.
+fn entries(folder: &Path) -> Result<Vec<(String, bool)>> {
+    let entries = match fs::read_dir(folder) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.map_err(Error::io("read folder", folder))?,
+    };
+    let named = entries.flatten().filter_map(|entry| {
+        let is_folder = entry.file_type().is_ok_and(|kind| kind.is_dir());
+        Some((entry.file_name().into_string().ok()?, is_folder))
+    });
+    Ok(named.collect())
 }
 
 /// The name of the PNG file of an image.
 pub(super) fn file_name(number: u64) -> String {
     format!("{number:06}.png")
+}
+
+/// The name of the PNG file of an image inside the folder: a function of the image's number alone, so that the parts of a job that
+/// was cut up make the same tree as the whole.
+pub(super) fn image_name(number: u64) -> PathBuf {
+    match number {
+        0..FLAT_UP_TO => PathBuf::from(file_name(number)),
+        _ => Path::new(&subfolder_name(number - number % SUBFOLDER)).join(file_name(number)),
+    }
+}
+
+/// The images that the manifest of a folder of PNG files vouches for together.
+pub(super) const BLOCK: u64 = SUBFOLDER;
+
+/// The name of a subfolder of a folder of PNG files, if the name of a folder is one.
+pub(super) fn is_subfolder(name: &str) -> bool {
+    name.parse().is_ok_and(|first: u64| first >= FLAT_UP_TO && subfolder_name(first) == name)
 }
 
 fn subfolder_name(first: u64) -> String {

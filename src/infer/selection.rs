@@ -183,6 +183,16 @@ impl SeedList {
         self.runs.get(run).map_or(0, |(before, run)| run.start().saturating_add(place - before).min(*run.end()))
     }
 
+    /// The runs of the seeds at some places.
+    pub(super) fn part(&self, places: &Span<u64>) -> Vec<RangeInclusive<u64>> {
+        let part = |(before, run): &(u64, RangeInclusive<u64>)| {
+            let end = before + (run.end() - run.start()) + 1;
+            let (from, to) = (places.start.max(*before), places.end.min(end));
+            (from < to).then(|| run.start() + (from - before)..=run.start() + (to - 1 - before))
+        };
+        self.runs.iter().filter_map(part).collect()
+    }
+
     fn place_of(&self, seed: u64) -> Option<u64> {
         self.runs.iter().find(|(_, run)| run.contains(&seed)).map(|(before, run)| before + (seed - run.start()))
     }

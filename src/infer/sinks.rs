@@ -1,25 +1,28 @@
 //! Where samples go: a folder of PNG files, a NumPy file, WebDataset shards, or a contact sheet; beside all but the sheet a
 //! manifest of what was made and how.
 //!
-//! While a job is at work, a hidden journal lies beside the images. What it names is whole. Files of many images have another
-//! name until they are whole; a PNG file that was being written when the program was killed may be incomplete, and
-//! `--resume` writes it again.
+//! While a job is at work, a hidden journal lies beside the images. What it names is whole, and on the disk. Files of many images have
+//! another name until they are whole; a PNG file that was being written when the program was killed may be incomplete, and
+//! `--resume` writes it again. Before the manifest is written, what is there is compared with what should be.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, BufWriter, Seek, SeekFrom, Write};
+use std::fs::File;
+use std::io::{self, BufWriter, Write};
 use std::ops::Range as Span;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use serde_json::{Value, json};
+use rayon::prelude::*;
+use serde_json::Value;
 
-use super::archive;
-use super::journal::{Done, Journal, Piece, difference};
-use super::plan::{Existing, Format, Plan, file_name};
+use super::check::{self, Depth, Files, Finished};
+use super::folder::Folder;
+use super::journal::{Header, Journal, Piece};
+use super::plan::{BLOCK, Existing, Format, Plan, file_name, image_name, is_subfolder};
+use super::rivals;
 use crate::error::{Error, Result};
-use crate::files;
 use crate::image::{self, Images};
+use crate::progress::Progress;
 
 /// A contact sheet may have this many pixels: what common viewers open.
 const MAX_SHEET: u64 = 100_000_000;
@@ -37,6 +40,7 @@ pub(super) struct Sink {
 pub(super) struct Writer {
     plan: Plan,
     shape: [usize; 3],
+    folder: Arc<Folder>,
     to: To,
     /// Whether there may be files that the journal does not name.
     begun: AtomicBool,
@@ -44,13 +48,6 @@ pub(super) struct Writer {
 
 /// The half of a sink that one thread keeps: the journal, of all formats but the contact sheet.
 pub(super) struct Notes(Option<Journal>);
-
-impl Notes {
-    /// Notes a piece that is written.
-    pub fn add(&mut self, piece: Piece) -> Result<()> {
-        self.0.as_mut().map_or(Ok(()), |journal| journal.add(piece))
-    }
-}
 
 enum To {
     Folder,
@@ -68,39 +65,17 @@ enum To {
 impl Sink {
     /// Creates what the images go into, and so finds out whether that is possible; or opens it again. `identity` says
     /// which job it is: a JSON object, equal for equal bytes.
-    pub fn open(plan: &Plan, identity: Value, shape: [usize; 3]) -> Result<Self> {
+    pub fn open(plan: &Plan, identity: Value, shape: [usize; 3], progress: &dyn Progress) -> Result<Self> {
         check_size(plan, shape)?;
-        let sink = |to, journal, identity| {
-            let writer = Writer { plan: plan.clone(), shape, to, begun: AtomicBool::new(false) };
-            Self { writer, notes: Notes(journal), identity }
+        let folder = Arc::new(Folder::open(plan.folder())?);
+        refuse_links(plan, &folder)?;
+        let (to, journal) = match (plan.format(), plan.existing()) {
+            (Format::Grid, _) => (create(plan, shape, &folder)?, None),
+            (_, Existing::Resume) => resume(plan, &identity, shape, &folder, progress)?,
+            _ => begin(plan, &identity, shape, &folder).map(|(to, journal)| (to, Some(journal)))?,
         };
-        files::create_folder(plan.folder())?;
-        if plan.format() == Format::Grid {
-            return Ok(sink(create(plan, shape)?, None, identity));
-        }
-        let (at, image) = (plan.journal(), shape.iter().product());
-        if plan.existing() == Existing::Resume {
-            if let Some(journal) = Journal::resume(&at, &identity, &plan.places(), image)? {
-                let to = reopen(plan, shape, &journal.done)?;
-                return Ok(sink(to, Some(journal), identity));
-            }
-            if is_finished(plan, &identity)? {
-                return Ok(sink(To::Finished, None, identity));
-            }
-        }
-        let journal = Journal::create(&at, &identity, image, plan.existing() != Existing::Refuse)?;
-        // Now that nobody else can: what was looked at when the plan was made may have changed.
-        let begun = match plan.existing() {
-            Existing::Overwrite => forget(plan),
-            _ => plan.refuse_finished(),
-        };
-        match begun.and_then(|()| create(plan, shape)) {
-            Ok(to) => Ok(sink(to, Some(journal), identity)),
-            Err(e) => {
-                let _ = journal.remove(); // the first error is the one to report
-                Err(e)
-            }
-        }
+        let writer = Writer { plan: plan.clone(), shape, folder, to, begun: AtomicBool::new(false) };
+        Ok(Self { writer, notes: Notes(journal), identity })
     }
 
     /// What is not made yet.
@@ -113,19 +88,39 @@ impl Sink {
         }
     }
 
-    /// All images are there: gives single files their final names, and writes the manifest.
+    /// How many images are whole, and noted; `None` where there is no journal.
+    pub fn count(&self) -> Option<u64> {
+        self.notes.0.as_ref().map(|journal| journal.done.count())
+    }
+
+    /// All images are there: gives single files their final names, looks whether all is there that should be, and writes the manifest.
     pub fn finish(self) -> Result<()> {
-        let Self { writer: Writer { plan, shape, to, .. }, notes: Notes(journal), identity } = self;
+        let Self { writer: Writer { plan, shape, to, folder, .. }, notes: Notes(journal), identity } = self;
         let Some(mut journal) = journal else {
             return match to {
                 To::Sheet(pixels) => save_sheet(&plan, shape, pixels.into_inner().unwrap_or_else(PoisonError::into_inner)),
                 _ => Ok(()),
             };
         };
-        if let To::Array { file, .. } = to {
-            finish_array(&plan, shape, file, &journal.done)?;
+        if !folder.is_in_place() {
+            return Err(folder.gone());
         }
-        write_manifest(&plan, identity, &mut journal)?;
+        let pieces = journal.pieces()?;
+        let array = match to {
+            To::Array { file, .. } => Some(close_array(&plan, shape, &folder, file, journal.done.all(&plan.places()))?),
+            _ => None,
+        };
+        let files = Files { plan: &plan, folder: &folder, shape, array: array.as_ref() };
+        let there = pieces.par_iter().map(|piece| files.hold(piece, Depth::Sizes)).collect::<Result<Vec<_>>>()?;
+        let lost: u64 = pieces.iter().zip(there).filter(|(_, there)| !there).map(|(piece, _)| piece.count).sum();
+        if lost > 0 || journal.done.all(&plan.places()).is_none() {
+            return Err(Error::invalid_file(
+                plan.path(),
+                format!("of {lost} images that were made, files were removed or changed while the job was at work"),
+                "The same call with --resume makes again what is not whole.",
+            ));
+        }
+        write_manifest(&plan, &folder, &check::manifest(&plan, &identity, &pieces, shape))?;
         journal.remove()
     }
 
@@ -135,7 +130,7 @@ impl Sink {
         let Some(journal) = journal.filter(|journal| journal.done.count() == 0) else { return };
         // Whatever made the job end is the error to report.
         match writer.to {
-            To::Array { .. } => drop(fs::remove_file(writer.plan.part())),
+            To::Array { .. } => drop(writer.folder.remove(&name_of(&writer.plan.part()))),
             // The journal says that these files are nobody else's.
             _ if writer.begun.load(Ordering::Relaxed) => return,
             _ => {}
@@ -144,21 +139,54 @@ impl Sink {
     }
 }
 
+impl Notes {
+    /// Notes pieces that are written, once they are on the disk.
+    pub fn settle(&mut self, writer: &Writer, pieces: &[Piece]) -> Result<()> {
+        let Some(journal) = self.0.as_mut().filter(|_| !pieces.is_empty()) else { return Ok(()) };
+        writer.sync(pieces)?;
+        journal.add(pieces)
+    }
+}
+
 /// A piece under way: images come in the order of their places.
 pub(super) struct Open<'a> {
     writer: &'a Writer,
-    places: Span<u64>,
     next: u64,
-    crc: crc32fast::Hasher,
+    /// What is finished of it, and noted apart: a folder's images are vouched for in blocks.
+    whole: Vec<Piece>,
+    first: u64,
+    pixels: crc32fast::Hasher,
+    files: crc32fast::Hasher,
     bytes: u64,
     tar: Option<Tar>,
 }
 
 /// A tar file until it is whole.
 struct Tar {
-    builder: tar::Builder<BufWriter<File>>,
+    builder: tar::Builder<BufWriter<Summed>>,
+    folder: Arc<Folder>,
     part: PathBuf,
-    path: PathBuf,
+    name: PathBuf,
+}
+
+/// A file that sums up what is written to it.
+struct Summed {
+    file: File,
+    crc: crc32fast::Hasher,
+    bytes: u64,
+}
+
+impl Write for Summed {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let n = self.file.write(bytes)?;
+        self.crc.update(&bytes[..n]);
+        self.bytes += n as u64;
+        Ok(n)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
 }
 
 impl Writer {
@@ -166,10 +194,11 @@ impl Writer {
     pub fn begin(&self, places: Span<u64>) -> Result<Open<'_>> {
         self.begun.store(true, Ordering::Relaxed);
         let tar = match &self.to {
-            To::Tars => Some(Tar::create(self.plan.tar_file(places.start))?),
+            To::Tars => Some(Tar::create(&self.folder, self.plan.tar_file(places.start))?),
             _ => None,
         };
-        Ok(Open { writer: self, next: places.start, places, crc: crc32fast::Hasher::new(), bytes: 0, tar })
+        let (first, crc) = (places.start, crc32fast::Hasher::new);
+        Ok(Open { writer: self, next: first, whole: Vec::new(), first, pixels: crc(), files: crc(), bytes: 0, tar })
     }
 
     fn image(&self) -> usize {
@@ -180,19 +209,28 @@ impl Writer {
         let [height, width, channels] = self.shape;
         image::encode_png(pixels, height, width, channels)
     }
+
+    /// Waits until pieces are on the disk.
+    fn sync(&self, pieces: &[Piece]) -> Result<()> {
+        let failed = |e| self.folder.failed("write to", Path::new(""))(e);
+        match &self.to {
+            To::Array { file, .. } => file.sync_data().map_err(failed),
+            To::Tars => self.folder.sync(pieces.iter().map(|piece| self.plan.tar_file(piece.first))).map_err(failed),
+            To::Folder => {
+                let places = pieces.iter().flat_map(Piece::places);
+                self.folder.sync(places.map(|place| image_name(self.plan.selection().name(place)))).map_err(failed)
+            }
+            To::Sheet(_) | To::Finished => Ok(()),
+        }
+    }
 }
 
 impl Open<'_> {
     /// Writes the next images of the piece.
     pub fn put(&mut self, pixels: &[u8]) -> Result<()> {
         let image = self.writer.image();
-        self.crc.update(pixels);
         match &self.writer.to {
-            To::Folder | To::Tars => {
-                for (place, pixels) in (self.next..).zip(pixels.chunks_exact(image)) {
-                    self.put_png(place, pixels)?;
-                }
-            }
+            To::Folder | To::Tars => return pixels.chunks_exact(image).try_for_each(|pixels| self.put_png(pixels)),
             To::Array { file, data_at } => {
                 let at = data_at + (self.next - self.writer.plan.places().start) * image as u64;
                 write_at(file, pixels, at).map_err(Error::io("write", &self.writer.plan.part()))?;
@@ -204,47 +242,68 @@ impl Open<'_> {
             }
             To::Finished => {}
         }
+        self.pixels.update(pixels);
         self.next += (pixels.len() / image) as u64;
         Ok(())
     }
 
-    fn put_png(&mut self, place: u64, pixels: &[u8]) -> Result<()> {
+    fn put_png(&mut self, pixels: &[u8]) -> Result<()> {
         let plan = &self.writer.plan;
-        let number = plan.selection().name(place);
+        let number = plan.selection().name(self.next);
         let png = self.writer.png(pixels)?;
         match &mut self.tar {
-            Some(tar) => tar.add(&file_name(number), &png),
+            Some(tar) => tar.add(&file_name(number), &png)?,
             None => {
+                create_file(&self.writer.folder, &image_name(number), &png)?;
                 self.bytes += png.len() as u64;
-                create_file(&plan.folder_of(number), &file_name(number), &png)
+                self.files.update(&png);
             }
         }
+        self.pixels.update(pixels);
+        self.next += 1;
+        if self.tar.is_none() && self.next.is_multiple_of(BLOCK) {
+            self.close();
+        }
+        Ok(())
+    }
+
+    /// What was written since the last time is a piece of its own.
+    fn close(&mut self) {
+        let crc = |hasher: &mut crc32fast::Hasher| std::mem::take(hasher).finalize();
+        let (count, pixels) = (self.next - self.first, crc(&mut self.pixels));
+        let files = if matches!(self.writer.to, To::Array { .. }) { pixels } else { crc(&mut self.files) };
+        if count > 0 {
+            self.whole.push(Piece { first: self.first, count, pixels, bytes: self.bytes, files });
+        }
+        (self.first, self.bytes) = (self.next, 0);
     }
 
     /// The piece is whole.
-    pub fn finish(mut self) -> Result<Piece> {
-        let bytes = self.tar.take().map_or(Ok(self.bytes), Tar::finish)?;
-        let count = self.places.end - self.places.start;
-        Ok(Piece { first: self.places.start, count, crc: self.crc.clone().finalize(), bytes })
+    pub fn finish(mut self) -> Result<Vec<Piece>> {
+        if let Some(tar) = self.tar.take() {
+            (self.bytes, self.files) = tar.finish()?;
+        }
+        self.close();
+        Ok(std::mem::take(&mut self.whole))
     }
 }
 
 /// Half a tar file is of no use; it may be why there is no space.
 impl Drop for Open<'_> {
     fn drop(&mut self) {
-        if let Some(tar) = self.tar.take() {
-            let part = tar.part.clone();
-            drop(tar);
-            let _ = fs::remove_file(part); // there is a reason to report already
+        if let Some(Tar { builder, folder, part, .. }) = self.tar.take() {
+            drop(builder);
+            let _ = folder.remove(&part); // there is a reason to report already
         }
     }
 }
 
 impl Tar {
-    fn create(path: PathBuf) -> Result<Self> {
-        let part = path.with_extension("tar.part");
-        let file = File::create(&part).map_err(Error::io("write", &part))?;
-        Ok(Self { builder: tar::Builder::new(BufWriter::new(file)), part, path })
+    fn create(folder: &Arc<Folder>, name: PathBuf) -> Result<Self> {
+        let part = name.with_extension("tar.part");
+        let file = folder.create(&part).map_err(folder.failed("write", &part))?;
+        let summed = Summed { file, crc: crc32fast::Hasher::new(), bytes: 0 };
+        Ok(Self { builder: tar::Builder::new(BufWriter::new(summed)), folder: Arc::clone(folder), part, name })
     }
 
     /// A file like any other of that name and those bytes: no time, no owner.
@@ -253,16 +312,16 @@ impl Tar {
         header.set_size(bytes.len() as u64);
         header.set_mode(0o644);
         header.set_mtime(0);
-        self.builder.append_data(&mut header, name, bytes).map_err(Error::io("write", &self.part))
+        self.builder.append_data(&mut header, name, bytes).map_err(self.folder.failed("write", &self.part))
     }
 
-    /// Gives it its name, and says how many bytes it has.
-    fn finish(self) -> Result<u64> {
-        let Self { builder, part, path } = self;
+    /// Gives it its name, and says how many bytes it has, and which.
+    fn finish(self) -> Result<(u64, crc32fast::Hasher)> {
+        let Self { builder, folder, part, name } = self;
         let written = builder.into_inner().and_then(|file| file.into_inner().map_err(io::IntoInnerError::into_error));
-        let bytes = written.and_then(|file| file.metadata()).map_err(Error::io("write", &part))?.len();
-        fs::rename(&part, &path).map_err(Error::io("write", &path))?;
-        Ok(bytes)
+        let Summed { crc, bytes, .. } = written.map_err(folder.failed("write", &part))?;
+        folder.rename(&part, &name).map_err(folder.failed("write", &name))?;
+        Ok((bytes, crc))
     }
 }
 
@@ -289,16 +348,153 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn create(plan: &Plan, shape: [usize; 3]) -> Result<To> {
+/// Begins a job where there is none, or in place of what is there.
+fn begin(plan: &Plan, identity: &Value, shape: [usize; 3], folder: &Arc<Folder>) -> Result<(To, Journal)> {
+    let replaces = plan.existing() == Existing::Overwrite;
+    let (name, image) = (name_of(&plan.journal()), shape.iter().product());
+    let before = if replaces { rivals::before(plan, folder)? } else { Vec::new() };
+    let header = Header { identity: identity.clone(), replaces };
+    let journal = Journal::create(folder, &name, &header, image, replaces)?;
+    // Now that nobody else can: what was looked at when the plan was made may have changed.
+    let begun = rivals::find(plan, folder).and_then(|mut others| {
+        if replaces {
+            others.extend(before);
+            rivals::replace(folder, &others, &name).and_then(|()| forget(plan, folder))
+        } else {
+            rivals::refuse(folder, &others).and_then(|()| plan.refuse_finished())
+        }
+    });
+    match begun.and_then(|()| tidy(folder, &name)).and_then(|()| create(plan, shape, folder)) {
+        Ok(to) => Ok((to, journal)),
+        Err(e) => {
+            let _ = journal.remove(); // the first error is the one to report
+            Err(e)
+        }
+    }
+}
+
+/// Goes on with a job as far as it holds; begins it where there is none.
+fn resume(
+    plan: &Plan,
+    identity: &Value,
+    shape: [usize; 3],
+    folder: &Arc<Folder>,
+    progress: &dyn Progress,
+) -> Result<(To, Option<Journal>)> {
+    let (name, manifest, image) = (name_of(&plan.journal()), name_of(&plan.manifest()), shape.iter().product());
+    let array = reopen(plan, folder)?;
+    let files = Files { plan, folder, shape, array: array.as_ref().map(|(file, _)| file) };
+    progress.begin("checking what was made before", plan.count());
+    let resumed = Journal::resume(folder, &name, identity, &plan.places(), image, |piece| files.hold(piece, Depth::Contents));
+    progress.end();
+    if let Some(resumed) = resumed? {
+        let mut journal = resumed.journal;
+        tidy(folder, &name)?;
+        let others = rivals::find(plan, folder)?;
+        if resumed.replaces && journal.done.count() == 0 {
+            rivals::replace(folder, &others, &name).and_then(|()| forget(plan, folder))?;
+        } else {
+            rivals::refuse(folder, &others)?;
+        }
+        let all = journal.done.all(&plan.places());
+        let is_whole = match (&array, all) {
+            // Killed when it had its final name already.
+            (Some((_, true)), Some(all)) => files.array_is_closed(&all)?,
+            _ => false,
+        };
+        let mut lost = resumed.lost;
+        if array.as_ref().is_some_and(|(_, is_final)| *is_final) && !is_whole {
+            // The file that it was to go on with is gone.
+            journal.restart(&Header { identity: identity.clone(), replaces: false })?;
+            lost = None;
+        }
+        let kept = journal.done.count();
+        match lost {
+            Some(0) => {}
+            Some(lost) => {
+                progress.say(&format!("{lost} images that were made before are not whole any more: they are made again"))
+            }
+            None => progress.say(&format!(
+                "not all that was made before can be vouched for any more: {kept} images are kept, the others are made again"
+            )),
+        }
+        let to = match array {
+            _ if is_whole => To::Finished,
+            Some((file, false)) => rewound(plan, shape, file)?,
+            _ => create(plan, shape, folder)?,
+        };
+        return Ok((to, Some(journal)));
+    }
+    let made = array.map(|(file, _)| file);
+    let files = Files { plan, folder, shape, array: made.as_ref() };
+    match check::finished(&files, &manifest, identity)? {
+        None => {
+            rivals::refuse(folder, &rivals::find(plan, folder)?)?;
+            let header = Header { identity: identity.clone(), replaces: false };
+            let journal = Journal::create(folder, &name, &header, image, true)?;
+            match plan.refuse_finished().and_then(|()| create(plan, shape, folder)) {
+                Ok(to) => Ok((to, Some(journal))),
+                Err(e) => {
+                    let _ = journal.remove(); // the first error is the one to report
+                    Err(e)
+                }
+            }
+        }
+        Some(Finished::Whole) => {
+            // A call with --force may have been killed before it began.
+            folder.remove(&name).map_err(folder.failed("remove", &name))?;
+            Ok((To::Finished, None))
+        }
+        Some(Finished::Parts(pieces)) => {
+            rivals::refuse(folder, &rivals::find(plan, folder)?)?;
+            let header = Header { identity: identity.clone(), replaces: false };
+            let mut journal = Journal::create(folder, &name, &header, image, true)?;
+            // An array is made anew as a whole: what is there has its name already, and stays until it is replaced.
+            let kept = if made.is_some() { Vec::new() } else { pieces };
+            journal.add(&kept)?;
+            forget(plan, folder)?;
+            progress.say(&format!(
+                "{} says that the job is done, but {} of its {} images are not as it says, and are made again",
+                plan.manifest().display(),
+                plan.count() - journal.done.count(),
+                plan.count()
+            ));
+            Ok((create(plan, shape, folder)?, Some(journal)))
+        }
+    }
+}
+
+/// Refuses links where the folders of images should be: what is made would lie elsewhere.
+fn refuse_links(plan: &Plan, folder: &Folder) -> Result<()> {
+    if plan.format() != Format::Png {
+        return Ok(());
+    }
+    let names = folder.names(Path::new("")).map_err(folder.failed("read", Path::new("")))?;
+    match names.iter().find(|(name, is_folder)| !is_folder && is_subfolder(name) && folder.is_link(Path::new(name))) {
+        None => Ok(()),
+        Some((name, _)) => Err(Error::usage(
+            format!("{} is a link, where a folder of images should be", folder.join(Path::new(name)).display()),
+            "Remove it, or choose another --out.",
+        )),
+    }
+}
+
+/// Removes what a killed program has left of journals that were to take this one's place.
+fn tidy(folder: &Folder, journal: &Path) -> Result<()> {
+    let begins = format!("{}.", journal.display());
+    let names = folder.names(Path::new("")).map_err(folder.failed("read", Path::new("")))?;
+    let left = names.iter().map(|(name, _)| Path::new(name)).filter(|name| name.to_string_lossy().starts_with(&begins));
+    left.into_iter().try_for_each(|name| folder.remove(name).map_err(folder.failed("remove", name)))
+}
+
+fn create(plan: &Plan, shape: [usize; 3], folder: &Folder) -> Result<To> {
     Ok(match plan.format() {
         Format::Png => To::Folder,
         Format::Tar => To::Tars,
         Format::Npy | Format::Npz => {
-            let part = plan.part();
-            let head = head(plan, shape);
-            let options = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(&part);
-            let file = options.and_then(|mut file| file.write_all(&head).map(|()| file)).map_err(Error::io("write", &part))?;
-            To::Array { file, data_at: head.len() as u64 }
+            let part = name_of(&plan.part());
+            let file = folder.create(&part).map_err(folder.failed("write", &part))?;
+            rewound(plan, shape, file)?
         }
         Format::Grid => {
             tempfile::tempfile_in(plan.folder()).map_err(Error::io("write to", plan.folder()))?;
@@ -307,131 +503,64 @@ fn create(plan: &Plan, shape: [usize; 3]) -> Result<To> {
     })
 }
 
-fn reopen(plan: &Plan, shape: [usize; 3], done: &Done) -> Result<To> {
-    // Whatever lies there is not this job's.
-    if !matches!(plan.format(), Format::Npy | Format::Npz) || done.count() == 0 {
-        return create(plan, shape);
+/// An array file with what comes before its pixels, for pixels to be written to.
+fn rewound(plan: &Plan, shape: [usize; 3], file: File) -> Result<To> {
+    let head = check::head(plan, shape);
+    write_at(&file, &head, 0).map_err(Error::io("write", &plan.part()))?;
+    Ok(To::Array { file, data_at: head.len() as u64 })
+}
+
+/// The array file of a job that goes on, and whether it has its final name.
+fn reopen(plan: &Plan, folder: &Folder) -> Result<Option<(File, bool)>> {
+    if !matches!(plan.format(), Format::Npy | Format::Npz) {
+        return Ok(None);
     }
-    let part = plan.part();
-    match OpenOptions::new().read(true).write(true).open(&part) {
-        Ok(file) => Ok(To::Array { file, data_at: head(plan, shape).len() as u64 }),
-        // Killed when it had its final name already.
-        Err(e) if e.kind() == io::ErrorKind::NotFound && done.all(&plan.places()).is_some() && plan.path().is_file() => {
-            Ok(To::Finished)
-        }
-        Err(e) => Err(Error::invalid_file(&part, format!("what was made cannot be opened: {e}"), "Begin again with --force.")),
+    let missing = |e: &io::Error| e.kind() == io::ErrorKind::NotFound;
+    let (part, whole) = (name_of(&plan.part()), name_of(plan.path()));
+    match folder.edit(&part) {
+        Err(e) if missing(&e) => match folder.read(&whole) {
+            Err(e) if missing(&e) => Ok(None),
+            file => Ok(Some((file.map_err(folder.failed("read", &whole))?, true))),
+        },
+        file => Ok(Some((file.map_err(folder.failed("open", &part))?, false))),
     }
 }
 
 /// Takes the manifest away: what is written from now on is not what it says.
-fn forget(plan: &Plan) -> Result<()> {
-    let path = plan.manifest();
-    match fs::remove_file(&path) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(Error::io("remove", &path)(e)),
-        _ => Ok(()),
-    }
+fn forget(plan: &Plan, folder: &Folder) -> Result<()> {
+    let name = name_of(&plan.manifest());
+    folder.remove(&name).map_err(folder.failed("remove", &name))
 }
 
-/// Whether this very job is done: its manifest and its files are there. Another's manifest is an error, and so are files that
-/// are missing.
-fn is_finished(plan: &Plan, identity: &Value) -> Result<bool> {
-    let path = plan.manifest();
-    let bytes = match fs::read(&path) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(false),
-        bytes => bytes.map_err(Error::io("read", &path))?,
+/// Writes what surrounds the pixels of an array file, and gives it its name.
+fn close_array(plan: &Plan, shape: [usize; 3], folder: &Folder, file: File, all: Option<Piece>) -> Result<File> {
+    let (part, whole) = (name_of(&plan.part()), name_of(plan.path()));
+    let close = || {
+        let ends = check::closing(plan, shape, all.map_or(0, |all| all.pixels));
+        ends.iter().try_for_each(|(at, bytes)| write_at(&file, bytes, *at))?;
+        file.set_len(check::whole_length(plan, shape))?;
+        file.sync_all()
     };
-    let told: Value = serde_json::from_slice(&bytes)
-        .map_err(|e| Error::invalid_file(&path, format!("it is no manifest: {e}"), "Begin again with --force."))?;
-    if let Some((key, was, is)) = difference(&told, identity) {
-        return Err(Error::usage(
-            format!("{} is of another job: its {key} is {was}, this call's is {is}", path.display()),
-            "Choose another --out, or begin again with --force.",
-        ));
-    }
-    let (there, wanted) = match plan.format() {
-        Format::Png | Format::Tar => (plan.there()?, plan.files()),
-        _ => (fs::metadata(plan.path()).map_or(0, |file| file.len()), told["bytes"].as_u64().unwrap_or(0)),
+    close().map_err(folder.failed("write", &part))?;
+    folder.rename(&part, &whole).map_err(folder.failed("write", &whole))?;
+    Ok(file)
+}
+
+/// The manifest appears whole, and is on the disk when the journal goes.
+fn write_manifest(plan: &Plan, folder: &Folder, manifest: &Value) -> Result<()> {
+    let (part, name) = (name_of(&plan.manifest_part()), name_of(&plan.manifest()));
+    let write = || {
+        let mut file = folder.create(&part)?;
+        file.write_all(format!("{manifest:#}\n").as_bytes())?;
+        file.sync_all()?;
+        folder.rename(&part, &name)?;
+        folder.sync_names()
     };
-    if there != wanted {
-        let what = match plan.format() {
-            Format::Png | Format::Tar => format!("it says that the job is done, but {there} of {wanted} files are there"),
-            _ => format!("it says that the job is done, but {} has {there} bytes, not {wanted}", plan.path().display()),
-        };
-        return Err(Error::invalid_file(&path, what, "Begin again with --force."));
-    }
-    // A call with --force may have been killed before it began.
-    let _ = fs::remove_file(plan.journal());
-    Ok(true)
+    write().map_err(folder.failed("write", &name))
 }
 
-/// What comes before the pixels.
-fn head(plan: &Plan, shape: [usize; 3]) -> Vec<u8> {
-    let npy = archive::npy_header(plan.count(), shape);
-    match plan.format() {
-        Format::Npz => [archive::npz_head(entry_bytes(plan, shape)), npy].concat(),
-        _ => npy,
-    }
-}
-
-fn entry_bytes(plan: &Plan, shape: [usize; 3]) -> u64 {
-    let header = archive::npy_header(plan.count(), shape).len() as u64;
-    header + plan.count() * shape.iter().product::<usize>() as u64
-}
-
-/// Closes an array file and gives it its name.
-fn finish_array(plan: &Plan, shape: [usize; 3], mut file: File, done: &Done) -> Result<()> {
-    let part = plan.part();
-    if plan.format() == Format::Npz {
-        let header = archive::npy_header(plan.count(), shape);
-        let mut crc = crc32fast::Hasher::new();
-        crc.update(&header);
-        if let Some(all) = done.all(&plan.places()) {
-            let pixels = entry_bytes(plan, shape) - header.len() as u64;
-            crc.combine(&crc32fast::Hasher::new_with_initial_len(all.crc, pixels));
-        }
-        let (crc, bytes) = (crc.finalize(), entry_bytes(plan, shape));
-        let end = archive::npz_head(bytes).len() as u64 + bytes;
-        let mut put = |at, bytes: &[u8]| file.seek(SeekFrom::Start(at)).and_then(|_| file.write_all(bytes));
-        put(archive::NPZ_CRC_AT, &crc.to_le_bytes())
-            .and_then(|()| put(end, &archive::npz_tail(bytes, crc)))
-            .map_err(Error::io("write", &part))?;
-    }
-    let length = head(plan, shape).len() as u64 + plan.count() * shape.iter().product::<usize>() as u64;
-    if plan.format() == Format::Npy {
-        file.set_len(length).map_err(Error::io("write", &part))?;
-    }
-    file.sync_all().map_err(Error::io("write", &part))?;
-    fs::rename(&part, plan.path()).map_err(Error::io("write", plan.path()))
-}
-
-/// `identity`, how many images there are, and what they can be checked by. Nothing in it depends on how the job went.
-fn write_manifest(plan: &Plan, identity: Value, journal: &mut Journal) -> Result<()> {
-    let mut manifest = identity;
-    manifest["count"] = json!(plan.count());
-    if let Some(all) = journal.done.all(&plan.places()) {
-        manifest["pixels_crc32"] = json!(hexadecimal(all.crc));
-    }
-    match plan.format() {
-        Format::Png => manifest["bytes"] = json!(journal.done.all(&plan.places()).map_or(0, |all| all.bytes)),
-        Format::Tar => {
-            let file = |piece: Piece| {
-                let name = plan.tar_file(piece.first).file_name().map(|name| name.to_string_lossy().into_owned());
-                json!({ "file": name, "count": piece.count, "bytes": piece.bytes, "pixels_crc32": hexadecimal(piece.crc) })
-            };
-            manifest["files"] = journal.pieces()?.into_iter().map(file).collect();
-        }
-        _ => {
-            manifest["file"] = json!(plan.path().file_name().map(|name| name.to_string_lossy()));
-            manifest["bytes"] = json!(fs::metadata(plan.path()).map_err(Error::io("read", plan.path()))?.len());
-        }
-    }
-    let (path, part) = (plan.manifest(), plan.manifest_part());
-    let text = format!("{manifest:#}\n");
-    fs::write(&part, text).and_then(|()| fs::rename(&part, &path)).map_err(Error::io("write", &path))
-}
-
-fn hexadecimal(crc: u32) -> String {
-    format!("{crc:08x}")
+fn name_of(path: &Path) -> PathBuf {
+    PathBuf::from(path.file_name().unwrap_or_default())
 }
 
 fn save_sheet(plan: &Plan, [height, width, channels]: [usize; 3], pixels: Vec<u8>) -> Result<()> {
@@ -440,16 +569,11 @@ fn save_sheet(plan: &Plan, [height, width, channels]: [usize; 3], pixels: Vec<u8
 }
 
 /// A small file, written at once under its final name: half the work of a temporary one, and the journal knows which are whole.
-fn create_file(folder: &Path, name: &str, bytes: &[u8]) -> Result<()> {
-    let path = folder.join(name);
-    let created = File::create(&path).or_else(|e| match e.kind() {
-        io::ErrorKind::NotFound => fs::create_dir_all(folder).and_then(|()| File::create(&path)),
-        _ => Err(e),
-    });
-    let mut file = created.map_err(Error::io("write", &path))?;
+fn create_file(folder: &Folder, name: &Path, bytes: &[u8]) -> Result<()> {
+    let mut file = folder.create(name).map_err(folder.failed("write", name))?;
     file.write_all(bytes).map_err(|e| {
-        let _ = fs::remove_file(&path); // the first error is the one to report
-        Error::io("write", &path)(e)
+        let _ = folder.remove(name); // the first error is the one to report
+        folder.failed("write", name)(e)
     })
 }
 

@@ -32,6 +32,9 @@ mod infer;
 // Weights from elsewhere: state dicts, safetensors files, other runs.
 #[cfg(all(feature = "train", feature = "infer", feature = "cli"))]
 mod init;
+// Jobs of gan-infer: kills, damage, links, removed folders, two at once, a loss of power.
+#[cfg(all(unix, feature = "infer", feature = "cli"))]
+mod jobs;
 // Systems for other sizes and widths.
 #[cfg(feature = "train")]
 mod resize;
