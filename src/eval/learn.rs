@@ -451,8 +451,8 @@ pub fn export(folder: &Path, path: &Path) -> Result<f32> {
     let text = String::from_utf8_lossy(&files::read(&place(CONFIG), files::TEXT)?).into_owned();
     let config: FeatureConfig = toml::from_str(&text).map_err(|e| damaged(CONFIG, e.to_string().replace('\n', ", ")))?;
     config.check(&place(CONFIG).display().to_string())?;
-    let provenance: Provenance =
-        serde_json::from_slice(&files::read(&place(PROVENANCE), files::TEXT)?).map_err(|e| damaged(PROVENANCE, e.to_string()))?;
+    let provenance: Provenance = serde_json::from_slice(&files::read(&place(PROVENANCE), files::TEXT)?)
+        .map_err(|e| damaged(PROVENANCE, e.to_string()))?;
     let trunk = config.network(&config.layers[..config.layers.len() - 1])?;
     let head = format!("{:02}.", config.layers.len() - 1);
     let mut tensors: BTreeMap<String, Tensor> = checkpoint::read_tensors(&place(WEIGHTS))?;
