@@ -43,9 +43,14 @@ fn script(path: &Path, text: &str) {
     fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
 }
 
-/// A folder full of traps: every module that Python might take from it leaves `caught`, as does a program of PATH.
+/// A folder full of traps: every module that Python might take from it leaves a line in `caught`, as does a program of PATH.
 fn trap(folder: &Path) -> PathBuf {
     let caught = folder.join("caught");
+    lay_traps(folder, &caught);
+    caught
+}
+
+fn lay_traps(folder: &Path, caught: &Path) {
     let module = format!("open({:?}, 'a').write(__name__ + '\\n')\n", caught.to_str().unwrap());
     for name in ["sysconfig", "site", "runpy", "ctypes", "importlib", "sitecustomize", "grpc_tools", "encodings"] {
         fs::write(folder.join(format!("{name}.py")), &module).unwrap();
@@ -57,7 +62,6 @@ fn trap(folder: &Path) -> PathBuf {
     for name in ["python3", "dirname", "protoc", "nvcc"] {
         script(&folder.join(name), &format!("echo {name} >>'{}'; exit 1", caught.display()));
     }
-    caught
 }
 
 /// PATH with the entries before it that stand for the current folder.
@@ -123,7 +127,7 @@ fn nothing_in_the_current_folder_is_run() {
     assert!(!here.path().join("home/.local/share/ganforge/onnxruntime").exists());
 }
 
-/// Called from a folder of traps, in a checkout whose parent is one, too.
+/// Called from a folder of traps, in a checkout that is one, too.
 #[test]
 fn the_scripts_of_the_checkout_run_nothing_else() {
     let outside = tempdir().unwrap();
@@ -135,6 +139,7 @@ fn the_scripts_of_the_checkout_run_nothing_else() {
         fs::create_dir_all(root.join(".cargo")).unwrap();
         fs::copy(checkout(".cargo").join(name), root.join(".cargo").join(name)).unwrap();
     }
+    lay_traps(&root, &trap);
     fs::create_dir_all(root.join("src/infer")).unwrap();
     fs::copy(checkout("src/infer/onnxruntime.txt"), root.join("src/infer/onnxruntime.txt")).unwrap();
     let run = |name: &str| {
