@@ -81,5 +81,5 @@ bench: setup ## training speed and memory against PyTorch (GANFORGE_PYTHON has i
 	torch=.tools/torch; export GANFORGE_PYTHON="$$PWD/$$torch/bin/python"; \
 	"$$GANFORGE_PYTHON" -c 'import torch' 2>/dev/null || { \
 	echo "fetching PyTorch with pip into $$torch" >&2; \
-	$${PYTHON:-python3} -m venv --clear $$torch; "$$GANFORGE_PYTHON" -m pip install --quiet torch==2.15.0 numpy; }; }; \
+	$${PYTHON:-python3} -I -m venv --clear $$torch; "$$GANFORGE_PYTHON" -I -m pip install --quiet torch==2.15.0 numpy; }; }; \
 	set -x; cargo bench $(cargo_flags:--release=) --bench train -- $(BENCH)

@@ -122,7 +122,7 @@ pub fn stop_flag() -> Result<Arc<AtomicBool>> {
 }
 
 /// A line on stderr. Nobody may be there any more (a closed terminal, `| head`): work goes on all the same.
-fn error_line(line: &str) {
+pub fn error_line(line: &str) {
     let _ = writeln!(io::stderr(), "{line}");
 }
 

@@ -38,6 +38,8 @@ import threading
 import time
 import tomllib
 
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # before onnxruntime is loaded
+
 import numpy as np
 import onnxruntime
 import torch

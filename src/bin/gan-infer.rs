@@ -25,6 +25,9 @@ use serde_json::{Value, json};
 struct Cli {
     #[command(flatten)]
     sample: Sample,
+    /// Tell on stderr where onnxruntime is looked for, and each library that is opened
+    #[arg(long, global = true)]
+    verbose: bool,
     #[command(subcommand)]
     command: Option<Command>,
 }
@@ -165,7 +168,12 @@ enum RuntimeAction {
 }
 
 fn main() -> ExitCode {
-    let Cli { sample, command } = Cli::parse();
+    // SAFETY: the first thing main does; there is no other thread yet.
+    unsafe { runtime::disable_telemetry() };
+    let Cli { sample, verbose, command } = Cli::parse();
+    if verbose {
+        runtime::listen(cli::error_line);
+    }
     cli::finish(match command {
         None => make(sample),
         Some(Command::Info { model, how, json }) => info(model.as_deref(), &how, json),
@@ -337,6 +345,7 @@ fn runtime_facts() -> Result<Vec<(String, Value)>> {
         ("onnxruntime.path", json!(library.path)),
         ("onnxruntime.found", json!(library.how.to_string())),
         ("onnxruntime.providers", providers),
+        ("onnxruntime.opened", json!(runtime::opened())),
     ];
     Ok(facts.map(|(key, value)| (key.to_string(), value)).into())
 }
@@ -356,6 +365,9 @@ fn models(json: bool) -> Result<()> {
 }
 
 fn show_runtime(json: bool) -> Result<()> {
+    if runtime::offers_cuda()? {
+        runtime::preload_cuda()?; // so that they are shown
+    }
     print_facts(runtime_facts()?, json)
 }
 

@@ -202,6 +202,8 @@ fn learning_rate(text: &str) -> std::result::Result<f64, String> {
 fn main() -> ExitCode {
     // SAFETY: the first thing main does; there is no other thread yet.
     unsafe { prepare_training() };
+    // SAFETY: as above.
+    unsafe { runtime::disable_telemetry() };
     let cli = Cli::parse();
     finish(match cli.command {
         Some(Command::Presets { name }) => presets(name.as_deref()),

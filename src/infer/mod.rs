@@ -11,11 +11,15 @@ mod journal;
 mod lane;
 pub(crate) mod model;
 pub mod pipeline;
+mod places;
 pub mod plan;
 mod rivals;
 pub mod runtime;
 pub mod selection;
 mod sinks;
+#[cfg(unix)]
+mod trust;
+mod wheels;
 
 pub use generator::{Generator, Options, Provider};
 pub use pipeline::{Done, Job};

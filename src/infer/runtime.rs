@@ -2,12 +2,37 @@
 //!
 //! Nothing is linked: one program serves every machine, and the library it finds decides which providers there are.
 //!
+//! # Where it is looked for
+//! What the caller names ([`load_from`]) or [`PATH_VARIABLE`] names is opened, or nothing is. Else, in this order:
+//! 1. the executable's folder, and `../lib` where that folder is called `bin`;
+//! 2. the folder of [`install`], below [`HOME_VARIABLE`] or the user's data folder;
+//! 3. `.tools/python` of this package's checkout, for an executable that cargo built there, in `target/PROFILE`;
+//! 4. Python's package folders: of the environment that `VIRTUAL_ENV` or `CONDA_PREFIX` names; of the `python3` on `PATH` and
+//!    the one it is a link to, or those that pyenv puts behind it; `~/.local`, `/usr/local` and `/usr`. They are read off the
+//!    folders' layout. Only if none of them has a library that serves, `python3` is asked, in isolation (`-I`), from the root
+//!    folder and without `PYTHON…` variables;
+//! 5. the system's libraries: `LD_LIBRARY_PATH` (macOS: `DYLD_LIBRARY_PATH`, Windows: `PATH`), `/usr/local/lib`, `/usr/lib` and
+//!    their like.
+//!
+//! The current folder is nowhere in this: empty and relative entries of `PATH` and the others are left out. And on Unix what
+//! a search finds is opened only if nobody else could have put it there: the file, every folder above it and every link on
+//! the way belong to root, to the user or to the executable's owner, and not everybody may write to them (a folder with the
+//! sticky bit, as `/tmp`, may be above, but not hold the library). What is refused is listed with the reason; a library that
+//! is named is opened all the same. [`listen`] tells each path tried, [`opened`] what was opened.
+//!
 //! # For embedders: what is process-global
-//! onnxruntime is loaded **once per process** and stays until the process ends: the library, its environment (logging,
-//! telemetry: off) and the CUDA libraries preloaded for it. The first successful [`load`] or [`load_from`] decides; later
+//! onnxruntime is loaded **once per process** and stays until the process ends: the library, its environment (logging) and
+//! the CUDA libraries preloaded for it. The first successful [`load`] or [`load_from`] decides; later
 //! calls return the same [`Located`], whatever they ask for. A program that uses `ort` itself must share the one
 //! environment: call [`load`] first, then build its own sessions from [`environment`]. If it made an environment of its
 //! own before, [`load`] reports that as an error. A failed load changes nothing and may be repeated.
+//!
+//! **Telemetry is off.** onnxruntime 1.31 would write a device's id and a database of events below the user's cache folder, and
+//! send them; no call stops that, only [`TELEMETRY_VARIABLE`] in the environment, before the first [`load`]. Where it
+//! is not set, [`load`] sets it to `1` for this process (and for those it starts), by [`disable_telemetry`]. Setting a variable
+//! is not safe while another thread reads the environment other than by Rust's `std::env`, as C's `getenv` and the look-up of a
+//! host do: so call [`disable_telemetry`] first in `main`, or start the program with the variable set. Whoever wants
+//! telemetry sets it to `0`.
 
 use std::env;
 use std::error::Error as _;
@@ -15,32 +40,25 @@ use std::ffi::OsStr;
 use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 use ort::environment::Environment;
 use ort::ep::ExecutionProvider;
 use ort::logging::LogLevel;
 
+use super::{places, wheels};
 use crate::error::{Error, Result};
 use crate::files;
 use crate::progress::Progress;
 
 /// The oldest onnxruntime that serves, as the minor of version 1: the `api-N` feature of `ort` in Cargo.toml.
 pub const OLDEST_MINOR: u32 = ort::MINOR_VERSION;
-/// The release that [`install`] fetches.
-pub const INSTALL_VERSION: &str = "1.31.1";
-/// The last release for Python 3.10, which [`install`] fetches there.
-pub const INSTALL_VERSION_PYTHON_3_10: &str = "1.23.2";
-/// What [`install`] fetches for Python before 3.10.
-pub const INSTALL_VERSION_OLD_PYTHON: &str = "1.19.2";
-
 /// The environment variable that names the library, or a folder it is in; nothing else is tried if it is set.
 pub const PATH_VARIABLE: &str = "ORT_DYLIB_PATH";
 /// The environment variable that moves the folder of [`install`].
 pub const HOME_VARIABLE: &str = "GANFORGE_HOME";
-
-const PYTHON: &str = if cfg!(windows) { "python" } else { "python3" };
+/// The environment variable by which onnxruntime's telemetry is switched off.
+pub const TELEMETRY_VARIABLE: &str = "ORT_DISABLE_TELEMETRY";
 
 /// A usable onnxruntime library.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -60,11 +78,11 @@ pub enum How {
     Given,
     /// The environment variable [`PATH_VARIABLE`] named it.
     Variable,
-    /// It lay beside the executable, or in `../lib`.
+    /// It lay beside the executable, or in `../lib` where that is in a folder `bin`.
     BesideExecutable,
     /// [`install`] put it there.
     Managed,
-    /// It lay in `.tools/python` above the executable: a program run from a checkout.
+    /// It lay in `.tools/python` of the checkout that the executable was built in.
     Checkout,
     /// It is part of a Python environment.
     Python,
@@ -92,7 +110,7 @@ impl fmt::Display for How {
 /// When there is none: the message lists every path tried, why it does not serve, and the command that mends it.
 pub fn locate() -> Result<Located> {
     let mut search = Search::default();
-    if let Some(path) = set_variable(PATH_VARIABLE) {
+    if let Some(path) = places::variable(PATH_VARIABLE) {
         let found = search.try_path(How::Variable, Path::new(&path));
         return found.ok_or_else(|| {
             search.failure(&format!(
@@ -151,7 +169,7 @@ pub fn offers_cuda() -> Result<bool> {
 /// Where [`install`] puts onnxruntime: `onnxruntime` below [`HOME_VARIABLE`], or below `ganforge` in the user's data
 /// folder. `None` if the system tells no such folder.
 pub fn managed_folder() -> Option<PathBuf> {
-    let home = set_variable(HOME_VARIABLE).map(PathBuf::from).or_else(|| Some(dirs::data_dir()?.join("ganforge")))?;
+    let home = places::variable(HOME_VARIABLE).map(PathBuf::from).or_else(|| Some(dirs::data_dir()?.join("ganforge")))?;
     Some(home.join("onnxruntime"))
 }
 
@@ -167,24 +185,23 @@ fn loaded(find: impl FnOnce() -> Result<Located>) -> Result<&'static Loaded> {
     if let Some(loaded) = LOADED.get() {
         return Ok(loaded);
     }
+    // SAFETY: where the program did not do it first, the module's documentation asks its author to load onnxruntime before
+    // there are threads that read the environment other than by std::env.
+    unsafe { disable_telemetry() };
     let located = find()?;
     let refused = |e: String| Error::Runtime(format!("cannot start onnxruntime {}: {e}", located.path.display()));
     let environment = ort::init_from(&located.path)
         .map_err(|e| refused(e.to_string()))?
         .with_name("ganforge")
-        .with_telemetry(false)
+        .with_telemetry(false) // Windows' own tracing, which the variable does not stop
         .build()
         .map_err(|e| refused(e.to_string()))?;
     // Errors come back as values; without this they would be printed as well.
     if env::var_os("ORT_LOG").is_none() {
         environment.set_log_level(LogLevel::Fatal);
     }
+    remember(&located.path);
     Ok(LOADED.get_or_init(|| Loaded { located, environment }))
-}
-
-/// An environment variable, if it is set to anything.
-fn set_variable(name: &str) -> Option<std::ffi::OsString> {
-    env::var_os(name).filter(|value| !value.is_empty())
 }
 
 /// What was tried so far, and why it did not serve.
@@ -195,24 +212,18 @@ struct Search {
 
 impl Search {
     fn try_usual_places(&mut self) -> Option<Located> {
-        let executable = env::current_exe().and_then(|path| path.canonicalize()).ok();
-        if let Some(folder) = executable.as_deref().and_then(Path::parent) {
-            let beside = [Some(folder.to_path_buf()), folder.parent().map(|up| up.join("lib"))];
-            if let Some(found) = self.try_paths(How::BesideExecutable, beside.into_iter().flatten()) {
-                return Some(found);
-            }
-        }
-        if let Some(found) = self.try_paths(How::Managed, managed_folder()) {
-            return Some(found);
-        }
-        let tools = executable.iter().flat_map(|path| path.ancestors().skip(1)).map(|folder| folder.join(".tools/python"));
-        self.try_paths(How::Checkout, tools.filter(|folder| folder.is_dir()))
-            .or_else(|| self.try_paths(How::Python, active_site_packages()))
+        let executable = places::executable();
+        let executable = executable.as_deref();
+        self.try_paths(How::BesideExecutable, executable.map(places::beside).unwrap_or_default())
+            .or_else(|| self.try_paths(How::Managed, managed_folder()))
+            .or_else(|| self.try_paths(How::Checkout, executable.and_then(places::checkout)))
+            .or_else(|| self.try_paths(How::Python, places::active_site_packages()))
+            .or_else(|| self.try_paths(How::Python, places::known_site_packages()))
             .or_else(|| {
                 let asked = self.ask_python();
                 self.try_paths(How::Python, asked)
             })
-            .or_else(|| self.try_paths(How::System, system_folders()))
+            .or_else(|| self.try_paths(How::System, places::system()))
     }
 
     fn try_paths(&mut self, how: How, paths: impl IntoIterator<Item = PathBuf>) -> Option<Located> {
@@ -228,8 +239,13 @@ impl Search {
             self.miss(how, path, &format!("no {} in it", library_pattern()));
         }
         for library in libraries {
-            match check(&library) {
-                Ok(version) => return Some(Located { path: library, version, how }),
+            // What is missing is nobody's; `check` says that it is missing.
+            let safe = if how.was_named() || !library.exists() { Ok(()) } else { only_ours(&library) };
+            match safe.and_then(|()| check(&library)) {
+                Ok(version) => {
+                    tell(&format!("{} ({how}): onnxruntime {version}", library.display()));
+                    return Some(Located { path: library, version, how });
+                }
                 Err(reason) => self.miss(how, &library, &reason),
             }
         }
@@ -237,23 +253,23 @@ impl Search {
     }
 
     fn miss(&mut self, how: How, path: &Path, reason: &str) {
-        self.attempts.push(format!("{} ({how}): {reason}", path.display()));
+        self.note(format!("{} ({how}): {reason}", path.display()));
     }
 
-    /// Python's own list of its package folders.
+    fn note(&mut self, attempt: String) {
+        tell(&attempt);
+        self.attempts.push(attempt);
+    }
+
+    /// Python's own list of its package folders, without those that the layout told already.
     fn ask_python(&mut self) -> Vec<PathBuf> {
-        const QUESTION: &str = "import site, sysconfig\n\
-            for path in {sysconfig.get_path('purelib'): 0, sysconfig.get_path('platlib'): 0, site.getusersitepackages(): 0}: print(path)";
-        match Command::new(PYTHON).args(["-c", QUESTION]).output() {
-            Ok(answer) if answer.status.success() => {
-                String::from_utf8_lossy(&answer.stdout).lines().map(PathBuf::from).collect()
+        match places::ask_python() {
+            Ok(folders) => {
+                let known = [places::active_site_packages(), places::known_site_packages()].concat();
+                folders.into_iter().filter(|folder| !known.contains(folder)).collect()
             }
-            Ok(_) => {
-                self.attempts.push(format!("{PYTHON}: did not tell its package folders"));
-                Vec::new()
-            }
-            Err(_) => {
-                self.attempts.push(format!("{PYTHON}: not on the PATH"));
+            Err(reason) => {
+                self.note(reason);
                 Vec::new()
             }
         }
@@ -262,6 +278,60 @@ impl Search {
     fn failure(&self, mend: &str) -> Error {
         let tried: String = self.attempts.iter().map(|attempt| format!("\n  {attempt}")).collect();
         Error::Runtime(format!("no usable onnxruntime library (1.{OLDEST_MINOR} or newer). Tried:{tried}\n{mend}"))
+    }
+}
+
+impl How {
+    /// Whether the user chose the very library, rather than a search.
+    fn was_named(self) -> bool {
+        matches!(self, Self::Given | Self::Variable)
+    }
+}
+
+/// Whether nobody else could have put the library there; else who.
+fn only_ours(library: &Path) -> Result<(), String> {
+    #[cfg(unix)]
+    return super::trust::check_library(library);
+    #[cfg(not(unix))]
+    return Ok(());
+}
+
+static LISTENER: OnceLock<fn(&str)> = OnceLock::new();
+
+/// Has each path that a search tries, why it does not serve, and each library that is opened told to `listener`, a line
+/// each, from now on in this process. The first listener stays.
+pub fn listen(listener: fn(&str)) {
+    LISTENER.get_or_init(|| listener);
+}
+
+fn tell(line: &str) {
+    if let Some(listener) = LISTENER.get() {
+        listener(line);
+    }
+}
+
+static OPENED: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
+
+/// The libraries that this process has loaded to stay: onnxruntime, and those that [`preload_cuda`] opened for it.
+pub fn opened() -> Vec<PathBuf> {
+    OPENED.lock().unwrap_or_else(PoisonError::into_inner).clone()
+}
+
+fn remember(library: &Path) {
+    tell(&format!("opened {}", library.display()));
+    OPENED.lock().unwrap_or_else(PoisonError::into_inner).push(library.to_path_buf());
+}
+
+/// Switches onnxruntime's telemetry off for this process, unless [`TELEMETRY_VARIABLE`] is set already: what it is set to
+/// stays.
+///
+/// # Safety
+/// It may set an environment variable: no other thread may read the environment meanwhile, other than by [`std::env`]. So it
+/// is for the beginning of `main`.
+pub unsafe fn disable_telemetry() {
+    if places::variable(TELEMETRY_VARIABLE).is_none() {
+        // SAFETY: the caller answers for the other threads.
+        unsafe { env::set_var(TELEMETRY_VARIABLE, "1") };
     }
 }
 
@@ -368,66 +438,45 @@ fn libraries_in(folder: &Path) -> Vec<PathBuf> {
     all
 }
 
-/// The package folders of the virtual or conda environment that is active.
-fn active_site_packages() -> Vec<PathBuf> {
-    let roots = ["VIRTUAL_ENV", "CONDA_PREFIX"].into_iter().filter_map(set_variable).map(PathBuf::from);
-    roots.flat_map(|root| site_packages_of(&root)).collect()
-}
-
-fn site_packages_of(root: &Path) -> Vec<PathBuf> {
-    if cfg!(windows) {
-        return vec![root.join("Lib").join("site-packages")];
-    }
-    let versions = fs::read_dir(root.join("lib")).into_iter().flatten().flatten();
-    let pythons = versions.filter(|entry| entry.file_name().to_string_lossy().starts_with("python3"));
-    pythons.map(|entry| entry.path().join("site-packages")).filter(|folder| folder.is_dir()).collect()
-}
-
-/// Where the system's loader looks, as far as the folders exist.
-fn system_folders() -> Vec<PathBuf> {
-    let variable = if cfg!(windows) {
-        "PATH"
-    } else if cfg!(target_os = "macos") {
-        "DYLD_LIBRARY_PATH"
-    } else {
-        "LD_LIBRARY_PATH"
-    };
-    let usual: &[&str] = if cfg!(windows) {
-        &[]
-    } else if cfg!(target_os = "macos") {
-        &["/usr/local/lib", "/opt/homebrew/lib", "/opt/onnxruntime/lib"]
-    } else {
-        &["/usr/local/lib", "/usr/lib64", "/usr/lib", "/opt/onnxruntime/lib"]
-    };
-    let listed = env::var_os(variable).map(|paths| env::split_paths(&paths).collect::<Vec<_>>()).unwrap_or_default();
-    let multiarch = cfg!(target_os = "linux").then(|| PathBuf::from(format!("/usr/lib/{}-linux-gnu", env::consts::ARCH)));
-    let folders = listed.into_iter().chain(multiarch).chain(usual.iter().map(PathBuf::from));
-    folders.filter(|folder| !folder.as_os_str().is_empty() && folder.is_dir()).collect()
-}
-
 /// Loads the CUDA and cuDNN libraries that pip put beside onnxruntime, so that its CUDA provider finds them.
 ///
-/// Missing ones are left to the system's loader: the provider says what it lacks.
-pub(super) fn preload_cuda() -> Result<()> {
+/// Missing ones, and those that somebody else could have put there, are left to the system's loader: the provider says what
+/// it lacks.
+///
+/// # Errors
+/// As [`load`].
+pub fn preload_cuda() -> Result<()> {
     use ort::ep::cuda::{CUDA_DYLIBS, CUDNN_DYLIBS};
     static ONCE: OnceLock<()> = OnceLock::new();
     let located = load()?;
     ONCE.get_or_init(|| {
-        // PACKAGES/onnxruntime/capi/libonnxruntime.so and PACKAGES/nvidia/*/lib/*.so
-        let Some(packages) = located.path.ancestors().nth(3) else { return };
-        let components = fs::read_dir(packages.join("nvidia")).into_iter().flatten().flatten();
-        let folders: Vec<PathBuf> = components
-            .flat_map(|entry| ["lib", "bin"].map(|name| entry.path().join(name)))
-            .filter(|path| path.is_dir())
-            .collect();
+        let folders = nvidia_folders(&located.path);
         for name in CUDA_DYLIBS.iter().chain(CUDNN_DYLIBS) {
             if let Some(library) = folders.iter().find_map(|folder| same_library(folder, name)) {
-                // A library that does not load here will not load for the provider either, which reports it.
-                let _ = ort::util::preload_dylib(library);
+                preload(&library, located.how);
             }
         }
     });
     Ok(())
+}
+
+/// Of `PACKAGES/onnxruntime/capi/libonnxruntime.so`: `PACKAGES/nvidia/*/lib`, on Windows `bin`.
+fn nvidia_folders(library: &Path) -> Vec<PathBuf> {
+    let Some(capi) = library.parent().filter(|folder| folder.ends_with("onnxruntime/capi")) else { return Vec::new() };
+    let Some(packages) = capi.ancestors().nth(2) else { return Vec::new() };
+    let components = fs::read_dir(packages.join("nvidia")).into_iter().flatten().flatten();
+    let folders = components.flat_map(|entry| ["lib", "bin"].map(|name| entry.path().join(name)));
+    folders.filter(|path| path.is_dir()).collect()
+}
+
+fn preload(library: &Path, how: How) {
+    // Who names onnxruntime names what lies in the same folder of packages.
+    let safe = if how.was_named() { Ok(()) } else { only_ours(library) };
+    match safe.and_then(|()| ort::util::preload_dylib(library).map_err(|e| e.to_string())) {
+        Ok(()) => remember(library),
+        // A library that does not load here will not load for the provider either, which reports it.
+        Err(reason) => tell(&format!("{}: {reason}", library.display())),
+    }
 }
 
 /// The file of `folder` that is called `name`, or on Unix has another major version than `name`: what pip installed
@@ -442,12 +491,14 @@ fn same_library(folder: &Path, name: &str) -> Option<PathBuf> {
     entries.find(|entry| entry.file_name().to_string_lossy().starts_with(stem)).map(|entry| entry.path())
 }
 
-/// Fetches onnxruntime with pip into [`managed_folder`], whole or not at all; returns the library file.
+/// Fetches onnxruntime with pip into [`managed_folder`], whole or not at all; returns the library file. The packages are
+/// pinned by hashes, and what arrived is compared with their records before it is opened.
 ///
 /// With `cuda`, `onnxruntime-gpu` and NVIDIA's libraries for it: some gigabytes.
 ///
 /// # Errors
-/// When there is no Python with pip, pip fails, the folder cannot be written, or what arrived is not a usable library.
+/// When there is no Python with pip, pip fails, the folder cannot be written to or others may write to it, or what arrived is
+/// not what was pinned or not a usable library.
 pub fn install(cuda: bool, progress: &dyn Progress) -> Result<PathBuf> {
     let target = managed_folder().ok_or_else(|| {
         Error::usage(
@@ -455,13 +506,18 @@ pub fn install(cuda: bool, progress: &dyn Progress) -> Result<PathBuf> {
             format!("Set {HOME_VARIABLE} to a folder of your choice."),
         )
     })?;
+    // pip runs in another folder.
+    let target = std::path::absolute(&target).map_err(Error::io("find", &target))?;
     let parent = target.parent().unwrap_or(&target);
     files::create_folder(parent)?;
+    safe_to_fill(parent)?;
     let work = tempfile::Builder::new().prefix(".install-").tempdir_in(parent).map_err(Error::io("write to", parent))?;
     let fresh = work.path().join("onnxruntime");
     let package = if cuda { "onnxruntime-gpu and NVIDIA's CUDA libraries" } else { "onnxruntime" };
     progress.say(&format!("pip installs {package} into {}", target.display()));
-    run_pip(cuda, &fresh)?;
+    let other_ways =
+        format!("Mend that, or put libonnxruntime 1.{OLDEST_MINOR} or newer anywhere and set {PATH_VARIABLE} to it.");
+    wheels::fetch(cuda, &fresh, work.path(), &other_ways)?;
 
     let mut search = Search::default();
     let found = search.try_path(How::Managed, &fresh);
@@ -483,37 +539,11 @@ pub fn install(cuda: bool, progress: &dyn Progress) -> Result<PathBuf> {
     Ok(target.join(library))
 }
 
-fn packages(cuda: bool) -> [String; 3] {
-    let package = if cuda { "onnxruntime-gpu[cuda,cudnn]" } else { "onnxruntime" };
-    [
-        format!("{package}=={INSTALL_VERSION}; python_version >= '3.11'"),
-        format!("{package}=={INSTALL_VERSION_PYTHON_3_10}; python_version == '3.10'"),
-        format!("{package}=={INSTALL_VERSION_OLD_PYTHON}; python_version < '3.10'"),
-    ]
-}
-
-fn run_pip(cuda: bool, target: &Path) -> Result<()> {
-    let mut pip = Command::new(PYTHON);
-    pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-input", "--only-binary", ":all:"]);
-    if !cuda {
-        pip.arg("--no-deps"); // the library needs nothing of Python
-    }
-    let other_ways =
-        format!("Mend that, or put libonnxruntime 1.{OLDEST_MINOR} or newer anywhere and set {PATH_VARIABLE} to it.");
-    let output = pip
-        .arg("--target")
-        .arg(target)
-        .args(packages(cuda))
-        // A user's settings for installing elsewhere do not go with --target.
-        .env("PIP_USER", "0")
-        .env("PIP_REQUIRE_VIRTUALENV", "0")
-        .output()
-        .map_err(|e| Error::Runtime(format!("cannot run {PYTHON} to fetch onnxruntime: {e}. {other_ways}")))?;
-    if output.status.success() {
-        return Ok(());
-    }
-    let said = String::from_utf8_lossy(&output.stderr);
-    let lines: Vec<&str> = said.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
-    let last = lines[lines.len().saturating_sub(3)..].join(" / ");
-    Err(Error::Runtime(format!("{PYTHON} -m pip could not fetch onnxruntime: {last}. {other_ways}")))
+/// Before gigabytes are fetched into a folder from which nothing would be opened.
+fn safe_to_fill(folder: &Path) -> Result<()> {
+    #[cfg(unix)]
+    super::trust::check(folder).map_err(|reason| {
+        Error::invalid_file(folder, reason, format!("Or set {HOME_VARIABLE} to a folder that is yours alone."))
+    })?;
+    Ok(())
 }

@@ -53,6 +53,9 @@ mod readme;
 // The run for people: TensorBoard's events, progress.gif, curves, report.html.
 #[cfg(feature = "train")]
 mod report;
+// Which code and libraries are run: none of the current folder, of others, or of another hash; and no telemetry.
+#[cfg(all(target_os = "linux", feature = "infer", feature = "cli"))]
+mod runtime;
 // How long, in which rhythm, at which learning rates.
 mod schedule;
 // gan-train end to end: run folders, exact resume, interruption, damage, wrong calls.

@@ -28,8 +28,11 @@ fn python(modules: &str) -> Option<Command> {
 }
 
 fn run(mut python: Command, folder: &Path, program: &str) -> String {
+    let cache = folder.join("cache");
+    python.env("XDG_CACHE_HOME", &cache).env_remove("ORT_DISABLE_TELEMETRY");
     let output = python.current_dir(folder).args(["-c", program]).output().unwrap();
     assert!(output.status.success(), "{program}\n{}", String::from_utf8_lossy(&output.stderr));
+    assert!(!cache.join("Microsoft").exists(), "onnxruntime has left telemetry");
     String::from_utf8(output.stdout).unwrap()
 }
 
