@@ -5,16 +5,21 @@ mod archive;
 pub mod bench;
 pub mod builtin;
 pub mod generator;
+mod inspect;
 mod journal;
 mod lane;
+pub(crate) mod limits;
 pub(crate) mod model;
 pub mod pipeline;
 pub mod plan;
+mod proto;
 pub mod runtime;
 pub mod selection;
 mod sinks;
 
 pub use generator::{Generator, Options, Provider};
+#[doc(hidden)]
+pub use model::look_at_file;
 pub use pipeline::{Done, Job};
 pub use plan::{Existing, Format, Plan};
 pub use selection::{Class, SeedList, Selection, Shard, Steering};
