@@ -191,7 +191,12 @@ fn read_weights(name: &str, path: &Path, length: usize, seen: &Inspected) -> Res
     let mut all = BTreeMap::new();
     for file in seen.files() {
         // Its type and size are looked at before it is read.
-        let bytes = files::read(&beside(name, path, file)?, left)?;
+        let bytes = files::read(&beside(name, path, file)?, left).map_err(|e| match e {
+            Error::Invalid { place, what, mend } => {
+                Error::invalid(name, format!("its weights are in another file, {place}: {what}"), mend)
+            }
+            other => other,
+        })?;
         left -= bytes.len() as u64;
         all.insert(file.to_string(), bytes);
     }
