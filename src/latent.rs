@@ -47,10 +47,15 @@ impl Latent {
     /// The latents of images `start..start + n` as one row-major `[n, size]` block.
     pub fn rows(&self, seed: u64, start: u64, n: usize) -> Vec<f32> {
         let mut rows = vec![0.0; n * self.size];
+        self.fill_rows(seed, start, &mut rows);
+        rows
+    }
+
+    /// The latents of images `start..` as in [`Self::rows`], as many as `rows` has room for.
+    pub fn fill_rows(&self, seed: u64, start: u64, rows: &mut [f32]) {
         for (index, row) in (start..).zip(rows.chunks_mut(self.size.max(1))) {
             self.fill(seed, Purpose::Latent, index, row);
         }
-        rows
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use ganforge::cli::{self, Console, print_line};
@@ -105,6 +106,12 @@ struct How {
     /// Let CUDA round to TF32: faster, other pixels
     #[arg(long)]
     tf32: bool,
+    /// How long a model may take to load and to run once; 0 for no limit [default: 120]
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32))]
+    load_timeout: Option<u32>,
+    /// How much memory the latents of a batch may take, and its images as the network gives them [default: 4]
+    #[arg(long, value_name = "GIB", value_parser = clap::value_parser!(u16).range(1..))]
+    batch_memory: Option<u16>,
 }
 
 #[derive(Subcommand)]
@@ -188,9 +195,10 @@ fn main() -> ExitCode {
 
 fn make(sample: Sample) -> Result<()> {
     let console = Console::new(sample.quiet);
-    let stop = cli::stop_flag()?;
     let plan = sample.plan()?;
     let generator = builtin::open(sample.open.model.as_deref(), &sample.open.how.options())?;
+    // Only from here on is anything made that must be left whole: until then one Ctrl-C ends the program, whatever a model does.
+    let stop = cli::stop_flag()?;
     let library = runtime::load()?;
     let steering = Steering {
         truncation: sample.truncation.map(|x| Truncation::new(x, generator.latent().law)).transpose()?,
@@ -267,7 +275,14 @@ impl Sample {
 
 impl How {
     fn options(&self) -> Options {
-        Options { provider: self.provider, batch: self.batch.map(usize::from), range: self.range, tf32: self.tf32 }
+        Options {
+            provider: self.provider,
+            batch: self.batch.map(usize::from),
+            range: self.range,
+            tf32: self.tf32,
+            load_timeout: self.load_timeout.map(|seconds| Duration::from_secs(seconds.into())),
+            batch_memory: self.batch_memory.map(|gib| u64::from(gib) << 30),
+        }
     }
 }
 

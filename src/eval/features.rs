@@ -6,10 +6,11 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
 use std::str::FromStr;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use faer::Mat;
-use ort::session::Session;
+use ort::session::{RunOptions, Session};
 use ort::value::{Tensor, TensorElementType};
 use rayon::prelude::*;
 use serde::Serialize;
@@ -19,6 +20,7 @@ use crate::error::{Error, Result};
 use crate::image::{Images, Range};
 use crate::infer::Provider;
 use crate::infer::generator::MAX_BATCH;
+use crate::infer::limits::{self, BATCH_MEMORY, LOAD_TIMEOUT, mend};
 use crate::infer::model::{self, Model, Port};
 use crate::progress::{Progress, Silent};
 
@@ -167,6 +169,10 @@ pub struct Options {
     pub range: Option<InputRange>,
     /// Height and width of its input, for models that leave them open.
     pub size: Option<usize>,
+    /// How long onnxruntime may take to load it and to run it once: see [`crate::infer::Options::load_timeout`].
+    pub load_timeout: Option<Duration>,
+    /// The most bytes that the images of a batch may take: see [`crate::infer::Options::batch_memory`].
+    pub batch_memory: Option<u64>,
 }
 
 /// What a feature model trained by this project says of itself, in its metadata.
@@ -264,6 +270,8 @@ pub struct FeatureModel {
     range: InputRange,
     provider: Provider,
     notes: Vec<String>,
+    /// Those of all runs.
+    runs: Arc<RunOptions>,
     spare: Mutex<Vec<Session>>,
 }
 
@@ -314,6 +322,12 @@ impl FeatureModel {
     }
 
     fn from_model(model: Model, options: &Options) -> Result<Self> {
+        let (name, limit, options) = (model.name.clone(), options.load_timeout.unwrap_or(LOAD_TIMEOUT), *options);
+        limits::within(&name, limit, move |runs| Self::start(model, &options, runs))
+    }
+
+    /// Loads the model and runs it once.
+    fn start(model: Model, options: &Options, runs: Arc<RunOptions>) -> Result<Self> {
         let name = model.name.as_str();
         let (session, provider, mut notes) = model.start(options.provider, false)?;
         let metadata = session.metadata()?;
@@ -333,8 +347,11 @@ impl FeatureModel {
             return Err(Error::invalid(name, what, "The file was put together wrongly: export it again."));
         }
         let range = choose_range(name, options.range, about.as_ref(), form.channels, &mut notes)?;
-        let sha256 = model.sha256()?;
+        let sha256 = model.sha256();
         let Form { channels_first, channels, size, batch } = form;
+        let rows = batch.unwrap_or(BATCH) as u64;
+        let bytes = rows.saturating_mul((channels * size * size * size_of::<f32>()) as u64);
+        limits::check_batch(name, &format!("the images of {input}"), bytes, options.batch_memory.unwrap_or(BATCH_MEMORY))?;
         let mut features = Self {
             model,
             sha256,
@@ -348,6 +365,7 @@ impl FeatureModel {
             range,
             provider,
             notes,
+            runs,
             spare: Mutex::new(vec![session]),
         };
         // What the graph declares may be open; one run tells what it really gives.
@@ -463,10 +481,13 @@ impl FeatureModel {
     /// One run, on a session that is free, or a new one.
     fn run(&self, images: &Images, rows: std::ops::Range<usize>) -> Result<Vec<f32>> {
         let wrong = |what: String| Error::invalid(&self.model.name, what, EXPECTED);
+        let failed = |what: String, e: Error| {
+            Error::invalid(&self.model.name, format!("{what} failed: {}", model::one_line(&e)), mend(&e, EXPECTED))
+        };
         let free = self.spare.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let mut session = match free {
             Some(session) => session,
-            None => self.model.session(self.provider, false)?,
+            None => self.model.session(self.provider, false).map_err(|e| failed("another session of it".into(), e))?,
         };
         let n = rows.len();
         let count = if self.fixed { self.batch } else { n };
@@ -474,9 +495,8 @@ impl FeatureModel {
         values.resize(count * self.channels * self.size * self.size, 0.0);
         let (c, s) = (self.channels, self.size);
         let shape = if self.channels_first { [count, c, s, s] } else { [count, s, s, c] };
-        let outputs = session.run(ort::inputs![Tensor::from_array((shape, values))?]);
-        let outputs = outputs
-            .map_err(|e| wrong(format!("a run on {count} images of {s} pixels failed: {}", model::one_line(&e.into()))))?;
+        let outputs = session.run_with_options(ort::inputs![Tensor::from_array((shape, values))?], &self.runs);
+        let outputs = outputs.map_err(|e| failed(format!("a run on {count} images of {s} pixels"), e.into()))?;
         if outputs.len() == 0 {
             return Err(wrong("a run gave no output".to_string()));
         }

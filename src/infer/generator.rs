@@ -9,14 +9,17 @@ use std::fmt;
 use std::ops::Range as Span;
 use std::path::Path;
 use std::str::FromStr;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use half::f16;
 use ort::memory::Allocator;
-use ort::session::Session;
+use ort::session::{RunOptions, Session};
 use ort::value::{DynTensor, DynValue, TensorElementType};
 
 use super::lane::{self, Lane};
+use super::limits::{self, mend};
+pub use super::limits::{BATCH_MEMORY, LOAD_TIMEOUT};
 use super::model::{Model, Port, one_line, one_port};
 use super::selection::{Selection, Steering, span};
 use crate::contract::{self, CHECKSUM_KEY, Contract, Layout};
@@ -31,7 +34,7 @@ pub const CONVOLUTIONAL_BATCH: usize = 32;
 pub const DENSE_BATCH: usize = 128;
 /// The same on GPUs.
 pub const CUDA_BATCH: usize = 512;
-/// Bytes of f32 images in a batch that nobody has chosen, at most.
+/// Bytes of f32 images, and of latents, in a batch that nobody has chosen, at most.
 const BATCH_BYTES: i64 = 64 << 20;
 /// The largest batch size.
 pub const MAX_BATCH: usize = 4096;
@@ -86,6 +89,13 @@ pub struct Options {
     pub range: Option<Range>,
     /// Lets CUDA round f32 to TF32 (10 bits of mantissa) before it multiplies: faster, other pixels. Nothing on the CPU.
     pub tf32: bool,
+    /// How long onnxruntime may take to load the model and to run it once; `None` for [`LOAD_TIMEOUT`], zero for no limit. It can end
+    /// a run, but no load: where that takes too long, [`Generator::open`] fails and leaves the thread behind that loads, and what
+    /// memory it takes, until the load is over or the process ends.
+    pub load_timeout: Option<Duration>,
+    /// The most bytes that the latents of a batch may take, and its images as they come from the network; `None` for
+    /// [`BATCH_MEMORY`]. What onnxruntime takes between them is its own affair.
+    pub batch_memory: Option<u64>,
 }
 
 /// An open generator. Threads share it; each takes its own [`Sampler`].
@@ -103,6 +113,8 @@ pub struct Generator {
     tf32: bool,
     batch: usize,
     notes: Vec<String>,
+    /// Those of all runs.
+    runs: Arc<RunOptions>,
     spare: Mutex<Vec<Lane>>,
 }
 
@@ -140,7 +152,8 @@ impl Generator {
     /// Opens an ONNX file.
     ///
     /// # Errors
-    /// When the file cannot be read, is damaged or not such a generator, or no onnxruntime or provider serves.
+    /// When the file cannot be read, is damaged or not such a generator, wants anything from files outside its folder, takes more time
+    /// or memory than the options allow, or no onnxruntime or provider serves.
     pub fn open(path: &Path, options: &Options) -> Result<Self> {
         Self::from_model(Model::read(path)?, options)
     }
@@ -165,6 +178,12 @@ impl Generator {
         if options.batch.is_some_and(|batch| batch == 0 || batch > MAX_BATCH) {
             return Err(Error::usage("the batch size is out of range", format!("Choose one from 1 to {MAX_BATCH}.")));
         }
+        let (name, limit, options) = (model.name.clone(), options.load_timeout.unwrap_or(LOAD_TIMEOUT), *options);
+        limits::within(&name, limit, move |runs| Self::start(model, &options, runs))
+    }
+
+    /// Loads the model and runs it once.
+    fn start(model: Model, options: &Options, runs: Arc<RunOptions>) -> Result<Self> {
         let name = model.name.as_str();
         let (mut session, provider, mut notes) = model.start(options.provider, options.tf32)?;
         let tf32 = options.tf32 && provider != Provider::Cpu;
@@ -194,18 +213,26 @@ impl Generator {
             Provider::Cpu => DENSE_BATCH,
             _ => CUDA_BATCH,
         };
-        let batch = choose_batch(name, options.batch, fixed_batch, own_batch(&output, most))?;
+        let batch = choose_batch(name, options.batch, fixed_batch, own_batch(latent, &output, most))?;
+        let room = options.batch_memory.unwrap_or(BATCH_MEMORY);
+        let values = (latent.size as u64).saturating_mul(batch as u64);
+        limits::check_batch(name, &format!("the latents {}", input.of(batch)), values.saturating_mul(4), room)?;
+        limits::check_batch(name, &format!("the images {}", output.of(batch)), output.of(batch).bytes(), room)?;
+        let mut latents = limits::zeros(values as usize, || format!("{name}: a batch of {batch} latents of {}", latent.size))?;
+        latent.fill_rows(0, 0, &mut latents);
         // What the graph declares may be open or wrong; one run tells what it really does.
-        let failed = |e: Error| Error::invalid(name, format!("a first run failed: {}", one_line(&e)), EXPECTED);
-        let dims = first_run(&mut session, &input.of(batch), &latent.rows(0, 0, batch)).map_err(failed)?;
+        let failed = |e: Error| Error::invalid(name, format!("a first run failed: {}", one_line(&e)), mend(&e, EXPECTED));
+        let dims = first_run(&mut session, &input.of(batch), &latents, &runs).map_err(failed)?;
         let form = match &contract {
             Some(contract) => promised_form(name, contract, &output, &dims, batch)?,
             None => strangers_form(name, &output, &dims, batch)?,
         };
         let range = choose_range(name, options.range, contract.as_ref(), form)?;
         let result = Port { dims, ..output.clone() };
-        let spare = Mutex::new(vec![Lane::new(session, provider, &input.of(batch), &result)?]);
-        Ok(Self { model, contract, input, output, result, latent, form, range, provider, tf32, batch, notes, spare })
+        limits::check_batch(name, &format!("the images {result}"), result.bytes(), room)?;
+        let lane = Lane::new(session, provider, &input.of(batch), &result).map_err(failed)?;
+        let spare = Mutex::new(vec![lane]);
+        Ok(Self { model, contract, input, output, result, latent, form, range, provider, tf32, batch, notes, runs, spare })
     }
 
     /// The name given on opening; the path of a file.
@@ -215,15 +242,16 @@ impl Generator {
 
     /// The file's contents.
     pub fn bytes(&self) -> &[u8] {
-        &self.model.bytes
+        self.model.bytes()
     }
 
-    /// SHA-256 of the file and, after it, of files that hold its weights, if there are any; in hexadecimal.
+    /// SHA-256 of the file and, after it, of files that hold its weights, if there are any; in hexadecimal. It is of what was read on
+    /// opening, which is what runs.
     ///
     /// # Errors
-    /// When such a file cannot be read any more.
+    /// None any more: nothing is read again.
     pub fn sha256(&self) -> Result<String> {
-        self.model.sha256()
+        Ok(self.model.sha256())
     }
 
     /// What the file says about itself; `None` for a stranger, a file not exported by this crate.
@@ -279,11 +307,13 @@ impl Generator {
     /// Images `start..start + n` of a seed. [`super::pipeline`] does the same for any `n`, on all cores, in little memory.
     ///
     /// # Errors
-    /// When a float output's range is not known, indices reach [`super::selection::MAX_INDEX`], or onnxruntime fails.
+    /// When a float output's range is not known, indices reach [`super::selection::MAX_INDEX`], the network gives NaN or infinity
+    /// instead of an image (the message names it), or onnxruntime fails.
     pub fn sample(&self, seed: u64, start: u64, n: usize) -> Result<Images> {
         let [height, width, channels] = self.image_shape();
         let wanted = span(start, n as u64)?;
-        let mut pixels = vec![0; n * height * width * channels];
+        let bytes = n.saturating_mul(height * width * channels);
+        let mut pixels = limits::zeros(bytes, || format!("{n} images of {height} × {width} × {channels} at once"))?;
         self.sampler()?.pixels(&Selection::Numbers { seed, start, n: n as u64 }, &Steering::default(), wanted, &mut pixels)?;
         Ok(Images { n, height, width, channels, pixels })
     }
@@ -316,7 +346,8 @@ impl Generator {
     }
 
     /// The network's own output for images `start..` of a seed, into a buffer of the caller's: the elements as the graph
-    /// orders them ([`Self::output`]), as f32 whatever their type, not clamped, not rounded. No range need be known.
+    /// orders them ([`Self::output`]), as f32 whatever their type, not clamped, not rounded, and where the network gives NaN or
+    /// infinity, that. No range need be known.
     ///
     /// # Errors
     /// When `out` does not hold a whole number of images, indices reach [`super::selection::MAX_INDEX`], or onnxruntime fails.
@@ -363,8 +394,12 @@ impl Generator {
         let lane = match free {
             Some(lane) => lane,
             None => {
-                let session = self.model.session(self.provider, self.tf32)?;
-                Lane::new(session, self.provider, &self.input.of(self.batch), &self.result)?
+                let session = self.model.session(self.provider, self.tf32);
+                let lane = session.and_then(|it| Lane::new(it, self.provider, &self.input.of(self.batch), &self.result));
+                lane.map_err(|e| {
+                    let what = format!("another session of it failed: {}", one_line(&e));
+                    Error::invalid(self.name(), what, mend(&e, "The first one did not: ask for fewer --threads."))
+                })?
             }
         };
         Ok(Sampler { generator: self, lane: Some(lane) })
@@ -412,7 +447,12 @@ impl Sampler<'_> {
         for chunk in generator.chunks(&wanted) {
             let part = generator.chunk(chunk, &wanted);
             let (now, later) = rest.split_at_mut((part.end - part.start) as usize * generator.form.image());
-            self.run(selection, steering, part, |output, rows| generator.form.pixels(output, rows, generator.range, now))?;
+            let place = part.start;
+            let wrong =
+                self.run(selection, steering, part, |output, rows| generator.form.pixels(output, rows, generator.range, now))?;
+            if let Some(row) = wrong {
+                return Err(not_finite(generator.name(), selection, place + row as u64));
+            }
             rest = later;
         }
         Ok(())
@@ -420,7 +460,8 @@ impl Sampler<'_> {
 
     /// One run of a batch whose output nobody looks at, for measurements.
     pub(super) fn run_alone(&mut self, latents: &[f32]) -> Result<()> {
-        self.lane()?.run(latents, |_| Ok(()))
+        let runs = &self.generator.runs;
+        self.lane()?.run(latents, runs, |_| Ok(()))
     }
 
     /// The elements of the images at the places `wanted`, which lie in one chunk.
@@ -430,23 +471,23 @@ impl Sampler<'_> {
     }
 
     /// Runs the chunk that `wanted` lies in, and hands on its output and which of its rows are wanted.
-    fn run(
+    fn run<T>(
         &mut self,
         selection: &Selection,
         steering: &Steering,
         wanted: Span<u64>,
-        take: impl FnOnce(&DynValue, Span<usize>) -> Result<()>,
-    ) -> Result<()> {
+        take: impl FnOnce(&DynValue, Span<usize>) -> Result<T>,
+    ) -> Result<T> {
         let generator = self.generator;
         let batch = generator.batch;
         let first = wanted.start / batch as u64 * batch as u64;
         let latents = selection.latents(generator.latent, steering, first, batch);
         let rows = (wanted.start - first) as usize..(wanted.end - first) as usize;
-        self.lane()?.run(&latents, |output| take(output, rows)).map_err(|e| match e {
-            Error::Ort(what) => Error::invalid(
+        self.lane()?.run(&latents, &generator.runs, |output| take(output, rows)).map_err(|e| match e {
+            Error::Ort(_) => Error::invalid(
                 generator.name(),
-                format!("in the run of images {wanted:?}: {what}"),
-                "The model is damaged, or it diverged in training: use another one.",
+                format!("in the run of images {wanted:?}: {}", one_line(&e)),
+                mend(&e, "The model is damaged: use another one."),
             ),
             other => other,
         })
@@ -468,27 +509,32 @@ impl Form {
         self.height * self.width * self.channels
     }
 
-    /// Some rows of an output as pixels, channels last.
-    fn pixels(&self, output: &DynValue, rows: Span<usize>, range: Option<Range>, out: &mut [u8]) -> Result<()> {
-        if self.element == Element::U8 {
-            self.put(self.rows::<u8>(output, rows)?, out, |value| value);
-            return Ok(());
-        }
-        let n = rows.len();
-        let values = match self.element {
-            Element::F32 => Cow::Borrowed(self.rows::<f32>(output, rows)?),
-            _ => {
-                let mut values = vec![0.0; n * self.image()];
-                self.values(output, rows, &mut values)?;
-                Cow::Owned(values)
+    /// Some rows of an output as pixels, channels last. Gives the first of them that holds a value which is no number, if one does.
+    fn pixels(&self, output: &DynValue, rows: Span<usize>, range: Option<Range>, out: &mut [u8]) -> Result<Option<usize>> {
+        let range = || range.ok_or_else(|| Error::Ort("the output's range is unknown".into()));
+        match self.element {
+            Element::U8 => self.put(self.rows::<u8>(output, rows)?, out, |value| value),
+            Element::F32 => {
+                let (values, range) = (self.rows::<f32>(output, rows)?, range()?);
+                if let Some(row) = self.first_with(values, |value| !value.is_finite()) {
+                    return Ok(Some(row));
+                }
+                self.put(values, out, |value| range.pixel(value));
             }
-        };
-        if values.iter().any(|value| value.is_nan()) {
-            return Err(Error::Ort("the output holds NaN".into()));
+            Element::F16 => {
+                let (values, range) = (self.rows::<f16>(output, rows)?, range()?);
+                if let Some(row) = self.first_with(values, |value| !value.is_finite()) {
+                    return Ok(Some(row));
+                }
+                self.put(values, out, |value| range.pixel(value.to_f32()));
+            }
         }
-        let range = range.ok_or_else(|| Error::Ort("the output's range is unknown".into()))?;
-        self.put(&values, out, |value| range.pixel(value));
-        Ok(())
+        Ok(None)
+    }
+
+    /// The first image with a value that is `wrong`. Nothing is decided from value to value, so that the processor takes many at once.
+    fn first_with<T: Copy>(&self, values: &[T], wrong: impl Fn(T) -> bool) -> Option<usize> {
+        values.chunks_exact(self.image()).position(|image| image.iter().fold(false, |any, &value| any | wrong(value)))
     }
 
     /// Values of whole images as pixels, channels last.
@@ -566,9 +612,23 @@ fn is_float(element: TensorElementType) -> bool {
     matches!(element, TensorElementType::Float32 | TensorElementType::Float16)
 }
 
-/// `most`, or fewer of large images.
-fn own_batch(output: &Port, most: usize) -> usize {
+/// An image that is none.
+fn not_finite(name: &str, selection: &Selection, place: u64) -> Error {
+    let image = match selection {
+        Selection::Numbers { seed, .. } => format!("image {place} of seed {seed}"),
+        Selection::Seeds { number, .. } => format!("image {number} of seed {}", selection.name(place)),
+    };
+    Error::invalid(
+        name,
+        format!("for {image} the network gives NaN or infinity, which is no colour"),
+        "The model is damaged, it diverged in training, or float16 is too narrow for it: use another one, or leave that image out.",
+    )
+}
+
+/// `most`, or fewer of large images or latents.
+fn own_batch(latent: Latent, output: &Port, most: usize) -> usize {
     let values = output.dims.iter().skip(1).filter(|&&dim| dim > 0).fold(1, |all: i64, &dim| all.saturating_mul(dim));
+    let values = values.max(i64::try_from(latent.size).unwrap_or(i64::MAX));
     let room = BATCH_BYTES / values.saturating_mul(4);
     usize::try_from(room).unwrap_or(0).clamp(1, most)
 }
@@ -635,9 +695,9 @@ fn choose_range(name: &str, asked: Option<Range>, contract: Option<&Contract>, f
 }
 
 /// The sizes of the output of a session that nothing is known of yet.
-fn first_run(session: &mut Session, input: &Port, latents: &[f32]) -> Result<Vec<i64>> {
+fn first_run(session: &mut Session, input: &Port, latents: &[f32], runs: &RunOptions) -> Result<Vec<i64>> {
     let mut tensor = DynTensor::new(&Allocator::default(), input.element, input.dims.clone())?;
     lane::fill(&mut tensor, latents)?;
-    let outputs = session.run(ort::inputs![tensor])?;
+    let outputs = session.run_with_options(ort::inputs![tensor], runs)?;
     Ok(lane::only(&outputs)?.shape().to_vec())
 }

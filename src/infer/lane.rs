@@ -3,7 +3,7 @@
 
 use half::f16;
 use ort::memory::{AllocationDevice, Allocator, AllocatorType, MemoryInfo, MemoryType};
-use ort::session::{IoBinding, Session, SessionOutputs};
+use ort::session::{IoBinding, RunOptions, Session, SessionOutputs};
 use ort::value::{DynTensor, DynValue, TensorElementType};
 
 use super::generator::Provider;
@@ -30,10 +30,10 @@ impl Lane {
     }
 
     /// Runs a batch, and hands its output on.
-    pub fn run<T>(&mut self, latents: &[f32], take: impl FnOnce(&DynValue) -> Result<T>) -> Result<T> {
+    pub fn run<T>(&mut self, latents: &[f32], runs: &RunOptions, take: impl FnOnce(&DynValue) -> Result<T>) -> Result<T> {
         fill(&mut self.input, latents)?;
         self.binding.bind_input(self.name.as_str(), &self.input)?;
-        let outputs = self.session.run_binding(&self.binding)?;
+        let outputs = self.session.run_binding_with_options(&self.binding, runs)?;
         take(only(&outputs)?)
     }
 }

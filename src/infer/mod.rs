@@ -7,12 +7,15 @@ pub mod builtin;
 mod check;
 mod folder;
 pub mod generator;
+mod inspect;
 mod journal;
 mod lane;
+pub(crate) mod limits;
 pub(crate) mod model;
 pub mod pipeline;
 mod places;
 pub mod plan;
+mod proto;
 mod rivals;
 pub mod runtime;
 pub mod selection;
@@ -22,6 +25,8 @@ mod trust;
 mod wheels;
 
 pub use generator::{Generator, Options, Provider};
+#[doc(hidden)]
+pub use model::look_at_file;
 pub use pipeline::{Done, Job};
 pub use plan::{Existing, Format, Plan};
 pub use selection::{Class, SeedList, Selection, Shard, Steering};

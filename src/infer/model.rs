@@ -1,93 +1,90 @@
 //! An ONNX file and sessions of it, whatever the network does: generators and feature models stand on this.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::fmt;
+use std::io::ErrorKind;
 use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
 
 use ort::ep::{CUDA, cuda::ConvAlgorithmSearch};
 use ort::session::Session;
 use ort::session::builder::GraphOptimizationLevel;
 use ort::value::{Outlet, TensorElementType, ValueType};
-use prost::Message;
 use sha2::{Digest, Sha256};
 
 use super::generator::Provider;
+use super::inspect::{self, Inspected};
+use super::limits::mend;
 use super::runtime;
 use crate::contract;
 use crate::error::{Error, Result};
 use crate::files;
 
-/// An ONNX file, with its weights or with files beside it that hold them, as `torch.onnx.export` writes by default.
+/// An ONNX file that has passed [`inspect`], with the weights that lie in files beside it, as `torch.onnx.export` writes by default.
+/// A clone shares the bytes.
 #[derive(Debug, Clone)]
 pub(crate) struct Model {
     /// Stands for it in messages; the path of a file.
     pub name: String,
-    pub bytes: Cow<'static, [u8]>,
-    /// The whole path of the file, if it is one.
-    path: Option<PathBuf>,
-    weights: Vec<String>,
+    content: Arc<Content>,
+}
+
+#[derive(Debug)]
+struct Content {
+    /// The file as it is.
+    bytes: Cow<'static, [u8]>,
+    /// The file with the weights of other files in it, if there are any, and the hash of it and them.
+    whole: Option<(Vec<u8>, String)>,
     convolutional: bool,
 }
 
 impl Model {
-    /// Reads a file, and looks whether all that belongs to it is there.
+    /// Reads a file and what belongs to it, all of it once: later changes of the files change nothing.
     pub fn read(path: &Path) -> Result<Self> {
-        let mut model = Self::of(path.display().to_string(), files::read(path, files::LARGE)?.into())?;
-        let path = std::path::absolute(path).map_err(Error::io("read", path))?;
-        for name in &model.weights {
-            let file = path.with_file_name(name);
-            let plain = Path::new(name).components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir));
-            if !plain || !file.is_file() {
-                return Err(Error::invalid(
-                    &model.name,
-                    format!(
-                        "its weights are in another file, {name}, which is not {}",
-                        if plain { "there" } else { "beside it" }
-                    ),
-                    "Copy that file, too; or export the model into one file (torch.onnx.export(…, external_data=False)).",
-                ));
-            }
-        }
-        model.path = Some(path);
-        Ok(model)
+        let name = path.display().to_string();
+        let bytes = files::read(path, inspect::MOST_BYTES)?;
+        let seen = look_at(&name, &bytes)?;
+        let weights = read_weights(&name, path, bytes.len(), &seen)?;
+        let whole = match weights.is_empty() {
+            true => None,
+            false => Some((inspect::inline(&name, &bytes, &seen, &weights)?, sha256(&bytes, weights.values()))),
+        };
+        let content = Content { bytes: bytes.into(), whole, convolutional: seen.convolutional };
+        Ok(Self { name, content: Arc::new(content) })
     }
 
     /// A model in memory.
     pub fn in_memory(name: &str, bytes: impl Into<Cow<'static, [u8]>>) -> Result<Self> {
-        let model = Self::of(name.to_string(), bytes.into())?;
-        match model.weights.first() {
-            Some(file) => Err(Error::invalid(
+        let bytes = bytes.into();
+        let seen = look_at(name, &bytes)?;
+        if let Some(file) = seen.files().first() {
+            return Err(Error::invalid(
                 name,
-                format!("its weights are in another file, {file}"),
+                format!("its weights are in another file, {}", file.escape_debug()),
                 "Open it by its path; or export it into one file.",
-            )),
-            None => Ok(model),
+            ));
         }
+        let content = Content { bytes, whole: None, convolutional: seen.convolutional };
+        Ok(Self { name: name.to_string(), content: Arc::new(content) })
     }
 
-    fn of(name: String, bytes: Cow<'static, [u8]>) -> Result<Self> {
-        check_bytes(&name, &bytes)?;
-        contract::check_seal(&name, &bytes)?;
-        // What is no model at all, onnxruntime says best.
-        let graph = proto::Model::decode(&*bytes).ok().and_then(|model| model.graph).unwrap_or_default();
-        let convolutional = graph.node.iter().any(|node| node.op_type.contains("Conv"));
-        Ok(Self { name, bytes, path: None, weights: external_files(graph), convolutional })
+    /// The file as it is.
+    pub fn bytes(&self) -> &[u8] {
+        &self.content.bytes
     }
 
     /// Whether the graph has convolutions, transposed ones included.
     pub fn is_convolutional(&self) -> bool {
-        self.convolutional
+        self.content.convolutional
     }
 
-    /// SHA-256 of the file, or of it and the files with its weights, one after another; in hexadecimal.
-    pub fn sha256(&self) -> Result<String> {
-        let mut hash = Sha256::new();
-        hash.update(&self.bytes);
-        for name in &self.weights {
-            let path = self.path.as_deref().unwrap_or(Path::new("")).with_file_name(name);
-            hash.update(files::read(&path, files::LARGE)?);
+    /// SHA-256 of the file, or of it and the files with its weights, one after another; in hexadecimal. Of the bytes that run.
+    pub fn sha256(&self) -> String {
+        match &self.content.whole {
+            Some((_, hash)) => hash.clone(),
+            None => sha256(&self.content.bytes, []),
         }
-        Ok(contract::hex(&hash.finalize()))
     }
 
     /// A session with one thread: the sessions are what runs in parallel. With `tf32` CUDA may round as TF32 does.
@@ -105,11 +102,8 @@ impl Model {
                 .with_tf32(tf32);
             builder = builder.with_execution_providers([cuda.build().error_on_failure()])?;
         }
-        match &self.path {
-            // Only so does every onnxruntime find them.
-            Some(path) if !self.weights.is_empty() => Ok(builder.commit_from_file(path)?),
-            _ => Ok(builder.commit_from_memory(&self.bytes)?),
-        }
+        let whole = self.content.whole.as_ref().map_or(&*self.content.bytes, |(whole, _)| whole);
+        Ok(builder.commit_from_memory(whole)?)
     }
 
     /// The first session, the provider it runs on, and what the user should know about that choice.
@@ -119,7 +113,7 @@ impl Model {
             Error::invalid(
                 &self.name,
                 format!("onnxruntime {} cannot load it: {}", library.version, one_line(&e)),
-                "If the file is whole, it may need a newer onnxruntime; else copy or export it again.",
+                mend(&e, "If the file is whole, it may need a newer onnxruntime; else copy or export it again."),
             )
         };
         let on_cpu = || self.session(Provider::Cpu, tf32).map_err(cannot_load);
@@ -171,50 +165,70 @@ fn check_bytes(name: &str, bytes: &[u8]) -> Result<()> {
     Err(Error::invalid(name, what, "Give an ONNX file, such as `gan-train export` writes."))
 }
 
-/// What onnx.proto says of operators and of weights in other files; all else is skipped.
-mod proto {
-    #[derive(prost::Message)]
-    pub struct Model {
-        #[prost(message, optional, tag = "7")]
-        pub graph: Option<Graph>,
-    }
-
-    #[derive(prost::Message)]
-    pub struct Graph {
-        #[prost(message, repeated, tag = "1")]
-        pub node: Vec<Node>,
-        #[prost(message, repeated, tag = "5")]
-        pub initializer: Vec<Tensor>,
-    }
-
-    #[derive(prost::Message)]
-    pub struct Node {
-        #[prost(string, tag = "4")]
-        pub op_type: String,
-    }
-
-    #[derive(prost::Message)]
-    pub struct Tensor {
-        #[prost(message, repeated, tag = "13")]
-        pub external_data: Vec<Entry>,
-    }
-
-    #[derive(prost::Message)]
-    pub struct Entry {
-        #[prost(string, tag = "1")]
-        pub key: String,
-        #[prost(string, tag = "2")]
-        pub value: String,
-    }
+/// All that can be said of a file without onnxruntime, which is loaded after it.
+fn look_at(name: &str, bytes: &[u8]) -> Result<Inspected> {
+    check_bytes(name, bytes)?;
+    contract::check_seal(name, bytes)?;
+    inspect::inspect(name, bytes)
 }
 
-/// The files that hold weights of a model, each once, as it names them.
-fn external_files(graph: proto::Graph) -> Vec<String> {
-    let entries = graph.initializer.into_iter().flat_map(|tensor| tensor.external_data);
-    let mut files: Vec<String> = entries.filter(|entry| entry.key == "location").map(|entry| entry.value).collect();
-    files.sort();
-    files.dedup();
-    files
+/// Reads any bytes as an ONNX file at this path, as far as that goes without onnxruntime: for fuzzing.
+#[doc(hidden)]
+pub fn look_at_file(path: &Path) -> Result<()> {
+    Model::read(path).map(drop)
+}
+
+fn sha256<'a>(file: &[u8], others: impl IntoIterator<Item = &'a Vec<u8>>) -> String {
+    let mut hash = Sha256::new();
+    hash.update(file);
+    others.into_iter().for_each(|bytes| hash.update(bytes));
+    contract::hex(&hash.finalize())
+}
+
+/// The files that hold weights of the model at `path`, by the names that it gives them.
+fn read_weights(name: &str, path: &Path, length: usize, seen: &Inspected) -> Result<BTreeMap<String, Vec<u8>>> {
+    let mut left = inspect::MOST_BYTES.saturating_sub(length as u64);
+    let mut all = BTreeMap::new();
+    for file in seen.files() {
+        // Its type and size are looked at before it is read.
+        let bytes = files::read(&beside(name, path, file)?, left).map_err(|e| match e {
+            Error::Invalid { place, what, mend } => {
+                Error::invalid(name, format!("its weights are in another file, {place}: {what}"), mend)
+            }
+            other => other,
+        })?;
+        left -= bytes.len() as u64;
+        all.insert(file.to_string(), bytes);
+    }
+    Ok(all)
+}
+
+/// The real path of a file that the model at `path` names: in the model's folder or below it, wherever links lead. Where the model
+/// itself is a link, as in the cache of a model hub, its folder is also the one that it really lies in.
+fn beside(name: &str, path: &Path, file: &str) -> Result<PathBuf> {
+    let wrong = |what: &str| {
+        Error::invalid(
+            name,
+            format!("its weights are in another file, {}, which is not {what}", file.escape_debug()),
+            "Copy that file, too; or export the model into one file (torch.onnx.export(…, external_data=False)).",
+        )
+    };
+    // What a Windows path means by them, no model may mean here.
+    let plain = Path::new(file).components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir));
+    if !plain || file.contains(['\\', ':', '\0']) {
+        return Err(wrong("beside it"));
+    }
+    let real = |path: &Path| path.canonicalize().map_err(Error::io("read", path));
+    let path = std::path::absolute(path).map_err(Error::io("read", path))?;
+    let target = match path.with_file_name(file).canonicalize() {
+        Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => return Err(wrong("there")),
+        other => other.map_err(Error::io("read", &path.with_file_name(file)))?,
+    };
+    let folders = [path.parent().map(real).transpose()?, real(&path)?.parent().map(Path::to_path_buf)];
+    match folders.iter().flatten().any(|folder| target.starts_with(folder)) {
+        true => Ok(target),
+        false => Err(wrong("beside it: a link leads elsewhere")),
+    }
 }
 
 /// What onnxruntime said, to be put into a sentence.
@@ -240,6 +254,12 @@ impl Port {
     pub fn of(&self, batch: usize) -> Self {
         let dims = std::iter::once(batch as i64).chain(self.dims.iter().skip(1).copied()).collect();
         Self { dims, ..self.clone() }
+    }
+
+    /// Bytes of all its elements; sizes that are left open count as 1.
+    pub fn bytes(&self) -> u64 {
+        let element = self.element.byte_size(1).unwrap_or(1) as u64;
+        self.dims.iter().fold(element, |all, &dim| all.saturating_mul(u64::try_from(dim).unwrap_or(1)))
     }
 }
 

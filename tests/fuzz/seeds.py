@@ -51,3 +51,36 @@ write("archive/webp", archive(webp, zipfile.ZIP_STORED))
 # Beside it lies a link to the file itself.
 model = onnx.load(HERE / "../golden/sealed.onnx")
 write("metadata/entries", "\n".join(f"{entry.key}={entry.value}" for entry in model.metadata_props).encode())
+
+
+def generator(place):
+    """A generator whose image is in a constant, a function, a branch, or in weights beside it."""
+    here = onnx.numpy_helper.from_array(np.zeros((1, 2, 2, 1), np.uint8), "w")
+    beside = onnx.TensorProto(name="w", data_type=2, dims=[1, 2, 2, 1], data_location=1)
+    for key, value in {"location": "weights", "offset": "3", "length": "4"}.items():
+        beside.external_data.add(key=key, value=value)
+    constant = onnx.helper.make_node("Constant", [], ["image"], value=here)
+    branch = onnx.helper.make_graph([constant], "b", [], [onnx.helper.make_tensor_value_info("image", 2, [1, 2, 2, 1])])
+    yes = onnx.helper.make_node("Constant", [], ["yes"], value=onnx.numpy_helper.from_array(np.array(True)))
+    nodes = {
+        "constant": [constant],
+        "function": [onnx.helper.make_node("F", [], ["image"], domain="local")],
+        "branch": [yes, onnx.helper.make_node("If", ["yes"], ["image"], then_branch=branch, else_branch=branch)],
+        "weights": [onnx.helper.make_node("Identity", ["w"], ["image"])],
+        "beside": [onnx.helper.make_node("Identity", ["w"], ["image"])],
+    }[place]
+    graph = onnx.helper.make_graph(
+        nodes,
+        "g",
+        [onnx.helper.make_tensor_value_info("z", 1, [1, 4])],
+        [onnx.helper.make_tensor_value_info("image", 2, [1, 2, 2, 1])],
+        {"weights": [here], "beside": [beside]}.get(place, []),
+    )
+    opset = [onnx.helper.make_opsetid("", 17), onnx.helper.make_opsetid("local", 1)]
+    function = onnx.helper.make_function("local", "F", [], ["image"], [constant], opset)
+    functions = [function] if place == "function" else []
+    return onnx.helper.make_model(graph, opset_imports=opset, ir_version=8, functions=functions).SerializeToString()
+
+
+for place in ["constant", "function", "branch", "weights", "beside"]:
+    write(f"onnx/{place}", generator(place))

@@ -58,6 +58,9 @@ mod report;
 mod runtime;
 // How long, in which rhythm, at which learning rates.
 mod schedule;
+// Models of strangers that mean harm: files they name, memory and time they take, values that are no colours.
+#[cfg(all(unix, feature = "train", feature = "infer", feature = "cli"))]
+mod strangers;
 // gan-train end to end: run folders, exact resume, interruption, damage, wrong calls.
 #[cfg(all(feature = "train", feature = "infer", feature = "cli"))]
 mod train;

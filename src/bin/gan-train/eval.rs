@@ -1,6 +1,7 @@
 //! `gan-train eval`: scores of a run, a generator or a folder of images.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use clap::Args;
 use ganforge::cli::{Console, print_line};
@@ -78,12 +79,33 @@ pub struct FeatureArgs {
     /// Where the features are computed: auto, cpu, cuda or cuda:INDEX.
     #[arg(long, default_value = "cpu")]
     provider: Provider,
+    /// How long a model may take to load and to run once; 0 for no limit [default: 120].
+    #[arg(long, value_name = "SECONDS")]
+    load_timeout: Option<u32>,
+    /// How much memory the inputs of a batch may take, and generated images [default: 4].
+    #[arg(long, value_name = "GIB", value_parser = clap::value_parser!(u16).range(1..))]
+    batch_memory: Option<u16>,
 }
 
 impl FeatureArgs {
+    fn load_timeout(&self) -> Option<Duration> {
+        self.load_timeout.map(|seconds| Duration::from_secs(seconds.into()))
+    }
+
+    /// In bytes.
+    fn batch_memory(&self) -> Option<u64> {
+        self.batch_memory.map(|gib| u64::from(gib) << 30)
+    }
+
     /// Opens it, or the built-in one for such images, and tells what was chosen on the way.
     pub fn open(&self, size: usize, channels: usize, progress: &dyn Progress) -> Result<FeatureModel> {
-        let options = features::Options { provider: self.provider, range: self.features_range, size: self.features_size };
+        let options = features::Options {
+            provider: self.provider,
+            range: self.features_range,
+            size: self.features_size,
+            load_timeout: self.load_timeout(),
+            batch_memory: self.batch_memory(),
+        };
         let model = match &self.features {
             Some(path) => FeatureModel::open(path, &options)?,
             None => FeatureModel::builtin(size, channels, &options)?,
@@ -202,7 +224,13 @@ fn open(args: &EvalArgs, console: &Console) -> Result<(Opened, String)> {
         let sha256 = images.sha256.clone();
         return Ok((Opened::Images(Box::new(images)), sha256));
     }
-    let options = Options { provider: args.features.provider, range: args.range, ..Options::default() };
+    let options = Options {
+        provider: args.features.provider,
+        range: args.range,
+        load_timeout: args.features.load_timeout(),
+        batch_memory: args.features.batch_memory(),
+        ..Options::default()
+    };
     let generator = builtin::open(Some(&args.subject), &options)?;
     generator.notes().iter().for_each(|note| console.say(note));
     let sha256 = generator.sha256()?;
