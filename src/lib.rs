@@ -71,6 +71,7 @@ pub mod random;
 pub mod resize;
 pub mod schedule;
 pub mod shape;
+pub mod text;
 
 // From images to a trained generator.
 #[cfg(feature = "train")]
