@@ -83,6 +83,8 @@ pub mod ema;
 #[cfg(feature = "train")]
 pub mod loss;
 #[cfg(feature = "train")]
+pub mod memory;
+#[cfg(feature = "train")]
 pub mod nn;
 #[cfg(feature = "train")]
 pub mod optim;
