@@ -10,6 +10,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::error::{Error, Result};
 use crate::progress::Progress;
+use crate::text::shown;
 
 /// Reports on stderr: a bar on a terminal, a plain line every few seconds elsewhere, nothing with `--quiet`.
 pub struct Console {
@@ -68,7 +69,7 @@ impl Progress for Console {
                 if let Ok(style) = ProgressStyle::with_template("{prefix} {wide_bar} {pos}/{len} {msg}") {
                     bar.set_style(style);
                 }
-                bar.set_prefix(name.to_string());
+                bar.set_prefix(shown(name).into_owned());
                 bar
             });
             *task = Some(Task { name: name.to_string(), total, bar, last_line: Instant::now() });
@@ -78,7 +79,7 @@ impl Progress for Console {
     fn update(&self, done: u64, detail: &str) {
         self.with_task(|task| match task {
             Some(Task { bar: Some(bar), .. }) => {
-                bar.set_message(detail.to_string());
+                bar.set_message(shown(detail).into_owned());
                 bar.set_position(done);
             }
             Some(task) if task.last_line.elapsed() >= LINE_EVERY => {
@@ -121,17 +122,19 @@ pub fn stop_flag() -> Result<Arc<AtomicBool>> {
     Ok(flag)
 }
 
-/// A line on stderr. Nobody may be there any more (a closed terminal, `| head`): work goes on all the same.
+/// A line on stderr. Nobody may be there any more (a closed terminal, `| head`): work goes on all the same. Names in it may be
+/// a stranger's, so the terminal gets nothing that it would obey.
 pub fn error_line(line: &str) {
-    let _ = writeln!(io::stderr(), "{line}");
+    let _ = writeln!(io::stderr(), "{}", shown(line));
 }
 
-/// A line on stdout, where results go. A reader that has gone away is not an error: it has what it wanted.
+/// A line on stdout, where results go. A reader that has gone away is not an error: it has what it wanted. What a terminal
+/// would obey is escaped as JSON does it, so JSON stays what it was.
 ///
 /// # Errors
 /// When stdout cannot be written to for another reason.
 pub fn print_line(line: &str) -> Result<()> {
-    match writeln!(io::stdout(), "{line}") {
+    match writeln!(io::stdout(), "{}", shown(line)) {
         Err(e) if e.kind() != io::ErrorKind::BrokenPipe => Err(Error::io("write to", "stdout".as_ref())(e)),
         _ => Ok(()),
     }

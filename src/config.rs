@@ -10,7 +10,7 @@ use crate::image::Range;
 use crate::latent::Latent;
 use crate::schedule::CriticWarmup;
 pub use crate::schedule::{GeneratorLatents, Precision, Schedule, Span};
-use crate::shape::{LayerSpec, Shape, output_shape, size_estimate};
+use crate::shape::{LayerSpec, Shape, activations_estimate, output_shape, size_estimate};
 
 macro_rules! presets {
     ($($name:literal),* $(,)?) => {
@@ -540,6 +540,11 @@ impl TrainConfig {
         ensure(matches!(self.data.classes, 0 | 2..=256), "data.classes must be 2 to 256, or 0 for none")?;
         ensure((1..=65_536).contains(&self.latent.size), "latent.size must be 1 to 65536")?;
         ensure((1..=65_536).contains(&self.schedule.batch_size), "schedule.batch_size must be 1 to 65536")?;
+        let latents = self.latent.size * self.schedule.batch_size;
+        ensure(
+            latents <= MAX_LATENTS,
+            "schedule.batch_size × latent.size: so many latents a batch are more than 1 GiB; take fewer",
+        )?;
         ensure((1..=1000).contains(&self.schedule.critic_steps), "schedule.critic_steps must be 1 to 1000")?;
         ensure((1..=1000).contains(&self.schedule.generator_steps), "schedule.generator_steps must be 1 to 1000")?;
         if let Some(CriticWarmup { critic_steps, every, .. }) = self.schedule.critic_warmup {
@@ -568,6 +573,8 @@ impl TrainConfig {
         ensure(share > 0.0 && share <= 1.0, "schedule.generator_top_k must be above 0 and at most 1")?;
         ensure((0.0..1.0).contains(&self.schedule.ema_decay), "schedule.ema_decay must be at least 0 and below 1")?;
         ensure((1..=4096).contains(&self.output.samples), "output.samples must be 1 to 4096")?;
+        let sheet = self.output.samples.saturating_mul(self.image_shape().elements());
+        ensure(sheet <= MAX_SHEET, "output.samples: so many images of this size are more than 4 GiB; take fewer")?;
         ensure((1..=10_000).contains(&self.output.keep_checkpoints), "output.keep_checkpoints must be 1 to 10000")?;
         ensure(self.seed <= i64::MAX as u64, "seed must be below 2^63")?;
         let twice = self.augment.iter().enumerate().any(|(at, kind)| self.augment[..at].contains(kind));
@@ -671,6 +678,18 @@ impl TrainConfig {
         if total > MAX_VALUES {
             return Err(invalid_config(place, format!("the networks hold {total:.1e} values, more than {MAX_VALUES:.0e}")));
         }
+        let sizes = [(&self.generator.layers, Shape::Flat(self.latent.size)), (&self.critic.layers, image)];
+        let an_image: f64 = sizes.into_iter().map(|(layers, input)| activations_estimate(layers, input)).sum();
+        let batch = an_image * self.schedule.batch_size as f64;
+        if batch > MAX_BATCH_VALUES {
+            let most = (MAX_BATCH_VALUES / an_image).floor();
+            let what = format!(
+                "a batch of {} takes {batch:.1e} values between the layers, more than {MAX_BATCH_VALUES:.0e}; \
+                 schedule.batch_size can be {most} with these networks",
+                self.schedule.batch_size
+            );
+            return Err(invalid_config(place, what));
+        }
         Ok(())
     }
 
@@ -707,6 +726,15 @@ impl TrainConfig {
 /// More parameters and activations an image than any machine this runs on could train; a slip of the pen in a config must
 /// not end in an allocation failure, which no program survives.
 const MAX_VALUES: f64 = 4e9;
+
+/// Likewise of the values between the layers for a whole batch: 160 GB in f32.
+const MAX_BATCH_VALUES: f64 = 4e10;
+
+/// Latents of a batch: 1 GiB in f32.
+const MAX_LATENTS: usize = 1 << 28;
+
+/// Values of all images on a sheet of samples, which are made at once: 4 GiB in f32.
+const MAX_SHEET: usize = 1 << 30;
 
 /// A preset's table with its bases merged in.
 ///
@@ -753,6 +781,7 @@ pub fn resized(mut table: Table, place: &str, size: Option<usize>, width: Option
 /// # Errors
 /// When the text is not TOML or the base is unknown.
 pub fn parse_table(text: &str, place: &str) -> Result<Table> {
+    check_depth(text).map_err(|what| invalid_config(place, what))?;
     let mut table: Table =
         text.parse().map_err(|e: toml::de::Error| invalid_config(place, e.to_string().trim_end().to_string()))?;
     match table.remove("base") {
@@ -760,6 +789,60 @@ pub fn parse_table(text: &str, place: &str) -> Result<Table> {
         Some(Value::String(base)) => Ok(merge(preset_table(&base)?, table)),
         Some(other) => Err(invalid_config(place, format!("base must be the name of a preset, not {other}"))),
     }
+}
+
+/// The most names in a key, joined by dots. No config has more than 3; each is a table in the one before, and thousands of those
+/// overflow the stack of whoever walks them.
+const MAX_DEPTH: usize = 16;
+
+/// Refuses a TOML text with a key of too many names, before it is parsed. (Brackets in brackets the parser itself counts.)
+fn check_depth(text: &str) -> Result<(), String> {
+    let (mut rest, mut names, mut joined) = (text, 0, false);
+    while let Some(c) = rest.chars().next() {
+        let length = match c {
+            '#' => rest.find('\n').unwrap_or(rest.len()),
+            '"' | '\'' => string_length(rest, c),
+            _ if is_bare(c) => rest.find(|c| !is_bare(c)).unwrap_or(rest.len()),
+            _ => c.len_utf8(),
+        };
+        match c {
+            '.' => joined = true,
+            ' ' | '\t' => {}
+            '"' | '\'' => (names, joined) = (if joined { names + 1 } else { 1 }, false),
+            _ if is_bare(c) => (names, joined) = (if joined { names + 1 } else { 1 }, false),
+            _ => (names, joined) = (0, false),
+        }
+        if names > MAX_DEPTH {
+            return Err(format!("a key is made of more than {MAX_DEPTH} names"));
+        }
+        rest = rest.get(length..).unwrap_or_default();
+    }
+    Ok(())
+}
+
+/// What keys are made of without quotes.
+fn is_bare(c: char) -> bool {
+    c.is_ascii_alphanumeric() || matches!(c, '-' | '_')
+}
+
+/// How many bytes a string takes that a text begins with, its quotes included.
+fn string_length(text: &str, quote: char) -> usize {
+    let triple = [quote; 3].iter().collect::<String>();
+    let end = if text.starts_with(&triple) { triple.as_str() } else { &triple[..1] };
+    let mut at = end.len();
+    while let Some(rest) = text.get(at..).filter(|rest| !rest.is_empty()) {
+        if rest.starts_with(end) {
+            return at + end.len();
+        }
+        // An escape has what it escapes with it; a string of one line does not go on beyond that.
+        let first = rest.chars().next().unwrap_or_default();
+        match first {
+            '\\' if quote == '"' => at += 1 + rest.chars().nth(1).map_or(0, char::len_utf8),
+            '\n' if end.len() == 1 => return at,
+            _ => at += first.len_utf8(),
+        }
+    }
+    text.len()
 }
 
 /// Section by section, key by key; a section that names its `kind` replaces the base's whole.
@@ -787,12 +870,17 @@ pub fn set(table: &mut Table, assignment: &str) -> Result<()> {
         )
     };
     let (path, value) = assignment.split_once('=').ok_or_else(|| wrong("no '='"))?;
-    let value = format!("v = {value}")
-        .parse::<Table>()
-        .ok()
-        .and_then(|mut t| t.remove("v"))
-        .unwrap_or_else(|| Value::String(value.trim().to_string()));
+    let text = format!("v = {value}");
+    check_depth(&text).map_err(|what| wrong(&what))?;
+    let value =
+        text.parse::<Table>().ok().and_then(|mut t| t.remove("v")).unwrap_or_else(|| Value::String(value.trim().to_string()));
     let mut keys: Vec<&str> = path.split('.').map(str::trim).collect();
+    if keys.len() > MAX_DEPTH {
+        return Err(Error::usage(
+            format!("--set: its key is made of {} names", keys.len()),
+            "Write --set section.key=value, for example --set schedule.batch_size=32.",
+        ));
+    }
     let last = keys.pop().filter(|key| !key.is_empty()).ok_or_else(|| wrong("no key"))?;
     let mut at = table;
     for key in keys {

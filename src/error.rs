@@ -3,6 +3,8 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::text;
+
 /// `Result` with this crate's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -19,7 +21,7 @@ pub enum Error {
         mend: String,
     },
     /// The operating system refused a file operation.
-    #[error("cannot {action} {}: {source}.{}", path.display(), io_advice(source))]
+    #[error("cannot {action} {}: {source}.{}", text::path(path), io_advice(source))]
     Io {
         /// A verb: `read`, `write`, `create`.
         action: &'static str,
@@ -73,7 +75,7 @@ impl Error {
 
     /// Wrong contents of a file.
     pub fn invalid_file(path: &Path, what: impl Into<String>, mend: impl Into<String>) -> Self {
-        Self::invalid(path.display().to_string(), what, mend)
+        Self::invalid(text::path(path), what, mend)
     }
 
     /// For `map_err`: adds what was attempted, and on which path, to an [`io::Error`].

@@ -1,10 +1,11 @@
-//! Files that are either whole or not there.
+//! Files that are either whole or not there, and folders that one process at a time works in.
 
-use std::fs::{File, Metadata, OpenOptions};
+use std::fs::{self, File, Metadata, OpenOptions, TryLockError};
 use std::io::{ErrorKind, Read, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
+use crate::text;
 
 /// Writes a file so that a crash leaves either the old contents or the new: temporary file beside it, fsync, rename.
 ///
@@ -25,7 +26,8 @@ pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
 /// How the names of [`temporary`] files begin; a killed program leaves them behind.
 pub const TEMPORARY: &str = ".ganforge-";
 
-/// A hidden file that vanishes unless it is given a name in the same folder; with a new file's usual permissions.
+/// A hidden file that vanishes unless it is given a name in the same folder; with a new file's usual permissions. It is locked
+/// for as long as it is written to, so that [`remove_temporaries`] lets it be.
 ///
 /// # Errors
 /// When the folder cannot be written to.
@@ -34,7 +36,129 @@ pub fn temporary(folder: &Path) -> Result<tempfile::NamedTempFile> {
     builder.prefix(TEMPORARY);
     #[cfg(unix)]
     builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666)); // the umask takes its share
-    builder.tempfile_in(folder).map_err(Error::io("write to", folder))
+    let file = builder.tempfile_in(folder).map_err(Error::io("write to", folder))?;
+    let _ = file.as_file().try_lock(); // some network file systems have no locks
+    Ok(file)
+}
+
+/// Removes the [`temporary`] files that killed programs left in a folder; none if it is not there. Those that a program is
+/// writing to stay.
+///
+/// # Errors
+/// When the folder cannot be read or written to.
+pub fn remove_temporaries(folder: &Path) -> Result<()> {
+    let entries = match fs::read_dir(folder) {
+        Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => return Ok(()),
+        entries => entries.map_err(Error::io("read", folder))?,
+    };
+    for entry in entries.flatten() {
+        let path = entry.path();
+        // The entry's own type: what a link points to is not ours.
+        let is_ours = is_temporary(&entry.file_name().to_string_lossy()) && entry.file_type().is_ok_and(|kind| kind.is_file());
+        let Some(file) = is_ours.then(|| File::open(&path).ok()).flatten() else { continue };
+        if matches!(file.try_lock(), Err(TryLockError::WouldBlock)) {
+            continue;
+        }
+        match fs::remove_file(&path) {
+            Err(e) if e.kind() != ErrorKind::NotFound => return Err(Error::io("remove", &path)(e)),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// Whether a file's name is one of a [`temporary`] file.
+pub fn is_temporary(name: &str) -> bool {
+    name.starts_with(TEMPORARY)
+}
+
+/// The name of the file that holds a [`Lock`].
+pub const LOCK: &str = ".lock";
+
+/// Keeps other processes from working in a folder for as long as it lives. The system lets go of it with the process, whatever
+/// ends that; the file that may then be left over is no obstacle. Who only reads does not ask for it.
+#[derive(Debug)]
+pub struct Lock {
+    file: File,
+    path: PathBuf,
+}
+
+impl Lock {
+    /// Takes the lock of a folder. `program` is what others that want it are told is at work.
+    ///
+    /// # Errors
+    /// When another process has it, which is named by its id; or when the folder cannot be written to.
+    pub fn take(folder: &Path, program: &str) -> Result<Self> {
+        let path = folder.join(LOCK);
+        let mut options = OpenOptions::new();
+        // Not truncated yet: it may be another's.
+        options.read(true).write(true).create(true).truncate(false);
+        #[cfg(unix)]
+        {
+            use nix::fcntl::OFlag;
+            let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
+            std::os::unix::fs::OpenOptionsExt::custom_flags(&mut options, flags.bits());
+        }
+        loop {
+            let mut file = options.open(&path).map_err(Error::io("lock", &path))?;
+            let meta = file.metadata().map_err(Error::io("lock", &path))?;
+            if !meta.is_file() {
+                let what = format!("it is {}, not a file", kind(&meta));
+                return Err(Error::invalid_file(&path, what, "Remove it: it is in the way of the lock of this folder."));
+            }
+            match file.try_lock() {
+                // Some network file systems have no locks.
+                Ok(()) | Err(TryLockError::Error(_)) => {}
+                Err(TryLockError::WouldBlock) => {
+                    let what = format!("{} is at work in {}", holder(program, &mut file), text::path(folder));
+                    let mend = format!("Wait for its end, or end it first; {} is locked for as long.", text::path(&path));
+                    return Err(Error::usage(what, mend));
+                }
+            }
+            // It may have been removed, by the one that held the lock, since it was opened.
+            if is_at(&file, &path) {
+                let id = format!("{}\n", std::process::id());
+                file.set_len(0).and_then(|()| file.write_all(id.as_bytes())).map_err(Error::io("lock", &path))?;
+                return Ok(Self { file, path });
+            }
+        }
+    }
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // While it is still locked: nobody else has taken this file meanwhile. One that cannot be removed is no obstacle.
+        if is_at(&self.file, &self.path) {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// Who holds a lock, as its file says.
+fn holder(program: &str, file: &mut File) -> String {
+    const DIGITS: u64 = 20;
+    let mut text = String::new();
+    let id = file.take(DIGITS).read_to_string(&mut text).ok().and_then(|_| text.trim().parse::<u32>().ok());
+    match id {
+        Some(id) => format!("another {program} (process {id})"),
+        None => format!("another {program}"),
+    }
+}
+
+/// Whether an open file is the one at a path now.
+#[cfg(unix)]
+fn is_at(file: &File, path: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    match (file.metadata(), fs::symlink_metadata(path)) {
+        (Ok(a), Ok(b)) => (a.dev(), a.ino()) == (b.dev(), b.ino()),
+        _ => false,
+    }
+}
+
+/// An open file cannot be removed there.
+#[cfg(not(unix))]
+fn is_at(_: &File, _: &Path) -> bool {
+    true
 }
 
 /// Creates a folder and its parents.
@@ -42,12 +166,14 @@ pub fn temporary(folder: &Path) -> Result<tempfile::NamedTempFile> {
 /// # Errors
 /// When a file is in the way or a parent cannot be written to.
 pub fn create_folder(path: &Path) -> Result<()> {
-    std::fs::create_dir_all(path).map_err(Error::io("create folder", path))
+    fs::create_dir_all(path).map_err(Error::io("create folder", path))
 }
 
 /// The most bytes of a text that people or programs write by hand: a config, a state, a pointer, a list of checksums.
 pub const TEXT: u64 = 16 << 20;
-/// The most bytes of a file of weights, a log or a picture. Memory is taken for what is there, not for this.
+/// The most bytes of a picture.
+pub const PICTURE: u64 = 1 << 30;
+/// The most bytes of a file of weights or a log. Memory is taken for what is there, not for this.
 pub const LARGE: u64 = 64 << 30;
 
 /// Reads a whole file of at most `most` bytes. Type and size are looked at first: a pipe, a device or a folder is refused at

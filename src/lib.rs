@@ -19,7 +19,7 @@
 //! let data = data::load("synthetic", &config.data, &Silent)?;
 //! let folder = train::RunFolder::create(run.as_ref(), &config)?;
 //! let (device, stop) = (candle_core::Device::Cpu, false.into());
-//! train::train(&train::Job { config: &config, data: &data, device: &device, folder: &folder, progress: &Silent, stop: &stop, judge: None })?;
+//! train::train(&train::Job { config: &config, data: &data, device: &device, folder: &folder, progress: &Silent, stop: &stop, judge: None, set: &[] })?;
 //! export::export(&train::load_trained(&folder, None, train::Which::Best)?, Layout::NhwcU8, export::Dtype::F32, &folder.onnx_file())?;
 //! # Ok(())
 //! # }
@@ -71,6 +71,7 @@ pub mod random;
 pub mod resize;
 pub mod schedule;
 pub mod shape;
+pub mod text;
 
 // From images to a trained generator.
 #[cfg(feature = "train")]
@@ -81,6 +82,8 @@ pub mod data;
 pub mod ema;
 #[cfg(feature = "train")]
 pub mod loss;
+#[cfg(feature = "train")]
+pub mod memory;
 #[cfg(feature = "train")]
 pub mod nn;
 #[cfg(feature = "train")]

@@ -212,21 +212,31 @@ fn map(input: Shape, out: usize, size: impl Fn(usize) -> Option<usize>) -> Resul
 
 /// Weights and activations of one image, roughly; in floating point, since a config may ask for anything.
 pub fn size_estimate(layers: &[LayerSpec], input: Shape) -> f64 {
+    let (weights, activations) = estimate(layers, input);
+    weights + activations
+}
+
+/// Activations of one image alone, roughly.
+pub fn activations_estimate(layers: &[LayerSpec], input: Shape) -> f64 {
+    estimate(layers, input).1
+}
+
+fn estimate(layers: &[LayerSpec], input: Shape) -> (f64, f64) {
     let mut shape = input;
-    let mut total = input.elements() as f64;
+    let (mut weights, mut activations) = (0.0, input.elements() as f64);
     for layer in layers {
         let Ok(output) = layer.output(shape) else { break };
-        let weights = match *layer {
+        weights += match *layer {
             LayerSpec::Linear { out, .. } => shape.elements() as f64 * out as f64,
             LayerSpec::Conv { out, kernel, .. } | LayerSpec::ConvTranspose { out, kernel, .. } => {
                 (kernel * kernel) as f64 * out as f64 * shape.channels() as f64
             }
             _ => 0.0,
         };
-        total += weights + output.elements() as f64;
+        activations += output.elements() as f64;
         shape = output;
     }
-    total
+    (weights, activations)
 }
 
 /// The shape after all layers.

@@ -18,6 +18,8 @@ use ganforge::files;
 use ganforge::infer::runtime;
 use ganforge::nn::device::{open_cuda, set_precision};
 use ganforge::progress::Progress;
+use ganforge::text::{self, on_one_line};
+use ganforge::train::report::Paths;
 use ganforge::train::{self, Job, RunFolder, Trained, Which};
 use serde_json::json;
 use toml::{Table, Value};
@@ -63,6 +65,9 @@ enum Command {
     Report {
         /// The folder of the run.
         run: PathBuf,
+        /// Tell where on this machine the data lie, not only what they are called.
+        #[arg(long)]
+        paths: bool,
     },
     /// Say what a data set holds: how many images, which sizes, what is broken, what is double.
     Data {
@@ -103,7 +108,8 @@ struct TrainArgs {
     /// The new folder of the run.
     #[arg(long, value_name = "RUN")]
     out: Option<PathBuf>,
-    /// Continue this run bit for bit; with a length, to that total.
+    /// Continue this run bit for bit; with a length, to that total. Length, precision, place of the data, output and watch may
+    /// change; anything else of the config only with --set, which is noted in the run.
     #[arg(long, value_name = "RUN", conflicts_with_all = ["preset", "config", "size", "width", "init_from", "out", "batch_size", "lr", "seed", "dry_run"])]
     resume: Option<PathBuf>,
     /// Passes over the data, in total.
@@ -136,7 +142,8 @@ struct TrainArgs {
     /// Generator steps between sample sheets.
     #[arg(long, value_name = "STEPS", value_parser = count())]
     sample_every: Option<u64>,
-    /// Any other key of the config: --set schedule.ema_decay=0.999. With --resume only keys of watch and output.
+    /// Any other key of the config: --set schedule.ema_decay=0.999. With --resume, from there on: what the checkpoint was made
+    /// with is changed on purpose.
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
     /// Load the data, build the networks, print the resolved config, and stop.
@@ -211,7 +218,7 @@ fn main() -> ExitCode {
         Some(Command::Eval(args)) => eval::eval(&args),
         Some(Command::Features(args)) => learn::features(&args),
         Some(Command::Select(args)) => select::select(&args),
-        Some(Command::Report { run }) => report(&run),
+        Some(Command::Report { run, paths }) => report(&run, paths),
         Some(Command::Data { source, size, channels, quiet }) => describe_data(&source, size, channels, quiet),
         None => train(&cli.train),
     })
@@ -236,13 +243,13 @@ fn describe_data(source: &str, size: u16, channels: u8, quiet: bool) -> Result<(
     let form = DataConfig::plain(source, size, channels);
     let data = data::load(source, &form, &Console::new(quiet))?;
     let hash = format!("sha256 {} of the pixels at {size}×{size}, {channels} channels", data.sha256);
-    print_line(&format!("{}: {}\n{hash}", data.name, data.report))
+    print_line(&format!("{}: {}\n{hash}", on_one_line(&data.name), data.report))
 }
 
-fn report(run: &Path) -> Result<()> {
+fn report(run: &Path, paths: bool) -> Result<()> {
     let folder = RunFolder::open(run)?;
-    train::report::rewrite(&folder)?;
-    print_line(&folder.report_file().display().to_string())
+    train::report::rewrite(&folder, if paths { Paths::Shown } else { Paths::Hidden })?;
+    print_line(&text::path(&folder.report_file()))
 }
 
 fn export(args: &ExportArgs) -> Result<()> {
@@ -254,7 +261,7 @@ fn export(args: &ExportArgs) -> Result<()> {
     let agreement = export::export(&trained, args.layout, args.dtype, &path)?;
     print_line(&format!(
         "{}: {} weights after {} images; largest difference to candle {:.1e} in values, {} of 255 in pixels",
-        path.display(),
+        text::path(&path),
         trained.weights.name(),
         trained.state.images,
         agreement.values,
@@ -267,7 +274,7 @@ fn exported(args: &ExportArgs) -> Result<(Trained, PathBuf)> {
     let Some((mut table, place)) = base_table(args.preset.as_deref(), args.config.as_deref(), args.size, args.width)? else {
         if args.run.is_file() {
             return Err(Error::usage(
-                format!("{} is a file, which does not say what network its weights are of", args.run.display()),
+                format!("{} is a file, which does not say what network its weights are of", text::path(&args.run)),
                 "Add --preset NAME or --config FILE.toml; `gan-train presets` lists the presets.",
             ));
         }
@@ -285,10 +292,13 @@ fn exported(args: &ExportArgs) -> Result<(Trained, PathBuf)> {
 
 fn train(args: &TrainArgs) -> Result<()> {
     let console = Console::new(args.quiet);
-    let (config, resumed) = match &args.resume {
-        Some(run) => (resumed_config(args, run)?, Some(RunFolder::open(run)?)),
-        None => (new_config(args)?, None),
+    // Locked before anything of it is read that decides how it goes on.
+    let resumed = args.resume.as_deref().map(RunFolder::resume).transpose()?;
+    let config = match &resumed {
+        Some(folder) => resumed_config(args, folder)?,
+        None => new_config(args)?,
     };
+    let set = set_keys(&args.set);
     let device = device(&args.device, &console)?;
     set_precision(&device, config.schedule.precision)?;
     let out = args.resume.as_ref().or(args.out.as_ref());
@@ -296,15 +306,13 @@ fn train(args: &TrainArgs) -> Result<()> {
         return dry_run(&config, &device, &console);
     };
     if resumed.is_none() {
-        RunFolder::check_free(out)?;
-    }
-    if resumed.is_none() {
+        RunFolder::check_new(out, &config)?;
         train::init::check(&config)?;
     }
     announce_export(&console);
     let data = data::load(&config.data.source, &config.data, &console)?;
-    console.say(&format!("{}: {}", data.name, data.report));
-    console.say(&format!("{} on {}, into {}", config.preset, device_name(&device), out.display()));
+    console.say(&format!("{}: {}", on_one_line(&data.name), data.report));
+    console.say(&format!("{} on {}, into {}", config.preset, device_name(&device), text::path(out)));
     let folder = match resumed {
         Some(folder) => folder,
         None => RunFolder::create(out, &config)?,
@@ -313,24 +321,27 @@ fn train(args: &TrainArgs) -> Result<()> {
     let stop = stop_flag()?;
     let judge = judge(&config, &data, &console);
     let judge = judge.as_ref().map(|judge| judge as &dyn train::Judge);
-    let job = Job { config: &config, data: &data, device: &device, folder: &folder, progress: &console, stop: &stop, judge };
+    let (progress, stop) = (&console, &stop);
+    let job = Job { config: &config, data: &data, device: &device, folder: &folder, progress, stop, judge, set: &set };
     let outcome = train::train(&job)?;
-    console.say(&format!(
-        "{} of {} steps, {} images, {:.0} images/s",
-        outcome.step, outcome.total_steps, outcome.images, outcome.images_per_second
-    ));
+    if outcome.seconds > 0.0 {
+        console.say(&format!(
+            "{} of {} steps, {} images, {:.0} images/s",
+            outcome.step, outcome.total_steps, outcome.images, outcome.images_per_second
+        ));
+    }
 
     if let Some(verdict) = outcome.verdict.as_ref().filter(|_| outcome.best.is_none()) {
-        let none = format!("no checkpoint in {} is from before", folder.checkpoints().display());
+        let none = format!("no checkpoint in {} is from before", text::path(&folder.checkpoints()));
         return Err(Error::Unhealthy(format!("{verdict}, and {none}. {}", verdict.advice())));
     }
     let trained = train::load_trained(&folder, None, Which::Best)?;
     let agreement = export::export(&trained, Layout::NhwcU8, Dtype::F32, &folder.onnx_file()).map_err(|error| {
-        let mend = format!("Training is saved. Export it later with: gan-train export {}", out.display());
+        let mend = format!("Training is saved. Export it later with: gan-train export {}", text::path(out));
         Error::Runtime(format!("{error}\n{mend}"))
     })?;
     let (onnx, step) = (folder.onnx_file(), trained.state.step);
-    console.say(&format!("exported {} from step {step} ({:.1e} from candle)", onnx.display(), agreement.values));
+    console.say(&format!("exported {} from step {step} ({:.1e} from candle)", text::path(&onnx), agreement.values));
     if args.json {
         let onnx = folder.onnx_file();
         print_line(&json!({ "run": out, "onnx": onnx, "outcome": outcome, "agreement": agreement }).to_string())?;
@@ -338,7 +349,7 @@ fn train(args: &TrainArgs) -> Result<()> {
     if let Some(verdict) = &outcome.verdict {
         let kept = trained.state.step;
         let kept = format!("The checkpoint of step {kept}, the best, is kept and exported.");
-        let anyway = format!("To go on all the same: gan-train --resume {} --set watch.stop=false", out.display());
+        let anyway = format!("To go on all the same: gan-train --resume {} --set watch.stop=false", text::path(out));
         return Err(Error::Unhealthy(format!("{verdict}. {kept} {} {anyway}", verdict.advice())));
     }
     if outcome.step < outcome.total_steps {
@@ -349,7 +360,7 @@ fn train(args: &TrainArgs) -> Result<()> {
                 outcome.step, outcome.total_steps, trained.state.step
             ),
         };
-        return Err(Error::Interrupted(format!("{at}. Go on with: gan-train --resume {}", out.display())));
+        return Err(Error::Interrupted(format!("{at}. Go on with: gan-train --resume {}", text::path(out))));
     }
     Ok(())
 }
@@ -380,7 +391,7 @@ fn judge(config: &TrainConfig, data: &Dataset, console: &Console) -> Option<Judg
 fn announce_export(console: &Console) {
     match runtime::locate() {
         Ok(found) => {
-            console.say(&format!("will verify the export with onnxruntime {} ({})", found.version, found.path.display()))
+            console.say(&format!("will verify the export with onnxruntime {} ({})", found.version, text::path(&found.path)))
         }
         Err(error) => console
             .say(&format!("warning: this run will train, but not export its generator until there is an onnxruntime: {error}")),
@@ -398,7 +409,7 @@ fn base_table(
         (Some(name), _) => (config::preset_table(name)?, name.to_string()),
         (None, Some(path)) => {
             let text = String::from_utf8_lossy(&files::read(path, files::TEXT)?).into_owned();
-            let place = path.display().to_string();
+            let place = text::path(path);
             (config::parse_table(&text, &place)?, place)
         }
         (None, None) => return Ok(None),
@@ -433,21 +444,25 @@ fn new_config(args: &TrainArgs) -> Result<TrainConfig> {
     }
 }
 
-/// A run's config, with another length, place of the data, rhythm or precision if these are given.
-fn resumed_config(args: &TrainArgs, run: &Path) -> Result<TrainConfig> {
-    let folder = RunFolder::open(run)?;
-    let text = folder.config()?.to_toml()?;
-    let mut table = config::parse_table(&text, &folder.config_file().display().to_string())?;
+/// A run's config, with what the flags change of it; the training compares it with what its checkpoint was made with.
+fn resumed_config(args: &TrainArgs, folder: &RunFolder) -> Result<TrainConfig> {
+    let place = text::path(&folder.config_file());
+    let mut table = config::parse_table(&folder.config()?.to_toml()?, &place)?;
     for assignment in &args.set {
-        let free = ["watch.", "output."].iter().any(|section| assignment.trim_start().starts_with(section));
-        if !free {
-            let what = format!("--set {assignment}: a resumed run keeps what decides its course");
-            return Err(Error::usage(what, "Only keys of watch and output can be set anew; for others begin another run."));
-        }
         config::set(&mut table, assignment)?;
     }
     apply(args, &mut table)?;
-    TrainConfig::from_table(table, &folder.config_file().display().to_string())
+    TrainConfig::from_table(table, &place).map_err(|error| match error {
+        // The run's own config passed: the call is wrong, not the file.
+        Error::Invalid { what, mend, .. } => Error::usage(format!("the flags do not fit {place}: {what}"), mend),
+        other => other,
+    })
+}
+
+/// The keys that `--set` names.
+fn set_keys(assignments: &[String]) -> Vec<String> {
+    let key = |text: &String| text.split_once('=').map(|(key, _)| key.split('.').map(str::trim).collect::<Vec<_>>().join("."));
+    assignments.iter().filter_map(key).collect()
 }
 
 /// Writes the flags over the config, each under its own key.
@@ -500,7 +515,7 @@ fn dry_run(config: &TrainConfig, device: &Device, console: &Console) -> Result<(
     print_line(config.to_toml()?.trim_end())?;
     print_line(&format!(
         "\n# {}: {}\n# generator {} parameters, critic {}; {} steps on {}",
-        data.name,
+        on_one_line(&data.name),
         data.report.to_string().replace('\n', "\n# "),
         generator.trainable_count(),
         critic.trainable_count(),

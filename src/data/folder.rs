@@ -1,6 +1,5 @@
 //! A folder of images, its subfolders included.
 
-use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use walkdir::WalkDir;
@@ -8,14 +7,16 @@ use walkdir::WalkDir;
 use super::{Entry, Loaded, classify, decode_all, read_bounded};
 use crate::config::DataConfig;
 use crate::error::{Error, Result};
+use crate::files;
 use crate::progress::Progress;
 
 /// Loads every image below `folder`, in the order of their paths inside it.
 pub(super) fn load(folder: &Path, config: &DataConfig, progress: &dyn Progress) -> Result<Loaded> {
     let (mut files, mut ignored) = (Vec::new(), 0);
     for entry in WalkDir::new(folder).follow_links(true) {
+        // Whether a file or not: what is a pipe or a device, and called an image, is a broken one.
         let (path, is_file) = match entry {
-            Ok(entry) => (entry.path().to_path_buf(), entry.file_type().is_file()),
+            Ok(entry) => (entry.path().to_path_buf(), !entry.file_type().is_dir()),
             Err(e) if e.loop_ancestor().is_some() => continue, // a link to a folder that is being walked: nothing new
             Err(e) => match e.path() {
                 // A dangling link: reading it fails, and says so. But a folder that cannot be listed may hide anything.
@@ -45,5 +46,11 @@ fn name_inside(folder: &Path, path: &Path) -> String {
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, String> {
-    read_bounded(File::open(path).map_err(|e| e.to_string())?)
+    let (file, _) = files::open(path).map_err(|error| match error {
+        // The path stands before it.
+        Error::Io { source, .. } => source.to_string(),
+        Error::Invalid { what, .. } => what,
+        other => other.to_string(),
+    })?;
+    read_bounded(file)
 }

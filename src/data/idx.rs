@@ -1,6 +1,5 @@
 //! IDX files of images, as MNIST and its relatives come: a big-endian header, then 8-bit grey pixels; plain or gzip.
 
-use std::fs::File;
 use std::io::{BufReader, ErrorKind, Read, Seek};
 use std::path::{Path, PathBuf};
 
@@ -10,6 +9,7 @@ use super::{Loaded, Report, decode, fill};
 use crate::config::DataConfig;
 use crate::error::{Error, Result};
 use crate::progress::Progress;
+use crate::{files, memory};
 
 /// The names that the training images go by in a folder, unpacked or not.
 const TRAINING_FILES: [&str; 4] =
@@ -17,6 +17,11 @@ const TRAINING_FILES: [&str; 4] =
 
 /// The largest height and width taken.
 const MAX_SIDE: u32 = 16_384;
+
+/// How many times as long as a compressed file its contents may be: MNIST's are 5 times, and deflate can reach 1032.
+const MAX_RATIO: u64 = 100;
+/// Contents up to this many bytes may be compressed as well as they can be.
+const SMALL: u64 = 64 << 20;
 
 /// The training images of a folder with an MNIST-like set, if it has them.
 pub(super) fn training_file(folder: &Path) -> Option<PathBuf> {
@@ -39,7 +44,7 @@ pub(super) fn labels_file(images: &Path) -> Option<PathBuf> {
 pub(super) fn load_labels(path: &Path) -> Result<Vec<u8>> {
     let mut source = open(path)?;
     let mut header = Vec::new();
-    read_up_to(path, &mut source, 8, &mut header)?;
+    read_up_to(path, &mut source.bytes, 8, &mut header)?;
     let words: Vec<u32> = header.chunks_exact(4).map(big_endian).collect();
     let &[magic, len] = words.as_slice() else {
         return Err(invalid(path, format!("ends after {} bytes, inside the header of 8", header.len())));
@@ -47,8 +52,9 @@ pub(super) fn load_labels(path: &Path) -> Result<Vec<u8>> {
     if magic != 0x0801 {
         return Err(invalid(path, format!("begins with {magic:#010x}; an IDX file of 8-bit labels begins with 0x00000801")));
     }
+    source.check_promise(path, &format!("{len} labels"), 8, u64::from(len))?;
     let mut labels = Vec::new();
-    read_up_to(path, &mut source, u64::from(len) + 1, &mut labels)?;
+    read_up_to(path, &mut source.bytes, u64::from(len) + 1, &mut labels)?;
     match labels.len() as u64 == u64::from(len) {
         true => Ok(labels),
         false => Err(invalid(path, format!("the header says {len} labels, but {} bytes follow or more", labels.len()))),
@@ -57,7 +63,7 @@ pub(super) fn load_labels(path: &Path) -> Result<Vec<u8>> {
 
 /// Loads a file of images.
 pub(super) fn load(path: &Path, config: &DataConfig, progress: &dyn Progress) -> Result<Loaded> {
-    let images = read(path)?;
+    let images = read(path, config)?;
     let labels = match labels_file(path).filter(|_| config.classes > 0) {
         Some(file) => Ok(load_labels(&file)?),
         None => Err("there is no IDX file of labels beside that of the images".to_string()),
@@ -84,28 +90,49 @@ struct Images {
     pixels: Vec<u8>,
 }
 
-fn read(path: &Path) -> Result<Images> {
-    parse(path, open(path)?)
+/// A file's contents, unpacked.
+struct Source {
+    bytes: Box<dyn Read>,
+    gzip: bool,
+    /// Bytes of the file as it is.
+    length: u64,
 }
 
-/// What is in a file, unpacked.
-fn open(path: &Path) -> Result<Box<dyn Read>> {
-    let mut file = File::open(path).map_err(Error::io("read", path))?;
+fn open(path: &Path) -> Result<Source> {
+    let (mut file, length) = files::open(path)?;
     let mut magic = [0; 2];
     let gzip = file.read_exact(&mut magic).is_ok() && magic == [0x1f, 0x8b];
     file.rewind().map_err(Error::io("read", path))?;
     let file = BufReader::with_capacity(1 << 16, file);
-    Ok(if gzip { Box::new(MultiGzDecoder::new(file)) } else { Box::new(file) })
+    let bytes: Box<dyn Read> = if gzip { Box::new(MultiGzDecoder::new(file)) } else { Box::new(file) };
+    Ok(Source { bytes, gzip, length })
+}
+
+impl Source {
+    /// Refuses, before anything is read, what a header promises and a file of such a length does not keep.
+    fn check_promise(&self, path: &Path, promise: &str, header: u64, expected: u64) -> Result<()> {
+        let follow = self.length.saturating_sub(header);
+        if !self.gzip && expected > follow {
+            return Err(invalid(path, format!("the header says {promise}, but only {follow} bytes follow")));
+        }
+        if self.gzip && expected > self.length.saturating_mul(MAX_RATIO).max(SMALL) {
+            let what =
+                format!("the header says {promise}, more than {MAX_RATIO} times the file: images are not packed so well");
+            return Err(Error::invalid_file(path, what, "If it is right all the same, unpack the file and name what it held."));
+        }
+        Ok(())
+    }
 }
 
 fn big_endian(word: &[u8]) -> u32 {
     word.iter().fold(0, |n, &byte| n << 8 | u32::from(byte))
 }
 
-/// Parses header and pixels. Memory grows with what is really read, whatever the header says.
-fn parse(path: &Path, mut source: impl Read) -> Result<Images> {
+/// Reads header and pixels. Memory grows with what is really read, and is there for all of it, whatever the header says.
+fn read(path: &Path, config: &DataConfig) -> Result<Images> {
+    let mut source = open(path)?;
     let mut header = Vec::new();
-    read_up_to(path, &mut source, 16, &mut header)?;
+    read_up_to(path, &mut source.bytes, 16, &mut header)?;
     let words: Vec<u32> = header.chunks_exact(4).map(big_endian).collect();
     check_magic(path, words.first().copied(), header.len())?;
     let &[_, len, height, width] = words.as_slice() else {
@@ -118,14 +145,22 @@ fn parse(path: &Path, mut source: impl Read) -> Result<Images> {
     // At most 2³² · 2²⁸: no overflow.
     let expected = u64::from(len) * u64::from(height) * u64::from(width);
     let promise = format!("{len} images of {width}×{height} pixels, {expected} bytes");
+    source.check_promise(path, &promise, 16, expected)?;
+    let as_used = u64::from(len).saturating_mul((config.channels * config.size * config.size) as u64);
+    memory::check(
+        path,
+        expected.saturating_add(as_used),
+        &format!("{len} images"),
+        "Use a smaller data.size, or a part of it.",
+    )?;
     let mut pixels = Vec::new();
-    read_up_to(path, &mut source, expected, &mut pixels)?;
+    read_up_to(path, &mut source.bytes, expected, &mut pixels)?;
     if (pixels.len() as u64) < expected {
         return Err(invalid(path, format!("the header says {promise}, but only {} bytes follow", pixels.len())));
     }
     // One byte more must not be there; for gzip this also checks the checksum.
     let mut rest = Vec::new();
-    read_up_to(path, &mut source, 1, &mut rest)?;
+    read_up_to(path, &mut source.bytes, 1, &mut rest)?;
     if !rest.is_empty() {
         return Err(invalid(path, format!("the header says {promise}, but more bytes follow")));
     }

@@ -8,7 +8,7 @@ mod zip;
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fmt;
-use std::fs::{self, File};
+use std::fs;
 use std::io::{ErrorKind, Read};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -21,6 +21,8 @@ use crate::error::{Error, Result, nearest};
 use crate::image::Images;
 use crate::progress::Progress;
 use crate::random::{Purpose, Stream};
+use crate::text::{self, on_one_line};
+use crate::{files, memory};
 
 /// Images in memory, 8 bits a channel, planar.
 #[derive(Debug, Clone)]
@@ -142,7 +144,8 @@ impl Dataset {
 /// - a folder or a zip archive of images (see [`EXTENSIONS`]), its subfolders included, in the order of their paths.
 ///
 /// Images are cropped to their central square and resized; transparent parts become white. Broken ones are left out and
-/// reported. Only the decoded pixels are held in memory as a whole. Where `config` asks for classes, they are those of
+/// reported. Only the decoded pixels are held in memory as a whole;
+/// what needs more memory than there is is refused (`GANFORGE_MEMORY` says how many GiB may be taken instead). Where `config` asks for classes, they are those of
 /// [`load_labels`], or each folder of images is one, in the order of the folders' names.
 ///
 /// # Errors
@@ -211,7 +214,7 @@ pub fn find_named(name: &str, roots: &[PathBuf]) -> Result<PathBuf> {
     if let Some(folder) = folders.iter().find(|folder| idx::training_file(folder).is_some()) {
         return Ok(folder.clone());
     }
-    let looked: Vec<String> = folders.iter().map(|folder| folder.display().to_string()).collect();
+    let looked: Vec<String> = folders.iter().map(|folder| text::path(folder)).collect();
     Err(Error::invalid(
         format!("data set '{name}'"),
         format!(
@@ -246,6 +249,9 @@ fn draw_synthetic(config: &DataConfig) -> Result<Loaded> {
         return Err(Error::usage(what, format!("They need a data.size of at least {}.", synthetic::MIN_SIZE)));
     }
     const SEED: u64 = 0; // not the run's: runs with different seeds train on the same data
+    let bytes = synthetic::LEN * config.channels * config.size * config.size;
+    let what = format!("{} images", grouped(synthetic::LEN));
+    memory::check("synthetic".as_ref(), bytes as u64, &what, "Use a smaller data.size.")?;
     let pixels = synthetic::digits(synthetic::LEN, config.size, config.channels, SEED);
     let mut report = Report { found: synthetic::LEN, ..Report::default() };
     let size = config.size as u32;
@@ -256,7 +262,7 @@ fn draw_synthetic(config: &DataConfig) -> Result<Loaded> {
 /// A single file, by its first bytes.
 fn load_file(path: &Path, config: &DataConfig, progress: &dyn Progress) -> Result<Loaded> {
     let mut head = Vec::new();
-    let file = File::open(path).map_err(Error::io("read", path))?;
+    let (file, _) = files::open(path)?;
     file.take(16).read_to_end(&mut head).map_err(Error::io("read", path))?;
     match head.as_slice() {
         [b'P', b'K', 3, 4, ..] | [b'P', b'K', 5, 6, ..] => zip::load(path, config, progress),
@@ -352,34 +358,70 @@ fn fill<T: Send>(
     progress: &dyn Progress,
     make: impl Fn(usize, &mut [u8]) -> T + Sync,
 ) -> Result<(Vec<u8>, Vec<T>)> {
-    const REPORT_EVERY: u64 = 64;
-    let too_many = || {
-        let what = format!("{} images of {} bytes do not fit in memory", grouped(len), grouped(bytes));
-        Error::invalid_file(place, what, "Use fewer images, or a smaller data.size.")
-    };
-    let total = len.checked_mul(bytes).ok_or_else(too_many)?;
     let mut pixels = Vec::new();
-    pixels.try_reserve_exact(total).map_err(|_| too_many())?;
-    pixels.resize(total, 0);
-    let done = AtomicU64::new(0);
-    progress.begin(&format!("reading {}", place.display()), len as u64);
-    let results = pixels
-        .par_chunks_exact_mut(bytes)
-        .enumerate()
-        .map(|(index, out)| {
-            let result = make(index, out);
-            let done = done.fetch_add(1, Ordering::Relaxed) + 1;
-            if done.is_multiple_of(REPORT_EVERY) {
-                progress.update(done, "");
-            }
-            result
-        })
-        .collect();
+    let counter = Counter::new(place, len, progress);
+    grow(place, &mut pixels, [len, len, bytes])?;
+    let results = make_all(&mut pixels, bytes, &counter, make);
     progress.end();
     Ok((pixels, results))
 }
 
-/// Reads and decodes the images called `names` in parallel, and leaves out the broken ones.
+/// Tells how many images are read.
+struct Counter<'a> {
+    progress: &'a dyn Progress,
+    done: AtomicU64,
+}
+
+impl<'a> Counter<'a> {
+    fn new(place: &Path, len: usize, progress: &'a dyn Progress) -> Self {
+        progress.begin(&format!("reading {}", text::path(place)), len as u64);
+        Self { progress, done: AtomicU64::new(0) }
+    }
+
+    fn count(&self) {
+        const REPORT_EVERY: u64 = 64;
+        let done = self.done.fetch_add(1, Ordering::Relaxed) + 1;
+        if done.is_multiple_of(REPORT_EVERY) {
+            self.progress.update(done, "");
+        }
+    }
+}
+
+/// Adds `len` black images of `bytes` bytes, with room for `room` if there is need of more.
+fn grow(place: &Path, pixels: &mut Vec<u8>, [len, room, bytes]: [usize; 3]) -> Result<()> {
+    const HINT: &str = "Use fewer images, or a smaller data.size.";
+    let too_many = || {
+        let what = format!("{} images of {} bytes do not fit in memory", grouped(room), grouped(bytes));
+        Error::invalid_file(place, what, HINT)
+    };
+    let wanted = room.checked_mul(bytes).ok_or_else(too_many)?;
+    let more = len * bytes; // at most `wanted`
+    if pixels.capacity() - pixels.len() < more {
+        memory::check(place, wanted as u64, &format!("{} images of {} bytes", grouped(room), grouped(bytes)), HINT)?;
+        pixels.try_reserve_exact(wanted).map_err(|_| too_many())?;
+    }
+    pixels.resize(pixels.len() + more, 0);
+    Ok(())
+}
+
+fn make_all<T: Send>(
+    pixels: &mut [u8],
+    bytes: usize,
+    counter: &Counter,
+    make: impl Fn(usize, &mut [u8]) -> T + Sync,
+) -> Vec<T> {
+    let images = pixels.par_chunks_exact_mut(bytes).enumerate();
+    images
+        .map(|(index, out)| {
+            let result = make(index, out);
+            counter.count();
+            result
+        })
+        .collect()
+}
+
+/// Reads and decodes the images called `names` in parallel, and leaves out the broken ones. Memory is taken for what turned out
+/// to be images, part by part, and for the rest once those before it mostly did: a name costs nothing.
 fn decode_all(
     place: &Path,
     names: &[String],
@@ -388,24 +430,38 @@ fn decode_all(
     progress: &dyn Progress,
     read: impl Fn(usize) -> Result<Vec<u8>, String> + Sync,
 ) -> Result<Loaded> {
+    /// Bytes of a part's images: enough for every thread to have its share.
+    const PART: usize = 64 << 20;
     let bytes = config.channels * config.size * config.size;
-    let (mut pixels, results) = fill(place, [names.len(), bytes], progress, |index, out| {
-        read(index).and_then(|encoded| decode::decode(&encoded, config.size, config.channels, out))
-    })?;
+    let part = (PART / bytes).max(rayon::current_num_threads());
     let mut report = Report { found: names.len(), ignored, ..Report::default() };
-    let mut whole = Vec::with_capacity(names.len());
-    for (index, (name, result)) in names.iter().zip(results).enumerate() {
-        match result {
-            Ok(source) => {
-                pixels.copy_within(index * bytes..(index + 1) * bytes, report.used * bytes);
-                report.count(1, (source.width, source.height), source.colour);
-                whole.push(name);
+    let (mut pixels, mut whole) = (Vec::new(), Vec::new());
+    let counter = Counter::new(place, names.len(), progress);
+    for (number, part_of_names) in names.chunks(part).enumerate() {
+        let first = number * part;
+        let mostly_whole = first > 0 && report.used * 2 >= first;
+        let room = if mostly_whole { names.len() - first } else { part_of_names.len() };
+        grow(place, &mut pixels, [part_of_names.len(), room, bytes])?;
+        let new = &mut pixels[report.used * bytes..];
+        let results = make_all(new, bytes, &counter, |index, out| {
+            read(first + index).and_then(|encoded| decode::decode(&encoded, config.size, config.channels, out))
+        });
+        let start = report.used;
+        for (index, (name, result)) in part_of_names.iter().zip(results).enumerate() {
+            match result {
+                Ok(source) => {
+                    let at = (start + index) * bytes;
+                    pixels.copy_within(at..at + bytes, report.used * bytes);
+                    report.count(1, (source.width, source.height), source.colour);
+                    whole.push(name);
+                }
+                Err(reason) => report.broken.push(Broken { name: name.clone(), reason }),
             }
-            Err(reason) => report.broken.push(Broken { name: name.clone(), reason }),
         }
+        pixels.truncate(report.used * bytes);
     }
+    progress.end();
     check_health(place, &report)?;
-    pixels.truncate(report.used * bytes);
     pixels.shrink_to_fit();
     Ok(Loaded { pixels, labels: classes_of_folders(&whole), report })
 }
@@ -513,9 +569,7 @@ impl fmt::Display for Report {
 
 impl fmt::Display for Broken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // A file's name may hold anything; what a terminal would obey is shown as U+FFFD.
-        let name: String = self.name.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect();
-        write!(f, "{name}: {}", self.reason)
+        write!(f, "{}: {}", on_one_line(&self.name), on_one_line(&self.reason))
     }
 }
 

@@ -10,6 +10,7 @@ use ::zip::ZipArchive;
 use super::{Entry, Loaded, classify, decode_all, read_bounded};
 use crate::config::DataConfig;
 use crate::error::{Error, Result};
+use crate::files;
 use crate::progress::Progress;
 
 type Archive = ZipArchive<BufReader<File>>;
@@ -44,7 +45,7 @@ pub(super) fn load(path: &Path, config: &DataConfig, progress: &dyn Progress) ->
 }
 
 fn open(path: &Path) -> Result<Archive> {
-    let file = File::open(path).map_err(Error::io("read", path))?;
+    let (file, _) = files::open(path)?;
     ZipArchive::new(BufReader::new(file)).map_err(|e| {
         Error::invalid_file(path, format!("not a readable zip archive: {e}"), "Fetch or make it again: it may be cut off.")
     })

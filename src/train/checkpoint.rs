@@ -1,24 +1,31 @@
 //! Checkpoints: everything a run needs to go on bit for bit. A folder appears under its name only when it is complete.
 
 use std::collections::BTreeMap;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
+use toml::Value;
 
+use super::run::{PARTIAL, remove_folder};
 use super::step::raw_weights;
 use super::{RunFolder, Trainer, Watchdog, Which};
+use crate::config::{self, TrainConfig};
 use crate::contract::{self, Weights};
 use crate::data::Dataset;
+use crate::ema::Ema;
 use crate::error::{Error, Result};
-use crate::files;
+use crate::text::{self, on_one_line};
+use crate::{files, memory};
 
 pub(super) const GENERATOR: &str = "generator.safetensors";
 pub(super) const CRITIC: &str = "critic.safetensors";
 pub(super) const EMA: &str = "ema.safetensors";
 const GENERATOR_OPTIMIZER: &str = "optimizer-generator.safetensors";
 const CRITIC_OPTIMIZER: &str = "optimizer-critic.safetensors";
+const CONFIG: &str = "config.toml";
 const STATE: &str = "state.json";
 const SUMS: &str = "SHA256SUMS";
 const LATEST: &str = "latest";
@@ -43,7 +50,13 @@ pub struct State {
     /// What the watchdog knows.
     #[serde(default)]
     pub watchdog: Watchdog,
+    /// SHA-256 of the checkpoint's other files, by name; empty in checkpoints from before it was noted.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub files: BTreeMap<String, String>,
 }
+
+/// More steps than any training makes; beyond it, counts would not fit their numbers.
+const MAX_STEP: u64 = 1 << 40;
 
 /// The folder of a run's newest checkpoint; `None` if it has none yet.
 ///
@@ -77,20 +90,25 @@ pub fn find(folder: &RunFolder, which: Which) -> Result<Option<PathBuf>> {
         // Killed between a checkpoint and its pointer, or copied without it: a numbered folder is whole in any case.
         return Ok(numbered(&checkpoints)?.pop().map(|(_, name)| checkpoints.join(name)));
     }
-    let name = String::from_utf8_lossy(&files::read(&pointer, files::TEXT)?).trim().to_string();
-    let path = checkpoints.join(&name);
-    match is_number(&name) && path.is_dir() {
+    let wrong =
+        |what: String| Error::invalid_file(&pointer, what, "Write the name of one of the folders beside it into the file.");
+    let text = files::read(&pointer, POINTER)?;
+    let name = std::str::from_utf8(&text).ok().map(str::trim).filter(|name| is_number(name));
+    let name = name.ok_or_else(|| wrong("it does not hold the number of a checkpoint".to_string()))?;
+    let path = checkpoints.join(name);
+    match path.is_dir() {
         true => Ok(Some(path)),
-        false => Err(Error::invalid_file(
-            &pointer,
-            format!("it names the checkpoint '{name}', which is not there"),
-            "Write the name of one of the folders beside it into the file.",
-        )),
+        false => Err(wrong(format!("it names the checkpoint {name}, which is not there"))),
     }
 }
 
+/// The most bytes of a file that names a checkpoint.
+const POINTER: u64 = 64;
+
+/// Whether a name is a checkpoint's: a number of steps.
 fn is_number(name: &str) -> bool {
-    !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_digit())
+    const DIGITS: usize = 20;
+    (1..=DIGITS).contains(&name.len()) && name.bytes().all(|byte| byte.is_ascii_digit())
 }
 
 /// The names in the folder of checkpoints; none if it is not there.
@@ -118,10 +136,10 @@ fn numbered(checkpoints: &Path) -> Result<Vec<(u64, String)>> {
 pub fn save(folder: &RunFolder, trainer: &Trainer, data: &Dataset, images: u64, watchdog: &Watchdog) -> Result<()> {
     let checkpoints = folder.checkpoints();
     let name = format!("{:08}", trainer.step);
-    let (target, partial) = (checkpoints.join(&name), checkpoints.join(format!(".partial-{name}")));
+    let (target, partial) = (checkpoints.join(&name), checkpoints.join(format!("{PARTIAL}{name}")));
     remove_folder(&partial)?;
     files::create_folder(&partial)?;
-    let state = State {
+    let mut state = State {
         step: trainer.step,
         images,
         generator_optimizer_steps: trainer.generator_optimizer.steps(),
@@ -129,8 +147,9 @@ pub fn save(folder: &RunFolder, trainer: &Trainer, data: &Dataset, images: u64, 
         data: data.name.clone(),
         data_sha256: data.sha256.clone(),
         watchdog: watchdog.clone(),
+        files: BTreeMap::new(),
     };
-    write_all(&partial, trainer, &state)?;
+    write_all(&partial, trainer, &mut state)?;
     remove_folder(&target)?;
     std::fs::rename(&partial, &target).map_err(Error::io("write", &target))?;
     settle(folder, trainer, watchdog)
@@ -141,10 +160,10 @@ pub fn save(folder: &RunFolder, trainer: &Trainer, data: &Dataset, images: u64, 
 pub(super) fn settle(folder: &RunFolder, trainer: &Trainer, watchdog: &Watchdog) -> Result<()> {
     let checkpoints = folder.checkpoints();
     let name = |step: u64| format!("{step:08}");
-    files::write_atomic(&checkpoints.join(LATEST), format!("{}\n", name(trainer.step)).as_bytes())?;
+    point(&checkpoints.join(LATEST), &name(trainer.step))?;
     let best = watchdog.best.map(|best| best.step).filter(|step| checkpoints.join(name(*step)).is_dir());
     if let Some(step) = best {
-        files::write_atomic(&checkpoints.join(BEST), format!("{}\n", name(step)).as_bytes())?;
+        point(&checkpoints.join(BEST), &name(step))?;
     }
     prune(&checkpoints, trainer.step, trainer.config.output.keep_checkpoints, best)
 }
@@ -162,45 +181,129 @@ pub(super) fn is_finite(trainer: &Trainer) -> Result<bool> {
     Ok(true)
 }
 
-fn write_all(into: &Path, trainer: &Trainer, state: &State) -> Result<()> {
-    write_tensors(&into.join(GENERATOR), &raw_weights(&trainer.generator))?;
-    write_tensors(&into.join(CRITIC), &raw_weights(&trainer.critic))?;
-    if let Some(ema) = &trainer.ema {
-        write_tensors(&into.join(EMA), ema.tensors())?;
+/// Lets a file name a checkpoint; one that does already is left alone.
+fn point(pointer: &Path, name: &str) -> Result<()> {
+    let text = format!("{name}\n");
+    match files::read(pointer, POINTER) {
+        Ok(old) if old == text.as_bytes() => Ok(()),
+        _ => files::write_atomic(pointer, text.as_bytes()),
     }
-    write_tensors(&into.join(GENERATOR_OPTIMIZER), trainer.generator_optimizer.slots())?;
-    write_tensors(&into.join(CRITIC_OPTIMIZER), trainer.critic_optimizer.slots())?;
-    let json = serde_json::to_string_pretty(state).map_err(|e| Error::invalid(STATE, e.to_string(), "Please report this."))?;
-    files::write_atomic(&into.join(STATE), (json + "\n").as_bytes())?;
-    write_sums(into)
 }
 
-/// Writes the checksums of all files of a folder, in the form of `sha256sum`.
-fn write_sums(folder: &Path) -> Result<()> {
-    let mut names = names(folder)?;
-    names.sort();
-    let line = |name: &String| Ok(format!("{}  {name}\n", sha256(&files::read(&folder.join(name), files::LARGE)?)));
-    let sums: String = names.iter().map(line).collect::<Result<_>>()?;
-    files::write_atomic(&folder.join(SUMS), sums.as_bytes())
+/// Writes all files of a checkpoint, the state with the others' checksums after them, and the list of all for people.
+fn write_all(into: &Path, trainer: &Trainer, state: &mut State) -> Result<()> {
+    let (generator, critic) = (raw_weights(&trainer.generator), raw_weights(&trainer.critic));
+    let mut tensors = vec![
+        (GENERATOR, &generator),
+        (CRITIC, &critic),
+        (GENERATOR_OPTIMIZER, trainer.generator_optimizer.slots()),
+        (CRITIC_OPTIMIZER, trainer.critic_optimizer.slots()),
+    ];
+    tensors.extend(trainer.ema.as_ref().map(|ema| (EMA, ema.tensors())));
+    let mut write = |name: &str, bytes: &[u8]| {
+        state.files.insert(name.to_string(), sha256(bytes));
+        files::write_atomic(&into.join(name), bytes)
+    };
+    for (name, tensors) in tensors {
+        write(name, &serialized(&into.join(name), tensors)?)?;
+    }
+    write(CONFIG, decisive(&trainer.config)?.as_bytes())?;
+    let json = serde_json::to_string_pretty(state).map_err(|e| Error::invalid(STATE, e.to_string(), "Please report this."))?;
+    let json = json + "\n";
+    files::write_atomic(&into.join(STATE), json.as_bytes())?;
+    let mut sums = state.files.clone();
+    sums.insert(STATE.to_string(), sha256(json.as_bytes()));
+    // In the form of sha256sum.
+    let lines: String = sums.iter().map(|(name, sum)| format!("{sum}  {name}\n")).collect();
+    files::write_atomic(&into.join(SUMS), lines.as_bytes())
 }
 
 fn sha256(bytes: &[u8]) -> String {
     contract::hex(&Sha256::digest(bytes))
 }
 
-/// Reads a file whose checksum stands beside it, if there are checksums: a changed weight would be a weight all the same.
-pub(super) fn read_checked(path: &Path) -> Result<Vec<u8>> {
-    let bytes = files::read(path, files::LARGE)?;
-    let sums = path.with_file_name(SUMS);
-    if !sums.exists() {
-        return Ok(bytes);
-    }
+/// Compares a file of a checkpoint with the checksums in the list and in the state beside it, as far as there are any: a
+/// changed weight would be a weight all the same.
+fn check_sums(path: &Path, bytes: &[u8]) -> Result<()> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let line = format!("{}  {name}", sha256(&bytes));
-    match String::from_utf8_lossy(&files::read(&sums, files::TEXT)?).lines().any(|saved| saved == line) {
-        true => Ok(bytes),
-        false => Err(damaged(path, format!("its checksum is not the one in {SUMS} beside it"))),
+    let (sum, sums) = (sha256(bytes), path.with_file_name(SUMS));
+    if sums.exists() {
+        let line = format!("{sum}  {name}");
+        if !String::from_utf8_lossy(&files::read(&sums, files::TEXT)?).lines().any(|saved| saved == line) {
+            return Err(damaged(path, format!("its checksum is not the one in {SUMS} beside it")));
+        }
     }
+    if name == STATE {
+        return Ok(());
+    }
+    let noted = noted_sums(&path.with_file_name(STATE))?;
+    match noted.is_empty() || noted.get(&*name) == Some(&sum) {
+        true => Ok(()),
+        false => Err(damaged(path, format!("its checksum is not the one in {STATE} beside it"))),
+    }
+}
+
+/// The checksums that a checkpoint's state holds; none where it is an old one, or missing.
+fn noted_sums(state: &Path) -> Result<BTreeMap<String, String>> {
+    #[derive(Deserialize)]
+    struct Noted {
+        #[serde(default)]
+        files: BTreeMap<String, String>,
+    }
+    if !state.exists() {
+        return Ok(BTreeMap::new());
+    }
+    let noted: Noted = serde_json::from_slice(&files::read(state, files::TEXT)?).map_err(|e| damaged(state, e.to_string()))?;
+    Ok(noted.files)
+}
+
+/// What of the config is the run's and not a checkpoint's: it decides nothing of the weights, so checkpoints that were trained
+/// alike are alike.
+const OF_THE_RUN: [(&str, Option<&str>); 4] =
+    [("data", Some("source")), ("schedule", Some("length")), ("output", None), ("watch", None)];
+
+/// The config as a checkpoint holds it.
+fn decisive(config: &TrainConfig) -> Result<String> {
+    let mut table = config::parse_table(&config.to_toml()?, CONFIG)?;
+    for (section, key) in OF_THE_RUN {
+        let Some(key) = key else {
+            table.remove(section);
+            continue;
+        };
+        if let Some(Value::Table(section)) = table.get_mut(section) {
+            section.remove(key);
+        }
+    }
+    toml::to_string(&table).map_err(|e| Error::invalid(CONFIG, e.to_string(), "Please report this."))
+}
+
+/// The config that a checkpoint was made with; length, output, watch and the place of the data are those of `run`. `None` where
+/// the checkpoint is from before it was kept.
+///
+/// # Errors
+/// When it is damaged, or missing though the checkpoint had it.
+pub fn read_config(from: &Path, run: &TrainConfig) -> Result<Option<TrainConfig>> {
+    let path = from.join(CONFIG);
+    if !path.exists() && !noted_sums(&from.join(STATE))?.contains_key(CONFIG) {
+        return Ok(None);
+    }
+    let bytes = files::read(&path, files::TEXT)?;
+    check_sums(&path, &bytes)?;
+    let text = String::from_utf8(bytes).map_err(|_| damaged(&path, "not UTF-8 text".to_string()))?;
+    let place = text::path(&path);
+    let mut table = config::parse_table(&text, &place)?;
+    let mut run = config::parse_table(&run.to_toml()?, CONFIG)?;
+    for (section, key) in OF_THE_RUN {
+        let Some(theirs) = run.remove(section) else { continue };
+        let Some(key) = key else {
+            table.insert(section.to_string(), theirs);
+            continue;
+        };
+        if let (Value::Table(mut theirs), Some(Value::Table(ours))) = (theirs, table.get_mut(section)) {
+            ours.extend(theirs.remove(key).map(|value| (key.to_string(), value)));
+        }
+    }
+    TrainConfig::from_table(table, &place).map(Some)
 }
 
 /// Puts a trainer where a checkpoint left it, and gives the watchdog as it was then.
@@ -210,14 +313,22 @@ pub(super) fn read_checked(path: &Path) -> Result<Vec<u8>> {
 pub fn load(from: &Path, trainer: &mut Trainer, data: &Dataset) -> Result<Watchdog> {
     let state = read_state(from)?;
     if state.data_sha256 != data.sha256 {
-        let what = format!("this checkpoint was trained on other images ({}) than the ones given ({})", state.data, data.name);
+        let what = format!(
+            "this checkpoint was trained on other images ({}) than the ones given ({})",
+            on_one_line(&state.data),
+            on_one_line(&data.name)
+        );
         return Err(Error::invalid_file(from, what, "Name the run's own data with --data."));
     }
-    let place = |file: &str| from.join(file).display().to_string();
+    let place = |file: &str| text::path(&from.join(file));
     trainer.generator.load(&read_tensors(&from.join(GENERATOR))?, &place(GENERATOR))?;
     trainer.critic.load(&read_tensors(&from.join(CRITIC))?, &place(CRITIC))?;
-    if let Some(ema) = &mut trainer.ema {
-        ema.load(read_tensors(&from.join(EMA))?, &place(EMA))?;
+    let averaged = read_config(from, &trainer.config)?.is_none_or(|config| config.schedule.ema_decay > 0.0);
+    match &mut trainer.ema {
+        Some(ema) if averaged => ema.load(read_tensors(&from.join(EMA))?, &place(EMA))?,
+        // The average was asked for on the way: it begins here.
+        Some(_) => trainer.ema = Some(Ema::new(trainer.config.schedule.ema_decay, &trainer.generator)?),
+        None => {}
     }
     let slots = read_tensors(&from.join(GENERATOR_OPTIMIZER))?;
     trainer.generator_optimizer.load(state.generator_optimizer_steps, slots, &place(GENERATOR_OPTIMIZER))?;
@@ -233,7 +344,13 @@ pub fn load(from: &Path, trainer: &mut Trainer, data: &Dataset) -> Result<Watchd
 /// When it is missing or damaged.
 pub fn read_state(from: &Path) -> Result<State> {
     let path = from.join(STATE);
-    serde_json::from_slice(&read_checked(&path)?).map_err(|e| damaged(&path, e.to_string()))
+    let bytes = files::read(&path, files::TEXT)?;
+    check_sums(&path, &bytes)?;
+    let state: State = serde_json::from_slice(&bytes).map_err(|e| damaged(&path, e.to_string()))?;
+    match state.step.max(state.generator_optimizer_steps).max(state.critic_optimizer_steps) <= MAX_STEP {
+        true => Ok(state),
+        false => Err(damaged(&path, format!("it counts more than {MAX_STEP} steps"))),
+    }
 }
 
 /// A checkpoint's generator, averaged or raw, on the CPU.
@@ -254,11 +371,14 @@ pub fn generator_file(from: &Path, weights: Weights) -> PathBuf {
 
 /// Writes tensors by name. The format sorts them, so the same tensors give the same bytes.
 pub(crate) fn write_tensors(path: &Path, tensors: &BTreeMap<String, Tensor>) -> Result<()> {
+    files::write_atomic(path, &serialized(path, tensors)?)
+}
+
+fn serialized(path: &Path, tensors: &BTreeMap<String, Tensor>) -> Result<Vec<u8>> {
     let on_cpu: Vec<(&String, Tensor)> =
         tensors.iter().map(|(name, tensor)| Ok((name, tensor.to_device(&Device::Cpu)?))).collect::<Result<_>>()?;
-    let bytes = safetensors::serialize(on_cpu.iter().map(|(name, tensor)| (name.as_str(), tensor)), None)
-        .map_err(|e| damaged(path, e.to_string()))?;
-    files::write_atomic(path, &bytes)
+    safetensors::serialize(on_cpu.iter().map(|(name, tensor)| (name.as_str(), tensor)), None)
+        .map_err(|e| damaged(path, e.to_string()))
 }
 
 /// Reads tensors by name, on the CPU.
@@ -266,9 +386,45 @@ pub(crate) fn write_tensors(path: &Path, tensors: &BTreeMap<String, Tensor>) -> 
 /// # Errors
 /// When the file is missing, not what the checksums beside it say, or no safetensors file.
 pub fn read_tensors(path: &Path) -> Result<BTreeMap<String, Tensor>> {
-    let bytes = read_checked(path)?;
+    let bytes = read_whole(path, |what| damaged(path, what))?;
+    check_sums(path, &bytes)?;
     let tensors = candle_core::safetensors::load_buffer(&bytes, &Device::Cpu).map_err(|e| damaged(path, e.to_string()))?;
     Ok(tensors.into_iter().collect())
+}
+
+/// Reads a safetensors file. Its header comes first: a file that has not the length which that tells is refused with `wrong`
+/// before memory is taken for it.
+///
+/// # Errors
+/// When it is missing, unreadable, no safetensors file by its header, or too large for the memory there is.
+pub(super) fn read_whole(path: &Path, wrong: impl Fn(String) -> Error) -> Result<Vec<u8>> {
+    /// Bytes of the header's own length, before it.
+    const LENGTH: usize = size_of::<u64>();
+    let (mut file, length) = files::open(path)?;
+    let mut bytes = Vec::new();
+    let mut read = |limit: u64, bytes: &mut Vec<u8>| {
+        (&mut file).take(limit).read_to_end(bytes).map_err(Error::io("read", path)).map(|_| ())
+    };
+    read(LENGTH as u64, &mut bytes)?;
+    let Some(header) = bytes.first_chunk::<LENGTH>().map(|number| u64::from_le_bytes(*number)) else {
+        return Err(wrong(format!("it ends after {} bytes", bytes.len())));
+    };
+    if header > files::TEXT || header > length.saturating_sub(LENGTH as u64) {
+        return Err(wrong(format!("its header would be {header} bytes long")));
+    }
+    read(header, &mut bytes)?;
+    let told: safetensors::tensor::Metadata =
+        serde_json::from_slice(bytes.get(LENGTH..).unwrap_or_default()).map_err(|e| wrong(format!("its header: {e}")))?;
+    let expected = (bytes.len() as u64).saturating_add(told.data_len() as u64);
+    if length != expected {
+        return Err(wrong(format!("it has {length} bytes, and its header tells of {expected}")));
+    }
+    // Once as bytes, and once as tensors.
+    memory::check(path, length.saturating_mul(2), "its tensors", "Name a smaller file.")?;
+    let out_of_memory = |_| Error::io("read", path)(std::io::ErrorKind::OutOfMemory.into());
+    bytes.try_reserve_exact(told.data_len()).map_err(out_of_memory)?;
+    read(told.data_len() as u64, &mut bytes)?;
+    Ok(bytes)
 }
 
 fn damaged(path: &Path, what: String) -> Error {
@@ -279,26 +435,11 @@ fn damaged(path: &Path, what: String) -> Error {
     )
 }
 
-fn remove_folder(path: &Path) -> Result<()> {
-    match std::fs::remove_dir_all(path) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::io("remove", path)(e)),
-        _ => Ok(()),
-    }
-}
-
-/// Removes all but the newest `keep` checkpoints up to `step` and the best, and what an interrupted save left. Checkpoints of later steps
-/// are there after someone went back to an earlier one; they stay until the run reaches their steps again.
+/// Removes all but the newest `keep` checkpoints up to `step` and the best. Checkpoints of later steps are there after someone went
+/// back to an earlier one; they stay until the run reaches their steps again.
 fn prune(checkpoints: &Path, step: u64, keep: usize, best: Option<u64>) -> Result<()> {
     let mut past = numbered(checkpoints)?;
     past.retain(|(number, _)| *number <= step);
-    let old = past.into_iter().rev().skip(keep).filter(|(step, _)| Some(*step) != best).map(|(_, name)| name);
-    let partial = names(checkpoints)?.into_iter().filter(|name| name.starts_with(".partial-"));
-    for name in old.chain(partial) {
-        remove_folder(&checkpoints.join(name))?;
-    }
-    for name in names(checkpoints)?.into_iter().filter(|name| name.starts_with(files::TEMPORARY)) {
-        let path = checkpoints.join(name);
-        std::fs::remove_file(&path).map_err(Error::io("remove", &path))?;
-    }
-    Ok(())
+    let old = past.into_iter().rev().skip(keep).filter(|(step, _)| Some(*step) != best);
+    old.map(|(_, name)| remove_folder(&checkpoints.join(name))).collect()
 }

@@ -44,9 +44,10 @@ const LAST_DELAY: u16 = 300;
 pub(super) fn write(folder: &RunFolder, last: u64, path: &Path) -> Result<()> {
     let sheets = chosen(folder.sheets(last)?);
     let tile = folder.config()?.data.size as u32 + GAP as u32;
-    let mut frames = sheets.par_iter().map(|(_, path)| Ok(cropped(&read(path)?, tile))).collect::<Result<Vec<_>>>()?;
+    // What is damaged is left out, as what was removed: the report tells of it.
+    let whole = sheets.par_iter().filter_map(|(step, path)| Some((*step, cropped(&read(path).ok()?, tile))));
+    let (steps, mut frames): (Vec<u64>, Vec<RgbImage>) = whole.collect::<Vec<_>>().into_iter().unzip();
     let Some(size) = frames.last().map(|sheet| fitting(sheet.dimensions())) else { return Ok(()) };
-    let steps: Vec<u64> = sheets.iter().map(|(step, _)| *step).collect();
     let mut size = size;
     loop {
         frames = frames.into_par_iter().map(|frame| resized(frame, size)).collect();
@@ -67,7 +68,7 @@ fn chosen(sheets: Vec<(u64, PathBuf)>) -> Vec<(u64, PathBuf)> {
 }
 
 fn read(path: &Path) -> Result<RgbImage> {
-    let bytes = files::read(path, files::LARGE)?;
+    let bytes = files::read(path, files::PICTURE)?;
     image::load_from_memory(&bytes)
         .map(DynamicImage::into_rgb8)
         .map_err(|e| Error::invalid_file(path, e.to_string(), "Delete it: training does not need it."))

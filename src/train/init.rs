@@ -8,6 +8,7 @@
 //! `num_batches_tracked` is passed over, and so are the prefixes `module.` (DataParallel) and `_orig_mod.` (torch.compile).
 
 use std::collections::BTreeMap;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
@@ -20,8 +21,8 @@ use crate::config::TrainConfig;
 use crate::contract::Weights;
 use crate::ema::Ema;
 use crate::error::{Error, Result};
-use crate::files;
 use crate::nn::Network;
+use crate::{files, text};
 
 /// What the metadata of a generator says of the data that its weights were trained on elsewhere.
 const UNKNOWN: &str = "unknown";
@@ -37,7 +38,7 @@ const MEND: &str =
 /// is of another architecture. Nothing is changed then.
 pub fn begin(trainer: &mut Trainer, path: &Path) -> Result<String> {
     let found = find(path, &trainer.generator, &trainer.critic)?;
-    let place = path.display().to_string();
+    let place = text::path(path);
     if let Some((_, weights)) = &found.generator {
         trainer.generator.load(weights, &place)?;
         if trainer.ema.is_some() {
@@ -75,7 +76,7 @@ pub fn load_generator(config: TrainConfig, path: &Path) -> Result<Trained> {
     let opened = Opened::open(path)?;
     let candidates = opened.candidates();
     let (_, weights) = choose(&candidates, &generator, is_generator).map_err(|misfit| misfit.error(path, "generator"))?;
-    generator.load(&read(weights, path)?, &path.display().to_string())?;
+    generator.load(&read(weights, path)?, &text::path(path))?;
     let unknown = UNKNOWN.to_string();
     let state = State {
         step: 0,
@@ -85,6 +86,7 @@ pub fn load_generator(config: TrainConfig, path: &Path) -> Result<Trained> {
         data: unknown.clone(),
         data_sha256: unknown,
         watchdog: Watchdog::default(),
+        files: BTreeMap::new(),
     };
     Ok(Trained { config, generator, state, weights: Weights::Raw })
 }
@@ -105,7 +107,7 @@ impl Initial {
             Some((key, _)) => format!("from '{key}'"),
             None => "drawn anew".to_string(),
         };
-        format!("begins with {}: generator {}, critic {}", path.display(), of(&self.generator), of(&self.critic))
+        format!("begins with {}: generator {}, critic {}", text::path(path), of(&self.generator), of(&self.critic))
     }
 }
 
@@ -159,8 +161,10 @@ impl Opened {
         if path.is_dir() {
             return Self::open_folder(path);
         }
-        let bytes = files::read(path, files::LARGE)?;
-        match bytes.as_slice() {
+        let (file, _) = files::open(path)?;
+        let mut head = Vec::new();
+        file.take(4).read_to_end(&mut head).map_err(Error::io("read", path))?;
+        match head.as_slice() {
             [b'P', b'K', ..] => Pth::open(path).map(Self::Pth),
             // A pickle of a number of 10 bytes, by which PyTorch knew its files.
             [0x80, _, 0x8a, 10, ..] => Err(Error::invalid_file(
@@ -168,7 +172,7 @@ impl Opened {
                 "a file in the form that PyTorch wrote before version 1.6",
                 "Open it with PyTorch and save it anew: torch.save(net.state_dict(), \"net.pth\").",
             )),
-            _ => Ok(Self::Tensors(vec![(String::new(), safetensors(&bytes, path)?)])),
+            _ => Ok(Self::Tensors(vec![(String::new(), safetensors(path)?)])),
         }
     }
 
@@ -186,7 +190,7 @@ impl Opened {
             [("generator", [checkpoint::GENERATOR, checkpoint::EMA].as_slice()), ("critic", [checkpoint::CRITIC].as_slice())]
         {
             if let Some(file) = names.iter().map(|name| folder.join(name)).find(|file| file.is_file()) {
-                dicts.push((key.to_string(), safetensors(&checkpoint::read_checked(&file)?, &file)?));
+                dicts.push((key.to_string(), checkpoint::read_tensors(&file)?));
             }
         }
         if dicts.is_empty() { Err(missing()) } else { Ok(Self::Tensors(dicts)) }
@@ -202,11 +206,13 @@ impl Opened {
     }
 }
 
-fn safetensors(bytes: &[u8], path: &Path) -> Result<BTreeMap<String, Tensor>> {
-    let tensors = candle_core::safetensors::load_buffer(bytes, &Device::Cpu).map_err(|e| {
-        let what = format!("neither a PyTorch state dict nor a safetensors file: {e}");
+fn safetensors(path: &Path) -> Result<BTreeMap<String, Tensor>> {
+    let wrong = |what: String| {
+        let what = format!("neither a PyTorch state dict nor a safetensors file: {what}");
         Error::invalid_file(path, what, "Fetch it again: it may be cut off.")
-    })?;
+    };
+    let bytes = checkpoint::read_whole(path, wrong)?;
+    let tensors = candle_core::safetensors::load_buffer(&bytes, &Device::Cpu).map_err(|e| wrong(e.to_string()))?;
     Ok(tensors.into_iter().collect())
 }
 

@@ -1,6 +1,7 @@
 //! Training: the loop as a recipe, over the parts in the modules beside it.
 
 mod batches;
+pub mod changes;
 pub mod checkpoint;
 mod curves;
 mod gif;
@@ -24,11 +25,13 @@ use crate::config::{LossConfig, Span, TrainConfig};
 use crate::contract::Weights;
 use crate::data::Dataset;
 use crate::error::{Error, Result};
+use crate::files;
 use crate::image::{self, Images};
 use crate::nn::{Network, Pass, Role, channels_first};
 use crate::progress::Progress;
 use crate::schedule::Rates;
 use crate::shape::Shape;
+use crate::text;
 
 pub use batches::{Batch, Batches};
 pub use run::RunFolder;
@@ -52,6 +55,9 @@ pub struct Job<'a> {
     pub stop: &'a AtomicBool,
     /// Who measures how good the samples are, if anybody does.
     pub judge: Option<&'a dyn Judge>,
+    /// Keys and sections of the config that may differ, on purpose, from what the checkpoint was made with that the training goes
+    /// on from; beside those that always may, [`changes::FREE`].
+    pub set: &'a [String],
 }
 
 /// Measures how good generated images are, and so decides which checkpoint is the best.
@@ -85,12 +91,20 @@ pub struct Outcome {
 }
 
 /// Trains from the latest checkpoint of the run folder, or from the beginning if it has none, to the end of the schedule, or
-/// until the watchdog says that there is no point in going on.
+/// until the watchdog says that there is no point in going on. Where there is nothing left to train, it says so and changes
+/// nothing.
 ///
 /// # Errors
-/// When the folder cannot be written to, or a checkpoint belongs to another run. What was saved before stays.
+/// When the folder cannot be written to, another process trains in it, or a checkpoint belongs to another run or another
+/// config. What was saved before stays.
 pub fn train(job: &Job) -> Result<Outcome> {
     let Job { config, data, folder, progress, .. } = job;
+
+    // One process a run; what others that were killed left half written goes.
+    let _lock = folder.lock()?;
+    folder.sweep()?;
+    let saved = checkpoint::latest(folder)?;
+    let changes = changes::check(folder, saved.as_deref(), config, job.set)?;
 
     // Build the networks, and put them where the last checkpoint left them.
     let batches = Batches::new(data, config, job.device)?;
@@ -99,17 +113,26 @@ pub fn train(job: &Job) -> Result<Outcome> {
     }
     let mut trainer = Trainer::new(config, job.device, DType::F32)?;
     let mut watchdog = Watchdog::default();
-    if let Some(saved) = checkpoint::latest(folder)? {
-        watchdog = checkpoint::load(&saved, &mut trainer, data)?;
+    if let Some(saved) = &saved {
+        watchdog = checkpoint::load(saved, &mut trainer, data)?;
         checkpoint::settle(folder, &trainer, &watchdog)?;
+        let total = config.schedule.length.in_steps(&config.schedule, batches.len());
+        if trainer.step >= total {
+            return Ok(nothing_left(job, &trainer, &batches, watchdog, total));
+        }
         progress.say(&format!("continuing at step {}", trainer.step));
     } else if !config.init_from.is_empty() {
         progress.say(&init::begin(&mut trainer, Path::new(&config.init_from))?);
         // At once: a run that is killed before its next checkpoint must begin with the same weights, whatever became of the file.
         checkpoint::save(folder, &trainer, data, 0, &watchdog)?;
     }
-    folder.write_config(config)?; // not before: a checkpoint that does not fit must leave the run as it was
+    // Not before: a checkpoint that does not fit must leave the run as it was.
+    changes::note(folder, &changes, *progress)?;
+    folder.write_config(config)?;
     let log = stats::Log::open(folder, trainer.step)?;
+    for sheet in log.left_out() {
+        progress.say(&format!("warning: TensorBoard does without a sheet of samples: {sheet}"));
+    }
 
     // Train. The report is written either way: it shows where a run went wrong.
     let mut run = Run::new(job, trainer, batches, watchdog, log)?;
@@ -130,6 +153,26 @@ pub fn train(job: &Job) -> Result<Outcome> {
         progress.say(&format!("warning: the run is saved, but its report is not: {error}"));
     }
     trained.map(|_| outcome)
+}
+
+/// Says of a run that is as long as was asked for, or longer, that there is nothing to train, and how it goes on.
+fn nothing_left(job: &Job, trainer: &Trainer, batches: &Batches, watchdog: Watchdog, total_steps: u64) -> Outcome {
+    let Job { folder, progress, .. } = job;
+    let asked = match trainer.step == total_steps {
+        true => "as many as it was to have".to_string(),
+        false => format!("more than the {total_steps} it is to have now"),
+    };
+    let step = trainer.step;
+    progress.say(&format!("this run has {step} steps, {asked}: nothing is trained. It goes on with a larger total length."));
+    // It may have been killed between its last checkpoint and its report.
+    if !folder.report_file().exists()
+        && let Err(error) = report::rewrite(folder, report::Paths::Hidden)
+    {
+        progress.say(&format!("warning: the run is whole, but its report is not written: {error}"));
+    }
+    let images = batches.images_after(trainer.critic_steps());
+    let Watchdog { best, said: warnings, .. } = watchdog;
+    Outcome { step, total_steps, images, seconds: 0.0, images_per_second: 0.0, best, verdict: None, warnings }
 }
 
 /// A training under way.
@@ -201,9 +244,7 @@ impl<'a> Run<'a> {
                 self.log.write(&record)?;
                 self.job.progress.update(after, &self.clock.detail(&record, self.total));
                 if let Some(verdict) = self.bark(&record, &due)? {
-                    // People want to see what became of it; but the verdict is worth more than the picture.
-                    let unseen = |error| self.job.progress.say(&format!("warning: no sheet of the last samples: {error}"));
-                    self.show(after).unwrap_or_else(unseen);
+                    self.show(after)?; // people want to see what became of it
                     return Ok(Some(verdict));
                 }
                 if better.is_some() {
@@ -227,11 +268,19 @@ impl<'a> Run<'a> {
         Ok(None)
     }
 
-    /// The sheet of samples after a step.
+    /// The sheet of samples after a step. The training is worth more than its pictures: where one cannot be kept, that is said.
     fn show(&mut self, step: u64) -> Result<()> {
-        let path = self.job.folder.sample_file(step);
-        self.sampler.save(&self.trainer, &path)?;
-        self.log.sheet(step, &path)
+        let Job { folder, progress, .. } = self.job;
+        let sheet = self.sampler.sheet(&self.trainer)?;
+        let path = folder.sample_file(step);
+        // Someone may have removed the folder.
+        let kept = files::create_folder(&folder.samples())
+            .and_then(|()| files::write_atomic(&path, &sheet))
+            .and_then(|()| self.log.sheet(step, &sheet));
+        if let Err(error) = kept {
+            progress.say(&format!("warning: no sheet of samples after step {step}: {error}"));
+        }
+        Ok(())
     }
 
     /// What is due at the end of the round from step `before` to step `after`.
@@ -394,10 +443,12 @@ impl<'a> Sampler<'a> {
         Ok(Self { config, view: generator_network(config, device, DType::F32)?, latents })
     }
 
-    fn save(&self, trainer: &Trainer, path: &std::path::Path) -> Result<()> {
+    /// A sheet of samples, as a PNG file.
+    fn sheet(&self, trainer: &Trainer) -> Result<Vec<u8>> {
         self.view.load(&trainer.best_weights(), "the trainer")?;
         let images = sample(&self.view, self.config, &self.latents)?;
-        image::save_grid(&images, Images::square_columns(images.n), path)
+        let sheet = images.grid(Images::square_columns(images.n));
+        image::encode_png(&sheet.pixels, sheet.height, sheet.width, sheet.channels)
     }
 
     /// Images `0..n` of the run's seed, batch by batch.
@@ -502,15 +553,22 @@ pub fn load_trained(folder: &RunFolder, weights: Option<Weights>, which: Which) 
 /// # Errors
 /// When the folder is no run, the checkpoint is damaged, or has no averaged weights though these are asked for.
 pub fn load_checkpoint(folder: &RunFolder, saved: &std::path::Path, weights: Option<Weights>) -> Result<Trained> {
-    let config = folder.config()?;
+    let config = config_of(folder, saved)?;
     let averaged = config.schedule.ema_decay > 0.0;
     let weights = weights.unwrap_or(if averaged { Weights::Ema } else { Weights::Raw });
     if weights == Weights::Ema && !averaged {
         let what = "this run has no averaged weights (schedule.ema_decay is 0)";
-        return Err(Error::usage(format!("{}: {what}", folder.path().display()), "Use --weights raw."));
+        return Err(Error::usage(format!("{}: {what}", text::path(folder.path())), "Use --weights raw."));
     }
     let generator = generator_network(&config, &Device::Cpu, DType::F32)?;
     let tensors: BTreeMap<String, Tensor> = checkpoint::read_generator(saved, weights)?;
-    generator.load(&tensors, &saved.display().to_string())?;
+    generator.load(&tensors, &text::path(saved))?;
     Ok(Trained { config, generator, state: checkpoint::read_state(saved)?, weights })
+}
+
+/// The config that a checkpoint was made with; what it is called, and where the images are, is as the run says now.
+fn config_of(folder: &RunFolder, saved: &Path) -> Result<TrainConfig> {
+    let run = folder.config()?;
+    let Some(made) = checkpoint::read_config(saved, &run)? else { return Ok(run) };
+    Ok(TrainConfig { preset: run.preset, about: run.about, ..made })
 }

@@ -12,11 +12,14 @@ use candle_core::{DType, Device, Tensor};
 use zip::{CompressionMethod, ZipArchive};
 
 use crate::error::{Error, Result};
+use crate::{files, memory};
 
 /// The largest pickle that is read, in bytes; a state dict takes about 200 a tensor.
 const MAX_PICKLE: u64 = 4 << 20;
 /// Objects looked at while it is read: short pickles can describe objects without end.
 const MAX_OBJECTS: usize = 2_000_000;
+/// Bytes of text looked at while it is read, likewise: its memo gives a long text again and again.
+const MAX_TEXT: usize = 64 << 20;
 /// Objects within objects.
 const MAX_DEPTH: usize = 64;
 const MEND: &str = "Save the networks' state dicts anew: torch.save(net.state_dict(), \"net.pth\").";
@@ -72,7 +75,7 @@ impl Pth {
         let wrong = || invalid(&self.path, format!("tensor {} does not lie within the memory saved for it", tensor.name));
         let mut archive = archive(&self.path)?;
         let name = format!("{}data/{}", self.root, tensor.storage);
-        let bytes = entry(&mut archive, &self.path, &name, u64::MAX)?;
+        let bytes = entry(&mut archive, &self.path, &name, files::LARGE)?;
         let size = tensor.dtype.size_in_bytes();
         let count = tensor.dims.iter().try_fold(1usize, |n, &dim| n.checked_mul(dim)).ok_or_else(wrong)?;
         let reach = tensor
@@ -106,7 +109,7 @@ fn invalid(path: &Path, what: String) -> Error {
 }
 
 fn archive(path: &Path) -> Result<ZipArchive<BufReader<File>>> {
-    let file = File::open(path).map_err(Error::io("read", path))?;
+    let (file, _) = files::open(path)?;
     ZipArchive::new(BufReader::new(file)).map_err(|e| {
         let what = format!("no state dict in the form that PyTorch writes since version 1.6: {e}");
         Error::invalid_file(path, what, "If PyTorch opens it, save it from there anew; else fetch it again: it may be cut off.")
@@ -122,14 +125,17 @@ fn entry(archive: &mut ZipArchive<BufReader<File>>, path: &Path, name: &str, mos
     }
     // One byte more than there is: at the end the archive's checksum is compared.
     let (size, mut bytes) = (file.size(), Vec::new());
+    memory::check(path, size, name, "Take a smaller file.")?;
     file.take(size.saturating_add(1)).read_to_end(&mut bytes).map_err(|e| damaged(e.to_string()))?;
     Ok(bytes)
 }
 
 /// The object that a pickle describes. Operation by operation, so that nothing grows beyond what a state dict needs.
 fn unpickle(pickle: &[u8]) -> Result<Object, String> {
-    let damaged = |e: candle_core::Error| format!("its pickle is damaged: {e}");
-    let (mut stack, mut rest, mut seen) = (Stack::empty(), pickle, 0);
+    // The reader shows the objects that it stumbles over, whole.
+    let damaged =
+        |e: candle_core::Error| format!("its pickle is damaged: {}", e.to_string().chars().take(200).collect::<String>());
+    let (mut stack, mut rest, mut seen) = (Stack::empty(), pickle, Seen::default());
     loop {
         check_operand(rest)?;
         let stop = stack.read(&mut rest).map_err(damaged)?;
@@ -155,9 +161,21 @@ fn check_operand(rest: &[u8]) -> Result<(), String> {
     if whole { Ok(()) } else { Err("its pickle is damaged: an operand is longer than it".to_string()) }
 }
 
-fn measure(object: &Object, depth: usize, seen: &mut usize) -> Result<(), String> {
-    *seen += 1;
-    if depth > MAX_DEPTH || *seen > MAX_OBJECTS {
+/// What was looked at so far. It bounds what the reader holds: whatever it copies is looked at next.
+#[derive(Default)]
+struct Seen {
+    objects: usize,
+    text: usize,
+}
+
+fn measure(object: &Object, depth: usize, seen: &mut Seen) -> Result<(), String> {
+    seen.objects += 1;
+    seen.text += match object {
+        Object::Unicode(text) => text.len(),
+        Object::Class { module_name, class_name } => module_name.len() + class_name.len(),
+        _ => 0,
+    };
+    if depth > MAX_DEPTH || seen.objects > MAX_OBJECTS || seen.text > MAX_TEXT {
         return Err("its pickle is more deeply nested, or longer, than any state dict".to_string());
     }
     let mut inner = |object: &Object| measure(object, depth + 1, seen);

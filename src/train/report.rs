@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use sysinfo::{CpuRefreshKind, MemoryRefreshKind, RefreshKind, System};
 
 use super::stats::Elapsed;
-use super::{Best, Record, RunFolder, Verdict, checkpoint, curves, gif, hours, read_records};
+use super::{Best, Record, RunFolder, Verdict, changes, checkpoint, curves, gif, hours, read_records};
 use crate::config::TrainConfig;
 use crate::data::{Dataset, grouped};
 use crate::error::{Error, Result};
@@ -154,20 +154,31 @@ pub fn note(folder: &RunFolder, facts: &Facts) -> Result<()> {
     files::write_atomic(&folder.facts_file(), (json + "\n").as_bytes())
 }
 
-/// Writes `report.json`, `curves.png`, `progress.gif` and `report.html` of a run, whatever became of it.
+/// Whether a report tells where on this machine things lie. Reports travel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Paths {
+    /// Only what they are called.
+    #[default]
+    Hidden,
+    /// Whole paths.
+    Shown,
+}
+
+/// Writes `report.json`, `curves.png`, `progress.gif` and `report.html` of a run, whatever became of it. It tells what the data
+/// are called, not where they lie.
 ///
 /// # Errors
-/// When a file of the run is unreadable or damaged, or the folder cannot be written to.
+/// When a file of the run other than a sheet of samples is unreadable or damaged, or the folder cannot be written to.
 pub fn write(folder: &RunFolder, facts: &Facts) -> Result<()> {
     note(folder, facts)?;
-    render(folder, facts)
+    render(folder, facts, Paths::Hidden)
 }
 
 /// Makes the report of an existing run again, from what is in its folder.
 ///
 /// # Errors
 /// As [`write()`]; and when the run has no log yet.
-pub fn rewrite(folder: &RunFolder) -> Result<()> {
+pub fn rewrite(folder: &RunFolder, paths: Paths) -> Result<()> {
     let path = folder.facts_file();
     let mut facts: Facts = match path.exists() {
         true => serde_json::from_slice(&files::read(&path, files::TEXT)?)
@@ -177,15 +188,15 @@ pub fn rewrite(folder: &RunFolder) -> Result<()> {
     if let Some(saved) = checkpoint::latest(folder)? {
         facts.best = checkpoint::read_state(&saved)?.watchdog.best.or(facts.best); // the run may be under way
     }
-    render(folder, &facts)
+    render(folder, &facts, paths)
 }
 
-fn render(folder: &RunFolder, facts: &Facts) -> Result<()> {
+fn render(folder: &RunFolder, facts: &Facts, paths: Paths) -> Result<()> {
     let records = read_records(folder)?;
     let last = records.last().map_or(0, |record| record.step);
     curves::draw(&records, &folder.curves_file())?;
     gif::write(folder, last, &folder.gif_file())?;
-    files::write_atomic(&folder.report_file(), page(folder, facts, &records)?.into_string().as_bytes())
+    files::write_atomic(&folder.report_file(), page(folder, facts, &records, paths)?.into_string().as_bytes())
 }
 
 const STYLE: &str = "
@@ -208,12 +219,18 @@ tr:first-child>*{border-top:0}th{font-weight:400;color:var(--soft);white-space:n
 summary{cursor:pointer}";
 
 /// Text from outside stands in braces here and is escaped; only curves and style are taken as they are.
-fn page(folder: &RunFolder, facts: &Facts, records: &[Record]) -> Result<Markup> {
-    let config = folder.config()?;
+fn page(folder: &RunFolder, facts: &Facts, records: &[Record], paths: Paths) -> Result<Markup> {
+    let mut config = folder.config()?;
+    if paths == Paths::Hidden {
+        for path in [&mut config.data.source, &mut config.init_from] {
+            *path = last_part(path);
+        }
+    }
+    let changed = changes::read(folder)?;
     let charts = curves::svgs(records)?;
-    let gif = Some(folder.gif_file()).filter(|path| path.exists()).map(|path| picture(&path)).transpose()?;
-    let sheets = sheets(folder, facts, records)?;
-    let toml = String::from_utf8_lossy(&files::read(&folder.config_file(), files::TEXT)?).into_owned();
+    let gif = Some(folder.gif_file()).filter(|path| path.exists()).and_then(|path| picture(&path).ok());
+    let (sheets, left_out) = sheets(folder, facts, records)?;
+    let toml = config.to_toml()?;
     Ok(html! {
         (DOCTYPE)
         html lang="en" {
@@ -233,8 +250,9 @@ fn page(folder: &RunFolder, facts: &Facts, records: &[Record]) -> Result<Markup>
                 div.sheets {
                     @if let Some(gif) = &gif { (figure(gif, "the fixed samples over the run")) }
                     @for (caption, picture) in &sheets { (figure(picture, caption)) }
-                    @if sheets.is_empty() { p.soft { "No samples were drawn yet." } }
+                    @if sheets.is_empty() && left_out.is_empty() { p.soft { "No samples were drawn yet." } }
                 }
+                @for reason in &left_out { p.soft { "Left out: " (reason) } }
                 h2 { "Curves" }
                 div.charts {
                     @for chart in &charts { (PreEscaped(chart)) }
@@ -248,6 +266,12 @@ fn page(folder: &RunFolder, facts: &Facts, records: &[Record]) -> Result<Markup>
                 (data(facts, &config))
                 h2 { "Environment" }
                 (environment(facts))
+                @if !changed.is_empty() {
+                    h2 { "Changed on the way" }
+                    div.card { table { @for change in &changed {
+                        tr { th { "after step " (grouped_u64(change.step)) } td { (change) } }
+                    } } }
+                }
                 h2 { "Configuration" }
                 details.card { summary { "The resolved " code { "config.toml" } } pre { (toml) } }
             } }
@@ -293,11 +317,19 @@ fn tiles(facts: &Facts, records: &[Record]) -> Markup {
     html! { div.row { @for (name, value) in &tiles { div.card { b { (value) } span.soft { (name) } } } } }
 }
 
-/// The sheets worth a look, with captions: first, some in between, best, last.
-fn sheets(folder: &RunFolder, facts: &Facts, records: &[Record]) -> Result<Vec<(String, Picture)>> {
+/// A path's own name.
+fn last_part(path: &str) -> String {
+    Path::new(path).file_name().map_or(path.to_string(), |name| name.to_string_lossy().into_owned())
+}
+
+/// Pictures with their captions, and why others are missing.
+type Sheets = (Vec<(String, Picture)>, Vec<String>);
+
+/// The sheets worth a look: first, some in between, best, last.
+fn sheets(folder: &RunFolder, facts: &Facts, records: &[Record]) -> Result<Sheets> {
     const SHOWN: usize = 5;
     let sheets = folder.sheets(records.last().map_or(0, |record| record.step))?;
-    let Some(last) = sheets.len().checked_sub(1) else { return Ok(Vec::new()) };
+    let Some(last) = sheets.len().checked_sub(1) else { return Ok(Default::default()) };
     let best = facts.best.as_ref().and_then(|best| sheets.iter().rposition(|(step, _)| *step <= best.step));
     let mut numbers: Vec<usize> = (0..SHOWN).map(|at| at * last / (SHOWN - 1)).chain(best).collect();
     numbers.sort_unstable();
@@ -309,7 +341,14 @@ fn sheets(folder: &RunFolder, facts: &Facts, records: &[Record]) -> Result<Vec<(
         let images = images.map(|images| format!(", {} images", grouped_u64(images))).unwrap_or_default();
         format!("step {}{images}{name}", grouped_u64(step))
     };
-    shown.map(|(number, (step, path))| Ok((caption(number, *step), picture(path)?))).collect()
+    let (mut pictures, mut left_out) = (Vec::new(), Vec::new());
+    for (number, (step, path)) in shown {
+        match picture(path) {
+            Ok(picture) => pictures.push((caption(number, *step), picture)),
+            Err(_) => left_out.push(format!("{:08}.png, which cannot be read", step)),
+        }
+    }
+    Ok((pictures, left_out))
 }
 
 /// An image inside the page.
@@ -326,7 +365,7 @@ fn figure(picture: &Picture, caption: &str) -> Markup {
 /// A picture as a data URL; a very large one is scaled down.
 fn picture(path: &Path) -> Result<Picture> {
     const SIDE: u32 = 1200;
-    let mut bytes = files::read(path, files::LARGE)?;
+    let mut bytes = files::read(path, files::PICTURE)?;
     let damaged = |e: image::ImageError| Error::invalid_file(path, e.to_string(), "Delete it: training does not need it.");
     let format = image::guess_format(&bytes).map_err(damaged)?;
     let decoded = image::load_from_memory(&bytes).map_err(damaged)?;
@@ -369,7 +408,7 @@ fn measurements(record: &Record) -> Markup {
 }
 
 fn data(facts: &Facts, config: &TrainConfig) -> Markup {
-    let mut table = vec![("source", config.data.source.clone())];
+    let mut table = vec![("source", config.data.source.clone())]; // where it lies, or what it is called
     let Some(data) = &facts.data else { return rows(&table) };
     let colour = if data.channels == 1 { "grey" } else { "RGB" };
     table.extend([

@@ -1,28 +1,77 @@
 //! The folder of a run: what is where.
 
+use std::fs::DirEntry;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use crate::config::TrainConfig;
 use crate::error::{Error, Result};
-use crate::files;
+use crate::files::{self, Lock};
+use crate::text;
 
 /// A run's folder.
 #[derive(Debug, Clone)]
-pub struct RunFolder(PathBuf);
+pub struct RunFolder {
+    path: PathBuf,
+    /// Of who trains: one process at a time. Who reads has none.
+    lock: Option<Arc<Lock>>,
+}
+
+/// What others are told is at work in a folder.
+const PROGRAM: &str = "gan-train";
 
 impl RunFolder {
-    /// Makes the folder of a new run and writes its resolved config.
+    /// Makes the folder of a new run and writes its resolved config. What a start with the same config left that was killed
+    /// before its first checkpoint is taken up. No other process can train in the folder while this value lives.
     ///
     /// # Errors
-    /// When the folder holds something already, or cannot be written to.
+    /// When the folder holds something else already, another process is at work in it, or it cannot be written to.
     pub fn create(path: &Path, config: &TrainConfig) -> Result<Self> {
-        Self::check_free(path)?;
-        let folder = Self(path.to_path_buf());
-        files::create_folder(&folder.0.join("samples"))?;
+        Self::check_new(path, config)?;
+        files::create_folder(path)?;
+        let lock = Some(Arc::new(Lock::take(path, PROGRAM)?));
+        Self::check_new(path, config)?; // again: another start may have been quicker
+        let folder = Self { path: path.to_path_buf(), lock };
+        files::create_folder(&folder.samples())?;
         files::create_folder(&folder.checkpoints())?;
         folder.write_config(config)?;
         Ok(folder)
+    }
+
+    /// Opens an existing run to train it further. No other process can while this value lives.
+    ///
+    /// # Errors
+    /// When the folder holds no run, another process is at work in it, or it cannot be written to.
+    pub fn resume(path: &Path) -> Result<Self> {
+        let folder = Self::open(path)?;
+        let lock = Some(folder.lock()?);
+        Ok(Self { lock, ..folder })
+    }
+
+    /// The lock that keeps other processes from training here: the one held already, or else a new one.
+    ///
+    /// # Errors
+    /// When another process has it, or the folder cannot be written to.
+    pub(super) fn lock(&self) -> Result<Arc<Lock>> {
+        match &self.lock {
+            Some(lock) => Ok(Arc::clone(lock)),
+            None => Ok(Arc::new(Lock::take(&self.path, PROGRAM)?)),
+        }
+    }
+
+    /// Removes what killed processes left half written. Only for who holds the lock.
+    pub(super) fn sweep(&self) -> Result<()> {
+        let checkpoints = self.checkpoints();
+        for folder in [&self.path, &self.samples(), &checkpoints, &self.tensorboard()] {
+            files::remove_temporaries(folder)?;
+        }
+        let entries = match std::fs::read_dir(&checkpoints) {
+            Err(e) if e.kind() == ErrorKind::NotFound => return Ok(()),
+            entries => entries.map_err(Error::io("read", &checkpoints))?,
+        };
+        let partial = entries.flatten().filter(|entry| is_partial(&entry.file_name().to_string_lossy()));
+        partial.map(|entry| remove_folder(&entry.path())).collect()
     }
 
     /// Writes the resolved config, which a resume may have given another length.
@@ -30,12 +79,21 @@ impl RunFolder {
         files::write_atomic(&self.config_file(), config.to_toml()?.as_bytes())
     }
 
-    /// Whether a run may begin here: there is no such folder yet, or it is empty.
+    /// Whether a run with this config may begin here: there is no such folder yet, it is empty, or it holds what a start with
+    /// the same config left that was killed before its first checkpoint.
+    ///
+    /// # Errors
+    /// When another run, or anything else, is there already.
+    pub fn check_new(path: &Path, config: &TrainConfig) -> Result<()> {
+        if is_killed_start(path, config) { Ok(()) } else { Self::check_free(path) }
+    }
+
+    /// Whether something new may begin here: there is no such folder yet, or it is empty.
     ///
     /// # Errors
     /// When a run, or anything else, is there already.
     pub fn check_free(path: &Path) -> Result<()> {
-        let shown = path.display();
+        let shown = text::path(path);
         if path.join("config.toml").exists() {
             let mend = format!("Continue it with gan-train --resume {shown}, or choose another --out.");
             return Err(Error::usage(format!("--out {shown} holds a run already"), mend));
@@ -57,9 +115,9 @@ impl RunFolder {
     /// When the folder holds no run.
     pub fn open(path: &Path) -> Result<Self> {
         match path.join("config.toml").is_file() {
-            true => Ok(Self(path.to_path_buf())),
+            true => Ok(Self { path: path.to_path_buf(), lock: None }),
             false => Err(Error::usage(
-                format!("{} is not a run: it has no config.toml", path.display()),
+                format!("{} is not a run: it has no config.toml", text::path(path)),
                 "Name a folder that gan-train made with --out.",
             )),
         }
@@ -67,7 +125,7 @@ impl RunFolder {
 
     /// The folder itself.
     pub fn path(&self) -> &Path {
-        &self.0
+        &self.path
     }
 
     /// The run's resolved config.
@@ -78,52 +136,62 @@ impl RunFolder {
         let path = self.config_file();
         let bytes = files::read(&path, files::TEXT)?;
         let text = String::from_utf8(bytes).map_err(|_| Error::invalid_file(&path, "not UTF-8 text", "Restore the file."))?;
-        TrainConfig::from_toml(&text, &path.display().to_string())
+        TrainConfig::from_toml(&text, &text::path(&path))
     }
 
     /// `config.toml`.
     pub fn config_file(&self) -> PathBuf {
-        self.0.join("config.toml")
+        self.path.join("config.toml")
     }
 
     /// `stats.jsonl`.
     pub fn stats_file(&self) -> PathBuf {
-        self.0.join("stats.jsonl")
+        self.path.join("stats.jsonl")
+    }
+
+    /// `changes.jsonl`: what of the config was changed on the way.
+    pub fn changes_file(&self) -> PathBuf {
+        self.path.join("changes.jsonl")
+    }
+
+    /// `samples`.
+    pub fn samples(&self) -> PathBuf {
+        self.path.join("samples")
     }
 
     /// `samples/STEP.png`.
     pub fn sample_file(&self, step: u64) -> PathBuf {
-        self.0.join("samples").join(format!("{step:08}.png"))
+        self.samples().join(format!("{step:08}.png"))
     }
 
     /// `checkpoints`.
     pub fn checkpoints(&self) -> PathBuf {
-        self.0.join("checkpoints")
+        self.path.join("checkpoints")
     }
 
     /// `curves.png`.
     pub fn curves_file(&self) -> PathBuf {
-        self.0.join("curves.png")
+        self.path.join("curves.png")
     }
 
     /// `progress.gif`.
     pub fn gif_file(&self) -> PathBuf {
-        self.0.join("progress.gif")
+        self.path.join("progress.gif")
     }
 
     /// `report.html`.
     pub fn report_file(&self) -> PathBuf {
-        self.0.join("report.html")
+        self.path.join("report.html")
     }
 
     /// `report.json`: what the report says that no other file of the run does.
     pub fn facts_file(&self) -> PathBuf {
-        self.0.join("report.json")
+        self.path.join("report.json")
     }
 
     /// `tensorboard`.
     pub fn tensorboard(&self) -> PathBuf {
-        self.0.join("tensorboard")
+        self.path.join("tensorboard")
     }
 
     /// The sheets of samples up to a step, ascending.
@@ -131,9 +199,9 @@ impl RunFolder {
     /// # Errors
     /// When the folder is unreadable.
     pub fn sheets(&self, last: u64) -> Result<Vec<(u64, PathBuf)>> {
-        let folder = self.0.join("samples");
+        let folder = self.samples();
         let entries = match std::fs::read_dir(&folder) {
-            Err(e) if e.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => return Ok(Vec::new()),
             entries => entries.map_err(Error::io("read", &folder))?,
         };
         let step = |path: &Path| path.file_stem()?.to_str()?.parse().ok();
@@ -146,6 +214,57 @@ impl RunFolder {
 
     /// `generator.onnx`.
     pub fn onnx_file(&self) -> PathBuf {
-        self.0.join("generator.onnx")
+        self.path.join("generator.onnx")
     }
+}
+
+/// How the names of checkpoints begin that are not whole yet; a killed program leaves them behind.
+pub(super) const PARTIAL: &str = ".partial-";
+
+fn is_partial(name: &str) -> bool {
+    name.starts_with(PARTIAL)
+}
+
+/// Removes a folder with all that is in it, if it is there.
+pub(super) fn remove_folder(path: &Path) -> Result<()> {
+    match std::fs::remove_dir_all(path) {
+        Err(e) if e.kind() != ErrorKind::NotFound => Err(Error::io("remove", path)(e)),
+        _ => Ok(()),
+    }
+}
+
+/// Whether a folder holds nothing but what a start with this config leaves that is killed before its first checkpoint.
+fn is_killed_start(path: &Path, config: &TrainConfig) -> bool {
+    let has_config = path.join("config.toml").exists();
+    let folder = RunFolder { path: path.to_path_buf(), lock: None };
+    if has_config && folder.config().ok().as_ref() != Some(config) {
+        return false;
+    }
+    all_entries(path, |entry, name, is_file| match name {
+        files::LOCK => is_file,
+        // Before there is a config there are no sheets.
+        "samples" => all_entries(&entry.path(), |_, name, is_file| is_file && (is_left(name) || has_config && is_sheet(name))),
+        "checkpoints" => all_entries(&entry.path(), |_, name, _| is_left(name) || is_partial(name)),
+        "config.toml" | "stats.jsonl" | "report.json" => has_config && is_file,
+        "tensorboard" => has_config && !is_file,
+        _ => is_file && is_left(name),
+    })
+}
+
+fn is_left(name: &str) -> bool {
+    files::is_temporary(name)
+}
+
+fn is_sheet(name: &str) -> bool {
+    name.strip_suffix(".png").is_some_and(|step| step.bytes().all(|byte| byte.is_ascii_digit()))
+}
+
+/// Whether a folder can be listed, and all that is in it is so: the entry, its name, whether it is a file.
+fn all_entries(folder: &Path, is_so: impl Fn(&DirEntry, &str, bool) -> bool) -> bool {
+    let Ok(mut entries) = std::fs::read_dir(folder) else { return false };
+    entries.all(|entry| {
+        let Ok(entry) = entry else { return false };
+        let is_file = entry.file_type().is_ok_and(|kind| kind.is_file());
+        is_so(&entry, &entry.file_name().to_string_lossy(), is_file)
+    })
 }

@@ -2,14 +2,14 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{BufWriter, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
 use super::RunFolder;
 use super::tensorboard::Events;
 use crate::error::{Error, Result};
-use crate::files;
+use crate::{files, memory};
 
 /// A line of the log: means over the steps since the line before.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -113,9 +113,14 @@ impl Log {
         self.events.record(record)
     }
 
-    /// Notes a sheet of samples that has been written.
-    pub(super) fn sheet(&mut self, step: u64, path: &Path) -> Result<()> {
-        self.events.sheet(step, &files::read(path, files::LARGE)?)
+    /// Notes a sheet of samples, a PNG file's bytes.
+    pub(super) fn sheet(&mut self, step: u64, png: &[u8]) -> Result<()> {
+        self.events.sheet(step, png)
+    }
+
+    /// The sheets of before that could not be noted again: which, and why.
+    pub(super) fn left_out(&self) -> &[String] {
+        self.events.left_out()
     }
 
     pub(super) fn finish(mut self) -> Result<()> {
@@ -135,6 +140,8 @@ fn line(record: &Record) -> Result<String> {
 /// When the file is unreadable or a line in its middle is damaged.
 pub fn read_records(folder: &RunFolder) -> Result<Vec<Record>> {
     let path = folder.stats_file();
+    let (_, length) = files::open(&path)?;
+    memory::check(&path, length, "its lines", "Delete the file: training does not need it.")?;
     let bytes = files::read(&path, files::LARGE)?;
     let text = String::from_utf8_lossy(&bytes);
     let whole = text.rfind('\n').map_or("", |end| &text[..end]);

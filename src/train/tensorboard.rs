@@ -5,7 +5,7 @@
 //! volatile field is `wall_time`: the beginning plus the seconds trained, the time between two processes left out.
 
 use std::fs::{File, OpenOptions};
-use std::io::Write;
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -84,6 +84,7 @@ pub struct Events {
     path: PathBuf,
     file: File,
     clock: Clock,
+    left_out: Vec<String>,
 }
 
 /// Where `wall_time` comes from.
@@ -96,10 +97,10 @@ struct Clock {
 
 impl Events {
     /// Opens a run's event file, made anew from its log and its sheets up to `step`: what came after the checkpoint will be
-    /// made again.
+    /// made again. Sheets that are unreadable or damaged are left out.
     ///
     /// # Errors
-    /// When the log or a sheet is unreadable, or the folder cannot be written to.
+    /// When the log is unreadable, or the folder cannot be written to.
     pub fn open(folder: &RunFolder, step: u64) -> Result<Self> {
         files::create_folder(&folder.tensorboard())?;
         let path = folder.tensorboard().join(FILE);
@@ -109,19 +110,30 @@ impl Events {
         clock.now = clock.began;
         let version = Event { wall_time: clock.began, file_version: Some("brain.Event:2".to_string()), ..Event::default() };
         let mut bytes = version.framed();
+        let mut left_out = Vec::new();
+        let mut sheet = |clock: &Clock, (step, path): (u64, PathBuf), bytes: &mut Vec<u8>| {
+            let event = files::read(&path, files::PICTURE).and_then(|png| clock.sheet(step, &png, &path));
+            match event {
+                Ok(event) => bytes.extend(event.framed()),
+                Err(error) => left_out.push(error.to_string()),
+            }
+        };
         let mut sheets = folder.sheets(step)?.into_iter().peekable();
         for record in &records {
-            while let Some((step, path)) = sheets.next_if(|(step, _)| *step < record.step) {
-                bytes.extend(clock.sheet(step, &files::read(&path, files::LARGE)?, &path)?.framed());
+            while let Some(next) = sheets.next_if(|(step, _)| *step < record.step) {
+                sheet(&clock, next, &mut bytes);
             }
             bytes.extend(clock.record(record)?.framed());
         }
-        for (step, path) in sheets {
-            bytes.extend(clock.sheet(step, &files::read(&path, files::LARGE)?, &path)?.framed());
-        }
+        sheets.for_each(|next| sheet(&clock, next, &mut bytes));
         files::write_atomic(&path, &bytes)?;
         let file = OpenOptions::new().append(true).open(&path).map_err(Error::io("write", &path))?;
-        Ok(Self { path, file, clock })
+        Ok(Self { path, file, clock, left_out })
+    }
+
+    /// The sheets that were left out when it was opened: which, and why.
+    pub fn left_out(&self) -> &[String] {
+        &self.left_out
     }
 
     /// Adds every number of a record.
@@ -149,10 +161,14 @@ impl Events {
 
 /// When a run began: as its event file says, or else reckoned back from now.
 fn began(path: &Path, records: &[Record]) -> Result<f64> {
-    if path.exists()
-        && let Some(first) = read(path)?.first()
-    {
-        return Ok(first.wall_time);
+    /// More than the first event takes, which only names the format.
+    const FIRST: u64 = 1 << 10;
+    if path.exists() {
+        let mut head = Vec::new();
+        files::open(path)?.0.take(FIRST).read_to_end(&mut head).map_err(Error::io("read", path))?;
+        if let Some((first, _)) = split(&head) {
+            return Ok(first.wall_time);
+        }
     }
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |time| time.as_secs_f64());
     let mut elapsed = Elapsed::default();

@@ -2,6 +2,7 @@
 
 import gzip
 import io
+import json
 import struct
 import zipfile
 from pathlib import Path
@@ -84,3 +85,26 @@ def generator(place):
 
 for place in ["constant", "function", "branch", "weights", "beside"]:
     write(f"onnx/{place}", generator(place))
+
+with zipfile.ZipFile(HERE / "../golden/netG.pth") as whole:
+    [pickle] = [name for name in whole.namelist() if name.endswith("data.pkl")]
+    write("pickle/netG", whole.read(pickle))
+
+# The first byte says which file of a run the rest is.
+preset = (HERE / "../../src/presets/wgan-mnist-mlp.toml").read_bytes()
+state = {"step": 1, "images": 8, "generator_optimizer_steps": 1, "critic_optimizer_steps": 5, "data": "a", "data_sha256": "b"}
+header = json.dumps({"w": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}).encode()
+change = {"step": 1, "key": "seed", "was": "0", "now": "1"}
+files = [
+    b"00000001\n",
+    json.dumps(state | {"files": {"config.toml": "ab"}}).encode(),
+    preset,
+    b"ab  config.toml\n",
+    struct.pack("<Q", len(header)) + header + bytes(8),
+]
+for number, data in enumerate(files):
+    write(f"checkpoint/{number}", bytes([number]) + data)
+write("checkpoint/7", b"\7" + json.dumps(change).encode() + b"\n")
+
+write("config/preset", preset)
+write("config/flags", b"schedule.batch_size=32\nloss={ kind = \"hinge\" }\naugment=[\"color\"]\n")

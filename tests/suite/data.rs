@@ -182,7 +182,7 @@ fn broken_idx_files_are_refused_with_the_reason() {
     let gzip_and_junk = [gzip(&good), b"junk".to_vec()].concat();
     let huge = idx(u32::MAX, u32::MAX, u32::MAX, &[0; 64]);
     let long = idx(u32::MAX, 16_384, 16_384, &[0; 64]);
-    let cases: [(&str, Vec<u8>, &str); 15] = [
+    let cases: [(&str, Vec<u8>, &str); 16] = [
         ("empty", vec![], "empty"),
         ("cut-magic", good[..3].to_vec(), "header"),
         ("cut-header", good[..11].to_vec(), "header"),
@@ -197,7 +197,8 @@ fn broken_idx_files_are_refused_with_the_reason() {
         ("cut.gz", cut_gzip, "gzip data ends early"),
         ("junk.gz", gzip_and_junk, "gzip data"),
         ("text.gz", gzip(b"some text that is no IDX file"), "0x736f6d65"),
-        ("huge.gz", gzip(&long), "only 64 bytes follow"),
+        ("short.gz", gzip(&good[..75]), "only 59 bytes follow"),
+        ("huge.gz", gzip(&long), "more than 100 times the file"),
     ];
     let dir = tempfile::tempdir().unwrap();
     for (name, bytes, reason) in cases {

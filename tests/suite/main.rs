@@ -64,6 +64,9 @@ mod strangers;
 // gan-train end to end: run folders, exact resume, interruption, damage, wrong calls.
 #[cfg(all(feature = "train", feature = "infer", feature = "cli"))]
 mod train;
+// What a run can be trusted with: one process at a time, what a resume goes on from, killed starts, files that promise too much.
+#[cfg(all(unix, feature = "train", feature = "infer", feature = "cli"))]
+mod trust;
 // The watchdog: what it names, how soon, and what it lets pass.
 #[cfg(feature = "train")]
 mod watch;

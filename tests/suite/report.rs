@@ -12,7 +12,7 @@ use ganforge::data::{Dataset, Report, synthetic};
 use ganforge::error::Error;
 use ganforge::image::encode_png;
 use ganforge::progress::Silent;
-use ganforge::train::report::{self, Facts};
+use ganforge::train::report::{self, Facts, Paths};
 use ganforge::train::tensorboard::{self, Event, Events};
 use ganforge::train::{Best, Job, Record, RunFolder, Verdict, read_records, train};
 use image::{AnimationDecoder, RgbaImage};
@@ -42,7 +42,8 @@ fn digits() -> Dataset {
 /// Trains up to `steps`, from where the run is.
 fn go_on(folder: &RunFolder, steps: u64) {
     let (config, data, stop) = (config(steps), digits(), AtomicBool::new(false));
-    let job = Job { config: &config, data: &data, device: &Device::Cpu, folder, progress: &Silent, stop: &stop, judge: None };
+    let (device, progress) = (&Device::Cpu, &Silent);
+    let job = Job { config: &config, data: &data, device, folder, progress, stop: &stop, judge: None, set: &[] };
     train(&job).unwrap();
 }
 
@@ -293,7 +294,7 @@ fn a_run_tells_its_story() {
 
     // Made again it is the same.
     fs::remove_file(folder.report_file()).unwrap();
-    report::rewrite(&folder).unwrap();
+    report::rewrite(&folder, Paths::Hidden).unwrap();
     assert!(fs::read_to_string(folder.report_file()).unwrap() == page);
 }
 
@@ -331,7 +332,7 @@ fn the_animation_is_short_and_small() {
     for step in 1..=151 {
         write_sheet(&folder, step, 8 * 66 + 2, 3, noise(step));
     }
-    report::rewrite(&folder).unwrap();
+    report::rewrite(&folder, Paths::Hidden).unwrap();
     let frames = frames(&folder);
     assert_eq!(frames.len(), 60);
     assert_eq!((frames[0].1, frames[59].1), (120, 3000));
@@ -355,7 +356,7 @@ fn colours_stay_and_only_whole_images_are_shown() {
     };
     write_sheet(&folder, 1, side, 3, gradient);
     write_sheet(&folder, 2, side, 3, gradient);
-    report::rewrite(&folder).unwrap();
+    report::rewrite(&folder, Paths::Hidden).unwrap();
     let frames = frames(&folder);
     assert_eq!(frames.len(), 2);
     // Six images of 64 pixels and the lines between them.
@@ -411,7 +412,7 @@ fn curves_show_what_the_records_have() {
     let (_place, folder) = empty(&config(9));
     let mut records: Vec<Record> = (1..=200).map(record).collect();
     write_log(&folder, &records);
-    report::rewrite(&folder).unwrap();
+    report::rewrite(&folder, Paths::Hidden).unwrap();
     let captions = ["loss", "raw", "Wasserstein", "gradient norm", "penalty", "distance between samples", "spread", "Fréchet"];
     let plain = page(&folder);
     let drawn = |page: &str| page.matches("<svg").count();
@@ -424,7 +425,7 @@ fn curves_show_what_the_records_have() {
     records[120].loss_critic = f64::NAN;
     records[199].loss_generator = f64::INFINITY;
     write_log(&folder, &records);
-    report::rewrite(&folder).unwrap();
+    report::rewrite(&folder, Paths::Hidden).unwrap();
     let spiked = page(&folder);
     assert!(spiked.contains("loss; 1 of 398 values lie beyond the frame"));
     let svg = |page: &str| page[page.find("<svg").unwrap()..page.find("</svg>").unwrap()].to_string();
@@ -438,7 +439,7 @@ fn curves_show_what_the_records_have() {
         record.quality = value.filter(|_| record.step.is_multiple_of(50));
     }
     write_log(&folder, &records);
-    report::rewrite(&folder).unwrap();
+    report::rewrite(&folder, Paths::Hidden).unwrap();
     let full = page(&folder);
     assert_eq!(drawn(&full), captions.len());
     assert!(captions.iter().all(|caption| full.contains(caption)));
@@ -451,18 +452,19 @@ fn damage_is_named() {
     write_log(&folder, &[record(4)]);
     let complaint = |result: Result<(), Error>| result.unwrap_err().to_string();
     fs::write(folder.sample_file(3), b"\x89PNG no more").unwrap();
-    let text = complaint(report::rewrite(&folder));
-    assert!(text.contains("00000003.png") && text.contains("Delete it"), "{text}");
-    let text = complaint(Events::open(&folder, 4).map(drop));
-    assert!(text.contains("00000003.png") && text.contains("Delete it"), "{text}");
+    // A sheet is not worth a report, or a run: they do without, and say so.
+    report::rewrite(&folder, Paths::Hidden).unwrap();
+    assert!(page(&folder).contains("Left out: 00000003.png"));
+    let events = Events::open(&folder, 4).unwrap();
+    assert!(events.left_out().len() == 1 && events.left_out()[0].contains("00000003.png"), "{:?}", events.left_out());
     fs::remove_file(folder.sample_file(3)).unwrap();
     fs::write(folder.facts_file(), "{").unwrap();
-    let text = complaint(report::rewrite(&folder));
+    let text = complaint(report::rewrite(&folder, Paths::Hidden));
     assert!(text.contains("report.json") && text.contains("Delete it"), "{text}");
     fs::remove_file(folder.facts_file()).unwrap();
-    report::rewrite(&folder).unwrap();
+    report::rewrite(&folder, Paths::Hidden).unwrap();
     fs::remove_file(folder.stats_file()).unwrap();
-    assert!(complaint(report::rewrite(&folder)).contains("stats.jsonl"));
+    assert!(complaint(report::rewrite(&folder, Paths::Hidden)).contains("stats.jsonl"));
 }
 
 #[cfg(all(feature = "infer", feature = "cli"))]

@@ -223,7 +223,7 @@ fn a_run_folder_is_complete() {
     assert_eq!(names(&run.join("checkpoints")), set(["00000006", "00000007", "best", "latest"]));
     let tensors = ["critic", "ema", "generator", "optimizer-critic", "optimizer-generator"].map(|n| format!("{n}.safetensors"));
     let mut files: BTreeSet<String> = tensors.into();
-    files.extend(["state.json", "SHA256SUMS"].map(String::from));
+    files.extend(["config.toml", "state.json", "SHA256SUMS"].map(String::from));
     assert_eq!(names(&run.join("checkpoints/00000007")), files);
     let state = state(&run);
     assert_eq!((state.step, state.images, state.generator_optimizer_steps, state.critic_optimizer_steps), (7, 98, 7, 7));
@@ -598,7 +598,14 @@ fn damaged_checkpoints_are_named() {
         check(&path, Some(b""), "go back to an earlier checkpoint");
         let other = if name.starts_with("optimizer") { "generator.safetensors" } else { "critic.safetensors" };
         let other = if name == "critic.safetensors" { "generator.safetensors" } else { other };
+        check(&path, Some(&fs::read(saved.join(other)).unwrap()), "its checksum is not the one in state.json");
+        // And as it was before the state knew of checksums.
+        let state = fs::read(saved.join("state.json")).unwrap();
+        let mut old: Value = serde_json::from_slice(&state).unwrap();
+        old.as_object_mut().unwrap().remove("files").unwrap();
+        fs::write(saved.join("state.json"), old.to_string()).unwrap();
         check(&path, Some(&fs::read(saved.join(other)).unwrap()), "the run");
+        fs::write(saved.join("state.json"), state).unwrap();
         fs::write(&sums, kept).unwrap();
     }
     let garbage: [&[u8]; 4] = [b"", b"{}", b"\xff\xfe", b"{\"step\": -1}"];
@@ -608,7 +615,7 @@ fn damaged_checkpoints_are_named() {
     let names: [&[u8]; 4] = [b"00000009\n", b"", b"../../run", b"\xff"];
     for contents in names {
         let pointer = run.join("checkpoints/latest");
-        check(&pointer, Some(contents), "which is not there. Write the name of one of the folders beside it");
+        check(&pointer, Some(contents), "Write the name of one of the folders beside it");
     }
     check(&run.join("config.toml"), Some(b"preset = 3"), "presets NAME");
     check(&run.join("config.toml"), Some(b"\xff"), "not UTF-8");
@@ -654,6 +661,8 @@ fn another_optimiser_is_refused() {
     table["optimizer"]["critic"] = sgd.into();
     fs::write(run.join("config.toml"), toml::to_string(&table).unwrap()).unwrap();
     let told = complaint(&mut resume(&run, &["--steps=3"]), 1);
+    assert!(told.contains("config.toml: other than what the checkpoint 00000002 was made with: optimizer.critic."), "{told}");
+    let told = complaint(&mut resume(&run, &["--steps=3", "--set=optimizer.critic={ kind = 'sgd', lr = 0.1 }"]), 1);
     assert!(told.contains("optimizer-critic.safetensors: the optimiser's state belongs to another optimiser"), "{told}");
 }
 
@@ -735,7 +744,7 @@ fn what_has_diverged_is_never_the_best() {
     let folder = RunFolder::create(&place.path("run"), &config).unwrap();
     let (judge, stop) = (Flatterer(std::cell::Cell::new(0.0)), false.into());
     let (device, progress, judge) = (Device::Cpu, &Silent, Some(&judge as &dyn Judge));
-    let job = Job { config: &config, data: &images, device: &device, folder: &folder, progress, stop: &stop, judge };
+    let job = Job { config: &config, data: &images, device: &device, folder: &folder, progress, stop: &stop, judge, set: &[] };
     let outcome = train::train(&job).unwrap();
     assert_eq!(outcome.verdict.map(|verdict| verdict.trouble), Some(Trouble::Divergence));
     assert!(folder.sample_file(outcome.step).is_file());

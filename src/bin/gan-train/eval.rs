@@ -16,6 +16,7 @@ use ganforge::files;
 use ganforge::image::{Range, save_grid};
 use ganforge::infer::{Generator, Options, Provider, builtin};
 use ganforge::progress::Progress;
+use ganforge::text::{self, on_one_line};
 use ganforge::train::{self, RunFolder, Trained, Which, checkpoint};
 use sha2::{Digest, Sha256};
 
@@ -141,13 +142,13 @@ pub fn eval(args: &EvalArgs) -> Result<()> {
     });
     if let Some(out) = out.as_deref().filter(|out| out.is_dir()) {
         return Err(Error::usage(
-            format!("--out {} is a folder", out.display()),
+            format!("--out {} is a folder", text::path(out)),
             "Name a file, for example evaluation.json in it.",
         ));
     }
     let folder = out.as_deref().map(|out| out.parent().filter(|folder| *folder != Path::new("")).unwrap_or(Path::new(".")));
     if let Some(folder) = folder.filter(|folder| !folder.is_dir()) {
-        return Err(Error::usage(format!("--out: there is no folder {}", folder.display()), "Make it first."));
+        return Err(Error::usage(format!("--out: there is no folder {}", text::path(folder)), "Make it first."));
     }
     let model = args.features.open(form.size, form.channels, &console)?;
     let data = data::load(&form.source, &form, &console)?;
@@ -178,12 +179,12 @@ pub fn eval(args: &EvalArgs) -> Result<()> {
         serde_json::to_string_pretty(&report).map_err(|e| Error::invalid("report", e.to_string(), "Please report this."))?;
     if let (Some(out), Some(folder)) = (&out, folder) {
         files::write_atomic(out, (json.clone() + "\n").as_bytes())?;
-        console.say(&format!("written: {}", out.display()));
+        console.say(&format!("written: {}", text::path(out)));
         if let Some(sheet) = sheet {
             let path = folder.join("neighbours.png");
             save_grid(&sheet, SHEET_COLUMNS, &path)?;
             let shows = "sample, nearest real image by features, by pixels; it shows training images";
-            console.say(&format!("written: {} ({shows})", path.display()));
+            console.say(&format!("written: {} ({shows})", text::path(&path)));
         }
     }
     print_line(&if args.json { json } else { report.to_string() })
@@ -194,7 +195,7 @@ fn open(args: &EvalArgs, console: &Console) -> Result<(Opened, String)> {
     let path = Path::new(&args.subject);
     if is_feature_folder(path) {
         return Err(Error::usage(
-            format!("{} holds a feature model, not a generator", path.display()),
+            format!("{} holds a feature model, not a generator", text::path(path)),
             "Name its .onnx file with --features, and something to judge.",
         ));
     }
@@ -212,7 +213,7 @@ fn open(args: &EvalArgs, console: &Console) -> Result<(Opened, String)> {
         console.say(&format!(
             "{} weights of {}, after {} images",
             trained.weights.name(),
-            saved.display(),
+            text::path(&saved),
             trained.state.images
         ));
         let sha256 = hash(&files::read(&checkpoint::generator_file(&saved, trained.weights), files::LARGE)?);
@@ -253,7 +254,7 @@ fn load_images(source: &str, size: Option<usize>, console: &Console) -> Result<D
         Error::usage(what, "Say with --size what to crop and resize them to.")
     })?;
     let images = data::load(source, &DataConfig::plain(source, size, if report.colour == 0 { 1 } else { 3 }), console)?;
-    console.say(&format!("{}: {}", images.name, images.report));
+    console.say(&format!("{}: {}", on_one_line(&images.name), images.report));
     Ok(images)
 }
 

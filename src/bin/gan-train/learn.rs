@@ -10,6 +10,7 @@ use ganforge::error::{Error, Result};
 use ganforge::eval::learn::{self, FeatureConfig, Lesson, Task};
 use ganforge::infer::runtime;
 use ganforge::progress::Progress;
+use ganforge::text::{self, on_one_line};
 use serde_json::json;
 
 use super::{Dtype, ExportArgs, Layout};
@@ -58,7 +59,7 @@ pub fn features(args: &FeaturesArgs) -> Result<()> {
         let data = data::load(source, &form, &console)?;
         let labels = data::load_labels(source)?;
         let known = if labels.is_some() { "with labels" } else { "without labels" };
-        console.say(&format!("{}, {known}: {}", data.name, data.report));
+        console.say(&format!("{}, {known}: {}", on_one_line(&data.name), data.report));
         sets.push((data, labels));
     }
     let labelled = sets.iter().filter(|(_, labels)| labels.is_some()).count();
@@ -87,7 +88,7 @@ pub fn features(args: &FeaturesArgs) -> Result<()> {
         true => print_line(&json!({ "model": model, "task": task, "provenance": provenance }).to_string()),
         false => print_line(&format!(
             "{}: {:.2} % of {} held-out images told right, after {} images in {:.0} s",
-            model.display(),
+            text::path(&model),
             100.0 * provenance.held_out_accuracy,
             provenance.held_out_images,
             provenance.images_seen,
@@ -100,10 +101,10 @@ pub fn features(args: &FeaturesArgs) -> Result<()> {
 pub fn export(args: &ExportArgs) -> Result<()> {
     let of_runs = args.weights.is_some() || args.checkpoint.is_some() || args.preset.is_some() || args.config.is_some();
     if of_runs || args.layout != Layout::NhwcU8 || args.dtype != Dtype::F32 {
-        let what = format!("{} holds a feature model, which has one form only", args.run.display());
+        let what = format!("{} holds a feature model, which has one form only", text::path(&args.run));
         return Err(Error::usage(what, "Give nothing but --out."));
     }
     let path = args.out.clone().unwrap_or_else(|| args.run.join(learn::MODEL));
     let difference = learn::export(&args.run, &path)?;
-    print_line(&format!("{}: features; largest difference to candle {difference:.1e}", path.display()))
+    print_line(&format!("{}: features; largest difference to candle {difference:.1e}", text::path(&path)))
 }

@@ -13,6 +13,7 @@ use ganforge::eval::{FeatureModel, typical};
 use ganforge::files;
 use ganforge::image::{encode_png, save_grid};
 use ganforge::progress::Progress;
+use ganforge::text::{self, on_one_line};
 use serde_json::json;
 use tempfile::NamedTempFile;
 use zip::ZipWriter;
@@ -67,7 +68,7 @@ pub fn select(args: &SelectArgs) -> Result<()> {
     let model = args.features.open(size, channels, &console)?;
     let form = DataConfig::plain(&args.data, size, channels);
     let data = data::load(&args.data, &form, &console)?;
-    console.say(&format!("{}: {}", data.name, data.report));
+    console.say(&format!("{}: {}", on_one_line(&data.name), data.report));
     if data.report.sizes.keys().any(|(width, height)| *width.min(height) as usize > size) {
         console.say(&format!("larger images are kept at {size}×{size}; --size asks for another size"));
     }
@@ -96,11 +97,11 @@ pub fn select(args: &SelectArgs) -> Result<()> {
         ),
         false => print_line(&format!(
             "{}: {} of {} images; left out are outlier factors from {cut:.3} on, {} of them on {}, the oddest first",
-            args.out.display(),
+            text::path(&args.out),
             kept.len(),
             data.len,
             shown.len(),
-            sheet.display(),
+            text::path(&sheet),
         )),
     }
 }
@@ -110,13 +111,13 @@ pub fn select(args: &SelectArgs) -> Result<()> {
 fn destination(args: &SelectArgs) -> Result<(PathBuf, NamedTempFile)> {
     let out = &args.out;
     if !out.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("zip")) {
-        return Err(Error::usage(format!("--out {}", out.display()), "Name a zip archive, for example typical.zip."));
+        return Err(Error::usage(format!("--out {}", text::path(out)), "Name a zip archive, for example typical.zip."));
     }
     let mut name = out.file_stem().unwrap_or_default().to_os_string();
     name.push("-left-out.png");
     let sheet = out.with_file_name(name);
     if let Some(path) = [out, &sheet].into_iter().find(|path| path.exists()) {
-        return Err(Error::usage(format!("{} is there already", path.display()), "Choose another --out, or remove it."));
+        return Err(Error::usage(format!("{} is there already", text::path(path)), "Choose another --out, or remove it."));
     }
     let folder = out.parent().filter(|folder| *folder != Path::new("")).unwrap_or(Path::new("."));
     // As far as it is there already.
@@ -124,7 +125,7 @@ fn destination(args: &SelectArgs) -> Result<(PathBuf, NamedTempFile)> {
         std::path::absolute(folder).ok().and_then(|folder| folder.ancestors().find_map(|part| part.canonicalize().ok()));
     let inside = |data: PathBuf| data.is_dir() && existing.is_some_and(|folder| folder.starts_with(data));
     if Path::new(&args.data).canonicalize().is_ok_and(inside) {
-        let what = format!("--out {} is inside the data's own folder", out.display());
+        let what = format!("--out {} is inside the data's own folder", text::path(out));
         return Err(Error::usage(what, "Name a place outside of it, so that the data stay what they are."));
     }
     files::create_folder(folder)?;

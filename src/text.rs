@@ -1,0 +1,43 @@
+//! Texts from outside on their way to a terminal: names of files may hold anything, and a terminal obeys some of it.
+
+use std::borrow::Cow;
+use std::fmt::Write;
+use std::path::Path;
+
+/// A text as a terminal may get it: what a terminal would obey, or what would turn the order of its letters around, is written
+/// as JSON writes it, `\u001b`. Ends of lines and tabs stay. In JSON such characters stand inside of strings only, so JSON stays
+/// what it was.
+pub fn shown(text: &str) -> Cow<'_, str> {
+    escaped(text, |c| is_active(c) && !matches!(c, '\n' | '\t'))
+}
+
+/// A name from outside inside of a message: as [`shown`], and on one line, so that a name cannot pass for a message of its own.
+pub fn on_one_line(text: &str) -> Cow<'_, str> {
+    escaped(text, is_active)
+}
+
+/// A path inside of a message, as [`on_one_line`].
+pub fn path(path: &Path) -> String {
+    on_one_line(&path.display().to_string()).into_owned()
+}
+
+/// Control characters, and the marks, overrides and isolates of bidirectional text; also what separates lines and paragraphs.
+fn is_active(c: char) -> bool {
+    let bidirectional = matches!(c, '\u{200e}' | '\u{200f}' | '\u{061c}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    c.is_control() || bidirectional || matches!(c, '\u{2028}' | '\u{2029}')
+}
+
+fn escaped(text: &str, is_wrong: impl Fn(char) -> bool) -> Cow<'_, str> {
+    if !text.contains(&is_wrong) {
+        return Cow::Borrowed(text);
+    }
+    let mut out = String::with_capacity(text.len() + 16);
+    for c in text.chars() {
+        match is_wrong(c) {
+            // All of them are below U+10000. Writing to a string does not fail.
+            true => _ = write!(out, "\\u{:04x}", u32::from(c)),
+            false => out.push(c),
+        }
+    }
+    Cow::Owned(out)
+}

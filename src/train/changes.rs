@@ -1,0 +1,179 @@
+//! What of a run's config may change on the way, and what has been changed: `changes.jsonl`.
+//!
+//! A checkpoint holds the config that made it. Who resumes from it with another one must mean it: only [`FREE`] keys may differ
+//! just so. Any other that differs is named, unless it is among those that are changed on purpose, which are noted.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+use toml::{Table, Value};
+
+use super::{RunFolder, checkpoint};
+use crate::config::TrainConfig;
+use crate::error::{Error, Result};
+use crate::files;
+use crate::progress::Progress;
+
+/// Keys and sections that every resume may change: how long the run is, how exactly it computes, what it writes, who watches
+/// it, where the images lie (they are known by their checksum), and what it is called.
+pub const FREE: [&str; 7] = ["schedule.length", "schedule.precision", "output", "watch", "data.source", "preset", "about"];
+
+/// What decides how a run begins. There is nothing left of it to change once a run has begun.
+const BEGINNING: [&str; 2] = ["init", "init_from"];
+
+/// Counts of images and epochs are reckoned from the number of steps by these.
+const COUNTED_BY: [&str; 5] =
+    ["schedule.batch_size", "schedule.critic_steps", "schedule.generator_steps", "schedule.critic_warmup", "data.held_out"];
+
+/// A key of the config that was given another value on purpose. A line of `changes.jsonl`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Change {
+    /// Generator steps made before.
+    pub step: u64,
+    /// The key, with its section: `optimizer.critic.lr`.
+    pub key: String,
+    /// The value until then, as TOML; none if there was none.
+    pub was: Option<String>,
+    /// The value from then on.
+    pub now: Option<String>,
+}
+
+impl std::fmt::Display for Change {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} from {} to {}", self.key, shortened(&self.was), shortened(&self.now))
+    }
+}
+
+/// A value to be read in passing: lists of layers are long.
+fn shortened(value: &Option<String>) -> String {
+    const LONGEST: usize = 60;
+    match value {
+        None => "nothing".to_string(),
+        Some(text) if text.chars().count() <= LONGEST => text.clone(),
+        Some(text) => text.chars().take(LONGEST - 1).chain(['…']).collect(),
+    }
+}
+
+/// Compares the config of a resume with the one that its checkpoint was made with, or without a checkpoint with the one in the
+/// run's folder. `set` names the keys that are changed on purpose. Gives the changes to be noted.
+pub(super) fn check(folder: &RunFolder, saved: Option<&Path>, config: &TrainConfig, set: &[String]) -> Result<Vec<Change>> {
+    let made = saved.map(|saved| checkpoint::read_config(saved, config)).transpose()?.flatten();
+    let step = match saved {
+        Some(saved) => checkpoint::read_state(saved)?.step,
+        None => 0,
+    };
+    let mut was = match &made {
+        Some(made) => values(made)?,
+        None => values(&folder.config()?)?,
+    };
+    if made.is_some() {
+        // Changed before, from this very checkpoint, and then killed before the next.
+        for Change { key, now, .. } in read(folder)?.into_iter().filter(|change| change.step == step) {
+            match now {
+                Some(now) => was.insert(key, now),
+                None => was.remove(&key),
+            };
+        }
+    }
+    let now = values(config)?;
+    let keys: BTreeSet<&String> = was.keys().chain(now.keys()).collect();
+    let differing = keys.into_iter().filter(|key| was.get(*key) != now.get(*key) && !FREE.iter().any(|free| covers(free, key)));
+    let change = |key: &String| Change { step, key: key.clone(), was: was.get(key).cloned(), now: now.get(key).cloned() };
+    let changes: Vec<Change> = differing.map(change).collect();
+    refuse_unmeant(folder, saved, &changes, set)?;
+    Ok(changes)
+}
+
+fn refuse_unmeant(folder: &RunFolder, saved: Option<&Path>, changes: &[Change], set: &[String]) -> Result<()> {
+    let place = folder.config_file();
+    let late = |change: &&Change| saved.is_some() && BEGINNING.iter().any(|key| covers(key, &change.key));
+    if let Some(change) = changes.iter().find(late) {
+        let what = format!("{change}: it decides how a run begins, and this one has begun");
+        return Err(Error::invalid_file(&place, what, "Restore it, or begin another run."));
+    }
+    let unmeant: Vec<&Change> = changes.iter().filter(|change| !set.iter().any(|set| rewrites(set, &change.key))).collect();
+    if unmeant.is_empty() {
+        return Ok(());
+    }
+    let made = match saved.and_then(Path::file_name) {
+        Some(name) => format!("the checkpoint {} was made with", name.to_string_lossy()),
+        None => "the run began with".to_string(),
+    };
+    let told: Vec<String> = unmeant.iter().map(ToString::to_string).collect();
+    let what = format!("other than what {made}: {}", told.join("; "));
+    let keys: Vec<String> = unmeant.iter().map(|change| format!("--set {}=…", change.key)).collect();
+    let hint = format!("Restore it, or change it on purpose with {} beside --resume.", keys.join(" "));
+    Err(Error::invalid_file(&place, what, hint))
+}
+
+/// Whether a key is another, or lies in the section of that name.
+fn covers(section: &str, key: &str) -> bool {
+    key.strip_prefix(section).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+}
+
+/// Whether setting one key changes another: what lies in it, and what the config rewrites for it.
+fn rewrites(set: &str, key: &str) -> bool {
+    let rewritten: &[&str] = match set {
+        "critic.norm" | "critic" => &["critic.layers"],
+        "data.classes" | "data" => &["generator.layers", "critic.layers"],
+        _ => &[],
+    };
+    covers(set, key) || rewritten.contains(&key)
+}
+
+/// Every value of a config, by its key with its section.
+fn values(config: &TrainConfig) -> Result<BTreeMap<String, String>> {
+    let table: Table = config
+        .to_toml()?
+        .parse()
+        .map_err(|e: toml::de::Error| Error::invalid("config", e.to_string(), "Please report this."))?;
+    let mut values = BTreeMap::new();
+    flatten("", &table, &mut values);
+    Ok(values)
+}
+
+fn flatten(section: &str, table: &Table, values: &mut BTreeMap<String, String>) {
+    for (key, value) in table {
+        let key = if section.is_empty() { key.clone() } else { format!("{section}.{key}") };
+        match value {
+            Value::Table(inner) => flatten(&key, inner, values),
+            _ => _ = values.insert(key, value.to_string()),
+        }
+    }
+}
+
+/// Tells of changes, and notes them in the run.
+pub(super) fn note(folder: &RunFolder, changes: &[Change], progress: &dyn Progress) -> Result<()> {
+    if changes.is_empty() {
+        return Ok(());
+    }
+    let path = folder.changes_file();
+    let mut text = if path.exists() { files::read(&path, files::TEXT)? } else { Vec::new() };
+    for change in changes {
+        progress.say(&format!("changed on purpose after step {}: {change}", change.step));
+        let json = serde_json::to_string(change);
+        text.extend((json.map_err(|e| Error::invalid("changes.jsonl", e.to_string(), "Please report this."))? + "\n").bytes());
+    }
+    if changes.iter().any(|change| change.step > 0 && COUNTED_BY.iter().any(|key| covers(key, &change.key))) {
+        progress.say("images and epochs are counted as if the whole run had been so");
+    }
+    files::write_atomic(&path, &text)
+}
+
+/// What has been changed on purpose in a run so far.
+///
+/// # Errors
+/// When the file is unreadable or damaged.
+pub fn read(folder: &RunFolder) -> Result<Vec<Change>> {
+    let path = folder.changes_file();
+    if !path.exists() {
+        return Ok(Vec::new());
+    }
+    let text = files::read(&path, files::TEXT)?;
+    let parse = |(number, line): (usize, &str)| {
+        let hint = "Restore the file: it tells what of the config was changed on the way.";
+        serde_json::from_str(line).map_err(|e| Error::invalid_file(&path, format!("line {}: {e}", number + 1), hint))
+    };
+    String::from_utf8_lossy(&text).lines().enumerate().map(parse).collect()
+}
