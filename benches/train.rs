@@ -192,7 +192,7 @@ fn serve(config: &Path, cli: &Cli) -> Result<()> {
 }
 
 fn read_config(path: &Path) -> Result<TrainConfig> {
-    TrainConfig::from_toml(&String::from_utf8_lossy(&files::read(path)?), &path.display().to_string())
+    TrainConfig::from_toml(&String::from_utf8_lossy(&files::read(path, files::TEXT)?), &path.display().to_string())
 }
 
 fn random_images(config: &TrainConfig) -> Dataset {

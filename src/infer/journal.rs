@@ -392,6 +392,20 @@ impl Journal {
     }
 }
 
+/// Resumes from any file as a journal, for fuzzing: as if every second piece that it names were whole. Gives how many images it vouches
+/// for then, and how many of them it still does when it is resumed once more.
+#[doc(hidden)]
+pub fn look_at_journal(folder: &Path, name: &Path) -> Result<Option<[u64; 2]>> {
+    let folder = Arc::new(Folder::open(folder)?);
+    let Some((identity, _)) = Journal::look(&folder, name)? else { return Ok(None) };
+    let resumed = |holds: fn(&Piece) -> bool| {
+        let resumed = Journal::resume(&folder, name, &identity, &(0..10_000), 784, |piece| Ok(holds(piece)))?;
+        Ok(resumed.map(|resumed| resumed.journal.done.count()))
+    };
+    let first: Option<u64> = resumed(|piece| piece.files.is_multiple_of(2))?;
+    Ok(first.zip(resumed(|_| true)?).map(|(first, again)| [first, again]))
+}
+
 /// That somebody else is at work.
 pub(super) fn busy(folder: &Folder, name: &Path, pid: u32) -> Error {
     let who = if pid > 0 { format!(" (process {pid})") } else { String::new() };

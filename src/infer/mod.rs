@@ -26,6 +26,8 @@ mod wheels;
 
 pub use generator::{Generator, Options, Provider};
 #[doc(hidden)]
+pub use journal::look_at_journal;
+#[doc(hidden)]
 pub use model::look_at_file;
 pub use pipeline::{Done, Job};
 pub use plan::{Existing, Format, Plan};

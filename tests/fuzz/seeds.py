@@ -5,6 +5,7 @@ import io
 import json
 import struct
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -105,6 +106,10 @@ files = [
 for number, data in enumerate(files):
     write(f"checkpoint/{number}", bytes([number]) + data)
 write("checkpoint/7", b"\7" + json.dumps(change).encode() + b"\n")
+
+job = {"format": "png", "journal": 2, "n": 300, "replaces": False, "seed": 0, "start": 0}
+lines = [json.dumps(job, separators=(",", ":")), "pid 7", "0 256 0000000a 900 00000002", "256 44 0000000b 90 00000003"]
+write("journal/begun", b"".join(f"{line} {zlib.crc32(line.encode()):08x}\n".encode() for line in lines))
 
 write("config/preset", preset)
 write("config/flags", b"schedule.batch_size=32\nloss={ kind = \"hinge\" }\naugment=[\"color\"]\n")
