@@ -54,6 +54,10 @@ check: setup ## formatting, lints, documentation, every combination of features
 	cargo clippy $(cargo_flags) --no-default-features --features infer,cli,builtin -- -D warnings
 	cargo clippy $(cargo_flags) --no-default-features --features train,cli --all-targets -- -D warnings
 	RUSTDOCFLAGS='-D warnings' cargo doc $(cargo_flags) --no-deps
+	@command -v cargo-deny >/dev/null || { set -x; cargo install --quiet --locked cargo-deny@0.20.2; }
+	cargo deny --locked check licenses bans sources
+	@if cargo deny fetch db >/dev/null 2>&1; then set -x; cargo deny --locked check advisories; \
+	else echo 'advisories: not checked, for their database (on GitHub) cannot be fetched here'; fi
 	@set -e; \
 	packages() { cargo tree --locked --edges normal,build --prefix none --format '{p}' "$$@"; }; \
 	all=$$(packages); train=$$(packages --no-default-features --features train); \
