@@ -440,6 +440,6 @@ fn damaged(path: &Path, what: String) -> Error {
 fn prune(checkpoints: &Path, step: u64, keep: usize, best: Option<u64>) -> Result<()> {
     let mut past = numbered(checkpoints)?;
     past.retain(|(number, _)| *number <= step);
-    let old = past.into_iter().rev().skip(keep).filter(|(step, _)| Some(*step) != best);
-    old.map(|(_, name)| remove_folder(&checkpoints.join(name))).collect()
+    let mut old = past.into_iter().rev().skip(keep).filter(|(step, _)| Some(*step) != best);
+    old.try_for_each(|(_, name)| remove_folder(&checkpoints.join(name)))
 }
