@@ -370,6 +370,7 @@ pub fn generator_file(from: &Path, weights: Weights) -> PathBuf {
 }
 
 /// Writes tensors by name. The format sorts them, so the same tensors give the same bytes.
+#[cfg(feature = "infer")] // only a feature model, which needs both, is a file of tensors alone
 pub(crate) fn write_tensors(path: &Path, tensors: &BTreeMap<String, Tensor>) -> Result<()> {
     files::write_atomic(path, &serialized(path, tensors)?)
 }
