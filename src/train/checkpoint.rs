@@ -370,6 +370,7 @@ pub fn generator_file(from: &Path, weights: Weights) -> PathBuf {
 }
 
 /// Writes tensors by name. The format sorts them, so the same tensors give the same bytes.
+#[cfg(feature = "infer")] // only a feature model, which needs both, is a file of tensors alone
 pub(crate) fn write_tensors(path: &Path, tensors: &BTreeMap<String, Tensor>) -> Result<()> {
     files::write_atomic(path, &serialized(path, tensors)?)
 }
@@ -440,6 +441,6 @@ fn damaged(path: &Path, what: String) -> Error {
 fn prune(checkpoints: &Path, step: u64, keep: usize, best: Option<u64>) -> Result<()> {
     let mut past = numbered(checkpoints)?;
     past.retain(|(number, _)| *number <= step);
-    let old = past.into_iter().rev().skip(keep).filter(|(step, _)| Some(*step) != best);
-    old.map(|(_, name)| remove_folder(&checkpoints.join(name))).collect()
+    let mut old = past.into_iter().rev().skip(keep).filter(|(step, _)| Some(*step) != best);
+    old.try_for_each(|(_, name)| remove_folder(&checkpoints.join(name)))
 }

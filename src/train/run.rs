@@ -70,8 +70,8 @@ impl RunFolder {
             Err(e) if e.kind() == ErrorKind::NotFound => return Ok(()),
             entries => entries.map_err(Error::io("read", &checkpoints))?,
         };
-        let partial = entries.flatten().filter(|entry| is_partial(&entry.file_name().to_string_lossy()));
-        partial.map(|entry| remove_folder(&entry.path())).collect()
+        let mut partial = entries.flatten().filter(|entry| is_partial(&entry.file_name().to_string_lossy()));
+        partial.try_for_each(|entry| remove_folder(&entry.path()))
     }
 
     /// Writes the resolved config, which a resume may have given another length.
