@@ -398,11 +398,11 @@ impl Journal {
 pub fn look_at_journal(folder: &Path, name: &Path) -> Result<Option<[u64; 2]>> {
     let folder = Arc::new(Folder::open(folder)?);
     let Some((identity, _)) = Journal::look(&folder, name)? else { return Ok(None) };
-    let resumed = |holds: fn(&Piece) -> bool| {
+    let resumed = |holds: fn(&Piece) -> bool| -> Result<Option<u64>> {
         let resumed = Journal::resume(&folder, name, &identity, &(0..10_000), 784, |piece| Ok(holds(piece)))?;
         Ok(resumed.map(|resumed| resumed.journal.done.count()))
     };
-    let first: Option<u64> = resumed(|piece| piece.files.is_multiple_of(2))?;
+    let first = resumed(|piece| piece.files.is_multiple_of(2))?;
     Ok(first.zip(resumed(|_| true)?).map(|(first, again)| [first, again]))
 }
 
