@@ -108,12 +108,13 @@ impl Sink {
         let pieces = journal.pieces()?;
         let array = match to {
             To::Array { file, .. } => Some(close_array(&plan, shape, &folder, file, journal.done.all(&plan.places()))?),
+            To::Finished => reopen(&plan, &folder)?.map(|(file, _)| file),
             _ => None,
         };
         let files = Files { plan: &plan, folder: &folder, shape, array: array.as_ref() };
         let there = pieces.par_iter().map(|piece| files.hold(piece, Depth::Sizes)).collect::<Result<Vec<_>>>()?;
         let lost: u64 = pieces.iter().zip(there).filter(|(_, there)| !there).map(|(piece, _)| piece.count).sum();
-        if lost > 0 || journal.done.all(&plan.places()).is_none() {
+        if lost > 0 || journal.done.count() < plan.count() {
             return Err(Error::invalid_file(
                 plan.path(),
                 format!("of {lost} images that were made, files were removed or changed while the job was at work"),

@@ -82,9 +82,10 @@ fn damage(path: &Path, random: &mut ChaCha8Rng) {
     fs::write(path, bytes).unwrap();
 }
 
-/// Any file below a folder, but for the journal's.
+/// Any file below a folder that holds images; not those that tell of the job, which others damage.
 fn some_file(out: &Path, random: &mut ChaCha8Rng) -> Option<PathBuf> {
-    let names: Vec<PathBuf> = contents(out).into_keys().filter(|name| !name.to_string_lossy().contains(".journal")).collect();
+    let tells = |name: &Path| [".journal", ".json"].iter().any(|end| name.to_string_lossy().ends_with(end));
+    let names: Vec<PathBuf> = contents(out).into_keys().filter(|name| !tells(name)).collect();
     names.get(below(random, names.len() as u64) as usize).map(|name| out.join(name))
 }
 
