@@ -11,6 +11,9 @@ use cap_std::fs::{Dir, OpenOptions};
 use crate::error::{Error, Result};
 use crate::files;
 
+/// What is in a folder: each name, and whether it is a folder's.
+pub(super) type Names = Vec<(String, bool)>;
+
 /// An open folder.
 pub(super) struct Folder {
     dir: Dir,
@@ -119,7 +122,7 @@ impl Folder {
     }
 
     /// The names in it, or in a folder of it that is no link, and whether each is a folder.
-    pub fn names(&self, folder: &Path) -> io::Result<Vec<(String, bool)>> {
+    pub fn names(&self, folder: &Path) -> io::Result<Names> {
         let entries = match folder.as_os_str().is_empty() {
             true => self.dir.entries()?,
             false => self.dir.read_dir(folder)?,

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
 
+use super::folder::Names;
 use super::selection::{Selection, Shard};
 use crate::error::{Error, Result};
 
@@ -319,7 +320,7 @@ impl Plan {
     /// itself: what is in it, and whether that is a folder.
     pub(super) fn each(
         &self,
-        names: &mut dyn FnMut(&Path) -> Result<Vec<(String, bool)>>,
+        names: &mut dyn FnMut(&Path) -> Result<Names>,
         see: &mut dyn FnMut(&Path) -> Result<()>,
     ) -> Result<()> {
         let runs = self.numbers();
@@ -396,7 +397,7 @@ fn tar_name(number: u64) -> String {
 }
 
 /// What is in a folder, and whether it is a folder; nothing if it does not exist.
-fn entries(folder: &Path) -> Result<Vec<(String, bool)>> {
+fn entries(folder: &Path) -> Result<Names> {
     let entries = match fs::read_dir(folder) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         entries => entries.map_err(Error::io("read folder", folder))?,
