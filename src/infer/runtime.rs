@@ -326,7 +326,7 @@ fn remember(library: &Path) {
 /// stays.
 ///
 /// # Safety
-/// It may set an environment variable: no other thread may read the environment meanwhile, other than by [`std::env`]. So it
+/// It may set an environment variable: no other thread may read the environment meanwhile, other than by [`mod@std::env`]. So it
 /// is for the beginning of `main`.
 pub unsafe fn disable_telemetry() {
     if places::variable(TELEMETRY_VARIABLE).is_none() {
