@@ -110,6 +110,7 @@ fn io_advice(source: &io::Error) -> &'static str {
         io::ErrorKind::NotADirectory | io::ErrorKind::AlreadyExists => {
             " A file is where a folder should be; choose another path."
         }
+        io::ErrorKind::IsADirectory => " A folder is where a file should be: move it away.",
         io::ErrorKind::UnexpectedEof => " The file is shorter than it says: fetch or make it again.",
         _ => "",
     }

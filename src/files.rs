@@ -166,7 +166,9 @@ fn is_at(_: &File, _: &Path) -> bool {
 /// # Errors
 /// When a file is in the way or a parent cannot be written to.
 pub fn create_folder(path: &Path) -> Result<()> {
-    fs::create_dir_all(path).map_err(Error::io("create folder", path))
+    // Without dots within it, at which the system stops where there is nothing yet.
+    let plain: PathBuf = path.components().collect();
+    fs::create_dir_all(plain).map_err(Error::io("create folder", path))
 }
 
 /// The most bytes of a text that people or programs write by hand: a config, a state, a pointer, a list of checksums.

@@ -16,6 +16,7 @@ use ganforge::infer::{
 };
 use ganforge::latent::Truncation;
 use ganforge::progress::Progress;
+use ganforge::text;
 use serde_json::{Value, json};
 
 /// Make images with a GAN's generator (ONNX), on any machine.
@@ -222,7 +223,7 @@ fn make(sample: Sample) -> Result<()> {
         "{} images in {:.1} s ({rate:.0} img/s){earlier} → {}",
         done.images,
         done.seconds,
-        done.out.display()
+        text::path(&done.out)
     ));
     if sample.json {
         return print_json(&json!({
@@ -388,7 +389,7 @@ fn show_runtime(json: bool) -> Result<()> {
 
 fn install(cuda: bool, json: bool) -> Result<()> {
     let path = runtime::install(cuda, &Console::new(json))?;
-    if json { print_json(&json!({ "installed": path })) } else { print_line(&format!("installed {}", path.display())) }
+    if json { print_json(&json!({ "installed": path })) } else { print_line(&format!("installed {}", text::path(&path))) }
 }
 
 fn print_facts(facts: Vec<(String, Value)>, json: bool) -> Result<()> {

@@ -13,6 +13,7 @@ use super::folder::Folder;
 use super::journal::{Done, Piece, difference};
 use super::plan::{BLOCK, Format, Plan, image_name};
 use crate::error::{Error, Result};
+use crate::text;
 
 /// How closely to look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -275,7 +276,7 @@ pub(super) fn finished(files: &Files, name: &Path, identity: &Value) -> Result<O
         .map_err(|e| Error::invalid_file(&plan.manifest(), format!("it is no manifest: {e}"), "Begin again with --force."))?;
     if let Some((key, was, is)) = difference(&told, identity) {
         return Err(Error::usage(
-            format!("{} is of another job: its {key} is {was}, this call's is {is}", plan.manifest().display()),
+            format!("{} is of another job: its {key} is {was}, this call's is {is}", text::path(&plan.manifest())),
             "Choose another --out, or begin again with --force.",
         ));
     }

@@ -44,7 +44,8 @@ impl Folder {
         let create = || self.dir.open_with(name, &options).map(cap_std::fs::File::into_std);
         match create() {
             Err(e) if e.kind() == ErrorKind::AlreadyExists => {
-                self.remove(name)?;
+                // A folder only if it is empty.
+                self.remove(name).or_else(|e| self.dir.remove_dir(name).map_err(|_| e))?;
                 create()
             }
             Err(e) if e.kind() == ErrorKind::NotFound => {
@@ -116,9 +117,10 @@ impl Folder {
         let _ = self.dir.remove_dir(name); // it may hold files of the user's
     }
 
-    /// Gives a file another name, in place of what has it.
+    /// Gives a file another name, in place of what has it; of a folder only if it is empty.
     pub fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        self.dir.rename(from, &self.dir, to)
+        let rename = || self.dir.rename(from, &self.dir, to);
+        rename().or_else(|e| self.dir.remove_dir(to).map_err(|_| e).and_then(|()| rename()))
     }
 
     /// The names in it, or in a folder of it that is no link, and whether each is a folder.
@@ -134,6 +136,11 @@ impl Folder {
             names.extend(entry.file_name().into_string().ok().map(|name| (name, is_folder)));
         }
         Ok(names)
+    }
+
+    /// Whether anything has this name.
+    pub fn is_taken(&self, name: &Path) -> bool {
+        self.dir.symlink_metadata(name).is_ok()
     }
 
     /// Whether a link has this name.

@@ -18,6 +18,7 @@ use serde_json::{Value, json};
 
 use super::folder::Folder;
 use crate::error::{Error, Result};
+use crate::text;
 
 /// Images at consecutive places, written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -245,7 +246,7 @@ impl Journal {
         let (Begun::Job(was) | Begun::Earlier(was)) = &begun;
         if let Some((key, was, is)) = difference(&was.identity, identity) {
             return Err(Error::usage(
-                format!("{} is of another job: its {key} is {was}, this call's is {is}", path.display()),
+                format!("{} is of another job: its {key} is {was}, this call's is {is}", text::path(&path)),
                 "Repeat the call that was interrupted, with --resume; or begin again with --force.",
             ));
         }
@@ -409,7 +410,7 @@ pub fn look_at_journal(folder: &Path, name: &Path) -> Result<Option<[u64; 2]>> {
 /// That somebody else is at work.
 pub(super) fn busy(folder: &Folder, name: &Path, pid: u32) -> Error {
     let who = if pid > 0 { format!(" (process {pid})") } else { String::new() };
-    let what = format!("another gan-infer{who} is at work on it: {} is locked", folder.join(name).display());
+    let what = format!("another gan-infer{who} is at work on it: {} is locked", text::path(&folder.join(name)));
     Error::usage(what, "Wait for its end, or choose another --out.")
 }
 

@@ -20,6 +20,7 @@ use super::runtime;
 use crate::contract;
 use crate::error::{Error, Result};
 use crate::files;
+use crate::text;
 
 /// An ONNX file that has passed [`inspect`], with the weights that lie in files beside it, as `torch.onnx.export` writes by default.
 /// A clone shares the bytes.
@@ -42,7 +43,7 @@ struct Content {
 impl Model {
     /// Reads a file and what belongs to it, all of it once: later changes of the files change nothing.
     pub fn read(path: &Path) -> Result<Self> {
-        let name = path.display().to_string();
+        let name = text::path(path);
         let bytes = files::read(path, inspect::MOST_BYTES)?;
         let seen = look_at(&name, &bytes)?;
         let weights = read_weights(&name, path, bytes.len(), &seen)?;

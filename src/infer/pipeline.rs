@@ -21,6 +21,7 @@ use crate::error::{Error, Result};
 use crate::image::Range;
 use crate::latent::Truncation;
 use crate::progress::Progress;
+use crate::text;
 
 /// How the images of a [`Plan`] are made.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -345,7 +346,7 @@ fn identity(generator: &Generator, job: &Job, plan: &Plan) -> Result<Value> {
 }
 
 fn interrupted(plan: &Plan, made: u64) -> Error {
-    let (path, total) = (plan.path().display(), plan.count());
+    let (path, total) = (text::path(plan.path()), plan.count());
     Error::Interrupted(match plan.format() {
         Format::Grid => format!("{made} of {total} images were made; {path} was not written."),
         Format::Npy | Format::Npz => {

@@ -10,6 +10,7 @@ use serde_json::{Map, Value, json};
 use super::folder::Names;
 use super::selection::{Selection, Shard};
 use crate::error::{Error, Result};
+use crate::text;
 
 /// What the samples become.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -237,7 +238,7 @@ impl Plan {
                 Ok(if shard.is_empty() { out.to_path_buf() } else { out.with_file_name(format!("{stem}{shard}.{wanted}")) })
             }
             (Some(_), _) => Err(Error::usage(
-                format!("--out {} names a file that format {} does not make", out.display(), self.format.name()),
+                format!("--out {} names a file that format {} does not make", text::path(out), self.format.name()),
                 "Name a folder, or choose --format npy for a .npy file, --format npz for a .npz file, --format grid for a .png file.",
             )),
             (None, None) => Ok(out.to_path_buf()),
@@ -286,7 +287,7 @@ impl Plan {
     fn refuse_occupied(&self) -> Result<()> {
         if self.format != Format::Grid && self.journal().symlink_metadata().is_ok() {
             return Err(Error::usage(
-                format!("{} holds an unfinished job", self.folder().display()),
+                format!("{} holds an unfinished job", text::path(self.folder())),
                 "Go on with it: the same call with --resume. Or begin again with --force.",
             ));
         }
@@ -299,8 +300,8 @@ impl Plan {
         let single = self.format.ending().is_some().then_some(&self.path).cloned();
         let manifest = (self.format != Format::Grid).then(|| self.manifest());
         let what = match [single, manifest].into_iter().flatten().find(|path| path.symlink_metadata().is_ok()) {
-            _ if count > 0 => format!("{} holds {count} of these {} already", self.path.display(), self.files_name()),
-            Some(there) => format!("{} exists already", there.display()),
+            _ if count > 0 => format!("{} holds {count} of these {} already", text::path(&self.path), self.files_name()),
+            Some(there) => format!("{} exists already", text::path(there.as_path())),
             None => return Ok(()),
         };
         Err(Error::usage(what, "Choose another --out, or give --force to overwrite."))

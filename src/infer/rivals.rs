@@ -10,6 +10,7 @@ use super::folder::Folder;
 use super::journal::Journal;
 use super::plan::{Plan, is_subfolder};
 use crate::error::{Error, Result};
+use crate::text;
 
 /// Another job, known by its journal or its manifest.
 pub(super) struct Rival {
@@ -72,7 +73,7 @@ pub(super) fn refuse(folder: &Folder, rivals: &[Rival]) -> Result<()> {
     Err(match rival.pid {
         Some(pid) => at_work(&path, pid),
         None => Error::usage(
-            format!("{} tells of another job with files of the same names", path.display()),
+            format!("{} tells of another job with files of the same names", text::path(&path)),
             "If it is unfinished, finish it: its own call with --resume. Else choose another --out; --force replaces it.",
         ),
     })
@@ -80,7 +81,7 @@ pub(super) fn refuse(folder: &Folder, rivals: &[Rival]) -> Result<()> {
 
 fn at_work(path: &Path, pid: u32) -> Error {
     let who = if pid > 0 { format!(" (process {pid})") } else { String::new() };
-    let what = format!("another gan-infer{who} makes files of the same names: {} is locked", path.display());
+    let what = format!("another gan-infer{who} makes files of the same names: {} is locked", text::path(path));
     Error::usage(what, "Wait for its end, or choose another --out.")
 }
 

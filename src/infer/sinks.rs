@@ -23,6 +23,7 @@ use super::rivals;
 use crate::error::{Error, Result};
 use crate::image::{self, Images};
 use crate::progress::Progress;
+use crate::text;
 
 /// A contact sheet may have this many pixels: what common viewers open.
 const MAX_SHEET: u64 = 100_000_000;
@@ -115,11 +116,7 @@ impl Sink {
         let there = pieces.par_iter().map(|piece| files.hold(piece, Depth::Sizes)).collect::<Result<Vec<_>>>()?;
         let lost: u64 = pieces.iter().zip(there).filter(|(_, there)| !there).map(|(piece, _)| piece.count).sum();
         if lost > 0 || journal.done.count() < plan.count() {
-            return Err(Error::invalid_file(
-                plan.path(),
-                format!("of {lost} images that were made, files were removed or changed while the job was at work"),
-                "The same call with --resume makes again what is not whole.",
-            ));
+            return Err(removed(&plan, lost));
         }
         write_manifest(&plan, &folder, &check::manifest(&plan, &identity, &pieces, shape))?;
         journal.remove()
@@ -426,6 +423,13 @@ fn resume(
         };
         return Ok((to, Some(journal)));
     }
+    if folder.is_taken(&name) && folder.length(&name).is_none() {
+        return Err(Error::invalid_file(
+            &plan.journal(),
+            "the job's journal is a link or a folder, which is not believed",
+            "Put the journal itself there, or begin again with --force.",
+        ));
+    }
     let made = array.map(|(file, _)| file);
     let files = Files { plan, folder, shape, array: made.as_ref() };
     match check::finished(&files, &manifest, identity)? {
@@ -455,8 +459,8 @@ fn resume(
             journal.add(&kept)?;
             forget(plan, folder)?;
             progress.say(&format!(
-                "{} says that the job is done, but {} of its {} images are not as it says, and are made again",
-                plan.manifest().display(),
+                "{} says that the job is done, but not all is as it says: {} of {} images are made again",
+                text::path(&plan.manifest()),
                 plan.count() - journal.done.count(),
                 plan.count()
             ));
@@ -474,7 +478,7 @@ fn refuse_links(plan: &Plan, folder: &Folder) -> Result<()> {
     match names.iter().find(|(name, is_folder)| !is_folder && is_subfolder(name) && folder.is_link(Path::new(name))) {
         None => Ok(()),
         Some((name, _)) => Err(Error::usage(
-            format!("{} is a link, where a folder of images should be", folder.join(Path::new(name)).display()),
+            format!("{} is a link, where a folder of images should be", text::path(&folder.join(Path::new(name)))),
             "Remove it, or choose another --out.",
         )),
     }
@@ -533,6 +537,15 @@ fn forget(plan: &Plan, folder: &Folder) -> Result<()> {
     folder.remove(&name).map_err(folder.failed("remove", &name))
 }
 
+/// That images which were made are not there any more at the end.
+fn removed(plan: &Plan, lost: u64) -> Error {
+    Error::invalid_file(
+        plan.path(),
+        format!("files with {lost} of the images were removed or changed while the job was at work"),
+        "The same call with --resume makes again what is not whole.",
+    )
+}
+
 /// Writes what surrounds the pixels of an array file, and gives it its name.
 fn close_array(plan: &Plan, shape: [usize; 3], folder: &Folder, file: File, all: Option<Piece>) -> Result<File> {
     let (part, whole) = (name_of(&plan.part()), name_of(plan.path()));
@@ -543,6 +556,9 @@ fn close_array(plan: &Plan, shape: [usize; 3], folder: &Folder, file: File, all:
         file.sync_all()
     };
     close().map_err(folder.failed("write", &part))?;
+    if !folder.holds(&file, &part) {
+        return Err(removed(plan, plan.count()));
+    }
     folder.rename(&part, &whole).map_err(folder.failed("write", &whole))?;
     Ok(file)
 }

@@ -114,7 +114,7 @@ impl RunFolder {
     /// # Errors
     /// When the folder holds no run.
     pub fn open(path: &Path) -> Result<Self> {
-        match path.join("config.toml").is_file() {
+        match path.join("config.toml").exists() {
             true => Ok(Self { path: path.to_path_buf(), lock: None }),
             false => Err(Error::usage(
                 format!("{} is not a run: it has no config.toml", text::path(path)),

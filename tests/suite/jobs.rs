@@ -188,10 +188,15 @@ fn a_finished_job_is_looked_at_again() {
         let name = whole.keys().find(|name| name.extension().is_some_and(|ending| ending == format)).unwrap();
         for _ in 0..4 {
             damage(&out.join(name), &mut random);
-            let said = format!("but {lost} of its 2500 images are not as it says");
+            let said = format!("but not all is as it says: {lost} of 2500 images are made again");
             resume().assert().success().stderr(contains(said));
             assert!(contents(&out) == whole, "{format}");
         }
+        // An empty folder under a file's name is no obstacle, one with something in it is.
+        fs::remove_file(out.join(name)).unwrap();
+        fs::create_dir(out.join(name)).unwrap();
+        resume().assert().success();
+        assert!(contents(&out) == whole, "{format}");
         // A manifest that is changed does not stand, either.
         let manifest = whole.keys().find(|name| name.extension().is_some_and(|ending| ending == "json")).unwrap();
         let text = String::from_utf8(whole[manifest].clone()).unwrap();
@@ -469,6 +474,11 @@ fn strange_files_in_the_folder_do_no_harm() {
         .unwrap();
     fs::write(out.join(".manifest-x.json.journal"), [0xff; 100]).unwrap();
     fs::create_dir(out.join("manifest.json.d")).unwrap();
+    // A name that ends in what the system stumbles over, and one that would write a line of its own.
+    let nowhere = out.join("new/.");
+    sample(&nowhere, &["--n", "3"]).assert().success();
+    let odd = out.join("a\nb\u{1b}[31m");
+    sample(&odd, &["--n", "3"]).assert().success().stderr(contains("a\\u000ab\\u001b[31m"));
     let mut command: Command = sample(out, &["--n", "30"]);
     command.assert().success();
     sample(out, &["--n", "30", "--resume"]).assert().success().stderr(contains("0 images in"));
