@@ -72,7 +72,7 @@ struct Sample {
     /// Go on with the same call's job where it was interrupted
     #[arg(long, conflicts_with = "force")]
     resume: bool,
-    /// Overwrite what is there
+    /// Replace what is in the way: jobs whose images have these names, with all of their files
     #[arg(long)]
     force: bool,
     /// Print errors only

@@ -304,7 +304,7 @@ impl Plan {
             Some(there) => format!("{} exists already", text::path(there.as_path())),
             None => return Ok(()),
         };
-        Err(Error::usage(what, "Choose another --out, or give --force to overwrite."))
+        Err(Error::usage(what, "Choose another --out, or give --force, which replaces the job there with all of its files."))
     }
 
     /// How many of a folder's files are there already. Looks at what is there, not for each file: `n` may be large.

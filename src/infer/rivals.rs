@@ -10,6 +10,7 @@ use super::folder::Folder;
 use super::journal::Journal;
 use super::plan::{Plan, is_subfolder};
 use crate::error::{Error, Result};
+use crate::progress::Progress;
 use crate::text;
 
 /// Another job, known by its journal or its manifest.
@@ -89,19 +90,26 @@ fn at_work(path: &Path, pid: u32) -> Error {
 ///
 /// # Errors
 /// When somebody is at work on one of them: none is touched then.
-pub(super) fn replace(folder: &Folder, rivals: &[Rival], keep: &Path) -> Result<()> {
+pub(super) fn replace(folder: &Folder, rivals: &[Rival], keep: &Path, progress: &dyn Progress) -> Result<()> {
     if let Some((rival, pid)) = rivals.iter().find_map(|rival| Some((rival, rival.pid?))) {
         return Err(at_work(&folder.join(&rival.name), pid));
     }
+    let mut removed = 0u64;
     for Rival { plan, name, .. } in rivals {
         let mut names = |inside: &Path| folder.names(inside).map_err(folder.failed("read", inside));
-        plan.each(&mut names, &mut |file| folder.remove(file).map_err(folder.failed("remove", file)))?;
+        plan.each(&mut names, &mut |file| {
+            removed += 1;
+            folder.remove(file).map_err(folder.failed("remove", file))
+        })?;
         for (subfolder, _) in names(Path::new(""))?.iter().filter(|(name, is_folder)| *is_folder && is_subfolder(name)) {
             folder.remove_empty(Path::new(subfolder));
         }
         if name != keep {
             folder.remove(name).map_err(folder.failed("remove", name))?;
         }
+    }
+    if removed > 0 {
+        progress.say(&format!("replaced: {removed} files of the job that was in the way"));
     }
     Ok(())
 }

@@ -73,7 +73,7 @@ impl Sink {
         let (to, journal) = match (plan.format(), plan.existing()) {
             (Format::Grid, _) => (create(plan, shape, &folder)?, None),
             (_, Existing::Resume) => resume(plan, &identity, shape, &folder, progress)?,
-            _ => begin(plan, &identity, shape, &folder).map(|(to, journal)| (to, Some(journal)))?,
+            _ => begin(plan, &identity, shape, &folder, progress).map(|(to, journal)| (to, Some(journal)))?,
         };
         let writer = Writer { plan: plan.clone(), shape, folder, to, begun: AtomicBool::new(false) };
         Ok(Self { writer, notes: Notes(journal), identity })
@@ -347,7 +347,13 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// Begins a job where there is none, or in place of what is there.
-fn begin(plan: &Plan, identity: &Value, shape: [usize; 3], folder: &Arc<Folder>) -> Result<(To, Journal)> {
+fn begin(
+    plan: &Plan,
+    identity: &Value,
+    shape: [usize; 3],
+    folder: &Arc<Folder>,
+    progress: &dyn Progress,
+) -> Result<(To, Journal)> {
     let replaces = plan.existing() == Existing::Overwrite;
     let (name, image) = (name_of(&plan.journal()), shape.iter().product());
     let before = if replaces { rivals::before(plan, folder)? } else { Vec::new() };
@@ -357,7 +363,7 @@ fn begin(plan: &Plan, identity: &Value, shape: [usize; 3], folder: &Arc<Folder>)
     let begun = rivals::find(plan, folder).and_then(|mut others| {
         if replaces {
             others.extend(before);
-            rivals::replace(folder, &others, &name).and_then(|()| forget(plan, folder))
+            rivals::replace(folder, &others, &name, progress).and_then(|()| forget(plan, folder))
         } else {
             rivals::refuse(folder, &others).and_then(|()| plan.refuse_finished())
         }
@@ -390,7 +396,7 @@ fn resume(
         tidy(folder, &name)?;
         let others = rivals::find(plan, folder)?;
         if resumed.replaces && journal.done.count() == 0 {
-            rivals::replace(folder, &others, &name).and_then(|()| forget(plan, folder))?;
+            rivals::replace(folder, &others, &name, progress).and_then(|()| forget(plan, folder))?;
         } else {
             rivals::refuse(folder, &others)?;
         }
