@@ -72,7 +72,7 @@ impl<'a> Part<'a> {
             if rest.start >= rest.end {
                 return None;
             }
-            let number = rest.read(|bytes| decode_varint(bytes));
+            let number = rest.read(decode_varint);
             if number.is_err() {
                 rest.start = rest.end;
             }
@@ -82,13 +82,13 @@ impl<'a> Part<'a> {
 
     fn next_field(&mut self) -> Result<Field<'a>, String> {
         let start = self.start;
-        let (number, kind) = self.read(|bytes| decode_key(bytes))?;
+        let (number, kind) = self.read(decode_key)?;
         let value = match kind {
-            WireType::Varint => Value::Number(self.read(|bytes| decode_varint(bytes))?),
+            WireType::Varint => Value::Number(self.read(decode_varint)?),
             WireType::SixtyFourBit => self.take(8).map(|_| Value::Fixed)?,
             WireType::ThirtyTwoBit => self.take(4).map(|_| Value::Fixed)?,
             WireType::LengthDelimited => {
-                let length = self.read(|bytes| decode_varint(bytes))?;
+                let length = self.read(decode_varint)?;
                 Value::Part(self.take(length)?)
             }
             // No version of ONNX has any.
