@@ -142,11 +142,18 @@ pub fn print_line(line: &str) -> Result<()> {
 
 /// Prints the error, if any, and gives the exit code: 0 done, 2 the call is wrong, 1 anything else.
 pub fn finish(result: Result<()>) -> ExitCode {
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
+    let code = match result {
+        Ok(()) => 0,
         Err(error) => {
             error_line(&format!("error: {error}"));
-            ExitCode::from(error.exit_code())
+            error.exit_code()
         }
+    };
+    #[cfg(all(unix, feature = "infer"))]
+    if crate::infer::limits::goes_on() {
+        let _ = io::stdout().flush(); // whoever read it has gone away
+        // SAFETY: ends the process at once. Nothing is left to be done: what onnxruntime would do crashes beside a load.
+        unsafe { nix::libc::_exit(i32::from(code)) }
     }
+    ExitCode::from(code)
 }

@@ -168,7 +168,10 @@ fn is_at(_: &File, _: &Path) -> bool {
 pub fn create_folder(path: &Path) -> Result<()> {
     // Without dots within it, at which the system stops where there is nothing yet.
     let plain: PathBuf = path.components().collect();
-    fs::create_dir_all(plain).map_err(Error::io("create folder", path))
+    fs::create_dir_all(&plain).map_err(|e| match plain.is_symlink() && !plain.exists() {
+        true => Error::invalid_file(path, "it is a link that leads nowhere", "Remove it, or make what it leads to."),
+        false => Error::io("create folder", path)(e),
+    })
 }
 
 /// The most bytes of a text that people or programs write by hand: a config, a state, a pointer, a list of checksums.

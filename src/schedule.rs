@@ -214,9 +214,13 @@ impl Schedule {
 
     /// The factors on the learning rates, with spans turned into steps for a data set of so many images.
     pub fn rates(&self, data_len: usize) -> Rates {
-        let steps = |span: Span| span.in_steps(self, data_len);
+        self.rates_by(|span| span.in_steps(self, data_len))
+    }
+
+    /// The factors on the learning rates, where `steps` turns spans into steps.
+    pub fn rates_by(&self, steps: impl Fn(Span) -> u64) -> Rates {
         let decay = self.lr_decay.map(|decay| (decay.curve, steps(decay.begin), steps(decay.end), decay.to));
-        Rates { warmup: self.lr_warmup.map_or(0, steps), decay }
+        Rates { warmup: self.lr_warmup.map_or(0, &steps), decay }
     }
 }
 

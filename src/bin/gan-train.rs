@@ -110,7 +110,7 @@ struct TrainArgs {
     out: Option<PathBuf>,
     /// Continue this run bit for bit; with a length, to that total. Length, precision, place of the data, output and watch may
     /// change; anything else of the config only with --set, which is noted in the run.
-    #[arg(long, value_name = "RUN", conflicts_with_all = ["preset", "config", "size", "width", "init_from", "out", "batch_size", "lr", "seed", "dry_run"])]
+    #[arg(long, value_name = "RUN", conflicts_with_all = ["preset", "config", "size", "width", "init_from", "out", "dry_run"])]
     resume: Option<PathBuf>,
     /// Passes over the data, in total.
     #[arg(long, group = "length", value_parser = count())]
@@ -446,6 +446,15 @@ fn new_config(args: &TrainArgs) -> Result<TrainConfig> {
 
 /// A run's config, with what the flags change of it; the training compares it with what its checkpoint was made with.
 fn resumed_config(args: &TrainArgs, folder: &RunFolder) -> Result<TrainConfig> {
+    let changed = [
+        ("--batch-size", args.batch_size.is_some(), "--set schedule.batch_size=N"),
+        ("--lr", args.lr.is_some(), "--set optimizer.generator.lr=X --set optimizer.critic.lr=X"),
+        ("--seed", args.seed.is_some(), "--set seed=N"),
+    ];
+    if let Some((flag, _, set)) = changed.iter().find(|(_, given, _)| *given) {
+        let what = format!("{flag} is for a new run; --resume goes on with the run's own");
+        return Err(Error::usage(what, format!("Leave it out, or change it on purpose with {set}.")));
+    }
     let place = text::path(&folder.config_file());
     let mut table = config::parse_table(&folder.config()?.to_toml()?, &place)?;
     for assignment in &args.set {

@@ -1,6 +1,7 @@
 //! The generators that come with the library (feature `builtin`).
 
 use crate::error::{Error, Result, nearest};
+use crate::text;
 
 use super::generator::{Generator, Options};
 
@@ -67,6 +68,9 @@ pub fn open(model: Option<&str>, options: &Options) -> Result<Generator> {
             let path = std::path::Path::new(model);
             if path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("onnx")) || path.exists() {
                 Generator::open(path, options)
+            } else if path.components().count() > 1 {
+                let mend = "Check the path; a built-in generator is named by its name alone, as `gan-infer models` lists them.";
+                Err(Error::usage(format!("there is no file or folder {}", text::path(path)), mend))
             } else {
                 builtin(Some(model))
             }

@@ -262,11 +262,16 @@ pub(super) enum Finished {
     Parts(Vec<Piece>),
 }
 
-/// What of a finished job is there. `None` if there is no manifest.
+/// What of a finished job is there, of which `holds` says whether a piece is whole. `None` if there is no manifest.
 ///
 /// # Errors
 /// When the manifest is another job's, or none.
-pub(super) fn finished(files: &Files, name: &Path, identity: &Value) -> Result<Option<Finished>> {
+pub(super) fn finished(
+    files: &Files,
+    name: &Path,
+    identity: &Value,
+    holds: impl Fn(&Piece) -> Result<bool> + Sync,
+) -> Result<Option<Finished>> {
     let (plan, folder) = (files.plan, files.folder);
     let bytes = match folder.read(name).and_then(read_manifest) {
         Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
@@ -274,11 +279,9 @@ pub(super) fn finished(files: &Files, name: &Path, identity: &Value) -> Result<O
     };
     let told: Value = serde_json::from_slice(&bytes)
         .map_err(|e| Error::invalid_file(&plan.manifest(), format!("it is no manifest: {e}"), "Begin again with --force."))?;
-    if let Some((key, was, is)) = difference(&told, identity) {
-        return Err(Error::usage(
-            format!("{} is of another job: its {key} is {was}, this call's is {is}", text::path(&plan.manifest())),
-            "Choose another --out, or begin again with --force.",
-        ));
+    if let Some(difference) = difference(&told, identity) {
+        let what = format!("{} is of another job: {difference}", text::path(&plan.manifest()));
+        return Err(Error::usage(what, "Choose another --out, or begin again with --force."));
     }
     let Some(pieces) = pieces(&told, plan, files.image()) else {
         return sizes_of_earlier(files, &told).map(Some);
@@ -288,7 +291,7 @@ pub(super) fn finished(files: &Files, name: &Path, identity: &Value) -> Result<O
             && piece.count > 0
             && piece.first.checked_add(piece.count).is_some_and(|end| end <= plan.places().end)
     };
-    let hold = |piece: &Piece| if inside(piece) { files.hold(piece, Depth::Contents) } else { Ok(false) };
+    let hold = |piece: &Piece| if inside(piece) { holds(piece) } else { Ok(false) };
     let holds: Vec<bool> = pieces.par_iter().map(hold).collect::<Result<_>>()?;
     let mut done = Done::new(files.image() as usize);
     let kept: Vec<Piece> =

@@ -245,6 +245,15 @@ impl Generator {
         self.model.bytes()
     }
 
+    /// Ends all runs under way, and lets none begin until [`Self::allow_runs`].
+    pub(super) fn end_runs(&self) -> Result<()> {
+        Ok(self.runs.terminate()?)
+    }
+
+    pub(super) fn allow_runs(&self) -> Result<()> {
+        Ok(self.runs.unterminate()?)
+    }
+
     /// SHA-256 of the file and, after it, of files that hold its weights, if there are any; in hexadecimal. It is of what was read on
     /// opening, which is what runs.
     ///

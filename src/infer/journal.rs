@@ -162,8 +162,8 @@ pub(super) struct Journal {
 /// A journal that was there.
 pub(super) struct Resumed {
     pub journal: Journal,
-    /// Whether this job replaces others of the folder.
-    pub replaces: bool,
+    /// As in the [`Header`].
+    pub replaces: Option<Vec<Value>>,
     /// How many images are not what the journal says; `None` if that cannot be told, for some of it is damaged or says too little.
     pub lost: Option<u64>,
 }
@@ -172,8 +172,9 @@ pub(super) struct Resumed {
 pub(super) struct Header {
     /// What the bytes of the images depend on.
     pub identity: Value,
-    /// Whether this job replaces others of the folder.
-    pub replaces: bool,
+    /// What there was before by the same name, if this job is to begin by removing that and what else is in its way; `None` once
+    /// it has. Kept here, for the old job's own journal and manifest have made way for this journal.
+    pub replaces: Option<Vec<Value>>,
 }
 
 impl Header {
@@ -198,7 +199,13 @@ impl Begun {
     fn parse(line: &str) -> Option<Self> {
         let text = opened(line);
         let told: Value = serde_json::from_str(text.unwrap_or(line)).ok().filter(Value::is_object)?;
-        let header = Header { replaces: told["replaces"] == json!(true), identity: told };
+        let replaces = match &told["replaces"] {
+            Value::Array(before) => Some(before.clone()),
+            // As an earlier version wrote it.
+            Value::Bool(true) => Some(Vec::new()),
+            _ => None,
+        };
+        let header = Header { replaces, identity: told };
         match text.is_some() && header.identity["journal"] == json!(Header::VERSION) {
             true => Some(Self::Job(header)),
             false if header.identity.get("journal").is_none() => Some(Self::Earlier(header)),
@@ -208,21 +215,57 @@ impl Begun {
 }
 
 impl Journal {
-    /// A new journal. One that is there already is lost if `replace`, else an error.
-    pub fn create(folder: &Arc<Folder>, name: &Path, header: &Header, image: usize, replace: bool) -> Result<Self> {
-        // Held until the new one is there, so that nobody takes up the old one.
-        let _old = if replace { Self::lock(folder, name)? } else { None };
-        if replace {
-            folder.remove(name).map_err(folder.failed("replace", name))?;
+    /// A new journal, in place of `old` if there is one, which is held.
+    ///
+    /// # Errors
+    /// When there is another one, or it cannot be written.
+    pub fn create(folder: &Arc<Folder>, name: &Path, header: &Header, image: usize, old: Option<&File>) -> Result<Self> {
+        if old.is_some() {
+            return Self::beside(folder, name, header, image)?.put(name);
         }
-        let file = folder.create_new(name).map_err(folder.failed("create", name))?;
+        if folder.is_taken(name) && folder.length(name).is_none() {
+            // Nobody's journal: a link, or an empty folder.
+            folder.create(name).and_then(|_| folder.remove(name)).map_err(folder.failed("replace", name))?;
+        }
+        Self::begin(folder, name, header, image)
+    }
+
+    /// A file with a first line.
+    fn begin(folder: &Arc<Folder>, name: &Path, header: &Header, image: usize) -> Result<Self> {
+        let file = folder.create_new(name).map_err(|e| match e.kind() {
+            io::ErrorKind::AlreadyExists => busy(folder, name, 0),
+            _ => folder.failed("create", name)(e),
+        })?;
         let mut journal = Self { file, folder: Arc::clone(folder), name: name.to_path_buf(), done: Done::new(image) };
-        journal.claim()?;
-        match journal.begin(header) {
+        let lines = header.line() + &sealed(&format!("pid {}", std::process::id()));
+        match journal.claim().and_then(|()| journal.write(lines.as_bytes())) {
             Ok(()) => Ok(journal),
             Err(e) => {
                 let _ = journal.remove(); // the first error is the one to report
                 Err(e)
+            }
+        }
+    }
+
+    /// One that is to take the place of the one of this name.
+    fn beside(folder: &Arc<Folder>, name: &Path, header: &Header, image: usize) -> Result<Self> {
+        let fresh = PathBuf::from(format!("{}.{}", name.display(), std::process::id()));
+        // A killed process of the same number may have left it.
+        folder.remove(&fresh).map_err(folder.failed("replace", &fresh))?;
+        Self::begin(folder, &fresh, header, image)
+    }
+
+    /// Gives it the name of the one whose place it takes, which until then says what there is.
+    fn put(mut self, name: &Path) -> Result<Self> {
+        match self.folder.rename(&self.name, name) {
+            Ok(()) => {
+                self.name = name.to_path_buf();
+                Ok(self)
+            }
+            Err(e) => {
+                let failed = self.folder.failed("write", name)(e);
+                let _ = self.folder.remove(&self.name); // the first error is the one to report
+                Err(failed)
             }
         }
     }
@@ -237,32 +280,31 @@ impl Journal {
         image: usize,
         holds: impl Fn(&Piece) -> Result<bool> + Sync,
     ) -> Result<Option<Resumed>> {
-        let Some(old) = Self::lock(folder, name)? else { return Ok(None) };
+        let Some(old) = Self::hold(folder, name)? else { return Ok(None) };
         let path = folder.join(name);
         let mut lines = Lines::new(&old);
         let Some(first) = lines.next().map_err(Error::io("read", &path))? else { return Ok(None) };
         let damaged = || Error::invalid_file(&path, "its first line is damaged", "Begin again with --force.");
         let begun = first.as_deref().and_then(Begun::parse).ok_or_else(damaged)?;
         let (Begun::Job(was) | Begun::Earlier(was)) = &begun;
-        if let Some((key, was, is)) = difference(&was.identity, identity) {
+        if let Some(difference) = difference(&was.identity, identity) {
             return Err(Error::usage(
-                format!("{} is of another job: its {key} is {was}, this call's is {is}", text::path(&path)),
+                format!("{} is of another job: {difference}", text::path(&path)),
                 "Repeat the call that was interrupted, with --resume; or begin again with --force.",
             ));
         }
         // Into a file of its own, which takes the old one's place once it is whole: what was damaged is gone then, and nothing is
         // written to a file that someone else may know under another name.
-        let header = Header { identity: identity.clone(), replaces: was.replaces };
-        let fresh = PathBuf::from(format!("{}.{}", name.display(), std::process::id()));
-        let file = folder.create(&fresh).map_err(folder.failed("create", &fresh))?;
-        let mut journal = Self { file, folder: Arc::clone(folder), name: fresh.clone(), done: Done::new(image) };
-        let taken =
-            journal.claim().and_then(|()| journal.begin(&header)).and_then(|()| journal.take_over(lines, wanted, holds));
-        let taken = taken.and_then(|lost| folder.rename(&fresh, name).map_err(folder.failed("write", name)).map(|()| lost));
-        let lost = taken.inspect_err(|_| drop(folder.remove(&fresh)))?;
-        let lost = if matches!(begun, Begun::Earlier(_)) { None } else { lost };
-        journal.name = name.to_path_buf();
-        Ok(Some(Resumed { journal, replaces: header.replaces, lost }))
+        let header = Header { identity: identity.clone(), replaces: was.replaces.clone() };
+        let mut journal = Self::beside(folder, name, &header, image)?;
+        let lost = match journal.take_over(lines, wanted, holds) {
+            Ok(lost) => lost.filter(|_| matches!(begun, Begun::Job(_))),
+            Err(e) => {
+                let _ = journal.remove(); // the first error is the one to report
+                return Err(e);
+            }
+        };
+        Ok(Some(Resumed { journal: journal.put(name)?, replaces: header.replaces, lost }))
     }
 
     /// Takes over the pieces that hold. Gives how many images are lost; `None` if that cannot be told, for a line is damaged.
@@ -300,28 +342,37 @@ impl Journal {
         Ok(all_known.then(|| lost.count()))
     }
 
-    /// Which job a journal is of, and the process that is at work on it, if one is. `None` where there is no journal.
-    pub fn look(folder: &Folder, name: &Path) -> Result<Option<(Value, Option<u32>)>> {
+    /// The jobs that a journal tells of: its own, and those that it has not replaced yet. None if it is no journal.
+    pub fn jobs(file: &File) -> io::Result<Vec<Value>> {
+        let first = Lines::new(file).next()?.flatten();
+        Ok(match first.as_deref().and_then(Begun::parse) {
+            Some(Begun::Job(header) | Begun::Earlier(header)) => {
+                [vec![header.identity], header.replaces.unwrap_or_default()].concat()
+            }
+            None => Vec::new(),
+        })
+    }
+
+    /// The jobs that the journal of this name tells of, and the process that is at work on it, if one is. `None` where there is no
+    /// journal.
+    pub fn look(folder: &Folder, name: &Path) -> Result<Option<(Vec<Value>, Option<u32>)>> {
         /// Between its creation and its first line lies no more than a moment.
         const TRIES: u32 = 50;
         for _ in 0..TRIES {
             let Ok(file) = folder.read(name) else { return Ok(None) };
-            let first = Lines::new(&file).next().map_err(folder.failed("read", name))?.flatten();
-            let header = first.as_deref().and_then(Begun::parse);
+            let jobs = Self::jobs(&file).map_err(folder.failed("read", name))?;
             let held = matches!(file.try_lock(), Err(TryLockError::WouldBlock));
-            match header {
-                Some(Begun::Job(header) | Begun::Earlier(header)) => {
-                    return Ok(Some((header.identity, held.then(|| holder(&file)))));
-                }
-                None if !held => return Ok(None),
-                None => std::thread::sleep(std::time::Duration::from_millis(10)),
+            match (jobs.is_empty(), held) {
+                (false, held) => return Ok(Some((jobs, held.then(|| holder(&file))))),
+                (true, false) => return Ok(None),
+                (true, true) => std::thread::sleep(std::time::Duration::from_millis(10)),
             }
         }
         Err(busy(folder, name, 0))
     }
 
-    /// The file of this name, locked. `None` where there is no such file that could be anybody's journal.
-    fn lock(folder: &Folder, name: &Path) -> Result<Option<File>> {
+    /// The journal of this name, locked, so that nobody else takes it up. `None` where there is no such file that could be anybody's journal.
+    pub fn hold(folder: &Folder, name: &Path) -> Result<Option<File>> {
         loop {
             let file = match folder.read(name) {
                 Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -347,17 +398,11 @@ impl Journal {
         }
     }
 
-    /// Forgets all pieces.
+    /// Begins anew: no piece is whole.
     pub fn restart(&mut self, header: &Header) -> Result<()> {
-        let empty = self.file.set_len(0).and_then(|()| self.file.rewind());
-        empty.map_err(self.folder.failed("write", &self.name))?;
-        self.done = Done::new(self.done.image as usize);
-        self.begin(header)
-    }
-
-    fn begin(&mut self, header: &Header) -> Result<()> {
-        let lines = header.line() + &sealed(&format!("pid {}", std::process::id()));
-        self.write(lines.as_bytes())
+        let name = self.name.clone();
+        *self = Self::beside(&self.folder, &name, header, self.done.image as usize)?.put(&name)?;
+        Ok(())
     }
 
     fn write(&mut self, lines: &[u8]) -> Result<()> {
@@ -398,9 +443,10 @@ impl Journal {
 #[doc(hidden)]
 pub fn look_at_journal(folder: &Path, name: &Path) -> Result<Option<[u64; 2]>> {
     let folder = Arc::new(Folder::open(folder)?);
-    let Some((identity, _)) = Journal::look(&folder, name)? else { return Ok(None) };
+    let Some((jobs, _)) = Journal::look(&folder, name)? else { return Ok(None) };
+    let identity = &jobs[0];
     let resumed = |holds: fn(&Piece) -> bool| -> Result<Option<u64>> {
-        let resumed = Journal::resume(&folder, name, &identity, &(0..10_000), 784, |piece| Ok(holds(piece)))?;
+        let resumed = Journal::resume(&folder, name, identity, &(0..10_000), 784, |piece| Ok(holds(piece)))?;
         Ok(resumed.map(|resumed| resumed.journal.done.count()))
     };
     let first = resumed(|piece| piece.files.is_multiple_of(2))?;
@@ -453,9 +499,15 @@ impl<'a> Lines<'a> {
     }
 }
 
-/// In what two jobs differ that decides on bytes: (key, the one's, the other's). What the model's file is called does not.
-pub(super) fn difference(begun: &Value, now: &Value) -> Option<(String, Value, Value)> {
+/// In what two jobs differ that decides on bytes. What the model's file is called does not.
+pub(super) fn difference(begun: &Value, now: &Value) -> Option<String> {
     let keys = now.as_object().into_iter().flatten().map(|(key, _)| key).filter(|key| *key != "model");
-    let mut all = keys.map(|key| (key.clone(), begun.get(key).cloned().unwrap_or_default(), now[key].clone()));
-    all.find(|(_, was, is)| was != is)
+    let mut all = keys.map(|key| (key, &begun[key], &now[key]));
+    let (key, was, is) = all.find(|(_, was, is)| was != is)?;
+    let told = format!("its {key} is {was}, this call's is {is}");
+    Some(match begun["model"].as_str().filter(|_| key == "model_sha256") {
+        None => told,
+        Some(name) if begun["model"] == now["model"] => format!("{} has changed since ({told})", text::on_one_line(name)),
+        Some(name) => format!("its model is {} ({told})", text::on_one_line(name)),
+    })
 }

@@ -1,5 +1,6 @@
 //! Limits on what a model may take: time to open, memory for a batch. And what helps where a limit is reached.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::Duration;
@@ -11,6 +12,13 @@ use crate::error::{Error, Result};
 
 /// How long a model may take to load and to run once, where nobody says.
 pub const LOAD_TIMEOUT: Duration = Duration::from_secs(120);
+
+static GOES_ON: AtomicBool = AtomicBool::new(false);
+
+/// Whether a load that took too long may still be going on. What onnxruntime does when a process exits must not happen beside it.
+pub(crate) fn goes_on() -> bool {
+    GOES_ON.load(Ordering::SeqCst)
+}
 
 /// Opens a model with `work`, on a thread of its own and in no more than `limit`; zero is no limit. The runs of `work`, and later
 /// ones, are to be with the options that it is given.
@@ -46,7 +54,9 @@ pub(crate) fn within<T: Send + 'static>(
         },
         Err(mpsc::RecvTimeoutError::Timeout) => {
             runs.terminate()?;
-            let _ = receive.recv_timeout(GRACE);
+            if receive.recv_timeout(GRACE).is_err() {
+                GOES_ON.store(true, Ordering::SeqCst);
+            }
             Err(Error::invalid(
                 name,
                 format!("to load it and to run it once takes longer than {} seconds", limit.as_secs_f64()),

@@ -8,7 +8,7 @@ use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded};
 use serde_json::{Value, json};
 
 use super::generator::{Generator, Provider, Sampler};
@@ -62,6 +62,9 @@ pub struct Done {
 /// Pieces between workers and whoever takes them next, per worker: enough that neither waits for the other's short pauses.
 const QUEUE_PER_WORKER: usize = 2;
 
+/// How long a run may still take once the user wants to stop: most take a fraction of a second, but a stranger's may never end.
+const LAST_RUN: Duration = Duration::from_secs(5);
+
 /// Between two notes of what is on the disk, at the least.
 const SETTLE_EVERY: Duration = Duration::from_millis(100);
 
@@ -96,7 +99,7 @@ pub fn run(generator: &Generator, job: &Job, plan: &Plan, progress: &dyn Progres
         class.check(generator.contract(), generator.name())?;
     }
     let first = generator.sampler()?;
-    let mut sink = Sink::open(plan, identity(generator, job, plan)?, generator.image_shape(), progress)?;
+    let mut sink = Sink::open(plan, identity(generator, job, plan)?, generator.image_shape(), progress, stop)?;
     let gaps = sink.gaps();
     let missing = gaps.iter().map(|gap| gap.end - gap.start).sum::<u64>();
     let tell = |made: u64| progress.update(plan.count() - missing + made, "");
@@ -137,10 +140,11 @@ fn make<'a>(
     let (send, receive) = bounded::<Result<Vec<Piece>>>((threads + encoders) * QUEUE_PER_WORKER);
     let (settle, to_settle) = bounded::<Vec<Piece>>(0);
     let due = Mutex::new(Instant::now() + SETTLE_EVERY);
-    let halt = AtomicBool::new(false);
+    let (halt, ended) = (AtomicBool::new(false), AtomicBool::new(false));
     let (writer, notes) = (&sink.writer, &mut sink.notes);
     let pieces = Mutex::new(Box::new(pieces(gaps, piece)) as Box<dyn Iterator<Item = Span<u64>> + Send>);
-    let worker = Worker { generator, job, plan, pieces, writer, halt: &halt, stop };
+    let worker = Worker { generator, job, plan, pieces, writer, halt: &halt, stop, ended: &ended };
+    let (at_work, nobody_at_work) = bounded::<()>(0);
     let mut made = 0;
     let result = thread::scope(|scope| {
         let mut first = Some(first);
@@ -148,10 +152,15 @@ fn make<'a>(
             halt.store(true, Ordering::Relaxed);
             Error::Runtime(format!("the system gives no more threads: {e}. Ask for fewer with --threads."))
         };
+        let watch = || end_runs(&worker, &nobody_at_work);
+        thread::Builder::new().spawn_scoped(scope, watch).map_err(no_thread)?;
         for _ in 0..threads {
-            let (worker, send, sampler) = (&worker, send.clone(), first.take());
+            let (worker, send, sampler, at_work) = (&worker, send.clone(), first.take(), at_work.clone());
             let queue = (encoders > 0).then(|| queue.clone());
-            let work = move || worker.work(sampler, queue.as_ref(), &send);
+            let work = move || {
+                worker.work(sampler, queue.as_ref(), &send);
+                drop(at_work);
+            };
             thread::Builder::new().spawn_scoped(scope, work).map_err(no_thread)?;
         }
         for _ in 0..encoders {
@@ -160,7 +169,7 @@ fn make<'a>(
             thread::Builder::new().spawn_scoped(scope, work).map_err(no_thread)?;
         }
         // So that each channel ends with the last thread at either end of it.
-        drop((send, queue, hand_over));
+        drop((send, queue, hand_over, at_work));
         // Waiting for the disk is nobody's work but this thread's.
         let due = &due;
         let settler = move || settle_all(notes, writer, &to_settle, due);
@@ -196,7 +205,22 @@ fn make<'a>(
         let settled = settler.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         result.and(settled)
     });
-    (made, result)
+    let allowed = if ended.into_inner() { generator.allow_runs() } else { Ok(()) };
+    (made, result.and(allowed))
+}
+
+/// Ends the runs of the workers if they go on for too long after the user wanted to stop.
+fn end_runs(worker: &Worker, nobody_at_work: &Receiver<()>) {
+    /// How often it is looked at.
+    const TICK: Duration = Duration::from_millis(100);
+    let mut stopping: Option<Instant> = None;
+    while nobody_at_work.recv_timeout(TICK) == Err(RecvTimeoutError::Timeout) {
+        if worker.stop.load(Ordering::Relaxed) && stopping.get_or_insert_with(Instant::now).elapsed() >= LAST_RUN {
+            worker.ended.store(true, Ordering::SeqCst);
+            let _ = worker.generator.end_runs(); // a second Ctrl-C still ends the program
+            return;
+        }
+    }
 }
 
 /// Notes what is written, once it is on the disk; says from when on more is welcome. Waiting for the disk is to take a small part of
@@ -239,6 +263,8 @@ struct Worker<'a> {
     halt: &'a AtomicBool,
     /// The user wants to stop.
     stop: &'a AtomicBool,
+    /// Runs were ended, which is why they fail.
+    ended: &'a AtomicBool,
 }
 
 impl<'a> Worker<'a> {
@@ -315,6 +341,9 @@ impl<'a> Worker<'a> {
     /// Whether there is anything to go on for.
     fn deliver(&self, piece: Result<Vec<Piece>>, send: &Sender<Result<Vec<Piece>>>) -> bool {
         let failed = piece.is_err();
+        if failed && self.ended.load(Ordering::SeqCst) {
+            return false;
+        }
         send.send(piece).is_ok() && !failed
     }
 

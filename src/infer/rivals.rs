@@ -1,6 +1,7 @@
 //! Other jobs of a folder that make files of the same names: two of them would spoil each other, so the second one is refused, or
 //! with [`Existing::Overwrite`](super::plan::Existing) replaces the first.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
@@ -15,7 +16,8 @@ use crate::text;
 
 /// Another job, known by its journal or its manifest.
 pub(super) struct Rival {
-    plan: Plan,
+    /// What it may have files of: itself, and what it has not replaced yet.
+    jobs: Vec<Plan>,
     /// Its journal or manifest.
     name: PathBuf,
     /// The process that is at work on it.
@@ -30,37 +32,40 @@ pub(super) fn find(plan: &Plan, folder: &Folder) -> Result<Vec<Rival>> {
     for (name, _) in names {
         let name = PathBuf::from(name);
         if !own.contains(&name) {
-            rivals.extend(rival(plan, folder, name)?);
+            rivals.extend(rival(plan, folder, name)?.filter(|rival| rival.jobs.iter().any(|job| job.overlaps(plan))));
         }
     }
     Ok(rivals)
 }
 
-/// The job of an earlier call in the very same files, if it was another one.
-pub(super) fn before(plan: &Plan, folder: &Folder) -> Result<Vec<Rival>> {
-    let own = [plan.journal(), plan.manifest()].map(|path| rival(plan, folder, name_of(&path)));
-    Ok(own.into_iter().collect::<Result<Vec<_>>>()?.into_iter().flatten().collect())
+/// The jobs that are known by the plan's own name: by its journal, if that is there and held, and by its manifest.
+pub(super) fn before(plan: &Plan, folder: &Folder, journal: Option<&File>) -> Result<Vec<Value>> {
+    let name = name_of(&plan.journal());
+    let mut facts = journal.map(Journal::jobs).transpose().map_err(folder.failed("read", &name))?.unwrap_or_default();
+    facts.extend(manifest(folder, &name_of(&plan.manifest())));
+    let is_its = |job: &Plan| job.manifest() == plan.manifest();
+    let jobs = facts.iter().filter_map(|facts| plan.told(facts)).filter(is_its);
+    Ok(jobs.map(|job| Value::Object(job.facts())).collect())
 }
 
+/// What a journal or a manifest tells of, if it does.
 fn rival(plan: &Plan, folder: &Folder, name: PathBuf) -> Result<Option<Rival>> {
     let text = name.to_string_lossy();
     let (facts, pid) = if text.starts_with(".manifest") && text.ends_with(".journal") {
-        match Journal::look(folder, &name)? {
-            Some(found) => found,
-            None => return Ok(None),
-        }
+        Journal::look(folder, &name)?.unwrap_or_default()
     } else if text.starts_with("manifest") && text.ends_with(".json") {
-        // What is no manifest is somebody else's file.
-        match folder.read(&name).and_then(read_manifest).ok().and_then(|bytes| serde_json::from_slice::<Value>(&bytes).ok()) {
-            Some(facts) => (facts, None),
-            None => return Ok(None),
-        }
+        (manifest(folder, &name).into_iter().collect(), None)
     } else {
         return Ok(None);
     };
-    let told = plan.told(&facts);
-    let is_its = |other: &Plan| [other.journal(), other.manifest()].iter().any(|path| name_of(path) == name);
-    Ok(told.filter(|other| is_its(other) && other.overlaps(plan)).map(|plan| Rival { plan, name, pid }))
+    let is_its = |job: &Plan| [job.journal(), job.manifest()].iter().any(|path| name_of(path) == name);
+    let jobs: Vec<Plan> = facts.iter().filter_map(|facts| plan.told(facts)).filter(is_its).collect();
+    Ok((!jobs.is_empty()).then_some(Rival { jobs, name, pid }))
+}
+
+/// What a manifest says; what is none is somebody else's file.
+fn manifest(folder: &Folder, name: &Path) -> Option<Value> {
+    folder.read(name).and_then(read_manifest).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok())
 }
 
 fn name_of(path: &Path) -> PathBuf {
@@ -86,30 +91,47 @@ fn at_work(path: &Path, pid: u32) -> Error {
     Error::usage(what, "Wait for its end, or choose another --out.")
 }
 
-/// Removes other jobs, all of their files and at last what tells of them.
+/// Refuses to replace what somebody is at work on.
+pub(super) fn refuse_at_work(folder: &Folder, rivals: &[Rival]) -> Result<()> {
+    match rivals.iter().find_map(|rival| Some((rival, rival.pid?))) {
+        Some((rival, pid)) => Err(at_work(&folder.join(&rival.name), pid)),
+        None => Ok(()),
+    }
+}
+
+/// Removes other jobs: the files of those that there were [`before`] by the plan's own name, and of rivals also what tells of them, which
+/// goes last. Killed amid this, it can be repeated.
 ///
 /// # Errors
-/// When somebody is at work on one of them: none is touched then.
-pub(super) fn replace(folder: &Folder, rivals: &[Rival], keep: &Path, progress: &dyn Progress) -> Result<()> {
-    if let Some((rival, pid)) = rivals.iter().find_map(|rival| Some((rival, rival.pid?))) {
-        return Err(at_work(&folder.join(&rival.name), pid));
+/// When somebody is at work on one of the rivals: nothing is touched then.
+pub(super) fn replace(plan: &Plan, folder: &Folder, before: &[Value], rivals: &[Rival], progress: &dyn Progress) -> Result<()> {
+    refuse_at_work(folder, rivals)?;
+    let mut removed = 0;
+    for job in before.iter().filter_map(|facts| plan.told(facts)) {
+        removed += remove_files(&job, folder)?;
     }
-    let mut removed = 0u64;
-    for Rival { plan, name, .. } in rivals {
-        let mut names = |inside: &Path| folder.names(inside).map_err(folder.failed("read", inside));
-        plan.each(&mut names, &mut |file| {
-            removed += 1;
-            folder.remove(file).map_err(folder.failed("remove", file))
-        })?;
-        for (subfolder, _) in names(Path::new(""))?.iter().filter(|(name, is_folder)| *is_folder && is_subfolder(name)) {
-            folder.remove_empty(Path::new(subfolder));
+    for Rival { jobs, name, .. } in rivals {
+        for job in jobs {
+            removed += remove_files(job, folder)?;
         }
-        if name != keep {
-            folder.remove(name).map_err(folder.failed("remove", name))?;
-        }
+        folder.remove(name).map_err(folder.failed("remove", name))?;
     }
     if removed > 0 {
         progress.say(&format!("replaced: {removed} files of the job that was in the way"));
     }
     Ok(())
+}
+
+/// Removes the files of a job, and folders that are empty then. Gives how many files.
+fn remove_files(job: &Plan, folder: &Folder) -> Result<u64> {
+    let mut removed = 0;
+    let mut names = |inside: &Path| folder.names(inside).map_err(folder.failed("read", inside));
+    job.each(&mut names, &mut |file| {
+        removed += 1;
+        folder.remove(file).map_err(folder.failed("remove", file))
+    })?;
+    for (subfolder, _) in names(Path::new(""))?.iter().filter(|(name, is_folder)| *is_folder && is_subfolder(name)) {
+        folder.remove_empty(Path::new(subfolder));
+    }
+    Ok(removed)
 }

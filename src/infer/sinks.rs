@@ -9,7 +9,7 @@ use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::ops::Range as Span;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rayon::prelude::*;
@@ -17,7 +17,7 @@ use serde_json::Value;
 
 use super::check::{self, Depth, Files, Finished};
 use super::folder::Folder;
-use super::journal::{Header, Journal, Piece};
+use super::journal::{Header, Journal, Piece, Resumed};
 use super::plan::{BLOCK, Existing, Format, Plan, file_name, image_name, is_subfolder};
 use super::rivals;
 use crate::error::{Error, Result};
@@ -66,14 +66,16 @@ enum To {
 impl Sink {
     /// Creates what the images go into, and so finds out whether that is possible; or opens it again. `identity` says
     /// which job it is: a JSON object, equal for equal bytes.
-    pub fn open(plan: &Plan, identity: Value, shape: [usize; 3], progress: &dyn Progress) -> Result<Self> {
+    pub fn open(plan: &Plan, identity: Value, shape: [usize; 3], progress: &dyn Progress, stop: &AtomicBool) -> Result<Self> {
         check_size(plan, shape)?;
         let folder = Arc::new(Folder::open(plan.folder())?);
         refuse_links(plan, &folder)?;
+        let opening = Opening { plan, identity: &identity, shape, folder: &folder, progress, stop };
         let (to, journal) = match (plan.format(), plan.existing()) {
             (Format::Grid, _) => (create(plan, shape, &folder)?, None),
-            (_, Existing::Resume) => resume(plan, &identity, shape, &folder, progress)?,
-            _ => begin(plan, &identity, shape, &folder, progress).map(|(to, journal)| (to, Some(journal)))?,
+            (_, Existing::Resume) => opening.resume()?,
+            (_, Existing::Overwrite) => opening.overwrite().map(|(to, journal)| (to, Some(journal)))?,
+            (_, Existing::Refuse) => opening.begin().map(|(to, journal)| (to, Some(journal)))?,
         };
         let writer = Writer { plan: plan.clone(), shape, folder, to, begun: AtomicBool::new(false) };
         Ok(Self { writer, notes: Notes(journal), identity })
@@ -346,71 +348,128 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Begins a job where there is none, or in place of what is there.
-fn begin(
-    plan: &Plan,
-    identity: &Value,
+/// What to open a job with.
+#[derive(Clone, Copy)]
+struct Opening<'a> {
+    plan: &'a Plan,
+    identity: &'a Value,
     shape: [usize; 3],
-    folder: &Arc<Folder>,
-    progress: &dyn Progress,
-) -> Result<(To, Journal)> {
-    let replaces = plan.existing() == Existing::Overwrite;
-    let (name, image) = (name_of(&plan.journal()), shape.iter().product());
-    let before = if replaces { rivals::before(plan, folder)? } else { Vec::new() };
-    let header = Header { identity: identity.clone(), replaces };
-    let journal = Journal::create(folder, &name, &header, image, replaces)?;
-    // Now that nobody else can: what was looked at when the plan was made may have changed.
-    let begun = rivals::find(plan, folder).and_then(|mut others| {
-        if replaces {
-            others.extend(before);
-            rivals::replace(folder, &others, &name, progress).and_then(|()| forget(plan, folder))
-        } else {
-            rivals::refuse(folder, &others).and_then(|()| plan.refuse_finished())
-        }
-    });
-    match begun.and_then(|()| tidy(folder, &name)).and_then(|()| create(plan, shape, folder)) {
-        Ok(to) => Ok((to, journal)),
-        Err(e) => {
-            let _ = journal.remove(); // the first error is the one to report
-            Err(e)
-        }
-    }
+    folder: &'a Arc<Folder>,
+    progress: &'a dyn Progress,
+    stop: &'a AtomicBool,
 }
 
-/// Goes on with a job as far as it holds; begins it where there is none.
-fn resume(
-    plan: &Plan,
-    identity: &Value,
-    shape: [usize; 3],
-    folder: &Arc<Folder>,
-    progress: &dyn Progress,
-) -> Result<(To, Option<Journal>)> {
-    let (name, manifest, image) = (name_of(&plan.journal()), name_of(&plan.manifest()), shape.iter().product());
-    let array = reopen(plan, folder)?;
-    let files = Files { plan, folder, shape, array: array.as_ref().map(|(file, _)| file) };
-    progress.begin("checking what was made before", plan.count());
-    let resumed = Journal::resume(folder, &name, identity, &plan.places(), image, |piece| files.hold(piece, Depth::Contents));
-    progress.end();
-    if let Some(resumed) = resumed? {
-        let mut journal = resumed.journal;
-        tidy(folder, &name)?;
-        let others = rivals::find(plan, folder)?;
-        if resumed.replaces && journal.done.count() == 0 {
-            rivals::replace(folder, &others, &name, progress).and_then(|()| forget(plan, folder))?;
-        } else {
-            rivals::refuse(folder, &others)?;
+impl Opening<'_> {
+    /// The name of the journal.
+    fn name(&self) -> PathBuf {
+        name_of(&self.plan.journal())
+    }
+
+    fn image(&self) -> usize {
+        self.shape.iter().product()
+    }
+
+    fn header(&self, replaces: Option<Vec<Value>>) -> Header {
+        Header { identity: self.identity.clone(), replaces }
+    }
+
+    /// A journal for a job that begins, in place of `old` if that is there.
+    fn journal(&self, replaces: Option<Vec<Value>>, old: Option<&File>) -> Result<Journal> {
+        Journal::create(self.folder, &self.name(), &self.header(replaces), self.image(), old)
+    }
+
+    /// Looks with `look` at what was made before, at every byte of it, which takes time.
+    fn checking<T>(
+        &self,
+        files: &Files,
+        look: impl FnOnce(&(dyn Fn(&Piece) -> Result<bool> + Sync)) -> Result<T>,
+    ) -> Result<T> {
+        let (total, looked) = (self.plan.count(), AtomicU64::new(0));
+        self.progress.begin("checking what was made before", total);
+        let checked = look(&|piece| {
+            if self.stop.load(Ordering::Relaxed) {
+                return Err(Error::Interrupted("what was made before was being looked at; nothing has changed.".to_string()));
+            }
+            let holds = files.hold(piece, Depth::Contents)?;
+            let looked = looked.fetch_add(piece.count, Ordering::Relaxed).saturating_add(piece.count);
+            self.progress.update(looked.min(total), "");
+            Ok(holds)
+        });
+        self.progress.end();
+        checked
+    }
+
+    /// Begins a job where there is none.
+    fn begin(self) -> Result<(To, Journal)> {
+        let Self { plan, shape, folder, .. } = self;
+        let journal = self.journal(None, None)?;
+        // Now that nobody else can: what was looked at when the plan was made may have changed.
+        let free = rivals::find(plan, folder).and_then(|others| rivals::refuse(folder, &others));
+        let begun =
+            free.and_then(|()| plan.refuse_finished()).and_then(|()| self.tidy()).and_then(|()| create(plan, shape, folder));
+        or_nothing(begun, journal)
+    }
+
+    /// Begins a job in place of what is there.
+    fn overwrite(self) -> Result<(To, Journal)> {
+        let Self { plan, shape, folder, .. } = self;
+        // Held until the new one is there, so that nobody takes up the old one.
+        let old = Journal::hold(folder, &self.name())?;
+        rivals::refuse_at_work(folder, &rivals::find(plan, folder)?)?;
+        let before = rivals::before(plan, folder, old.as_ref())?;
+        let mut journal = self.journal(Some(before.clone()), old.as_ref())?;
+        // A journal that says what is still to be removed stays if this fails.
+        self.replace(&mut journal, &before)?;
+        or_nothing(self.tidy().and_then(|()| create(plan, shape, folder)), journal)
+    }
+
+    /// Removes what this job replaces. Nothing has been made before that.
+    fn replace(&self, journal: &mut Journal, before: &[Value]) -> Result<()> {
+        let Self { plan, folder, .. } = *self;
+        rivals::replace(plan, folder, before, &rivals::find(plan, folder)?, self.progress)?;
+        forget(plan, folder)?;
+        journal.restart(&self.header(None))
+    }
+
+    /// Goes on with a job as far as it holds; begins it where there is none.
+    fn resume(self) -> Result<(To, Option<Journal>)> {
+        let Self { plan, shape, folder, .. } = self;
+        let array = reopen(plan, folder)?;
+        let files = Files { plan, folder, shape, array: array.as_ref().map(|(file, _)| file) };
+        let resume = |holds: &(dyn Fn(&Piece) -> Result<bool> + Sync)| {
+            Journal::resume(folder, &self.name(), self.identity, &plan.places(), self.image(), holds)
+        };
+        match self.checking(&files, resume)? {
+            Some(resumed) => self.go_on(resumed, array).map(|(to, journal)| (to, Some(journal))),
+            None if folder.is_taken(&self.name()) && folder.length(&self.name()).is_none() => Err(Error::invalid_file(
+                &plan.journal(),
+                "the job's journal is a link or a folder, which is not believed",
+                "Put the journal itself there, or begin again with --force.",
+            )),
+            None => self.mend(array.map(|(file, _)| file)),
         }
-        let all = journal.done.all(&plan.places());
-        let is_whole = match (&array, all) {
+    }
+
+    /// Goes on with a job that has a journal.
+    fn go_on(self, Resumed { mut journal, replaces, mut lost }: Resumed, array: Option<(File, bool)>) -> Result<(To, Journal)> {
+        let Self { plan, shape, folder, progress, .. } = self;
+        self.tidy()?;
+        let begins = replaces.is_some() && lost == Some(0);
+        match replaces {
+            Some(before) => self.replace(&mut journal, &before)?,
+            None => rivals::refuse(folder, &rivals::find(plan, folder)?)?,
+        }
+        let files = Files { plan, folder, shape, array: array.as_ref().map(|(file, _)| file) };
+        let is_final = array.as_ref().is_some_and(|(_, is_final)| *is_final);
+        let is_whole = match journal.done.all(&plan.places()) {
             // Killed when it had its final name already.
-            (Some((_, true)), Some(all)) => files.array_is_closed(&all)?,
+            Some(all) if is_final => files.array_is_closed(&all)?,
             _ => false,
         };
-        let mut lost = resumed.lost;
-        if array.as_ref().is_some_and(|(_, is_final)| *is_final) && !is_whole {
-            // The file that it was to go on with is gone.
-            journal.restart(&Header { identity: identity.clone(), replaces: false })?;
-            lost = None;
+        if is_final && !is_whole {
+            // The file that it was to go on with is gone, or not there yet.
+            journal.restart(&self.header(None))?;
+            lost = lost.filter(|_| begins);
         }
         let kept = journal.done.count();
         match lost {
@@ -427,50 +486,60 @@ fn resume(
             Some((file, false)) => rewound(plan, shape, file)?,
             _ => create(plan, shape, folder)?,
         };
-        return Ok((to, Some(journal)));
+        Ok((to, journal))
     }
-    if folder.is_taken(&name) && folder.length(&name).is_none() {
-        return Err(Error::invalid_file(
-            &plan.journal(),
-            "the job's journal is a link or a folder, which is not believed",
-            "Put the journal itself there, or begin again with --force.",
-        ));
-    }
-    let made = array.map(|(file, _)| file);
-    let files = Files { plan, folder, shape, array: made.as_ref() };
-    match check::finished(&files, &manifest, identity)? {
-        None => {
-            rivals::refuse(folder, &rivals::find(plan, folder)?)?;
-            let header = Header { identity: identity.clone(), replaces: false };
-            let journal = Journal::create(folder, &name, &header, image, true)?;
-            match plan.refuse_finished().and_then(|()| create(plan, shape, folder)) {
-                Ok(to) => Ok((to, Some(journal))),
-                Err(e) => {
-                    let _ = journal.remove(); // the first error is the one to report
-                    Err(e)
-                }
+
+    /// Makes again what a finished job has lost; begins it where there is none.
+    fn mend(self, made: Option<File>) -> Result<(To, Option<Journal>)> {
+        let Self { plan, shape, folder, progress, .. } = self;
+        let (name, manifest) = (self.name(), name_of(&plan.manifest()));
+        let files = Files { plan, folder, shape, array: made.as_ref() };
+        let pieces = match self.checking(&files, |holds| check::finished(&files, &manifest, self.identity, holds))? {
+            Some(Finished::Whole) => {
+                // A call with --force may have been killed before it began.
+                folder.remove(&name).map_err(folder.failed("remove", &name))?;
+                return Ok((To::Finished, None));
             }
-        }
-        Some(Finished::Whole) => {
-            // A call with --force may have been killed before it began.
-            folder.remove(&name).map_err(folder.failed("remove", &name))?;
-            Ok((To::Finished, None))
-        }
-        Some(Finished::Parts(pieces)) => {
-            rivals::refuse(folder, &rivals::find(plan, folder)?)?;
-            let header = Header { identity: identity.clone(), replaces: false };
-            let mut journal = Journal::create(folder, &name, &header, image, true)?;
-            // An array is made anew as a whole: what is there has its name already, and stays until it is replaced.
-            let kept = if made.is_some() { Vec::new() } else { pieces };
-            journal.add(&kept)?;
-            forget(plan, folder)?;
-            progress.say(&format!(
-                "{} says that the job is done, but not all is as it says: {} of {} images are made again",
-                text::path(&plan.manifest()),
-                plan.count() - journal.done.count(),
-                plan.count()
-            ));
-            Ok((create(plan, shape, folder)?, Some(journal)))
+            Some(Finished::Parts(pieces)) => Some(pieces),
+            None => None,
+        };
+        rivals::refuse(folder, &rivals::find(plan, folder)?)?;
+        // A journal that broke off before it said what it is.
+        let old = Journal::hold(folder, &name)?;
+        let mut journal = self.journal(None, old.as_ref())?;
+        let Some(pieces) = pieces else {
+            let begun = plan.refuse_finished().and_then(|()| create(plan, shape, folder));
+            return or_nothing(begun, journal).map(|(to, journal)| (to, Some(journal)));
+        };
+        // An array is made anew as a whole: what is there has its name already, and stays until it is replaced.
+        let kept = if made.is_some() { Vec::new() } else { pieces };
+        journal.add(&kept)?;
+        forget(plan, folder)?;
+        progress.say(&format!(
+            "{} says that the job is done, but not all is as it says: {} of {} images are made again",
+            text::path(&plan.manifest()),
+            plan.count() - journal.done.count(),
+            plan.count()
+        ));
+        Ok((create(plan, shape, folder)?, Some(journal)))
+    }
+
+    /// Removes what a killed program has left of journals that were to take this one's place.
+    fn tidy(&self) -> Result<()> {
+        let begins = format!("{}.", self.name().display());
+        let names = self.folder.names(Path::new("")).map_err(self.folder.failed("read", Path::new("")))?;
+        let left = names.iter().map(|(name, _)| Path::new(name)).filter(|name| name.to_string_lossy().starts_with(&begins));
+        left.into_iter().try_for_each(|name| self.folder.remove(name).map_err(self.folder.failed("remove", name)))
+    }
+}
+
+/// What was begun; if it failed, without its journal.
+fn or_nothing(begun: Result<To>, journal: Journal) -> Result<(To, Journal)> {
+    match begun {
+        Ok(to) => Ok((to, journal)),
+        Err(e) => {
+            let _ = journal.remove(); // the first error is the one to report
+            Err(e)
         }
     }
 }
@@ -488,14 +557,6 @@ fn refuse_links(plan: &Plan, folder: &Folder) -> Result<()> {
             "Remove it, or choose another --out.",
         )),
     }
-}
-
-/// Removes what a killed program has left of journals that were to take this one's place.
-fn tidy(folder: &Folder, journal: &Path) -> Result<()> {
-    let begins = format!("{}.", journal.display());
-    let names = folder.names(Path::new("")).map_err(folder.failed("read", Path::new("")))?;
-    let left = names.iter().map(|(name, _)| Path::new(name)).filter(|name| name.to_string_lossy().starts_with(&begins));
-    left.into_iter().try_for_each(|name| folder.remove(name).map_err(folder.failed("remove", name)))
 }
 
 fn create(plan: &Plan, shape: [usize; 3], folder: &Folder) -> Result<To> {

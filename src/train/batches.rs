@@ -3,12 +3,15 @@
 use candle_core::{Device, Tensor};
 use rayon::prelude::*;
 
+use super::checkpoint::State;
+use super::count::Shift;
 use crate::config::TrainConfig;
 use crate::data::Dataset;
 use crate::error::{Error, Result};
 #[cfg(feature = "cuda")]
 use crate::nn::cuda::Pixels;
 use crate::random::{Purpose, Stream};
+use crate::schedule::{Schedule, Span};
 
 /// Images with their classes.
 #[derive(Debug, Clone)]
@@ -39,6 +42,8 @@ pub struct Batches<'a> {
     /// The images on the GPU, if that is where they go and they fit.
     #[cfg(feature = "cuda")]
     resident: Option<Pixels>,
+    /// Where a run is whose batches were others before.
+    shift: Shift,
     /// The epoch whose order is at hand, and the order.
     order: Option<(u64, Vec<u32>)>,
 }
@@ -76,6 +81,7 @@ impl<'a> Batches<'a> {
             classes: config.data.classes,
             seed: config.seed,
             device: device.clone(),
+            shift: Shift::default(),
             order: None,
         })
     }
@@ -95,8 +101,28 @@ impl<'a> Batches<'a> {
         (self.train.len().div_ceil(self.batch_size) as u64).max(1)
     }
 
+    /// Goes on from where a checkpoint is in the data, whatever the batches and the rhythm were until then.
+    pub(super) fn go_on(&mut self, from: &State, schedule: &Schedule) {
+        self.shift = Shift::at(from, schedule, self.len(), |critic_steps| self.shown(critic_steps));
+    }
+
+    /// The images, and how they are counted.
+    pub(super) fn counted(&self) -> (&Dataset, Shift) {
+        (self.data, self.shift)
+    }
+
+    /// A length in generator steps.
+    pub(super) fn in_steps(&self, span: Span, schedule: &Schedule) -> u64 {
+        self.shift.in_steps(span, schedule, self.len())
+    }
+
     /// Real images shown in the first `critic_steps` critic steps.
     pub fn images_after(&self, critic_steps: u64) -> u64 {
+        self.shift.images(self.shown(self.shift.critic_steps(critic_steps)))
+    }
+
+    /// The same, had the batches always been as they are.
+    fn shown(&self, critic_steps: u64) -> u64 {
         let len = self.train.len() as u64;
         let of_this_epoch = (critic_steps % self.an_epoch() * self.batch_size as u64).min(len);
         critic_steps / self.an_epoch() * len + of_this_epoch
@@ -120,6 +146,7 @@ impl<'a> Batches<'a> {
     /// # Errors
     /// When the device is out of memory.
     pub fn get(&mut self, critic_step: u64) -> Result<Batch> {
+        let critic_step = self.shift.critic_steps(critic_step);
         let (epoch, batch) = (critic_step / self.an_epoch(), (critic_step % self.an_epoch()) as usize);
         if self.order.as_ref().is_none_or(|(of, _)| *of != epoch) {
             let order = Stream::at(self.seed, Purpose::Shuffle, epoch).permutation(self.train.len() as u32);

@@ -22,10 +22,6 @@ pub const FREE: [&str; 7] = ["schedule.length", "schedule.precision", "output", 
 /// What decides how a run begins. There is nothing left of it to change once a run has begun.
 const BEGINNING: [&str; 2] = ["init", "init_from"];
 
-/// Counts of images and epochs are reckoned from the number of steps by these.
-const COUNTED_BY: [&str; 5] =
-    ["schedule.batch_size", "schedule.critic_steps", "schedule.generator_steps", "schedule.critic_warmup", "data.held_out"];
-
 /// A key of the config that was given another value on purpose. A line of `changes.jsonl`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Change {
@@ -92,7 +88,7 @@ fn refuse_unmeant(folder: &RunFolder, saved: Option<&Path>, changes: &[Change], 
         let what = format!("{change}: it decides how a run begins, and this one has begun");
         return Err(Error::invalid_file(&place, what, "Restore it, or begin another run."));
     }
-    let unmeant: Vec<&Change> = changes.iter().filter(|change| !set.iter().any(|set| rewrites(set, &change.key))).collect();
+    let unmeant: Vec<&Change> = changes.iter().filter(|change| !set.iter().any(|set| rewrites(set, change))).collect();
     if unmeant.is_empty() {
         return Ok(());
     }
@@ -112,14 +108,17 @@ fn covers(section: &str, key: &str) -> bool {
     key.strip_prefix(section).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
 }
 
-/// Whether setting one key changes another: what lies in it, and what the config rewrites for it.
-fn rewrites(set: &str, key: &str) -> bool {
+/// Whether setting a key makes a change: to itself, to what lies in it, or to what goes along with it.
+fn rewrites(set: &str, change: &Change) -> bool {
     let rewritten: &[&str] = match set {
         "critic.norm" | "critic" => &["critic.layers"],
         "data.classes" | "data" => &["generator.layers", "critic.layers"],
         _ => &[],
     };
-    covers(set, key) || rewritten.contains(&key)
+    // Another kind of loss has other keys.
+    let comes_or_goes = change.was.is_none() || change.now.is_none();
+    let of_the_kind = |section: &str| comes_or_goes && covers(section, &change.key);
+    covers(set, &change.key) || rewritten.contains(&&*change.key) || set.strip_suffix(".kind").is_some_and(of_the_kind)
 }
 
 /// Every value of a config, by its key with its section.
@@ -154,9 +153,6 @@ pub(super) fn note(folder: &RunFolder, changes: &[Change], progress: &dyn Progre
         progress.say(&format!("changed on purpose after step {}: {change}", change.step));
         let json = serde_json::to_string(change);
         text.extend((json.map_err(|e| Error::invalid("changes.jsonl", e.to_string(), "Please report this."))? + "\n").bytes());
-    }
-    if changes.iter().any(|change| change.step > 0 && COUNTED_BY.iter().any(|key| covers(key, &change.key))) {
-        progress.say("images and epochs are counted as if the whole run had been so");
     }
     files::write_atomic(&path, &text)
 }

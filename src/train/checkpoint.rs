@@ -9,6 +9,8 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use toml::Value;
 
+use super::batches::Batches;
+use super::count::Shift;
 use super::run::{PARTIAL, remove_folder};
 use super::step::raw_weights;
 use super::{RunFolder, Trainer, Watchdog, Which};
@@ -50,6 +52,9 @@ pub struct State {
     /// What the watchdog knows.
     #[serde(default)]
     pub watchdog: Watchdog,
+    /// How it is counted, if batches or rhythm were changed on the way.
+    #[serde(default, skip_serializing_if = "Shift::is_none")]
+    pub counted: Shift,
     /// SHA-256 of the checkpoint's other files, by name; empty in checkpoints from before it was noted.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub files: BTreeMap<String, String>,
@@ -128,12 +133,13 @@ fn numbered(checkpoints: &Path) -> Result<Vec<(u64, String)>> {
     Ok(all)
 }
 
-/// Saves the trainer after `images` real images, makes this checkpoint the latest, and removes the oldest beyond the number
+/// Saves the trainer and where it is in the data, makes this checkpoint the latest, and removes the oldest beyond the number
 /// to keep; the best one stays.
 ///
 /// # Errors
 /// When the folder cannot be written to or is full; the checkpoints before stay as they are.
-pub fn save(folder: &RunFolder, trainer: &Trainer, data: &Dataset, images: u64, watchdog: &Watchdog) -> Result<()> {
+pub fn save(folder: &RunFolder, trainer: &Trainer, batches: &Batches, watchdog: &Watchdog) -> Result<()> {
+    let (data, counted) = batches.counted();
     let checkpoints = folder.checkpoints();
     let name = format!("{:08}", trainer.step);
     let (target, partial) = (checkpoints.join(&name), checkpoints.join(format!("{PARTIAL}{name}")));
@@ -141,12 +147,13 @@ pub fn save(folder: &RunFolder, trainer: &Trainer, data: &Dataset, images: u64, 
     files::create_folder(&partial)?;
     let mut state = State {
         step: trainer.step,
-        images,
+        images: batches.images_after(trainer.critic_steps()),
         generator_optimizer_steps: trainer.generator_optimizer.steps(),
         critic_optimizer_steps: trainer.critic_optimizer.steps(),
         data: data.name.clone(),
         data_sha256: data.sha256.clone(),
         watchdog: watchdog.clone(),
+        counted,
         files: BTreeMap::new(),
     };
     write_all(&partial, trainer, &mut state)?;

@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use candle_core::{DType, Device, Tensor};
 
 use super::checkpoint::{self, State};
+use super::count::Shift;
 use super::pth::{Pth, Stored};
 use super::watch::Watchdog;
 use super::{RunFolder, Trained, Trainer, Which, critic_network, generator_network};
@@ -86,6 +87,7 @@ pub fn load_generator(config: TrainConfig, path: &Path) -> Result<Trained> {
         data: unknown.clone(),
         data_sha256: unknown,
         watchdog: Watchdog::default(),
+        counted: Shift::default(),
         files: BTreeMap::new(),
     };
     Ok(Trained { config, generator, state, weights: Weights::Raw })

@@ -3,6 +3,7 @@
 mod batches;
 pub mod changes;
 pub mod checkpoint;
+mod count;
 mod curves;
 mod gif;
 pub mod init;
@@ -107,7 +108,7 @@ pub fn train(job: &Job) -> Result<Outcome> {
     let changes = changes::check(folder, saved.as_deref(), config, job.set)?;
 
     // Build the networks, and put them where the last checkpoint left them.
-    let batches = Batches::new(data, config, job.device)?;
+    let mut batches = Batches::new(data, config, job.device)?;
     if batches.are_uploaded() {
         progress.say("the images do not fit on the GPU beside the networks: every batch is uploaded, which takes time");
     }
@@ -116,7 +117,8 @@ pub fn train(job: &Job) -> Result<Outcome> {
     if let Some(saved) = &saved {
         watchdog = checkpoint::load(saved, &mut trainer, data)?;
         checkpoint::settle(folder, &trainer, &watchdog)?;
-        let total = config.schedule.length.in_steps(&config.schedule, batches.len());
+        batches.go_on(&checkpoint::read_state(saved)?, &config.schedule);
+        let total = batches.in_steps(config.schedule.length, &config.schedule);
         if trainer.step >= total {
             return Ok(nothing_left(job, &trainer, &batches, watchdog, total));
         }
@@ -124,7 +126,7 @@ pub fn train(job: &Job) -> Result<Outcome> {
     } else if !config.init_from.is_empty() {
         progress.say(&init::begin(&mut trainer, Path::new(&config.init_from))?);
         // At once: a run that is killed before its next checkpoint must begin with the same weights, whatever became of the file.
-        checkpoint::save(folder, &trainer, data, 0, &watchdog)?;
+        checkpoint::save(folder, &trainer, &batches, &watchdog)?;
     }
     // Not before: a checkpoint that does not fit must leave the run as it was.
     changes::note(folder, &changes, *progress)?;
@@ -206,8 +208,8 @@ impl<'a> Run<'a> {
             sampler: Sampler::new(job.config, job.device)?,
             looker: watch::Looker::new(job.config, &batches, &trainer)?,
             clock: Clock::start(trainer.step, batches.images_after(trainer.critic_steps())),
-            rates: schedule.rates(batches.len()),
-            total: schedule.length.in_steps(schedule, batches.len()),
+            rates: schedule.rates_by(|span| batches.in_steps(span, schedule)),
+            total: batches.in_steps(schedule.length, schedule),
             job,
             trainer,
             batches,
@@ -371,8 +373,7 @@ impl<'a> Run<'a> {
         if !measured && watchdog.is_content() {
             watchdog.best = Some(Best { step: trainer.step, quality: None });
         }
-        let images = batches.images_after(trainer.critic_steps());
-        checkpoint::save(self.job.folder, trainer, self.job.data, images, watchdog)
+        checkpoint::save(self.job.folder, trainer, batches, watchdog)
     }
 
     fn outcome(&self) -> Outcome {

@@ -140,6 +140,9 @@ fn line(record: &Record) -> Result<String> {
 /// When the file is unreadable or a line in its middle is damaged.
 pub fn read_records(folder: &RunFolder) -> Result<Vec<Record>> {
     let path = folder.stats_file();
+    if !path.exists() {
+        return Err(Error::invalid_file(folder.path(), "this run has no stats.jsonl yet", "Train it for some steps."));
+    }
     let (_, length) = files::open(&path)?;
     memory::check(&path, length, "its lines", "Delete the file: training does not need it.")?;
     let bytes = files::read(&path, files::LARGE)?;

@@ -37,6 +37,7 @@ fn trained(mut config: TrainConfig, weights: Init, passes: u64) -> Trained {
         data: "some images".to_string(),
         data_sha256: "ab".repeat(32),
         watchdog: train::Watchdog::default(),
+        counted: Default::default(),
         files: Default::default(),
     };
     Trained { config, generator, state, weights: Weights::Raw }

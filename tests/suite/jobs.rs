@@ -273,6 +273,50 @@ fn force_replaces_the_whole_job() {
     }
 }
 
+/// Killed while it removes what was there, a job with `--force` goes on with that before it makes anything.
+#[test]
+fn a_killed_replacement_is_finished() {
+    let folder = tempdir().unwrap();
+    let [old, out, alone] = ["old", "out", "alone"].map(|name| folder.path().join(name));
+    let few = ["--n", "10", "--seed", "1"];
+    let resume = [&few[..], &["--resume"]].concat();
+    let force = [&few[..], &["--force"]].concat();
+    sample(&alone, &few).assert().success();
+    let mut amid = 0;
+    // What was there: a finished job, one that was killed, and both of them by another name.
+    for (start_at, finished) in [("0", true), ("0", false), ("3", true), ("3", false)] {
+        let many = ["--n", "9000", "--start", start_at, "--threads", "1"];
+        let _ = fs::remove_dir_all(&old);
+        if finished {
+            sample(&old, &many).assert().success();
+        } else {
+            kill_amid(start(&old, &many), &old);
+        }
+        for (turn, next) in [&resume, &force, &resume, &force].into_iter().enumerate() {
+            let _ = fs::remove_dir_all(&out);
+            assert!(std::process::Command::new("cp").arg("-a").arg(&old).arg(&out).status().unwrap().success());
+            let before = fs::read_dir(&out).unwrap().count();
+            let mut child = start(&out, &force);
+            let journal = out.join(".manifest.json.journal");
+            let replaces = || fs::read_to_string(&journal).is_ok_and(|text| text.contains("\"replaces\":["));
+            wait_for("the new journal", || replaces() || child.try_wait().unwrap().is_some());
+            std::thread::sleep(Duration::from_millis(2 * turn as u64));
+            child.kill().unwrap();
+            child.wait().unwrap();
+            let left = fs::read_dir(&out).unwrap().count();
+            amid += u32::from(left < before && left > 100);
+            // What is half replaced is in nobody else's way, and nobody else is in its way.
+            if left > 100 {
+                sample(&out, &["--n", "10", "--start", "8000"]).assert().code(2);
+            }
+            sample(&out, next).assert().success();
+            let names = || contents(&out).into_keys().collect::<Vec<_>>();
+            assert!(contents(&out) == contents(&alone), "{start_at} {finished} {turn}: {:?}", names());
+        }
+    }
+    println!("{amid} of 16 replacements were killed while they removed files");
+}
+
 /// Jobs of the same names in one folder: the second is refused, with the first one's process.
 #[test]
 fn two_jobs_do_not_share_names() {

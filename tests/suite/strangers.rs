@@ -552,8 +552,8 @@ fn crate_golden() -> PathBuf {
 
 // --- time
 
-/// A loop that never ends; its body adds 0 to what becomes the image.
-fn endless() -> Vec<u8> {
+/// A loop that never ends, but for a batch whose first latent is `but`; its body adds 0 to what becomes the image.
+fn endless(but: f32) -> Vec<u8> {
     let scalar = |name: &str, kind, data: &[u8]| tensor(name, kind, &[], data);
     let body = graph(
         vec![node("Identity", &["go"], &["go_on"], vec![]), node("Add", &["x", "zero"], &["y"], vec![])],
@@ -565,12 +565,19 @@ fn endless() -> Vec<u8> {
     let weights = vec![
         scalar("zero", DataType::Float, &[0; 4]),
         scalar("trips", DataType::Int64, &i64::MAX.to_le_bytes()),
-        scalar("true", DataType::Bool, &[1]),
+        tensor("nought", DataType::Int64, &[2], &[0; 16]),
+        tensor("one", DataType::Int64, &[2], &[1i64; 2].map(i64::to_le_bytes).concat()),
+        scalar("but", DataType::Float, &but.to_le_bytes()),
+        tensor("none", DataType::Int64, &[0], &[]),
         form,
     ];
     let nodes = vec![
         node("Reshape", &["z", "form"], &["first"], vec![]),
-        node("Loop", &["trips", "true", "first"], &["image"], vec![graph_attribute("body", body)]),
+        node("Slice", &["z", "nought", "one"], &["one_latent"], vec![]),
+        node("Reshape", &["one_latent", "none"], &["latent"], vec![]),
+        node("Equal", &["latent", "but"], &["ends"], vec![]),
+        node("Not", &["ends"], &["begins"], vec![]),
+        node("Loop", &["trips", "begins", "first"], &["image"], vec![graph_attribute("body", body)]),
     ];
     float_model(nodes, weights, &[4, 4], &[4, 1, 2, 2])
 }
@@ -593,7 +600,7 @@ fn slow_to_load() -> Vec<u8> {
 
 #[test]
 fn a_model_has_its_time() {
-    for (what, file) in [("an endless loop", endless()), ("a slow load", slow_to_load())] {
+    for (what, file) in [("an endless loop", endless(f32::NAN)), ("a slow load", slow_to_load())] {
         let folder = folder_with(&file);
         let begun = Instant::now();
         let mut command = gan_infer(folder.path());
@@ -606,23 +613,26 @@ fn a_model_has_its_time() {
         assert!(!folder.path().join("out").exists());
     }
     // In a program that goes on, the run has ended and the next model opens.
-    let folder = folder_with(&endless());
+    let folder = folder_with(&endless(f32::NAN));
     let limit = Some(Duration::from_millis(500));
     let opened = open(&folder.path().join("model.onnx"), Options { load_timeout: limit, ..Options::default() });
     assert!(message(opened).contains("takes longer than 0.5 seconds"));
     open(&crate_golden(), Options { load_timeout: Some(Duration::ZERO), ..Options::default() }).unwrap();
 }
 
-#[test]
-fn one_ctrl_c_ends_a_load() {
-    let folder = folder_with(&endless());
+/// Samples with a model that does not come to an end, until there is a file of that name; one Ctrl-C then, and what came of it.
+fn interrupted(folder: &Path, sign: &str) -> Output {
     let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_gan-infer"))
         .env("ORT_DYLIB_PATH", crate::infer::runtime_path())
-        .args(["--n", "1", "--out", "out", "--provider", "cpu", "--range", "tanh", "--model", "model.onnx"])
-        .current_dir(folder.path())
-        .stderr(Stdio::null())
+        .args(["--n", "40", "--out", "out", "--provider", "cpu", "--range", "tanh", "--model", "model.onnx"])
+        .current_dir(folder)
+        .stderr(Stdio::piped())
         .spawn()
         .unwrap();
+    let begun = Instant::now();
+    while !folder.join(sign).exists() && begun.elapsed() < AT_ONCE {
+        std::thread::sleep(Duration::from_millis(20));
+    }
     std::thread::sleep(Duration::from_secs(2));
     assert!(child.try_wait().unwrap().is_none());
     std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
@@ -631,8 +641,23 @@ fn one_ctrl_c_ends_a_load() {
         std::thread::sleep(Duration::from_millis(20));
     }
     let _ = child.kill();
-    assert_eq!(child.wait().unwrap().signal(), Some(2));
+    child.wait_with_output().unwrap()
+}
+
+#[test]
+fn one_ctrl_c_ends_a_load() {
+    let folder = folder_with(&endless(f32::NAN));
+    assert_eq!(interrupted(folder.path(), "model.onnx").status.signal(), Some(2));
     assert!(!folder.path().join("out").exists());
+}
+
+#[test]
+fn one_ctrl_c_ends_a_run() {
+    let first = Latent { size: 4, law: Law::Normal }.rows(0, 0, 1)[0];
+    let folder = folder_with(&endless(first));
+    let output = interrupted(folder.path(), "out/.manifest.json.journal");
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.code() == Some(1) && error.contains("error: interrupted:"), "{:?} {error}", output.status);
 }
 
 // --- values

@@ -259,12 +259,49 @@ fn a_change_on_purpose_is_noted_and_survives_a_kill() {
     // Back at the old checkpoint with the new config: as noted.
     resume(&run, &["--steps=7"]).assert().success();
     assert_eq!(changes::read(&folder).unwrap().len(), 1);
-    // A larger batch is told of, too, and so is how it is counted; the average of the weights can begin on the way.
+    // A larger batch is told of, too; the average of the weights can begin on the way.
     let told = said(&mut resume(&run, &["--steps=9", "--set=schedule.batch_size=16", "--set=schedule.ema_decay=0.9"]), 0);
     assert!(told.contains("changed on purpose after step 7: schedule.batch_size from 8 to 16"), "{told}");
-    assert!(told.contains("counted as if the whole run had been so"), "{told}");
     assert!(latest(&run).join("ema.safetensors").exists());
     resume(&run, &["--steps=10"]).assert().success();
+}
+
+/// Images are counted as they are shown, and lengths by them, whatever the batches were before.
+#[test]
+fn another_batch_is_counted_on() {
+    let place = Place::new();
+    // 50 images in batches of 8, five a step: two epochs and one batch.
+    let run = place.train("run", &["--steps=3"]);
+    let copy = place.path("copy");
+    assert!(std::process::Command::new("cp").arg("-a").arg(&run).arg(&copy).status().unwrap().success());
+    let last = |run: &Path| {
+        let records = read_records(&RunFolder::open(run).unwrap()).unwrap();
+        assert!(records.is_sorted_by_key(|record| record.images), "the count of images goes back");
+        let last = records.last().unwrap();
+        (last.step, last.images, last.epoch)
+    };
+    assert_eq!(last(&run), (3, 108, 2.16));
+    // From there on in batches of 16: 16 and 2 that are left of the third epoch, and so on; 292 after step 6.
+    let set = "--set=schedule.batch_size=16";
+    resume(&run, &["--images=300", set]).assert().success();
+    assert_eq!(last(&run), (7, 358, 7.16));
+    let state: Value = serde_json::from_slice(&fs::read(latest(&run).join("state.json")).unwrap()).unwrap();
+    assert_eq!(state["images"], 358);
+    // Interrupted, it goes on so.
+    resume(&copy, &["--steps=5", set]).assert().success();
+    resume(&copy, &["--images=300"]).assert().success();
+    assert_eq!(last(&copy), (7, 358, 7.16));
+    assert!(result(&copy) == result(&run));
+}
+
+#[test]
+fn another_loss_has_other_keys() {
+    let place = Place::new();
+    let run = place.train("run", &["--steps=2"]);
+    let told = said(&mut resume(&run, &["--steps=3", "--set=loss={ kind = 'hinge' }"]), 0);
+    assert!(told.contains("loss.kind from \"wgan\" to \"hinge\"") && told.contains("loss.clip from 0.01 to nothing"), "{told}");
+    let told = said(&mut resume(&run, &["--steps=4", "--set=loss.kind=bce"]), 0);
+    assert!(told.contains("loss.kind from \"hinge\" to \"bce\"") && told.contains("loss.reduction from nothing"), "{told}");
 }
 
 #[test]

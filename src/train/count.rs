@@ -1,0 +1,66 @@
+//! How a run is counted whose batch or rhythm was changed on the way.
+
+use serde::{Deserialize, Serialize};
+
+use super::checkpoint::State;
+use crate::schedule::{Schedule, Span};
+
+/// What is added to the numbers of a run's steps and images, so that what follows from them (the place in the data, the end, the
+/// learning rates) goes on from where the run is, as if it had always had the batches and the rhythm that it has now. All zero in a run in
+/// which these were never changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Shift {
+    /// Generator steps.
+    pub steps: i64,
+    /// Critic steps.
+    pub critic_steps: i64,
+    /// Real images: where the run is lies between two batches of the new size.
+    pub images: i64,
+}
+
+impl Shift {
+    /// Whether nothing was changed.
+    pub fn is_none(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// The shift of a run with this schedule that goes on from a checkpoint, and shows `len` images an epoch; `images` counts those of
+    /// the first so many critic steps, without a shift.
+    pub fn at(state: &State, schedule: &Schedule, len: usize, images: impl Fn(u64) -> u64) -> Self {
+        let made = schedule.critic_steps_before(state.step);
+        if state.counted.images(images(state.counted.critic_steps(made))) == state.images {
+            return state.counted; // nothing was changed since
+        }
+        let step = Span::Images(state.images).in_steps(schedule, len);
+        let critic_steps = schedule.critic_steps_before(step);
+        let [steps, critic_steps, images] = [(step, state.step), (critic_steps, made), (state.images, images(critic_steps))]
+            .map(|(to, from)| difference(to, from));
+        Self { steps, critic_steps, images }
+    }
+
+    /// A number of critic steps, as counted.
+    pub fn critic_steps(&self, made: u64) -> u64 {
+        made.saturating_add_signed(self.critic_steps)
+    }
+
+    /// A number of images, as counted.
+    pub fn images(&self, shown: u64) -> u64 {
+        shown.saturating_add_signed(self.images)
+    }
+
+    /// A length in generator steps of this run. Steps are steps, whatever the batches were.
+    pub fn in_steps(&self, span: Span, schedule: &Schedule, len: usize) -> u64 {
+        let images = match span {
+            _ if self.is_none() => return span.in_steps(schedule, len),
+            Span::Steps(_) => return span.in_steps(schedule, len),
+            Span::Epochs(epochs) => epochs.saturating_mul(len as u64),
+            Span::Images(images) => images,
+        };
+        let shown = images.saturating_add_signed(self.images.saturating_neg());
+        Span::Images(shown).in_steps(schedule, len).saturating_add_signed(self.steps.saturating_neg())
+    }
+}
+
+fn difference(to: u64, from: u64) -> i64 {
+    i64::try_from(i128::from(to) - i128::from(from)).unwrap_or(0)
+}
