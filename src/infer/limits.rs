@@ -16,6 +16,7 @@ pub const LOAD_TIMEOUT: Duration = Duration::from_secs(120);
 static GOES_ON: AtomicBool = AtomicBool::new(false);
 
 /// Whether a load that took too long may still be going on. What onnxruntime does when a process exits must not happen beside it.
+#[cfg(all(unix, feature = "cli"))]
 pub(crate) fn goes_on() -> bool {
     GOES_ON.load(Ordering::SeqCst)
 }
