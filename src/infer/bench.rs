@@ -11,9 +11,10 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 use tempfile::TempDir;
 
-use super::generator::{Generator, Options, Provider, Sampler};
+use super::generator::{Generator, Options, Sampler};
 use super::pipeline::{self, Job};
 use super::plan::{Existing, Format, Plan};
+use super::provider::Provider;
 use super::selection::Selection;
 use crate::error::{Error, Result};
 use crate::files;
@@ -38,13 +39,9 @@ pub struct Setup {
 impl Setup {
     /// Batches of 1 to 256, on CUDA of 64 to 1024; one session and as many as serve best.
     pub fn new(provider: Provider, seconds: f64) -> Self {
-        let batches: &[usize] = match provider {
-            Provider::Cuda(_) => &[64, 128, 256, 512, 1024],
-            _ => &[1, 4, 8, 16, 32, 64, 128, 256],
-        };
         let mut threads = vec![1, Job::new(provider).threads];
         threads.dedup();
-        Self { batches: batches.to_vec(), threads, seconds }
+        Self { batches: provider.batches_to_try().to_vec(), threads, seconds }
     }
 }
 

@@ -5,10 +5,8 @@
 //! the count, the start and the number of threads. Across batch sizes pixels agree within 1.
 
 use std::borrow::Cow;
-use std::fmt;
 use std::ops::Range as Span;
 use std::path::Path;
-use std::str::FromStr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -21,61 +19,19 @@ use super::lane::{self, Lane};
 use super::limits::{self, mend};
 pub use super::limits::{BATCH_MEMORY, LOAD_TIMEOUT};
 use super::model::{Model, Port, one_line, one_port};
+pub use super::provider::{CONVOLUTIONAL_BATCH, CUDA_BATCH, DENSE_BATCH, Provider};
 use super::selection::{Selection, Steering, span};
 use crate::contract::{self, CHECKSUM_KEY, Contract, Layout};
 use crate::error::{Error, Result};
 use crate::image::{Images, Range};
 use crate::latent::{Latent, Law};
 
-/// The batch size of convolutional generators on CPUs, where neither the caller nor the model chooses one: beyond it nothing is
-/// gained. Who makes one image at a time had better choose 1.
-pub const CONVOLUTIONAL_BATCH: usize = 32;
-/// The same for all other generators on CPUs, whose runs mostly read weights.
-pub const DENSE_BATCH: usize = 128;
-/// The same on GPUs.
-pub const CUDA_BATCH: usize = 512;
 /// Bytes of f32 images, and of latents, in a batch that nobody has chosen, at most.
 const BATCH_BYTES: i64 = 64 << 20;
 /// The largest batch size.
 pub const MAX_BATCH: usize = 4096;
 const MAX_LATENT: i64 = 1 << 20;
 const MAX_SIDE: i64 = 1 << 14;
-
-/// Where the network runs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Provider {
-    /// CUDA if the onnxruntime library offers it and it starts, else the CPU. [`Generator::provider`] tells which.
-    #[default]
-    Auto,
-    /// The CPU.
-    Cpu,
-    /// The NVIDIA GPU of this number, or an error.
-    Cuda(u32),
-}
-
-impl fmt::Display for Provider {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Auto => f.write_str("auto"),
-            Self::Cpu => f.write_str("cpu"),
-            Self::Cuda(index) => write!(f, "cuda:{index}"),
-        }
-    }
-}
-
-impl FromStr for Provider {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let index = match text {
-            "auto" => return Ok(Self::Auto),
-            "cpu" => return Ok(Self::Cpu),
-            "cuda" => Some(0),
-            _ => text.strip_prefix("cuda:").and_then(|index| index.parse().ok()).filter(|&index| index <= i32::MAX as u32),
-        };
-        index.map(Self::Cuda).ok_or_else(|| "expected auto, cpu, cuda or cuda:INDEX".to_string())
-    }
-}
 
 /// How to open a generator.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -186,7 +142,7 @@ impl Generator {
     fn start(model: Model, options: &Options, runs: Arc<RunOptions>) -> Result<Self> {
         let name = model.name.as_str();
         let (mut session, provider, mut notes) = model.start(options.provider, options.tf32)?;
-        let tf32 = options.tf32 && provider != Provider::Cpu;
+        let tf32 = options.tf32 && provider.knows_tf32();
         if options.tf32 && !tf32 {
             notes.push("TF32 is for CUDA: on the CPU nothing changes".to_string());
         }
@@ -208,11 +164,7 @@ impl Generator {
             Some(contract) => (promised_latent(name, contract, &input)?, None),
             None => strangers_latent(name, &input)?,
         };
-        let most = match provider {
-            Provider::Cpu if model.is_convolutional() => CONVOLUTIONAL_BATCH,
-            Provider::Cpu => DENSE_BATCH,
-            _ => CUDA_BATCH,
-        };
+        let most = provider.batch(model.is_convolutional());
         let batch = choose_batch(name, options.batch, fixed_batch, own_batch(latent, &output, most))?;
         let room = options.batch_memory.unwrap_or(BATCH_MEMORY);
         let values = (latent.size as u64).saturating_mul(batch as u64);

@@ -2,12 +2,12 @@
 //! pinned where that can be had, so that its copies need no other and run beside the work of other sessions.
 
 use half::f16;
-use ort::memory::{AllocationDevice, Allocator, AllocatorType, MemoryInfo, MemoryType};
+use ort::memory::MemoryType;
 use ort::session::{IoBinding, RunOptions, Session, SessionOutputs};
 use ort::value::{DynTensor, DynValue, TensorElementType};
 
-use super::generator::Provider;
 use super::model::Port;
+use super::provider::Provider;
 use crate::error::{Error, Result};
 
 /// One of the sessions of a generator, for runs of one batch size.
@@ -21,8 +21,8 @@ pub(super) struct Lane {
 impl Lane {
     /// Takes the memory. Both ports have all their sizes.
     pub fn new(session: Session, provider: Provider, input: &Port, output: &Port) -> Result<Self> {
-        let (to, from) =
-            (memory(&session, provider, MemoryType::CPUInput)?, memory(&session, provider, MemoryType::CPUOutput)?);
+        let to = provider.memory(&session, MemoryType::CPUInput)?;
+        let from = provider.memory(&session, MemoryType::CPUOutput)?;
         let mut binding = session.create_binding()?;
         binding.bind_output(output.name.as_str(), DynTensor::new(&from, output.element, output.dims.clone())?)?;
         let input_memory = DynTensor::new(&to, input.element, input.dims.clone())?;
@@ -36,19 +36,6 @@ impl Lane {
         let outputs = self.session.run_binding_with_options(&self.binding, runs)?;
         take(only(&outputs)?)
     }
-}
-
-/// Memory for what goes to or comes from where the network runs.
-fn memory(session: &Session, provider: Provider, kind: MemoryType) -> Result<Allocator> {
-    if let Provider::Cuda(index) = provider {
-        let pinned = MemoryInfo::new(AllocationDevice::CUDA_PINNED, index as i32, AllocatorType::Device, kind)?;
-        // Where there is none, or ort does not let us at it (from onnxruntime 1.23 on it asks for a newer API than ours), copies
-        // are slower and no worse.
-        if let Some(allocator) = Allocator::new(session, pinned).ok().filter(|it| it.memory_info().is_cpu_accessible()) {
-            return Ok(allocator);
-        }
-    }
-    Ok(Allocator::default())
 }
 
 /// Puts latents into an input, rounded if it is of half precision.

@@ -16,6 +16,7 @@ pub mod pipeline;
 mod places;
 pub mod plan;
 mod proto;
+mod provider;
 mod rivals;
 pub mod runtime;
 pub mod selection;
@@ -24,11 +25,12 @@ mod sinks;
 mod trust;
 mod wheels;
 
-pub use generator::{Generator, Options, Provider};
+pub use generator::{Generator, Options};
 #[doc(hidden)]
 pub use journal::look_at_journal;
 #[doc(hidden)]
 pub use model::look_at_file;
 pub use pipeline::{Done, Job};
 pub use plan::{Existing, Format, Plan};
+pub use provider::Provider;
 pub use selection::{Class, SeedList, Selection, Shard, Steering};

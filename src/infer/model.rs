@@ -7,15 +7,14 @@ use std::io::ErrorKind;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
-use ort::ep::{CUDA, cuda::ConvAlgorithmSearch};
 use ort::session::Session;
 use ort::session::builder::GraphOptimizationLevel;
 use ort::value::{Outlet, TensorElementType, ValueType};
 use sha2::{Digest, Sha256};
 
-use super::generator::Provider;
 use super::inspect::{self, Inspected};
 use super::limits::mend;
+use super::provider::Provider;
 use super::runtime;
 use crate::contract;
 use crate::error::{Error, Result};
@@ -90,19 +89,11 @@ impl Model {
 
     /// A session with one thread: the sessions are what runs in parallel. With `tf32` CUDA may round as TF32 does.
     pub fn session(&self, provider: Provider, tf32: bool) -> Result<Session> {
-        let mut builder = Session::builder(runtime::environment()?)?
+        let builder = Session::builder(runtime::environment()?)?
             .with_optimization_level(GraphOptimizationLevel::All)?
             .with_intra_threads(1)?
             .with_inter_threads(1)?;
-        if let Provider::Cuda(index) = provider {
-            runtime::preload_cuda()?;
-            // No benchmark of every algorithm: its choice could differ from session to session.
-            let cuda = CUDA::default()
-                .with_device_id(index as i32)
-                .with_conv_algorithm_search(ConvAlgorithmSearch::Heuristic)
-                .with_tf32(tf32);
-            builder = builder.with_execution_providers([cuda.build().error_on_failure()])?;
-        }
+        let mut builder = provider.register(builder, tf32)?;
         let whole = self.content.whole.as_ref().map_or(&*self.content.bytes, |(whole, _)| whole);
         Ok(builder.commit_from_memory(whole)?)
     }
@@ -118,37 +109,23 @@ impl Model {
             )
         };
         let on_cpu = || self.session(Provider::Cpu, tf32).map_err(cannot_load);
-        let offered = provider != Provider::Cpu && runtime::offers_cuda()?;
-        match provider {
-            Provider::Cuda(_) if !offered => Err(Error::Runtime(format!(
-                "the CUDA provider was asked for, but onnxruntime {} at {} has none. Run `gan-infer runtime install --cuda`, or \
-                 use --provider cpu.",
-                library.version,
-                library.path.display()
-            ))),
-            Provider::Cuda(_) => match self.session(provider, tf32) {
-                Ok(session) => Ok((session, provider, Vec::new())),
-                Err(on_gpu) => {
-                    on_cpu()?; // a broken file is not the provider's fault
-                    Err(Error::Runtime(format!(
-                        "the CUDA provider of onnxruntime {} at {} does not start on {provider}: {}. Check the driver with \
-                         nvidia-smi; `gan-infer runtime install --cuda` fetches the CUDA libraries; --provider cpu does \
-                         without.",
-                        library.version,
-                        library.path.display(),
-                        one_line(&on_gpu)
-                    )))
+        let preferred = provider.preferred();
+        let mut notes = Vec::new();
+        if preferred != Provider::Cpu && preferred.is_offered()? {
+            match self.session(preferred, tf32) {
+                Ok(session) => return Ok((session, preferred, notes)),
+                Err(e) if provider == Provider::Auto => {
+                    notes.push(format!("using the CPU: the CUDA provider does not start: {}", one_line(&e)));
                 }
-            },
-            Provider::Auto if offered => match self.session(Provider::Cuda(0), tf32) {
-                Ok(session) => Ok((session, Provider::Cuda(0), Vec::new())),
                 Err(e) => {
-                    let note = format!("using the CPU: the CUDA provider does not start: {}", one_line(&e));
-                    Ok((on_cpu()?, Provider::Cpu, vec![note]))
+                    on_cpu()?; // a broken file is not the provider's fault
+                    return Err(provider.not_started(library, &one_line(&e)));
                 }
-            },
-            Provider::Auto | Provider::Cpu => Ok((on_cpu()?, Provider::Cpu, Vec::new())),
+            }
+        } else if !matches!(provider, Provider::Auto | Provider::Cpu) {
+            return Err(provider.not_offered(library));
         }
+        Ok((on_cpu()?, Provider::Cpu, notes))
     }
 }
 

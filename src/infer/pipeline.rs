@@ -11,9 +11,10 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded};
 use serde_json::{Value, json};
 
-use super::generator::{Generator, Provider, Sampler};
+use super::generator::{Generator, Sampler};
 use super::journal::Piece;
 use super::plan::{Format, Plan};
+use super::provider::Provider;
 use super::runtime;
 use super::selection::{Class, Steering};
 use super::sinks::{Notes, Sink, Writer};
@@ -36,14 +37,10 @@ pub struct Job {
 }
 
 impl Job {
-    /// What serves best, as measured (benches/RESULTS.md). On CPUs one session a core, which also encodes and writes: no core waits
-    /// for another, no pixel is handed on. On a GPU four sessions, so that some copy while another computes, and an encoder a core.
+    /// What serves best on a provider.
     pub fn new(provider: Provider) -> Self {
         let cores = thread::available_parallelism().map_or(1, usize::from);
-        let (threads, encoders) = match provider {
-            Provider::Cuda(_) => (4, cores),
-            _ => (cores, 0),
-        };
+        let (threads, encoders) = provider.sessions_and_encoders(cores);
         Self { threads, encoders, steering: Steering::default() }
     }
 }
