@@ -81,6 +81,9 @@ pub const LOCK: &str = ".lock";
 pub struct Lock {
     file: File,
     path: PathBuf,
+    /// The folder itself, which may be moved or removed.
+    #[cfg(unix)]
+    folder: File,
 }
 
 impl Lock {
@@ -106,6 +109,11 @@ impl Lock {
                 let what = format!("it is {}, not a file", kind(&meta));
                 return Err(Error::invalid_file(&path, what, "Remove it: it is in the way of the lock of this folder."));
             }
+            #[cfg(unix)]
+            if std::os::unix::fs::MetadataExt::nlink(&meta) > 1 {
+                let what = "it has other names, under which it would be written to as well";
+                return Err(Error::invalid_file(&path, what, "Remove it: it is in the way of the lock of this folder."));
+            }
             match file.try_lock() {
                 // Some network file systems have no locks.
                 Ok(()) | Err(TryLockError::Error(_)) => {}
@@ -119,9 +127,38 @@ impl Lock {
             if is_at(&file, &path) {
                 let id = format!("{}\n", std::process::id());
                 file.set_len(0).and_then(|()| file.write_all(id.as_bytes())).map_err(Error::io("lock", &path))?;
-                return Ok(Self { file, path });
+                #[cfg(unix)]
+                let folder = File::open(folder).map_err(Error::io("open", folder))?;
+                return Ok(Self {
+                    file,
+                    path,
+                    #[cfg(unix)]
+                    folder,
+                });
             }
         }
+    }
+
+    /// Whether this process may still write below the folder's path: the folder is where it was, and nobody else has its lock. (Only
+    /// where folders can be moved while files in them are open.)
+    ///
+    /// # Errors
+    /// When it may not.
+    pub fn check(&self) -> Result<()> {
+        #[cfg(unix)]
+        {
+            let place = self.path.parent().unwrap_or(Path::new("."));
+            if !is_same(&self.folder, fs::metadata(place)) {
+                let what = "the folder was moved or removed while this program was at work in it";
+                let mend = "What was saved before lies where it is now; go on there.";
+                return Err(Error::invalid_file(place, what, mend));
+            }
+            if self.path.exists() && !is_at(&self.file, &self.path) {
+                let what = "somebody has put another lock in place of this program's, so another one may be at work here";
+                return Err(Error::invalid_file(&self.path, what, "What was saved before stays; go on from there."));
+            }
+        }
+        Ok(())
     }
 }
 
@@ -148,8 +185,14 @@ fn holder(program: &str, file: &mut File) -> String {
 /// Whether an open file is the one at a path now.
 #[cfg(unix)]
 fn is_at(file: &File, path: &Path) -> bool {
+    is_same(file, fs::symlink_metadata(path))
+}
+
+/// Whether what is open is what was found.
+#[cfg(unix)]
+fn is_same(open: &File, found: std::io::Result<Metadata>) -> bool {
     use std::os::unix::fs::MetadataExt;
-    match (file.metadata(), fs::symlink_metadata(path)) {
+    match (open.metadata(), found) {
         (Ok(a), Ok(b)) => (a.dev(), a.ino()) == (b.dev(), b.ino()),
         _ => false,
     }

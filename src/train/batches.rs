@@ -3,7 +3,6 @@
 use candle_core::{Device, Tensor};
 use rayon::prelude::*;
 
-use super::checkpoint::State;
 use super::count::Shift;
 use crate::config::TrainConfig;
 use crate::data::Dataset;
@@ -101,9 +100,9 @@ impl<'a> Batches<'a> {
         (self.train.len().div_ceil(self.batch_size) as u64).max(1)
     }
 
-    /// Goes on from where a checkpoint is in the data, whatever the batches and the rhythm were until then.
-    pub(super) fn go_on(&mut self, from: &State, schedule: &Schedule) {
-        self.shift = Shift::at(from, schedule, self.len(), |critic_steps| self.shown(critic_steps));
+    /// Goes on after so many steps and images, counted with this shift, whatever the batches and the rhythm were until then.
+    pub(super) fn go_on(&mut self, from: [u64; 2], counted: Shift, schedule: &Schedule) {
+        self.shift = counted.after(from, schedule, self.len(), |critic_steps| self.shown(critic_steps));
     }
 
     /// The images, and how they are counted.

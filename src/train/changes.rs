@@ -51,34 +51,39 @@ fn shortened(value: &Option<String>) -> String {
     }
 }
 
+/// What of a run's config was changed on purpose up to where a resume begins, in the order of the steps.
+pub(super) struct Changes {
+    /// What stays noted. What was changed after the checkpoint, or at it and is not so any more, was for another way of the run.
+    before: Vec<Change>,
+    new: Vec<Change>,
+}
+
 /// Compares the config of a resume with the one that its checkpoint was made with, or without a checkpoint with the one in the
-/// run's folder. `set` names the keys that are changed on purpose. Gives the changes to be noted.
-pub(super) fn check(folder: &RunFolder, saved: Option<&Path>, config: &TrainConfig, set: &[String]) -> Result<Vec<Change>> {
+/// run's folder. `set` names the keys that are changed on purpose.
+pub(super) fn check(folder: &RunFolder, saved: Option<&Path>, config: &TrainConfig, set: &[String]) -> Result<Changes> {
     let made = saved.map(|saved| checkpoint::read_config(saved, config)).transpose()?.flatten();
     let step = match saved {
         Some(saved) => checkpoint::read_state(saved)?.step,
         None => 0,
     };
-    let mut was = match &made {
-        Some(made) => values(made)?,
-        None => values(&folder.config()?)?,
+    let (was, now) = match &made {
+        Some(made) => (values(made)?, values(config)?),
+        None => (values(&folder.config()?)?, values(config)?),
     };
+    let (mut before, mut here) = (read(folder)?, Vec::new());
+    before.retain(|change| change.step <= step);
     if made.is_some() {
         // Changed before, from this very checkpoint, and then killed before the next.
-        for Change { key, now, .. } in read(folder)?.into_iter().filter(|change| change.step == step) {
-            match now {
-                Some(now) => was.insert(key, now),
-                None => was.remove(&key),
-            };
-        }
+        here.extend(before.extract_if(.., |change| change.step == step));
     }
-    let now = values(config)?;
     let keys: BTreeSet<&String> = was.keys().chain(now.keys()).collect();
     let differing = keys.into_iter().filter(|key| was.get(*key) != now.get(*key) && !FREE.iter().any(|free| covers(free, key)));
     let change = |key: &String| Change { step, key: key.clone(), was: was.get(key).cloned(), now: now.get(key).cloned() };
-    let changes: Vec<Change> = differing.map(change).collect();
-    refuse_unmeant(folder, saved, &changes, set)?;
-    Ok(changes)
+    let is_meant = |change: &Change| here.iter().any(|meant| (&meant.key, &meant.now) == (&change.key, &change.now));
+    let (again, new): (Vec<_>, Vec<_>) = differing.map(change).partition(is_meant);
+    before.extend(again);
+    refuse_unmeant(folder, saved, &new, set)?;
+    Ok(Changes { before, new })
 }
 
 fn refuse_unmeant(folder: &RunFolder, saved: Option<&Path>, changes: &[Change], set: &[String]) -> Result<()> {
@@ -142,19 +147,19 @@ fn flatten(section: &str, table: &Table, values: &mut BTreeMap<String, String>) 
     }
 }
 
-/// Tells of changes, and notes them in the run.
-pub(super) fn note(folder: &RunFolder, changes: &[Change], progress: &dyn Progress) -> Result<()> {
-    if changes.is_empty() {
+/// Tells of new changes, and notes all in the run.
+pub(super) fn note(folder: &RunFolder, Changes { before, new }: &Changes, progress: &dyn Progress) -> Result<()> {
+    for change in new {
+        progress.say(&format!("changed on purpose after step {}: {change}", change.step));
+    }
+    let all = || before.iter().chain(new);
+    if all().eq(&read(folder)?) {
         return Ok(());
     }
-    let path = folder.changes_file();
-    let mut text = if path.exists() { files::read(&path, files::TEXT)? } else { Vec::new() };
-    for change in changes {
-        progress.say(&format!("changed on purpose after step {}: {change}", change.step));
-        let json = serde_json::to_string(change);
-        text.extend((json.map_err(|e| Error::invalid("changes.jsonl", e.to_string(), "Please report this."))? + "\n").bytes());
-    }
-    files::write_atomic(&path, &text)
+    let line = |change: &Change| serde_json::to_string(change).map(|line| line + "\n");
+    let text: Result<String, _> = all().map(line).collect();
+    let text = text.map_err(|e| Error::invalid("changes.jsonl", e.to_string(), "Please report this."))?;
+    files::write_atomic(&folder.changes_file(), text.as_bytes())
 }
 
 /// What has been changed on purpose in a run so far.

@@ -144,7 +144,8 @@ pub fn save(folder: &RunFolder, trainer: &Trainer, batches: &Batches, watchdog: 
     let name = format!("{:08}", trainer.step);
     let (target, partial) = (checkpoints.join(&name), checkpoints.join(format!("{PARTIAL}{name}")));
     remove_folder(&partial)?;
-    files::create_folder(&partial)?;
+    folder.restore(&checkpoints)?;
+    folder.restore(&partial)?;
     let mut state = State {
         step: trainer.step,
         images: batches.images_after(trainer.critic_steps()),
@@ -157,6 +158,7 @@ pub fn save(folder: &RunFolder, trainer: &Trainer, batches: &Batches, watchdog: 
         files: BTreeMap::new(),
     };
     write_all(&partial, trainer, &mut state)?;
+    folder.check().inspect_err(|_| drop(remove_folder(&partial)))?;
     remove_folder(&target)?;
     std::fs::rename(&partial, &target).map_err(Error::io("write", &target))?;
     settle(folder, trainer, watchdog)

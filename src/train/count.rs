@@ -2,7 +2,6 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::checkpoint::State;
 use crate::schedule::{Schedule, Span};
 
 /// What is added to the numbers of a run's steps and images, so that what follows from them (the place in the data, the end, the
@@ -24,18 +23,17 @@ impl Shift {
         *self == Self::default()
     }
 
-    /// The shift of a run with this schedule that goes on from a checkpoint, and shows `len` images an epoch; `images` counts those of
-    /// the first so many critic steps, without a shift.
-    pub fn at(state: &State, schedule: &Schedule, len: usize, images: impl Fn(u64) -> u64) -> Self {
-        let made = schedule.critic_steps_before(state.step);
-        if state.counted.images(images(state.counted.critic_steps(made))) == state.images {
-            return state.counted; // nothing was changed since
+    /// The shift of a run that goes on with this schedule, after so many steps and images that were counted with this shift. It shows
+    /// `len` images an epoch; `shown` counts those of the first so many critic steps, without a shift.
+    pub fn after(self, [step, images]: [u64; 2], schedule: &Schedule, len: usize, shown: impl Fn(u64) -> u64) -> Self {
+        let made = schedule.critic_steps_before(step);
+        if self.images(shown(self.critic_steps(made))) == images {
+            return self; // nothing was changed since
         }
-        let step = Span::Images(state.images).in_steps(schedule, len);
-        let critic_steps = schedule.critic_steps_before(step);
-        let [steps, critic_steps, images] = [(step, state.step), (critic_steps, made), (state.images, images(critic_steps))]
-            .map(|(to, from)| difference(to, from));
-        Self { steps, critic_steps, images }
+        let as_if = Span::Images(images).in_steps(schedule, len);
+        let critic_steps = schedule.critic_steps_before(as_if);
+        let [steps, images] = [(as_if, step), (images, shown(critic_steps))].map(|(to, from)| difference(to, from));
+        Self { steps, critic_steps: difference(critic_steps, made), images }
     }
 
     /// A number of critic steps, as counted.

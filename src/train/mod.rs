@@ -99,10 +99,10 @@ pub struct Outcome {
 /// When the folder cannot be written to, another process trains in it, or a checkpoint belongs to another run or another
 /// config. What was saved before stays.
 pub fn train(job: &Job) -> Result<Outcome> {
-    let Job { config, data, folder, progress, .. } = job;
-
     // One process a run; what others that were killed left half written goes.
-    let _lock = folder.lock()?;
+    let held = job.folder.held()?;
+    let job = &Job { folder: &held, ..*job };
+    let Job { config, data, folder, progress, .. } = job;
     folder.sweep()?;
     let saved = checkpoint::latest(folder)?;
     let changes = changes::check(folder, saved.as_deref(), config, job.set)?;
@@ -117,7 +117,8 @@ pub fn train(job: &Job) -> Result<Outcome> {
     if let Some(saved) = &saved {
         watchdog = checkpoint::load(saved, &mut trainer, data)?;
         checkpoint::settle(folder, &trainer, &watchdog)?;
-        batches.go_on(&checkpoint::read_state(saved)?, &config.schedule);
+        let state = checkpoint::read_state(saved)?;
+        batches.go_on([state.step, state.images], state.counted, &config.schedule);
         let total = batches.in_steps(config.schedule.length, &config.schedule);
         if trainer.step >= total {
             return Ok(nothing_left(job, &trainer, &batches, watchdog, total));
@@ -143,6 +144,7 @@ pub fn train(job: &Job) -> Result<Outcome> {
     progress.begin("training", run.total);
     let trained = run.steps();
     progress.end();
+    folder.check()?; // nothing is written where the run is not any more
     let mut outcome = run.outcome();
     outcome.verdict = trained.as_ref().ok().cloned().flatten();
     outcome.warnings.retain(|said| Some(said) != outcome.verdict.as_ref());
@@ -239,6 +241,9 @@ impl<'a> Run<'a> {
 
             // Tell. Before every save, so that nothing that has diverged replaces what has not.
             let mut due = self.due(before, after);
+            if due.tell || due.show {
+                self.job.folder.check()?;
+            }
             if due.tell {
                 let record = self.record(&due)?;
                 let better = record.quality.filter(|quality| self.watchdog.would_improve(*quality));
@@ -276,7 +281,8 @@ impl<'a> Run<'a> {
         let sheet = self.sampler.sheet(&self.trainer)?;
         let path = folder.sample_file(step);
         // Someone may have removed the folder.
-        let kept = files::create_folder(&folder.samples())
+        let kept = folder
+            .restore(&folder.samples())
             .and_then(|()| files::write_atomic(&path, &sheet))
             .and_then(|()| self.log.sheet(step, &sheet));
         if let Err(error) = kept {

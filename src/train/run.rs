@@ -44,19 +44,34 @@ impl RunFolder {
     /// # Errors
     /// When the folder holds no run, another process is at work in it, or it cannot be written to.
     pub fn resume(path: &Path) -> Result<Self> {
-        let folder = Self::open(path)?;
-        let lock = Some(folder.lock()?);
-        Ok(Self { lock, ..folder })
+        Self::open(path)?.held()
     }
 
-    /// The lock that keeps other processes from training here: the one held already, or else a new one.
+    /// The same with the lock that keeps other processes from training here: the one held already, or else a new one.
     ///
     /// # Errors
     /// When another process has it, or the folder cannot be written to.
-    pub(super) fn lock(&self) -> Result<Arc<Lock>> {
-        match &self.lock {
-            Some(lock) => Ok(Arc::clone(lock)),
-            None => Ok(Arc::new(Lock::take(&self.path, PROGRAM)?)),
+    pub(super) fn held(&self) -> Result<Self> {
+        let lock = match &self.lock {
+            Some(lock) => Arc::clone(lock),
+            None => Arc::new(Lock::take(&self.path, PROGRAM)?),
+        };
+        Ok(Self { path: self.path.clone(), lock: Some(lock) })
+    }
+
+    /// Whether who holds the lock may still write here: the folder may have been moved away, and another run begun in its place.
+    ///
+    /// # Errors
+    /// When it may not.
+    pub(super) fn check(&self) -> Result<()> {
+        self.lock.as_ref().map_or(Ok(()), |lock| lock.check())
+    }
+
+    /// Makes a folder of the run again that somebody has removed; not the run's own.
+    pub(super) fn restore(&self, folder: &Path) -> Result<()> {
+        match std::fs::create_dir(folder) {
+            Err(e) if e.kind() != ErrorKind::AlreadyExists => Err(Error::io("create folder", folder)(e)),
+            _ => Ok(()),
         }
     }
 

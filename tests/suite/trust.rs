@@ -160,6 +160,66 @@ fn one_process_trains_in_a_run() {
     assert!(result(&straight) == result(&run));
 }
 
+/// A run's folder that is moved or removed under it: it ends, and writes nothing into what is there then.
+#[test]
+fn a_run_whose_folder_is_gone_ends() {
+    let place = Place::new();
+    let flags = ["--steps=1000000", "--checkpoint-every=20", "--set=watch.stop=false"];
+    for moved in [true, false] {
+        let run = place.path("run");
+        let first = place.spawn("run", &flags);
+        wait_for(&run.join("checkpoints/latest"));
+        let gone = place.path(if moved { "moved" } else { "removed" });
+        fs::rename(&run, &gone).unwrap();
+        if !moved {
+            fs::remove_dir_all(&gone).unwrap();
+        }
+        let second = place.train("run", &["--steps=7", "--seed=5"]);
+        let output = first.wait_with_output().unwrap();
+        let told = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.code() == Some(1) && told.contains("the folder was moved or removed"), "{told}");
+        assert!(result(&second) == result(&place.train(&format!("straight-{moved}"), &["--steps=7", "--seed=5"])));
+        assert_tidy(&second);
+        if moved {
+            let step: u64 = latest(&gone).file_name().unwrap().to_str().unwrap().parse().unwrap();
+            resume(&gone, &[&format!("--steps={}", step + 1)]).assert().success();
+        }
+        fs::remove_dir_all(&run).unwrap();
+    }
+}
+
+#[test]
+fn a_file_limit_is_an_error() {
+    let place = Place::new();
+    let script = "ulimit -f 16; exec \"$0\" \"$@\"";
+    let mut command = Command::new("bash");
+    command.env("ORT_DYLIB_PATH", crate::infer::runtime_path()).args(["-c", script, PROGRAM]).args(WGAN);
+    command.arg("--data").arg(place.path("images.idx")).arg("--out").arg(place.path("run")).arg("--steps=3");
+    let told = said(&mut command, 1);
+    assert!(told.contains("ulimit -f"), "{told}");
+    place.train("run", &["--steps=3"]);
+}
+
+/// What was changed on a way that was left again does not count.
+#[test]
+fn changes_of_another_way_are_forgotten() {
+    let place = Place::new();
+    let run = place.train("run", &["--steps=10", "--checkpoint-every=5", "--set=output.keep_checkpoints=9"]);
+    resume(&run, &["--steps=15", "--set=optimizer.critic.lr=0.25"]).assert().success();
+    fs::write(run.join("checkpoints/latest"), "00000005\n").unwrap();
+    resume(&run, &["--steps=10", "--set=optimizer.critic.lr=0.125"]).assert().success();
+    resume(&run, &["--steps=15"]).assert().success();
+    let noted = changes::read(&RunFolder::open(&run).unwrap()).unwrap();
+    assert_eq!((noted.len(), noted[0].step, noted[0].now.as_deref()), (1, 5, Some("0.125")));
+
+    // Noted, and killed before it was in the config: as if it had not been asked for.
+    let noted = "{\"step\":15,\"key\":\"schedule.batch_size\",\"was\":\"8\",\"now\":\"16\"}\n";
+    let before = fs::read_to_string(run.join("changes.jsonl")).unwrap();
+    fs::write(run.join("changes.jsonl"), before.clone() + noted).unwrap();
+    resume(&run, &["--steps=16"]).assert().success();
+    assert_eq!(fs::read_to_string(run.join("changes.jsonl")).unwrap(), before);
+}
+
 #[test]
 fn of_two_starts_at_once_one_wins() {
     let place = Place::new();
@@ -184,6 +244,11 @@ fn a_lock_is_never_taken_through_a_link() {
     fs::write(&other, "mine").unwrap();
     std::os::unix::fs::symlink(&other, run.join(".lock")).unwrap();
     assert!(said(&mut resume(&run, &["--steps=2"]), 1).contains(".lock"));
+    assert_eq!(fs::read_to_string(&other).unwrap(), "mine");
+    // Nor where it is another file's name as well.
+    fs::remove_file(run.join(".lock")).unwrap();
+    fs::hard_link(&other, run.join(".lock")).unwrap();
+    assert!(said(&mut resume(&run, &["--steps=2"]), 1).contains("it has other names"));
     assert_eq!(fs::read_to_string(&other).unwrap(), "mine");
 }
 
