@@ -46,6 +46,18 @@ pub unsafe fn prepare_training() {
     }
 }
 
+/// Lets a file that grows beyond a limit (`ulimit -f`) be an error to report, not the end of the process.
+///
+/// # Safety
+/// It changes what a signal does to the whole process: for the beginning of main.
+pub unsafe fn outlive_file_limits() {
+    // SAFETY: to ignore a signal runs nothing.
+    #[cfg(unix)]
+    unsafe {
+        nix::libc::signal(nix::libc::SIGXFSZ, nix::libc::SIG_IGN);
+    }
+}
+
 const LINE_EVERY: Duration = Duration::from_secs(10);
 
 impl Console {

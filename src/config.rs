@@ -11,6 +11,7 @@ use crate::latent::Latent;
 use crate::schedule::CriticWarmup;
 pub use crate::schedule::{GeneratorLatents, Precision, Schedule, Span};
 use crate::shape::{LayerSpec, Shape, activations_estimate, output_shape, size_estimate};
+use crate::text::on_one_line;
 
 macro_rules! presets {
     ($($name:literal),* $(,)?) => {
@@ -745,7 +746,7 @@ pub fn preset_table(name: &str) -> Result<Table> {
         let names = PRESETS.iter().map(|(known, _)| *known);
         let hint = nearest(name, names.clone()).map(|near| format!("Did you mean '{near}'? ")).unwrap_or_default();
         let all = names.collect::<Vec<_>>().join(", ");
-        return Err(Error::usage(format!("there is no preset '{name}'"), format!("{hint}Presets: {all}.")));
+        return Err(Error::usage(format!("there is no preset '{}'", on_one_line(name)), format!("{hint}Presets: {all}.")));
     };
     let mut table = parse_table(text, name)?;
     table.insert("preset".to_string(), Value::String(name.to_string()));

@@ -107,6 +107,9 @@ fn io_advice(source: &io::Error) -> &'static str {
             " Choose a place you may use, or change its permissions."
         }
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => " Free some space there, or choose another place.",
+        io::ErrorKind::FileTooLarge => {
+            " The file system, or a limit (ulimit -f), has no files so large: choose another place, or raise it."
+        }
         io::ErrorKind::NotADirectory | io::ErrorKind::AlreadyExists => {
             " A file is where a folder should be; choose another path."
         }

@@ -178,6 +178,8 @@ enum RuntimeAction {
 fn main() -> ExitCode {
     // SAFETY: the first thing main does; there is no other thread yet.
     unsafe { runtime::disable_telemetry() };
+    // SAFETY: as above.
+    unsafe { cli::outlive_file_limits() };
     let Cli { sample, verbose, command } = Cli::parse();
     if verbose {
         runtime::listen(cli::error_line);

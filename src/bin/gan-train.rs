@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use candle_core::Device;
 use clap::builder::RangedU64ValueParser;
 use clap::{Args, Parser, Subcommand};
-use ganforge::cli::{Console, finish, prepare_training, print_line, stop_flag};
+use ganforge::cli::{Console, finish, outlive_file_limits, prepare_training, print_line, stop_flag};
 use ganforge::config::{self, DataConfig, PRESETS, Precision, Span, TrainConfig, WatchConfig};
 use ganforge::contract::{Layout, Weights};
 use ganforge::data::{self, Dataset};
@@ -211,6 +211,8 @@ fn main() -> ExitCode {
     unsafe { prepare_training() };
     // SAFETY: as above.
     unsafe { runtime::disable_telemetry() };
+    // SAFETY: as above.
+    unsafe { outlive_file_limits() };
     let cli = Cli::parse();
     finish(match cli.command {
         Some(Command::Presets { name }) => presets(name.as_deref()),

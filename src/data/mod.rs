@@ -238,7 +238,7 @@ fn unknown(source: &str) -> Error {
     let near = if source.contains(['/', '\\']) { None } else { nearest(&source.to_lowercase(), NAMES) };
     let hint = near.map(|near| format!("Did you mean '{near}'? ")).unwrap_or_default();
     Error::usage(
-        format!("there is no data set '{source}', and no file or folder of that name"),
+        format!("there is no data set '{}', and no file or folder of that name", on_one_line(source)),
         format!("{hint}Data is one of {}, or the path of a folder or zip of images or of an IDX file.", NAMES.join(", ")),
     )
 }

@@ -384,6 +384,11 @@ impl Plan {
     }
 }
 
+/// The name of a file of the job, in its folder.
+pub(super) fn name_of(path: &Path) -> PathBuf {
+    PathBuf::from(path.file_name().unwrap_or_default())
+}
+
 /// A text that can be part of a file's name: itself, or where it is long its checksum.
 fn short(text: &str) -> String {
     const MOST: usize = 40;

@@ -10,6 +10,7 @@ use ort::session::builder::SessionBuilder;
 
 use super::runtime;
 use crate::error::{Error, Result};
+use crate::text;
 
 /// The batch size of convolutional generators on CPUs, where neither the caller nor the model chooses one: beyond it nothing is
 /// gained. Who makes one image at a time should choose 1.
@@ -103,7 +104,7 @@ impl Provider {
             "the CUDA provider was asked for, but onnxruntime {} at {} has none. Run `gan-infer runtime install --cuda`, or use \
              --provider cpu.",
             library.version,
-            library.path.display()
+            text::path(&library.path)
         ))
     }
 
@@ -113,7 +114,7 @@ impl Provider {
             "the CUDA provider of onnxruntime {} at {} does not start on {self}: {why}. Check the driver with nvidia-smi; \
              `gan-infer runtime install --cuda` fetches the CUDA libraries; --provider cpu does without.",
             library.version,
-            library.path.display()
+            text::path(&library.path)
         ))
     }
 

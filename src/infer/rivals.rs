@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::check::read_manifest;
 use super::folder::Folder;
 use super::journal::Journal;
-use super::plan::{Plan, is_subfolder};
+use super::plan::{Plan, is_subfolder, name_of};
 use crate::error::{Error, Result};
 use crate::progress::Progress;
 use crate::text;
@@ -66,10 +66,6 @@ fn rival(plan: &Plan, folder: &Folder, name: PathBuf) -> Result<Option<Rival>> {
 /// What a manifest says; what is none is somebody else's file.
 fn manifest(folder: &Folder, name: &Path) -> Option<Value> {
     folder.read(name).and_then(read_manifest).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok())
-}
-
-fn name_of(path: &Path) -> PathBuf {
-    PathBuf::from(path.file_name().unwrap_or_default())
 }
 
 /// Refuses to begin, or to go on, beside others.

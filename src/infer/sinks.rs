@@ -18,7 +18,7 @@ use serde_json::Value;
 use super::check::{self, Depth, Files, Finished};
 use super::folder::Folder;
 use super::journal::{Header, Journal, Piece, Resumed};
-use super::plan::{BLOCK, Existing, Format, Plan, file_name, image_name, is_subfolder};
+use super::plan::{BLOCK, Existing, Format, Plan, file_name, image_name, is_subfolder, name_of};
 use super::rivals;
 use crate::error::{Error, Result};
 use crate::image::{self, Images};
@@ -641,10 +641,6 @@ fn write_manifest(plan: &Plan, folder: &Folder, manifest: &Value) -> Result<()> 
         folder.sync_names()
     };
     write().map_err(folder.failed("write", &name))
-}
-
-fn name_of(path: &Path) -> PathBuf {
-    PathBuf::from(path.file_name().unwrap_or_default())
 }
 
 fn save_sheet(plan: &Plan, [height, width, channels]: [usize; 3], pixels: Vec<u8>) -> Result<()> {

@@ -315,6 +315,40 @@ fn a_killed_replacement_is_finished() {
         }
     }
     println!("{amid} of 16 replacements were killed while they removed files");
+
+    // And where it certainly ends amid: a folder with something in it stands under the name of an image.
+    for next in [&resume, &force] {
+        let _ = fs::remove_dir_all(&out);
+        sample(&out, &["--n", "3000"]).assert().success();
+        let obstacle = out.join("001500.png");
+        fs::remove_file(&obstacle).unwrap();
+        fs::create_dir(&obstacle).unwrap();
+        fs::write(obstacle.join("mine"), "mine").unwrap();
+        sample(&out, &force).assert().code(1).stderr(contains("001500.png"));
+        let journal = fs::read_to_string(out.join(".manifest.json.journal")).unwrap();
+        assert!(journal.contains("\"n\":3000") && journal.contains("\"n\":10,"), "{journal}");
+        sample(&out, next).assert().code(1).stderr(contains("001500.png"));
+        fs::remove_dir_all(&obstacle).unwrap();
+        sample(&out, next).assert().success();
+        assert!(contents(&out) == contents(&alone));
+    }
+}
+
+#[test]
+fn a_file_limit_is_an_error() {
+    let folder = tempdir().unwrap();
+    for format in ["npy", "npz", "tar"] {
+        let [out, whole] = ["out", "whole"].map(|name| folder.path().join(format!("{format}-{name}")));
+        let flags = ["--n", "2000", "--format", format];
+        let mut command = Command::new("bash");
+        // In units of 1,024 bytes.
+        command.args(["-c", "ulimit -f 2; exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_gan-infer")]);
+        command.env("ORT_DYLIB_PATH", runtime_path()).args(["--provider", "cpu", "--batch", "8", "--model"]).arg(golden(MODEL));
+        command.arg("--out").arg(&out).args(flags).assert().code(1).stderr(contains("ulimit -f"));
+        sample(&out, &[&flags[..], &["--resume"]].concat()).assert().success();
+        sample(&whole, &flags).assert().success();
+        assert!(contents(&out) == contents(&whole), "{format}");
+    }
 }
 
 /// Jobs of the same names in one folder: the second is refused, with the first one's process.
