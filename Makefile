@@ -77,7 +77,7 @@ check-cuda: setup ## compile the CUDA build, try its kernels on the CPU; needs n
 	@set -e; exports=$$(.cargo/cuda-toolkit); eval "$$exports"; set -x; \
 	cargo clippy $(cargo_flags) --target-dir $(cuda_target) --features cuda --all-targets -- -D warnings; \
 	cargo build $(cargo_flags) --target-dir $(cuda_target) --features cuda --bin gan-train; \
-	for arch in 80 90; do nvcc --cubin --Werror all-warnings -arch=sm_$$arch -o $(cuda_target)/kernels-$$arch.cubin src/nn/kernels.cu; done; \
+	for arch in 80 90; do nvcc --cubin --Werror all-warnings -arch=sm_$$arch -o $(cuda_target)/kernels-$$arch.cubin src/nn/cuda/kernels.cu; done; \
 	c++ -std=c++20 -O1 -Wall -Wno-unknown-pragmas -Wno-narrowing tests/kernels.cpp -o $(cuda_target)/kernels; $(cuda_target)/kernels
 
 bench: setup ## training speed and memory against PyTorch (GANFORGE_PYTHON has it, or pip fetches it); BENCH='--rounds 3' and so on

@@ -14,11 +14,14 @@ use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_mai
 use ganforge::config::{InitConfig, TrainConfig};
 use ganforge::error::Error;
 use ganforge::nn::activation::Activation;
-use ganforge::nn::conv::{Window, conv, conv_input_grad, conv_weight_grad};
+use ganforge::nn::conv::{conv, conv_input_grad, conv_weight_grad};
+use ganforge::nn::geometry::Window;
+use ganforge::nn::layers::Linear;
 use ganforge::nn::norm::{batch_norm, batch_norm_grad};
-use ganforge::nn::{Network, Pass, Role, Wanted};
+use ganforge::nn::precision::Precision;
+use ganforge::nn::{LayerSpec, Shape};
+use ganforge::nn::{Network, Pass, Place, Role, Wanted};
 use ganforge::optim::Optimizer;
-use ganforge::shape::{LayerSpec, Shape};
 use ganforge::train::critic_network;
 
 /// As gan-train has it.
@@ -56,9 +59,11 @@ fn convolutions(criterion: &mut Criterion) -> Result<()> {
         let mut group = criterion.benchmark_group(format!("conv/{name}"));
         let flops = 2 * BATCH * co * out * out * ci * window.kernel * window.kernel;
         group.throughput(Throughput::Elements(flops as u64));
-        group.bench_function("forward", |b| b.iter(|| black_box(conv(&x, &kernels, window))));
-        group.bench_function("input gradient", |b| b.iter(|| black_box(conv_input_grad(&dy, &kernels, window, (size, size)))));
-        group.bench_function("weight gradient", |b| b.iter(|| black_box(conv_weight_grad(&x, &dy, window))));
+        group.bench_function("forward", |b| b.iter(|| black_box(conv(&x, &kernels, window, Precision::F32))));
+        group.bench_function("input gradient", |b| {
+            b.iter(|| black_box(conv_input_grad(&dy, &kernels, window, (size, size), Precision::F32)))
+        });
+        group.bench_function("weight gradient", |b| b.iter(|| black_box(conv_weight_grad(&x, &dy, window, Precision::F32))));
         group.finish();
     }
     Ok(())
@@ -85,9 +90,9 @@ fn batch_norms(criterion: &mut Criterion) -> Result<()> {
 /// The widest layer of gan-fashion-mlp's critic, with its activation.
 fn linear(criterion: &mut Criterion) -> ganforge::error::Result<()> {
     let (features, out) = (784, 1024);
-    let layers = [LayerSpec::Linear { out, bias: true, spectral: false }, LayerSpec::LeakyRelu(0.2)];
+    let layers = [LayerSpec::Linear(Linear { out, bias: true, spectral: false }), LayerSpec::LeakyRelu(0.2)];
     let input = Shape::Flat(features);
-    let network = Network::new(&layers, input, &InitConfig::default(), Role::Critic, 0, &Device::Cpu, DType::F32)?;
+    let network = Network::new(&layers, input, &InitConfig::default(), Role::Critic, 0, &Place::cpu(DType::F32))?;
     let (x, dy) = (random(&[BATCH, features])?, random(&[BATCH, out])?);
     let mut group = criterion.benchmark_group("linear/gan-fashion-mlp");
     group.throughput(Throughput::Elements((2 * BATCH * features * out) as u64));

@@ -9,8 +9,9 @@ use std::ops::Range as Span;
 
 use candle_core::{D, Device, Result as CandleResult, Tensor, bail};
 use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
 
-use crate::config::{Augment, DataConfig};
+use crate::data::DataConfig;
 use crate::error::Result;
 use crate::image::Range;
 use crate::nn::cpu::{Float, View, filled, for_float, vectorised};
@@ -20,6 +21,18 @@ use crate::random::{Purpose, Stream};
 const SHIFT: f64 = 0.125;
 /// Side of the square that is cut out, as a share of the image's.
 const CUT: f64 = 0.5;
+
+/// A change to the images on their way to the critic through which gradients flow back (DiffAugment, arXiv 2006.10738).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Augment {
+    /// Brightness, saturation, contrast.
+    Color,
+    /// A shift of up to an eighth of the size, with mid-grey behind it.
+    Translation,
+    /// A square of half the size becomes mid-grey.
+    Cutout,
+}
 
 /// What happens to the images of one batch, step after step.
 #[derive(Debug, Clone, PartialEq)]

@@ -6,7 +6,8 @@ use candle_core::Tensor;
 
 use crate::error::{Error, Result};
 use crate::nn::Network;
-use crate::nn::activation::blend;
+use crate::nn::in_place::InPlace;
+use crate::nn::update::lerp;
 
 /// A slowly moving copy of a network's tensors.
 pub struct Ema {
@@ -33,8 +34,9 @@ impl Ema {
         let d = self.decay.min(step as f64 / (step as f64 + 10.0));
         let values: Vec<_> =
             network.parameters().map(|parameter| (&parameter.name, parameter.var.as_detached_tensor())).collect();
-        let pairs: Vec<_> = values.iter().filter_map(|(name, value)| Some((self.tensors.get(*name)?, value))).collect();
-        Ok(blend(&pairs, d, 1.0 - d)?)
+        let pairs: Vec<_> =
+            values.iter().filter_map(|(name, value)| Some((InPlace::of(self.tensors.get(*name)?), value))).collect();
+        Ok(lerp(&pairs, d, 1.0 - d)?)
     }
 
     /// The averages, by name.

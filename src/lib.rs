@@ -60,7 +60,6 @@
 // The core: knows neither candle nor onnxruntime.
 #[cfg(feature = "cli")]
 pub mod cli;
-pub mod config;
 pub mod contract;
 pub mod error;
 pub mod files;
@@ -68,14 +67,13 @@ pub mod image;
 pub mod latent;
 pub mod progress;
 pub mod random;
-pub mod resize;
-pub mod schedule;
-pub mod shape;
 pub mod text;
 
 // From images to a trained generator.
 #[cfg(feature = "train")]
 pub mod augment;
+#[cfg(feature = "train")]
+pub mod config;
 #[cfg(feature = "train")]
 pub mod data;
 #[cfg(feature = "train")]

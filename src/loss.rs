@@ -2,9 +2,64 @@
 
 use candle_core::{DType, Tensor};
 use candle_nn::loss::mse;
+use serde::{Deserialize, Serialize};
 
-use crate::config::{LossConfig, Reduction};
 use crate::error::Result;
+
+/// How a batch of losses becomes one number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Reduction {
+    /// The mean over the batch.
+    #[default]
+    Mean,
+    /// The sum over the batch.
+    Sum,
+}
+
+/// The losses of critic and generator.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum LossConfig {
+    /// Binary cross-entropy with logits; the generator's is the non-saturating one (arXiv 1406.2661).
+    Bce {
+        /// Over the batch.
+        #[serde(default)]
+        reduction: Reduction,
+        /// Factor on the critic's loss (real + fake): 1, or ½ in the d2l book's form.
+        #[serde(default = "one")]
+        critic_scale: f64,
+    },
+    /// Least squares with a = 0, b = c = 1 (arXiv 1611.04076).
+    Lsgan,
+    /// Wasserstein (arXiv 1701.07875): with weight clipping, a gradient penalty (WGAN-GP) or spectral normalisation.
+    Wgan {
+        /// Every trainable parameter of the critic is clamped to [-clip, clip] before each critic step, as in the authors' code.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        clip: Option<f64>,
+        /// Over the batch.
+        #[serde(default)]
+        reduction: Reduction,
+    },
+    /// The hinge loss of spectrally normalised GANs (arXiv 1802.05957, eq. 16 and 17).
+    Hinge,
+}
+
+fn one() -> f64 {
+    1.0
+}
+
+impl LossConfig {
+    /// The name used in configs and metadata.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Bce { .. } => "bce",
+            Self::Lsgan => "lsgan",
+            Self::Wgan { .. } => "wgan",
+            Self::Hinge => "hinge",
+        }
+    }
+}
 
 impl LossConfig {
     /// What the critic minimises, a scalar.

@@ -1,13 +1,43 @@
 //! Penalties on the critic's gradient to its input. `Network::input_gradient_penalty` brings them to the parameters.
 
 use candle_core::{D, DType, Device, Tensor};
+use serde::{Deserialize, Serialize};
 
-use crate::config::PenaltyConfig;
 use crate::error::Result;
 use crate::random::{Purpose, Stream};
 
 /// Added under the root of a gradient's norm: where the gradient is 0, the norm has a derivative.
 pub const EPS: f64 = 1e-12;
+
+/// A penalty on the critic's gradient to its input.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum PenaltyConfig {
+    /// Norm 1 between real and generated images: WGAN-GP's (arXiv 1704.00028).
+    Gradient {
+        /// λ; 10 in the paper.
+        #[serde(default = "ten")]
+        weight: f64,
+    },
+    /// Norm 0 at real images: R1 (arXiv 1801.04406).
+    R1 {
+        /// γ; 10 in the paper.
+        #[serde(default = "ten")]
+        weight: f64,
+    },
+}
+
+fn ten() -> f64 {
+    10.0
+}
+
+impl PenaltyConfig {
+    /// Its factor.
+    pub fn weight(self) -> f64 {
+        let (Self::Gradient { weight } | Self::R1 { weight }) = self;
+        weight
+    }
+}
 
 /// A penalty and what it is made of, scalars on the device.
 pub struct Penalty {

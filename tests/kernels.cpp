@@ -1,5 +1,5 @@
-// src/nn/kernels.cu against plain loops, on a machine without a GPU: a block's threads take turns from barrier to barrier, and
-// blocks run one after another. Shows that the kernels compute what they should in the grids that cuda.rs gives them; not that
+// src/nn/cuda/kernels.cu against plain loops, on a machine without a GPU: a block's threads take turns from barrier to barrier, and
+// blocks run one after another. Shows that the kernels compute what they should in the grids that cuda/ gives them; not that
 // they run on a GPU, nor how fast. Built and run by `make check-cuda`.
 
 #include <algorithm>
@@ -39,7 +39,7 @@ static unsigned __float_as_uint(float value) {
 }
 static unsigned min(unsigned a, unsigned b) { return a < b ? a : b; }
 
-#include "../src/nn/kernels.cu"
+#include "../src/nn/cuda/kernels.cu"
 
 // A thread of a block: it runs until it meets a barrier or its end.
 struct Fibre {
@@ -257,7 +257,7 @@ template <typename T>
 static void updates(double tolerance) {
     const std::vector<unsigned> lengths{5, 4096, 0, 4097, 9000, 1};
     const double constants[6][7] = {{.5, .5, .999, .001, .01, 3, 1e-8}, {.01, .9, .1, 1e-3, 1e-4}, {.1, .9}, {.1}, {.7}, {.9, .1}};
-    for (int rule = ADAM; rule <= BLEND; rule++) {
+    for (int rule = ADAM; rule <= LERP; rule++) {
         Table table{};
         Constants k{};
         std::copy(constants[rule], constants[rule] + 7, k.v);
@@ -288,7 +288,7 @@ static void updates(double tolerance) {
                 case MOMENTUM: m = m * k[1] + g, w -= k[0] * m; break;
                 case SGD: w -= k[0] * g; break;
                 case CLAMP: w = std::clamp(w, -k[0], k[0]); break;
-                case BLEND: w = w * k[0] + g * k[1]; break;
+                case LERP: w = w * k[0] + g * k[1]; break;
                 }
                 ws.push_back(w), ms.push_back(m), vs.push_back(v);
             }

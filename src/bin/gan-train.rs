@@ -16,7 +16,7 @@ use ganforge::eval::learn::is_feature_folder;
 use ganforge::export::{self, Dtype};
 use ganforge::files;
 use ganforge::infer::runtime;
-use ganforge::nn::device::{open_cuda, set_precision};
+use ganforge::nn::device::{check_precision, open_cuda};
 use ganforge::progress::Progress;
 use ganforge::text::{self, on_one_line};
 use ganforge::train::report::Paths;
@@ -302,7 +302,7 @@ fn train(args: &TrainArgs) -> Result<()> {
     };
     let set = set_keys(&args.set);
     let device = device(&args.device, &console)?;
-    set_precision(&device, config.schedule.precision)?;
+    check_precision(&device, config.schedule.precision)?;
     let out = args.resume.as_ref().or(args.out.as_ref());
     let Some(out) = out.filter(|_| !args.dry_run) else {
         return dry_run(&config, &device, &console);

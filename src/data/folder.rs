@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use walkdir::WalkDir;
 
+use super::config::DataConfig;
 use super::{Entry, Loaded, classify, decode_all, read_bounded};
-use crate::config::DataConfig;
 use crate::error::{Error, Result};
 use crate::files;
 use crate::progress::Progress;

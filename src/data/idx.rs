@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 use flate2::read::MultiGzDecoder;
 
+use super::config::DataConfig;
 use super::{Loaded, Report, decode, fill};
-use crate::config::DataConfig;
 use crate::error::{Error, Result};
 use crate::progress::Progress;
 use crate::{files, memory};

@@ -1,5 +1,6 @@
 //! Training images: from IDX files, folders and zip archives of images, or the built-in synthetic digits, into memory.
 
+mod config;
 mod decode;
 mod folder;
 mod idx;
@@ -16,13 +17,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
-use crate::config::DataConfig;
 use crate::error::{Error, Result, nearest};
 use crate::image::Images;
 use crate::progress::Progress;
 use crate::random::{Purpose, Stream};
 use crate::text::{self, on_one_line};
 use crate::{files, memory};
+
+pub use config::DataConfig;
 
 /// Images in memory, 8 bits a channel, planar.
 #[derive(Debug, Clone)]

@@ -7,8 +7,8 @@ use std::sync::{Mutex, PoisonError};
 
 use ::zip::ZipArchive;
 
+use super::config::DataConfig;
 use super::{Entry, Loaded, classify, decode_all, read_bounded};
-use crate::config::DataConfig;
 use crate::error::{Error, Result};
 use crate::files;
 use crate::progress::Progress;

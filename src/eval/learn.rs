@@ -11,18 +11,18 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::features::{About, InputRange};
-use crate::config::{InitConfig, OptimizerConfig};
 use crate::data::Dataset;
 use crate::error::{Error, Result};
 use crate::export;
 use crate::files;
 use crate::image::Range;
 use crate::nn::cpu::on_pool;
-use crate::nn::{Network, Pass, Role, Wanted};
-use crate::optim::Optimizer;
+use crate::nn::init::InitConfig;
+use crate::nn::layers::{Conv, Linear};
+use crate::nn::{self, LayerSpec, Network, Pass, Role, Shape, Wanted};
+use crate::optim::{Optimizer, OptimizerConfig};
 use crate::progress::Progress;
 use crate::random::{Purpose, Stream};
-use crate::shape::{LayerSpec, Shape};
 use crate::train::{RunFolder, checkpoint};
 
 const CONFIG: &str = "config.toml";
@@ -93,7 +93,7 @@ impl FeatureConfig {
         }
         let mut layers = Vec::new();
         let mut block = |out, kernel, stride, padding| {
-            layers.push(LayerSpec::Conv { out, kernel, stride, padding, bias: false, spectral: false });
+            layers.push(LayerSpec::Conv(Conv { out, kernel, stride, padding, bias: false, spectral: false }));
             layers.extend([LayerSpec::BatchNorm, LayerSpec::LeakyRelu(0.2)]);
         };
         let (mut side, mut width) = (size, 16);
@@ -110,7 +110,7 @@ impl FeatureConfig {
             side = side.div_ceil(2);
         }
         block(96, side, 1, 0);
-        layers.push(LayerSpec::Linear { out: classes, bias: true, spectral: false });
+        layers.push(LayerSpec::Linear(Linear { out: classes, bias: true, spectral: false }));
         let range = Range::Tanh;
         let window = if task == Task::Rotations { size / 4 } else { size };
         Ok(Self { task, size, channels, range, held_out: 0.1, seed: 0, epochs: 4, batch_size: 128, window, lr: 1e-3, layers })
@@ -129,7 +129,7 @@ impl FeatureConfig {
             "window must be 1 to size"
         } else if !(self.lr.is_finite() && self.lr > 0.0) {
             "lr must be above 0"
-        } else if !matches!(self.layers.last(), Some(LayerSpec::Linear { .. })) || self.layers.len() < 2 {
+        } else if !matches!(self.layers.last(), Some(LayerSpec::Linear(_))) || self.layers.len() < 2 {
             "layers must end in a linear layer, with at least one before it"
         } else {
             return Ok(());
@@ -142,7 +142,7 @@ impl FeatureConfig {
     }
 
     fn network(&self, layers: &[LayerSpec]) -> Result<Network> {
-        Network::new(layers, self.image(), &InitConfig::default(), Role::Critic, self.seed, &Device::Cpu, DType::F32)
+        Network::new(layers, self.image(), &InitConfig::default(), Role::Critic, self.seed, &nn::Place::cpu(DType::F32))
     }
 }
 

@@ -1,9 +1,9 @@
 //! From a trained generator to an `.onnx` file that passed its tests, or to no file at all.
 //!
-//! `ops` walks the layer list that trained; `passes` folds and rewrites; `graph` writes the ModelProto; `verify` runs it.
+//! The layers that trained give a graph (`nn::graph`); `passes` folds and rewrites it; `model` writes it as a ModelProto; `verify`
+//! runs that.
 
-mod graph;
-mod ops;
+mod model;
 mod passes;
 mod verify;
 
@@ -14,7 +14,8 @@ use crate::contract::{self, Contract, Layout};
 use crate::error::{Error, Result};
 use crate::files;
 use crate::nn::Network;
-use crate::shape::Shape;
+use crate::nn::graph::Op;
+use crate::nn::shape::Shape;
 use crate::train::Trained;
 
 pub use verify::Agreement;
@@ -27,14 +28,6 @@ pub enum Dtype {
     F32,
     /// Half precision: half the file, for GPUs; slower than f32 on a CPU.
     F16,
-}
-
-/// The encoded model with every promise of the contract in its metadata, unverified.
-fn encode(generator: &Network, contract: &Contract, dtype: Dtype) -> Result<Vec<u8>> {
-    let ops = passes::optimise(ops::from_network(generator)?);
-    let mut file = graph::encode(&ops, contract, dtype);
-    contract::seal(&mut file);
-    Ok(file)
 }
 
 /// The contract of a trained run in a given layout.
@@ -64,9 +57,11 @@ pub fn contract_of(trained: &Trained, layout: Layout) -> Contract {
 /// When onnxruntime is not found, the graph does not compute what the network computes, or `path` cannot be written.
 pub fn export(trained: &Trained, layout: Layout, dtype: Dtype, path: &Path) -> Result<Agreement> {
     let contract = contract_of(trained, layout);
-    let file = encode(&trained.generator, &contract, dtype)?;
-    let agreement = verify::verify(&trained.generator, &contract, dtype, &file)?;
-    files::write_atomic(path, &file)?;
+    let graph = passes::optimise(trained.generator.graph()?);
+    let mut encoded = model::encode(&graph, &contract, dtype);
+    contract::seal(&mut encoded.file);
+    let agreement = verify::verify(&trained.generator, &contract, dtype, &encoded)?;
+    files::write_atomic(path, &encoded.file)?;
     Ok(agreement)
 }
 
@@ -78,13 +73,13 @@ pub fn export(trained: &Trained, layout: Layout, dtype: Dtype, path: &Path) -> R
 /// When the network does not take images, onnxruntime is not found, the graph does not compute what the network computes, or
 /// `path` cannot be written.
 pub fn export_features(network: &Network, bounds: [f32; 2], metadata: BTreeMap<String, String>, path: &Path) -> Result<f32> {
-    let Some((_, Shape::Map { channels, height, width }, _)) = network.layers().next() else {
+    let Shape::Map { channels, height, width } = network.input() else {
         return Err(Error::Verification("a network for features takes images".to_string()));
     };
     let (image, dim) = ([channels, height, width], network.output().elements());
-    let mut ops = ops::from_network(network)?;
-    ops.push(ops::Op::Reshape(Shape::Flat(dim)));
-    let mut file = graph::encode_features(&passes::optimise(ops), image, dim, metadata);
+    let mut graph = network.graph()?;
+    graph.output = graph.add(Op::Reshape(Shape::Flat(dim)), &[graph.output]);
+    let mut file = model::encode_features(&passes::optimise(graph), image, dim, metadata);
     contract::seal(&mut file);
     let difference = verify::verify_features(network, image, bounds, &file)?;
     files::write_atomic(path, &file)?;

@@ -1,31 +1,37 @@
 //! Rewrites that change no value and make the graph smaller or faster.
 
-use super::ops::{Array, Op};
-use crate::shape::Shape;
+use crate::nn::graph::{Array, Graph, Node, Op, Value};
+use crate::nn::shape::Shape;
 
 /// All passes, in order.
-pub(super) fn optimise(ops: Vec<Op>) -> Vec<Op> {
-    drop_reshapes(first_layer_as_gemm(fold_affine(ops)))
+pub(super) fn optimise(mut graph: Graph) -> Graph {
+    fold_affine(&mut graph);
+    first_layer_as_gemm(&mut graph);
+    drop_reshapes(&mut graph);
+    graph
 }
 
 /// Folds an affine map into the linear operation before it. onnxruntime never folds BN into ConvTranspose
 /// (microsoft/onnxruntime#14270), so the exporter does.
-fn fold_affine(ops: Vec<Op>) -> Vec<Op> {
-    let mut folded: Vec<Op> = Vec::with_capacity(ops.len());
-    for op in ops {
-        match (folded.last_mut(), op) {
-            (Some(linear), Op::Affine { scale, shift, .. }) if is_linear(linear) => absorb(linear, &scale, &shift),
-            (_, op) => folded.push(op),
+fn fold_affine(graph: &mut Graph) {
+    let mut at = 0;
+    while at < graph.nodes.len() {
+        let Node { inputs, output, .. } = &graph.nodes[at];
+        let (input, output) = (inputs[0], *output);
+        let maker = graph.maker(input).filter(|_| graph.users(input) == 1);
+        if let (Op::Affine { scale, shift, .. }, Some(maker)) = (graph.nodes[at].op.clone(), maker)
+            && absorb(&mut graph.nodes[maker].op, &scale, &shift)
+        {
+            graph.nodes[maker].output = output;
+            graph.nodes.remove(at);
+        } else {
+            at += 1;
         }
     }
-    folded
 }
 
-fn is_linear(op: &Op) -> bool {
-    matches!(op, Op::Gemm { .. } | Op::Conv { .. } | Op::ConvTranspose { .. })
-}
-
-fn absorb(linear: &mut Op, scale: &[f32], shift: &[f32]) {
+/// Whether it is a linear operation, which then takes the affine map in.
+fn absorb(linear: &mut Op, scale: &[f32], shift: &[f32]) -> bool {
     match linear {
         // The output channel is the first axis.
         Op::Gemm { weight, bias } | Op::Conv { weight, bias, .. } => {
@@ -43,8 +49,11 @@ fn absorb(linear: &mut Op, scale: &[f32], shift: &[f32]) {
             }
             absorb_bias(bias, scale, shift);
         }
-        _ => {}
+        Op::Affine { .. } | Op::Relu | Op::LeakyRelu(_) | Op::Tanh | Op::Sigmoid | Op::Reshape(_) | Op::Categorical(_) => {
+            return false;
+        }
     }
+    true
 }
 
 fn absorb_bias(bias: &mut Option<Vec<f32>>, scale: &[f32], shift: &[f32]) {
@@ -56,20 +65,21 @@ fn absorb_bias(bias: &mut Option<Vec<f32>>, scale: &[f32], shift: &[f32]) {
 
 /// A transposed convolution of a 1×1 map is a matrix product: onnxruntime's ConvTranspose loops over the images, its Gemm
 /// does not.
-fn first_layer_as_gemm(ops: Vec<Op>) -> Vec<Op> {
-    let mut out = Vec::with_capacity(ops.len() + 1);
-    let mut single = false; // whether the activation before this op is a 1×1 map
-    for op in ops {
-        let reshaped = matches!(op, Op::Reshape(Shape::Map { height: 1, width: 1, .. }));
-        match op {
-            Op::ConvTranspose { weight, bias, window, output_padding: 0 } if single && window.padding == 0 => {
-                out.extend(as_gemm(&weight, bias, window.kernel));
-            }
-            op => out.push(op),
+fn first_layer_as_gemm(graph: &mut Graph) {
+    for at in (0..graph.nodes.len()).rev() {
+        let Node { op, inputs, output } = graph.nodes[at].clone();
+        let reshaped = graph.maker(inputs[0]).map(|maker| &graph.nodes[maker].op);
+        let is_single = matches!(reshaped, Some(Op::Reshape(Shape::Map { height: 1, width: 1, .. })));
+        let Op::ConvTranspose { weight, bias, window, output_padding: 0 } = op else { continue };
+        if !is_single || window.padding != 0 {
+            continue;
         }
-        single = reshaped;
+        let (flat, features) = (graph.value(), graph.value());
+        let [before, gemm, behind] = as_gemm(&weight, bias, window.kernel);
+        let node = |op, input, output| Node { op, inputs: vec![input], output };
+        let nodes = [node(before, inputs[0], flat), node(gemm, flat, features), node(behind, features, output)];
+        graph.nodes.splice(at..=at, nodes);
     }
-    out
 }
 
 fn as_gemm(weight: &Array, bias: Option<Vec<f32>>, kernel: usize) -> [Op; 3] {
@@ -84,35 +94,61 @@ fn as_gemm(weight: &Array, bias: Option<Vec<f32>>, kernel: usize) -> [Op; 3] {
     ]
 }
 
-/// Leaves out reshapes that another reshape follows, and those that make flat what is flat.
-fn drop_reshapes(ops: Vec<Op>) -> Vec<Op> {
-    let mut out: Vec<Op> = Vec::with_capacity(ops.len());
-    for op in ops {
-        if matches!((out.last(), &op), (Some(Op::Reshape(_)), Op::Reshape(_))) {
-            out.pop();
+/// Leaves out reshapes that only another reshape takes, and those that make flat what is flat.
+fn drop_reshapes(graph: &mut Graph) {
+    let mut at = 0;
+    while at < graph.nodes.len() {
+        let Node { op: Op::Reshape(shape), inputs, output } = graph.nodes[at].clone() else {
+            at += 1;
+            continue;
+        };
+        let before = graph
+            .maker(inputs[0])
+            .filter(|&maker| matches!(graph.nodes[maker].op, Op::Reshape(_)) && graph.users(inputs[0]) == 1);
+        if let Some(before) = before {
+            let removed = graph.nodes.remove(before);
+            at -= 1;
+            graph.nodes[at].inputs = removed.inputs;
         }
-        if !(matches!(op, Op::Reshape(Shape::Flat(_))) && makes_flat(&out)) {
-            out.push(op);
+        let input = graph.nodes[at].inputs[0];
+        if matches!(shape, Shape::Flat(_)) && is_flat(graph, input) {
+            graph.nodes.remove(at);
+            graph.replace(output, input);
+        } else {
+            at += 1;
         }
     }
-    out
 }
 
-/// Whether these operations turn latents into features rather than a map.
-fn makes_flat(ops: &[Op]) -> bool {
-    let last = ops.iter().rev().find_map(|op| match op {
-        Op::Gemm { .. } | Op::Reshape(Shape::Flat(_)) | Op::Categorical(_) => Some(true),
-        Op::Conv { .. } | Op::ConvTranspose { .. } | Op::Reshape(Shape::Map { .. }) => Some(false),
-        Op::Affine { map, .. } => Some(!map),
-        Op::Relu | Op::LeakyRelu(_) | Op::Tanh | Op::Sigmoid => None,
-    });
-    last.unwrap_or(true)
+/// Whether a value is features rather than a map. Latents are.
+fn is_flat(graph: &Graph, value: Value) -> bool {
+    let Some(maker) = graph.maker(value) else { return true };
+    match &graph.nodes[maker].op {
+        Op::Gemm { .. } | Op::Reshape(Shape::Flat(_)) | Op::Categorical(_) => true,
+        Op::Conv { .. } | Op::ConvTranspose { .. } | Op::Reshape(Shape::Map { .. }) => false,
+        Op::Affine { map, .. } => !map,
+        Op::Relu | Op::LeakyRelu(_) | Op::Tanh | Op::Sigmoid => is_flat(graph, graph.nodes[maker].inputs[0]),
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::nn::conv::Window;
+    use crate::nn::geometry::Window;
+
+    /// Operations one behind the other.
+    fn chain(ops: Vec<Op>) -> Graph {
+        let mut graph = Graph::new();
+        for op in ops {
+            let input = graph.output;
+            graph.output = graph.add(op, &[input]);
+        }
+        graph
+    }
+
+    fn optimised(ops: Vec<Op>) -> Vec<Op> {
+        optimise(chain(ops)).nodes.into_iter().map(|node| node.op).collect()
+    }
 
     fn array(dims: &[usize]) -> Array {
         Array { dims: dims.to_vec(), values: (0..dims.iter().product::<usize>()).map(|i| i as f32).collect() }
@@ -127,7 +163,7 @@ mod tests {
             Op::Affine { scale: vec![10.0, 1.0], shift: vec![0.5, -0.5], map: true },
             Op::Relu,
         ];
-        let ops = optimise(head);
+        let ops = optimised(head);
         let [Op::Gemm { weight, bias: Some(bias) }, Op::Reshape(shape), Op::Relu] = ops.as_slice() else {
             panic!("unexpected {ops:?}");
         };
@@ -142,6 +178,19 @@ mod tests {
     #[test]
     fn an_affine_map_behind_an_activation_stays() {
         let affine = Op::Affine { scale: vec![2.0], shift: vec![1.0], map: true };
-        assert_eq!(optimise(vec![Op::Relu, affine.clone()]), [Op::Relu, affine]);
+        assert_eq!(optimised(vec![Op::Relu, affine.clone()]), [Op::Relu, affine]);
+    }
+
+    #[test]
+    fn what_two_operations_take_is_not_folded() {
+        let window = Window { kernel: 1, stride: 1, padding: 0 };
+        let mut graph = Graph::new();
+        let conv = graph.add(Op::Conv { weight: array(&[1, 1, 1, 1]), bias: None, window }, &[graph.input]);
+        let scaled = graph.add(Op::Affine { scale: vec![2.0], shift: vec![1.0], map: true }, &[conv]);
+        graph.output = graph.add(Op::Tanh, &[scaled]);
+        assert_eq!(optimise(graph.clone()).nodes.len(), 2);
+        // A second taker of the convolution's result.
+        graph.add(Op::Relu, &[conv]);
+        assert_eq!(optimise(graph.clone()), graph);
     }
 }

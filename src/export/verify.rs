@@ -8,14 +8,15 @@ use ort::environment::Environment;
 use ort::session::Session;
 use prost::Message;
 
-use super::{Dtype, encode};
+use super::Dtype;
+use super::model::{Encoded, cut};
 use crate::contract::{self, Contract, Layout};
 use crate::error::{Error, Result};
 use crate::image::Images;
 use crate::infer::runtime;
+use crate::nn::shape::Shape;
 use crate::nn::{Network, Pass, channels_first, channels_last};
 use crate::random::{Purpose, Stream};
-use crate::shape::Shape;
 
 /// The batch sizes it must agree at: one, some, and an odd number.
 const BATCHES: [usize; 3] = [1, 2, 7];
@@ -35,28 +36,30 @@ pub struct Agreement {
     pub candle_onnx: bool,
 }
 
-/// Compares `file` with the network, at several batch sizes, in onnxruntime, and in candle-onnx where that has the ops.
-pub(super) fn verify(generator: &Network, contract: &Contract, dtype: Dtype, file: &[u8]) -> Result<Agreement> {
+/// Compares a model with the network, at several batch sizes, in onnxruntime, and in candle-onnx where that has the ops. The network's
+/// own values are read from the very graph that makes the pixels.
+pub(super) fn verify(generator: &Network, contract: &Contract, dtype: Dtype, encoded: &Encoded) -> Result<Agreement> {
+    let Encoded { file, raw } = encoded;
     contract::check_seal("the exported file", file)?;
     let environment = runtime::environment()?;
-    let raw_contract = Contract { layout: Layout::NchwF32, ..contract.clone() };
-    let raw_file = encode(generator, &raw_contract, dtype)?;
-    let (mut pixels, mut raw) = (session(environment, file)?, session(environment, &raw_file)?);
+    let undecoded = |e: prost::DecodeError| Error::Verification(format!("its bytes cannot be decoded: {e}"));
+    let part = cut(ModelProto::decode(file.as_slice()).map_err(undecoded)?, raw);
+    let (mut pixels, mut values_of) = (session(environment, file)?, session(environment, &part.encode_to_vec())?);
     check_metadata(&pixels, contract)?;
-    let evaluated = candle_onnx_model(&raw_file, dtype)?;
+    let evaluated = candle_knows(&part, dtype).then_some(&part);
 
     let mut agreement = Agreement { candle_onnx: evaluated.is_some(), ..Agreement::default() };
     for n in BATCHES {
         let z = contract.latent.rows(contract.seed, 0, n);
         let expected = forward(generator, contract, &z, n)?;
-        let values = run::<f32>(&mut raw, &z, contract, n)?;
+        let values = run::<f32>(&mut values_of, raw, &z, contract, n)?;
         agreement.values = larger(agreement.values, largest_difference(&expected, &values)?);
-        if let Some(model) = &evaluated {
-            let values = run_candle_onnx(model, &z, contract, n)?;
+        if let Some(model) = evaluated {
+            let values = run_candle_onnx(model, raw, &z, contract, n)?;
             agreement.values = larger(agreement.values, largest_difference(&expected, &values)?);
         }
         if contract.layout != Layout::NchwF32 {
-            let made = run::<u8>(&mut pixels, &z, contract, n)?;
+            let made = run::<u8>(&mut pixels, contract::OUTPUT, &z, contract, n)?;
             let difference = pixel_difference(contract, &expected, &made, n);
             agreement.pixels = Some(agreement.pixels.unwrap_or(0).max(difference));
         }
@@ -130,30 +133,27 @@ fn forward(generator: &Network, contract: &Contract, z: &[f32], n: usize) -> Res
 
 fn run<T: ort::value::PrimitiveTensorElementType + Clone>(
     session: &mut Session,
+    output: &str,
     z: &[f32],
     contract: &Contract,
     n: usize,
 ) -> Result<Vec<T>> {
     let input = ort::value::Tensor::from_array(([n, contract.latent.size], z.to_vec()))?;
     let outputs = session.run(ort::inputs![contract::INPUT => input])?;
-    let (_, values) = outputs[contract::OUTPUT].try_extract_tensor::<T>()?;
+    let (_, values) = outputs[output].try_extract_tensor::<T>()?;
     Ok(values.to_vec())
 }
 
-/// The graph for candle-onnx; `None` if it has an op that candle-onnx lacks. Its Gemm computes in f32 only.
-fn candle_onnx_model(file: &[u8], dtype: Dtype) -> Result<Option<ModelProto>> {
-    let model = ModelProto::decode(file).map_err(|e| Error::Verification(format!("its bytes cannot be decoded: {e}")))?;
+/// Whether candle-onnx has all operations of a model. Its Gemm computes in f32 only.
+fn candle_knows(model: &ModelProto, dtype: Dtype) -> bool {
     let nodes = model.graph.iter().flat_map(|graph| &graph.node);
-    let known = dtype == Dtype::F32 && nodes.into_iter().all(|node| node.op_type != "ConvTranspose");
-    Ok(known.then_some(model))
+    dtype == Dtype::F32 && nodes.into_iter().all(|node| node.op_type != "ConvTranspose")
 }
 
-fn run_candle_onnx(model: &ModelProto, z: &[f32], contract: &Contract, n: usize) -> Result<Vec<f32>> {
+fn run_candle_onnx(model: &ModelProto, output: &str, z: &[f32], contract: &Contract, n: usize) -> Result<Vec<f32>> {
     let z = Tensor::from_slice(z, (n, contract.latent.size), &Device::Cpu)?;
     let mut outputs = candle_onnx::simple_eval(model, HashMap::from([(contract::INPUT.to_string(), z)]))?;
-    let image = outputs
-        .remove(contract::OUTPUT)
-        .ok_or_else(|| Error::Verification("candle-onnx found no output 'image'".to_string()))?;
+    let image = outputs.remove(output).ok_or_else(|| Error::Verification(format!("candle-onnx found no output '{output}'")))?;
     Ok(image.flatten_all()?.to_vec1()?)
 }
 

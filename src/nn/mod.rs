@@ -1,20 +1,43 @@
-//! Networks as lists of layers, on candle tensors; f32 for training, f64 where tests want exact numbers.
+//! Networks on candle tensors; f32 for training, f64 where tests want exact numbers.
+//!
+//! From below: plain types (`geometry`, `activation`, `statistics`, `rule`, `shape`, `graph`), the kernels of each kind of device
+//! (`cpu`, `cuda`), operations that run on either (`conv`, `elementwise`, `norm`, `by_image`, `spectral`, `update`), the kinds of
+//! layers (`layers`), and networks of them (`network`).
 
+// Plain types.
 pub mod activation;
-mod by_image;
-pub mod conv;
+pub mod geometry;
+pub(crate) mod graph;
+pub mod in_place;
+pub mod precision;
+pub(crate) mod rule;
+pub mod shape;
+pub mod statistics;
+
+// Kernels.
 pub(crate) mod cpu;
 #[cfg(feature = "cuda")]
 pub(crate) mod cuda;
-#[cfg(feature = "cuda")]
-mod cudnn;
 pub mod device;
-mod direct;
-mod input_gradient;
-pub mod network;
-pub mod norm;
-mod spectral;
-mod winograd;
 
-pub(crate) use network::chosen;
-pub use network::{Network, Parameter, Pass, Role, Trace, Wanted, channels_first, channels_last};
+// Operations.
+mod by_image;
+pub mod conv;
+pub mod elementwise;
+pub mod norm;
+mod order;
+mod spectral;
+pub mod update;
+
+// Networks.
+pub mod init;
+pub mod layers;
+pub mod network;
+
+pub use device::Place;
+pub use init::{Parameter, Role};
+pub(crate) use layers::chosen;
+pub use layers::{LayerSpec, Pass, Wanted};
+pub use network::{Network, Trace};
+pub use order::{channels_first, channels_last};
+pub use shape::Shape;

@@ -5,39 +5,15 @@
 //! number of threads.
 
 use candle_core::{D, Result, Tensor, bail};
-use rayon::prelude::*;
 
 use super::activation::Activation;
-use super::by_image::{self, Line};
-use super::cpu::{self, Float, TASK, View, column_sums, edit, filled, for_float, vectorised};
+use super::by_image;
+use super::cpu::{self, for_float};
 #[cfg(feature = "cuda")]
 use super::cuda;
-use super::device::{check_operands, on_device};
-
-/// Added to every variance.
-pub const EPS: f64 = 1e-5;
-/// The weight of the newest batch in the running statistics.
-pub const MOMENTUM: f64 = 0.1;
-
-/// What batch normalisation makes of `x`, and the statistics of the batch by channel, each `[c]`.
-pub struct BatchNormalised {
-    /// `act((x − mean) / √(var + ε) · weight + bias)`, shaped as `x`.
-    pub y: Tensor,
-    /// Mean.
-    pub mean: Tensor,
-    /// Biased variance.
-    pub var: Tensor,
-}
-
-/// Gradients of batch normalisation, to its three arguments.
-pub struct BatchNormGradients {
-    /// To `x`.
-    pub x: Tensor,
-    /// To the weight, `[c]`.
-    pub weight: Tensor,
-    /// To the bias, `[c]`.
-    pub bias: Tensor,
-}
+use super::device::on_device;
+use super::in_place::{self, InPlace};
+use super::statistics::{BatchNormGradients, BatchNormalised, EPS, LayerNormalised, Line};
 
 /// Batch normalisation with the batch's own statistics (arXiv 1502.03167) and an activation behind it; `x` is `[n, c]` or
 /// `[n, h, w, c]`. Off the tape: [`batch_norm_grad`] is its gradient.
@@ -49,8 +25,8 @@ pub fn batch_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, act: Activation) -
     check(x, bias)?;
     on_device!(
         x.device(),
-        cpu: for_float!(x.dtype(), T => batch_norm_cpu::<T>(x, weight, bias, act)),
-        cuda: cuda::batch_norm(x, weight, bias, act)
+        cpu: for_float!(x.dtype(), T => cpu::norm::batch_norm::<T>(x, weight, bias, act)),
+        cuda: cuda::norm::batch_norm(x, weight, bias, act)
     )
 }
 
@@ -67,11 +43,11 @@ pub fn batch_norm_grad(
     dy: Tensor,
 ) -> Result<BatchNormGradients> {
     [weight, &made.mean, &made.var].into_iter().try_for_each(|parameter| check(x, parameter))?;
-    check_operands(&[&dy], &[x, &made.y, weight, &made.mean, &made.var])?;
+    in_place::check(&[InPlace::of(&dy)], &[x, &made.y, weight, &made.mean, &made.var])?;
     on_device!(
         dy.device(),
-        cpu: for_float!(x.dtype(), T => batch_norm_grad_cpu::<T>(x, weight, made, act, dy)),
-        cuda: cuda::batch_norm_grad(x, weight, made, act, dy)
+        cpu: for_float!(x.dtype(), T => cpu::norm::batch_norm_grad::<T>(x, weight, made, act, dy)),
+        cuda: cuda::norm::batch_norm_grad(x, weight, made, act, dy)
     )
 }
 
@@ -85,19 +61,9 @@ pub fn batch_norm_fixed(x: &Tensor, weight: &Tensor, bias: &Tensor, mean: &Tenso
     x.broadcast_mul(&scale)?.broadcast_add(&shift)
 }
 
-/// What layer normalisation makes of `x`, and the statistics by image.
-pub struct LayerNormalised {
-    /// `act((x − mean) / √(var + ε) · weight + bias)`, shaped as `x`.
-    pub y: Tensor,
-    /// Mean, `[n, 1]`.
-    pub mean: Tensor,
-    /// `1 / √(var + ε)` with the biased variance, `[n, 1]`.
-    pub inverse: Tensor,
-}
-
 /// Layer normalisation over all but the batch, with gain and offset by channel (arXiv 1607.06450; the form of the WGAN-GP
 /// authors' critics, PyTorch's `GroupNorm(1, c)`), and an activation behind it; `x` is `[n, c]` or `[n, h, w, c]`. Off the
-/// tape: [`Normalised::pull`] is its gradient.
+/// tape: [`Normalised::vjp`] is its gradient.
 ///
 /// # Errors
 /// When the shapes do not fit, or the type is neither f32 nor f64.
@@ -129,7 +95,7 @@ pub struct Moved {
 }
 
 impl Moved {
-    /// The gradients to weight and bias, `[c]`, if it was `dy` that was pulled.
+    /// The gradients to weight and bias, `[c]`, if it was [`Normalised::vjp`] that moved it.
     ///
     /// # Errors
     /// When the device is out of memory.
@@ -152,14 +118,14 @@ impl Normalised {
     ///
     /// # Errors
     /// When the shapes do not fit, or `dy` shares its memory with another argument.
-    pub fn pull(&self, x: &Tensor, weight: &Tensor, act: Activation, dy: Tensor) -> Result<Moved> {
+    pub fn vjp(&self, x: &Tensor, weight: &Tensor, act: Activation, dy: Tensor) -> Result<Moved> {
         match self {
             Self::Batch(made) => {
                 let BatchNormGradients { x: g, weight, bias } = batch_norm_grad(x, weight, made, act, dy)?;
                 Ok(Moved { g, sums: [bias.unsqueeze(0)?, weight.unsqueeze(0)?] })
             }
             Self::Layer(made) => {
-                act.grad(&made.y, &dy)?;
+                act.grad(&made.y, InPlace::of(&dy))?;
                 made.moved(x, &dy, weight, &weight.ones_like()?)
             }
         }
@@ -169,16 +135,16 @@ impl Normalised {
     ///
     /// # Errors
     /// When the shapes do not fit.
-    pub fn push(&self, x: &Tensor, weight: &Tensor, dx: &Tensor) -> Result<Moved> {
+    pub fn jvp(&self, x: &Tensor, weight: &Tensor, dx: &Tensor) -> Result<Moved> {
         match self {
             // One channel has one γ and one σ: the Jacobian is symmetric.
-            Self::Batch(_) => self.pull(x, weight, Activation::None, dx.copy()?),
+            Self::Batch(_) => self.vjp(x, weight, Activation::None, dx.copy()?),
             Self::Layer(made) => made.moved(x, dx, &weight.ones_like()?, weight),
         }
     }
 
     /// The gradients to x, weight and bias of `⟨a, J b⟩ + ⟨z̄, γ x̂ + β⟩`, where J is the Jacobian and `a`, `b` and z̄ (nothing if it
-    /// is 0) are constant; `a` and `b` come with the sums of their pull and push.
+    /// is 0) are constant; `a` and `b` come with the sums of their [`Self::vjp`] and [`Self::jvp`].
     ///
     /// With `A = mean(γ a b) − mean(γ a) mean(b) − α κ`, `α = mean(γ a x̂)` and `κ = mean(b x̂)`, the first term is m/σ · A, m being the
     /// number of values normalised together. To x̂ its gradient is `−(κ γ a + α b)/σ`, to σ `−m A/σ²`, and `∂σ/∂x = x̂/m`:
@@ -257,7 +223,7 @@ fn total(sums: &Tensor) -> Result<Tensor> {
 }
 
 fn check(x: &Tensor, parameter: &Tensor) -> Result<()> {
-    cpu::check_type(x)?;
+    cpu::float::check_type(x)?;
     let (dims, expected) = (x.dims(), x.dim(D::Minus1)?);
     if !matches!(dims.len(), 2 | 4) || x.elem_count() == 0 {
         bail!("norm: expected values as [n, c] or [n, h, w, c], got {dims:?}");
@@ -266,135 +232,4 @@ fn check(x: &Tensor, parameter: &Tensor) -> Result<()> {
         bail!("norm: {expected} channels of {:?}, but a parameter of {parameter:?}", x.dtype());
     }
     Ok(())
-}
-
-/// Rows a task of the passes below handles.
-fn task_rows(c: usize) -> usize {
-    (TASK / c).max(1)
-}
-
-fn statistics<T: Float>(x: &[T], c: usize) -> [Vec<f64>; 2] {
-    let (rows, count) = (x.len() / c, (x.len() / c) as f64);
-    let sums = column_sums(rows, c, 1, |rows, sums: &mut [T]| {
-        vectorised(|| {
-            for x in x[rows.start * c..rows.end * c].chunks_exact(c) {
-                for (sum, &x) in sums.iter_mut().zip(x) {
-                    *sum += x;
-                }
-            }
-        });
-    });
-    let mean: Vec<f64> = sums.iter().map(|sum| sum / count).collect();
-    let centre: Vec<T> = mean.iter().map(|&mean| T::from_f64(mean)).collect();
-    let squares = column_sums(rows, c, 1, |rows, sums: &mut [T]| {
-        vectorised(|| {
-            for x in x[rows.start * c..rows.end * c].chunks_exact(c) {
-                for ((sum, &x), &centre) in sums.iter_mut().zip(x).zip(&centre) {
-                    *sum += (x - centre) * (x - centre);
-                }
-            }
-        });
-    });
-    [mean, squares.iter().map(|sum| sum / count).collect()]
-}
-
-fn batch_norm_cpu<T: Float>(x: &Tensor, weight: &Tensor, bias: &Tensor, act: Activation) -> Result<BatchNormalised> {
-    let x = x.contiguous()?;
-    let (vx, vw, vb) = (View::of(&x), View::of(weight), View::of(bias));
-    let (values, weight, bias) = (vx.slice::<T>()?, vw.slice::<T>()?, vb.slice::<T>()?);
-    let c = weight.len();
-    let [mean, var] = statistics(values, c);
-    let typed = |values: &[f64]| values.iter().map(|&value| T::from_f64(value)).collect::<Vec<T>>();
-    let scale: Vec<T> = weight.iter().zip(&var).map(|(w, var)| T::from_f64(w.to_f64() / (var + EPS).sqrt())).collect();
-    // (x − mean) first: a shift of −mean · scale would cancel badly.
-    let centre = typed(&mean);
-    let y = filled(values.len(), |y| {
-        let tasks = y.par_chunks_mut(task_rows(c) * c).zip(values.par_chunks(task_rows(c) * c));
-        tasks.for_each(|(y, x)| {
-            vectorised(|| {
-                for (y, x) in y.chunks_exact_mut(c).zip(x.chunks_exact(c)) {
-                    let parameters = centre.iter().zip(&scale).zip(bias);
-                    for ((y, &x), ((&centre, &scale), &bias)) in y.iter_mut().zip(x).zip(parameters) {
-                        *y = (x - centre) * scale + bias;
-                    }
-                }
-                act.apply_values(y);
-            });
-        });
-    });
-    let channels = |values: &[f64]| Tensor::from_vec(typed(values), c, x.device());
-    Ok(BatchNormalised { y: Tensor::from_vec(y, x.shape(), x.device())?, mean: channels(&mean)?, var: channels(&var)? })
-}
-
-fn batch_norm_grad_cpu<T: Float>(
-    x: &Tensor,
-    weight: &Tensor,
-    made: &BatchNormalised,
-    act: Activation,
-    dy: Tensor,
-) -> Result<BatchNormGradients> {
-    let x = x.contiguous()?;
-    let (vx, vy, vw) = (View::of(&x), View::of(&made.y), View::of(weight));
-    let (vmean, vvar) = (View::of(&made.mean), View::of(&made.var));
-    let (x, y, weight) = (vx.slice::<T>()?, vy.slice::<T>()?, vw.slice::<T>()?);
-    let (mean, var) = (vmean.slice::<T>()?, vvar.slice::<T>()?);
-    let c = weight.len();
-    if dy.elem_count() != x.len() || y.len() != x.len() {
-        bail!("batch_norm: a gradient of {:?} for {} values", dy.dims(), x.len());
-    }
-    let inverse: Vec<f64> = var.iter().map(|var| 1.0 / (var.to_f64() + EPS).sqrt()).collect();
-    let count = (x.len() / c) as f64;
-    let mut sums = Vec::new();
-    edit::<T>(&dy, |dy| {
-        sums = gradient_sums(x, y, dy, mean, act);
-        let (to_bias, to_weight) = sums.split_at_mut(c);
-        to_weight.iter_mut().zip(&inverse).for_each(|(sum, inverse)| *sum *= inverse);
-        let by_channel = |of: &dyn Fn(usize) -> f64| (0..c).map(|i| T::from_f64(of(i))).collect::<Vec<T>>();
-        let scale = by_channel(&|i| weight[i].to_f64() * inverse[i]);
-        let mean_dz = by_channel(&|i| to_bias[i] / count);
-        let per_x = by_channel(&|i| to_weight[i] / count * inverse[i]);
-        let tasks = dy.par_chunks_mut(task_rows(c) * c).zip(x.par_chunks(task_rows(c) * c));
-        tasks.for_each(|(dz, x)| {
-            vectorised(|| {
-                for (dz, x) in dz.chunks_exact_mut(c).zip(x.chunks_exact(c)) {
-                    let parameters = mean.iter().zip(&scale).zip(mean_dz.iter().zip(&per_x));
-                    for ((dz, &x), ((&mean, &scale), (&mean_dz, &per_x))) in dz.iter_mut().zip(x).zip(parameters) {
-                        *dz = scale * (*dz - mean_dz - (x - mean) * per_x);
-                    }
-                }
-            });
-        });
-        Ok(())
-    })?;
-    let channels = |sums: &[f64]| {
-        let values: Vec<T> = sums.iter().map(|&sum| T::from_f64(sum)).collect();
-        Tensor::from_vec(values, c, dy.device())
-    };
-    Ok(BatchNormGradients { weight: channels(&sums[c..])?, bias: channels(&sums[..c])?, x: dy })
-}
-
-/// Turns dy into dz, and sums dz and dz · (x − mean) by channel.
-fn gradient_sums<T: Float>(x: &[T], y: &[T], dy: &mut [T], mean: &[T], act: Activation) -> Vec<f64> {
-    let c = mean.len();
-    let rows = task_rows(c).min(64);
-    let parts: Vec<Vec<T>> = dy
-        .par_chunks_mut(rows * c)
-        .zip(x.par_chunks(rows * c).zip(y.par_chunks(rows * c)))
-        .map(|(dy, (x, y))| {
-            let mut sums = vec![T::default(); 2 * c];
-            vectorised(|| {
-                act.grad_values(y, dy);
-                let (of_dz, of_dz_x) = sums.split_at_mut(c);
-                for (dz, x) in dy.chunks_exact(c).zip(x.chunks_exact(c)) {
-                    let sums = of_dz.iter_mut().zip(of_dz_x.iter_mut());
-                    for ((&dz, (&x, &mean)), (to_bias, to_weight)) in dz.iter().zip(x.iter().zip(mean)).zip(sums) {
-                        *to_bias += dz;
-                        *to_weight += dz * (x - mean);
-                    }
-                }
-            });
-            sums
-        })
-        .collect();
-    cpu::total(parts, 2 * c)
 }

@@ -3,7 +3,10 @@
 
 use candle_core::{Result, Tensor, Var};
 
-use super::conv::{Window, conv, conv_input_grad};
+use super::conv::{conv, conv_input_grad};
+use super::device::on_device;
+use super::geometry::Window;
+use crate::nn::precision::Precision;
 
 /// The least norm that a vector is divided by.
 const EPS: f64 = 1e-12;
@@ -43,24 +46,24 @@ fn unit(x: &Tensor) -> Result<Tensor> {
     x.broadcast_div(&x.sqr()?.sum_all()?.sqrt()?.maximum(EPS)?)
 }
 
-/// W v. On the CPU our own product: candle's may depend on the number of threads. On a GPU candle's: ours may be of less
-/// precision there.
+/// W v. On the CPU our own product: candle's may depend on the number of threads.
 fn times(matrix: &Tensor, v: &Tensor) -> Result<Tensor> {
     let (out, rest) = matrix.dims2()?;
-    match matrix.device().is_cpu() {
-        true => conv(&v.reshape((1, 1, 1, rest))?, &matrix.reshape((out, rest, 1, 1))?, Window::POINT)?.reshape(out),
-        false => matrix.matmul(&v.reshape((rest, 1))?)?.reshape(out),
-    }
+    let kernels = matrix.reshape((out, rest, 1, 1))?;
+    on_device!(
+        matrix.device(),
+        cpu: conv(&v.reshape((1, 1, 1, rest))?, &kernels, Window::POINT, Precision::F32)?.reshape(out),
+        cuda: matrix.matmul(&v.reshape((rest, 1))?)?.reshape(out)
+    )
 }
 
 /// Wᵀ u
 fn transposed_times(matrix: &Tensor, u: &Tensor) -> Result<Tensor> {
     let (out, rest) = matrix.dims2()?;
-    match matrix.device().is_cpu() {
-        true => {
-            let kernels = matrix.reshape((out, rest, 1, 1))?;
-            conv_input_grad(&u.reshape((1, 1, 1, out))?, &kernels, Window::POINT, (1, 1))?.reshape(rest)
-        }
-        false => u.reshape((1, out))?.matmul(matrix)?.reshape(rest),
-    }
+    let kernels = matrix.reshape((out, rest, 1, 1))?;
+    on_device!(
+        matrix.device(),
+        cpu: conv_input_grad(&u.reshape((1, 1, 1, out))?, &kernels, Window::POINT, (1, 1), Precision::F32)?.reshape(rest),
+        cuda: u.reshape((1, out))?.matmul(matrix)?.reshape(rest)
+    )
 }

@@ -4,13 +4,13 @@ use candle_core::{Device, Tensor};
 use rayon::prelude::*;
 
 use super::count::Shift;
+#[cfg(feature = "cuda")]
+use super::pixels::Pixels;
 use crate::config::TrainConfig;
+use crate::config::schedule::{Schedule, Span};
 use crate::data::Dataset;
 use crate::error::{Error, Result};
-#[cfg(feature = "cuda")]
-use crate::nn::cuda::Pixels;
 use crate::random::{Purpose, Stream};
-use crate::schedule::{Schedule, Span};
 
 /// Images with their classes.
 #[derive(Debug, Clone)]

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::schedule::{Schedule, Span};
+use crate::config::schedule::{Schedule, Span};
 
 /// What is added to the numbers of a run's steps and images, so that what follows from them (the place in the data, the end, the
 /// learning rates) goes on from where the run is, as if it had always had the batches and the rhythm that it has now. All zero in a run in

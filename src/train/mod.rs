@@ -7,6 +7,8 @@ mod count;
 mod curves;
 mod gif;
 pub mod init;
+#[cfg(feature = "cuda")]
+mod pixels;
 mod pth;
 pub mod report;
 mod run;
@@ -22,16 +24,15 @@ use std::time::Instant;
 
 use candle_core::{DType, Device, Tensor};
 
+use crate::config::schedule::Rates;
 use crate::config::{LossConfig, Span, TrainConfig};
 use crate::contract::Weights;
 use crate::data::Dataset;
 use crate::error::{Error, Result};
 use crate::files;
 use crate::image::{self, Images};
-use crate::nn::{Network, Pass, Role, channels_first};
+use crate::nn::{Network, Pass, Place, Role, Shape, channels_first};
 use crate::progress::Progress;
-use crate::schedule::Rates;
-use crate::shape::Shape;
 use crate::text;
 
 pub use batches::{Batch, Batches};
@@ -496,7 +497,7 @@ pub fn sample(generator: &Network, config: &TrainConfig, latents: &Tensor) -> Re
 /// When the device is out of memory.
 pub fn generator_network(config: &TrainConfig, device: &Device, dtype: DType) -> Result<Network> {
     let input = Shape::Flat(config.latent.size);
-    Network::new(&config.generator.layers, input, &config.init, Role::Generator, config.seed, device, dtype)
+    Network::new(&config.generator.layers, input, &config.init, Role::Generator, config.seed, &place(config, device, dtype))
 }
 
 /// The critic of a config at its beginning.
@@ -504,7 +505,18 @@ pub fn generator_network(config: &TrainConfig, device: &Device, dtype: DType) ->
 /// # Errors
 /// When the device is out of memory.
 pub fn critic_network(config: &TrainConfig, device: &Device, dtype: DType) -> Result<Network> {
-    Network::new(&config.critic.layers, config.image_shape(), &config.init, Role::Critic, config.seed, device, dtype)
+    Network::new(
+        &config.critic.layers,
+        config.image_shape(),
+        &config.init,
+        Role::Critic,
+        config.seed,
+        &place(config, device, dtype),
+    )
+}
+
+fn place(config: &TrainConfig, device: &Device, dtype: DType) -> Place {
+    Place { device: device.clone(), dtype, precision: config.schedule.precision }
 }
 
 /// A trained generator as a run folder's latest checkpoint holds it.

@@ -12,14 +12,15 @@ use crate::config::{GeneratorLatents, LossConfig, PenaltyConfig, TrainConfig};
 use crate::ema::Ema;
 use crate::error::{Error, Result};
 use crate::loss::top_k;
-use crate::nn::activation::blend;
+use crate::nn::Shape;
 use crate::nn::cpu::on_pool;
-use crate::nn::device::set_precision;
+use crate::nn::device::check_precision;
+use crate::nn::in_place::InPlace;
+use crate::nn::update::{clamp, lerp};
 use crate::nn::{Network, Pass, Trace, Wanted, channels_first, channels_last, chosen};
-use crate::optim::{self, Optimizer};
+use crate::optim::Optimizer;
 use crate::penalty::{self, Penalty};
 use crate::random::Purpose;
-use crate::shape::Shape;
 
 /// Both networks with their optimisers, after `step` generator steps.
 pub struct Trainer {
@@ -100,13 +101,12 @@ struct Sums {
 }
 
 impl Trainer {
-    /// Both networks at their beginning. Tests train in f64, the programs in f32. Sets the device's precision to the config's:
-    /// trainers that share a GPU must agree on it.
+    /// Both networks at their beginning. Tests train in f64, the programs in f32.
     ///
     /// # Errors
     /// When the device is out of memory, or does not know the config's precision.
     pub fn new(config: &TrainConfig, device: &Device, dtype: DType) -> Result<Self> {
-        set_precision(device, config.schedule.precision)?;
+        check_precision(device, config.schedule.precision)?;
         let generator = generator_network(config, device, dtype)?;
         let critic = critic_network(config, device, dtype)?;
         let decay = config.schedule.ema_decay;
@@ -324,7 +324,7 @@ impl Trainer {
     pub(super) fn as_images(&self, values: &Tensor) -> Result<Tensor> {
         match values.rank() {
             4 => Ok(values.clone()),
-            _ => channels_last(values, self.config.image_shape(), values.dim(0)?),
+            _ => Ok(channels_last(values, self.config.image_shape(), values.dim(0)?)?),
         }
     }
 
@@ -399,7 +399,7 @@ impl Trainer {
     fn clip_critic(&self) -> Result<()> {
         if let LossConfig::Wgan { clip: Some(clip), .. } = self.config.loss {
             let parameters: Vec<Tensor> = self.critic.trainable().map(|parameter| parameter.var.as_detached_tensor()).collect();
-            optim::clamp(&parameters, clip)?;
+            clamp(&parameters.iter().map(InPlace::of).collect::<Vec<_>>(), clip)?;
         }
         Ok(())
     }
@@ -431,7 +431,7 @@ fn norm(gradients: &[Tensor]) -> Result<Tensor> {
 
 /// `to ← to + from`, tensor by tensor.
 fn add(to: &[Tensor], from: &[Tensor]) -> Result<()> {
-    Ok(blend(&to.iter().zip(from).collect::<Vec<_>>(), 1.0, 1.0)?)
+    Ok(lerp(&to.iter().map(InPlace::of).zip(from).collect::<Vec<_>>(), 1.0, 1.0)?)
 }
 
 impl Sums {

@@ -7,7 +7,9 @@ use ganforge::config::{
 use ganforge::error::Error;
 use ganforge::image::Range;
 use ganforge::latent::{Latent, Law};
-use ganforge::shape::{LayerSpec, Shape, output_shape};
+use ganforge::nn::layers::output_shape;
+use ganforge::nn::layers::{Conv, ConvTranspose, Linear};
+use ganforge::nn::{LayerSpec, Shape};
 use proptest::prelude::*;
 
 fn preset(name: &str) -> TrainConfig {
@@ -31,15 +33,15 @@ fn every_preset_survives_toml() {
 
 /// Short forms for the layer lists below.
 fn linear(out: usize) -> LayerSpec {
-    LayerSpec::Linear { out, bias: true, spectral: false }
+    LayerSpec::Linear(Linear { out, bias: true, spectral: false })
 }
 
 fn conv(out: usize, [kernel, stride, padding]: [usize; 3], bias: bool) -> LayerSpec {
-    LayerSpec::Conv { out, kernel, stride, padding, bias, spectral: false }
+    LayerSpec::Conv(Conv { out, kernel, stride, padding, bias, spectral: false })
 }
 
 fn up(out: usize, [kernel, stride, padding]: [usize; 3], bias: bool) -> LayerSpec {
-    LayerSpec::ConvTranspose { out, kernel, stride, padding, output_padding: 0, bias }
+    LayerSpec::ConvTranspose(ConvTranspose { out, kernel, stride, padding, output_padding: 0, bias })
 }
 
 /// A list of layers with what follows each of them.
@@ -129,9 +131,10 @@ fn wgan_anime_is_as_published() {
         },
     };
     let config = check("wgan-anime", &facts);
-    let up = |out, bias| LayerSpec::ConvTranspose { out, kernel: 3, stride: 2, padding: 1, output_padding: 1, bias };
+    let up =
+        |out, bias| LayerSpec::ConvTranspose(ConvTranspose { out, kernel: 3, stride: 2, padding: 1, output_padding: 1, bias });
     let generator = chain(&[
-        (LayerSpec::Linear { out: 16_384, bias: false, spectral: false }, NORM_RELU),
+        (LayerSpec::Linear(Linear { out: 16_384, bias: false, spectral: false }), NORM_RELU),
         (LayerSpec::Reshape([1024, 4, 4]), &[]),
         (up(512, false), NORM_RELU),
         (up(256, false), NORM_RELU),
@@ -286,7 +289,7 @@ fn a_critics_norm_can_be_chosen() {
     let norms = |layers: &[LayerSpec], norm: LayerSpec| layers.iter().filter(|layer| **layer == norm).count();
     assert_eq!([norms(&with("layer"), LayerSpec::LayerNorm), norms(&with("layer"), LayerSpec::BatchNorm)], [4, 0]);
     let spectral = with("spectral");
-    let all = |wanted: bool| move |layer: &&LayerSpec| matches!(layer, LayerSpec::Conv { spectral, .. } if *spectral == wanted);
+    let all = |wanted: bool| move |layer: &&LayerSpec| matches!(layer, LayerSpec::Conv(conv) if conv.spectral == wanted);
     assert_eq!([spectral.iter().filter(all(true)).count(), spectral.iter().filter(all(false)).count()], [5, 0]);
     assert_eq!(norms(&spectral, LayerSpec::BatchNorm), 0);
     assert_eq!(with("none"), preset("wgan-gp-anime").critic.layers);
@@ -305,7 +308,8 @@ fn a_critics_norm_can_be_chosen() {
 /// The pair of the 64-pixel DCGANs: generator and critic.
 fn dcgan_64() -> [Vec<LayerSpec>; 2] {
     let (up, down) = (|out| up(out, [4, 2, 1], false), |out| conv(out, [4, 2, 1], false));
-    let first = LayerSpec::ConvTranspose { out: 512, kernel: 4, stride: 1, padding: 0, output_padding: 0, bias: false };
+    let first =
+        LayerSpec::ConvTranspose(ConvTranspose { out: 512, kernel: 4, stride: 1, padding: 0, output_padding: 0, bias: false });
     let generator = [
         (LayerSpec::Reshape([100, 1, 1]), &[][..]),
         (first, NORM_RELU),
@@ -563,7 +567,9 @@ fn networks_are_rewritten_for_classes() {
         assert_eq!(config.generator.layers.remove(0), LayerSpec::Categorical(7), "{name}");
         assert_eq!(config.generator, plain.generator, "{name}");
         match config.critic.layers.last_mut().unwrap() {
-            LayerSpec::Linear { out, .. } | LayerSpec::Conv { out, .. } => assert_eq!(std::mem::replace(out, 1), 7, "{name}"),
+            LayerSpec::Linear(Linear { out, .. }) | LayerSpec::Conv(Conv { out, .. }) => {
+                assert_eq!(std::mem::replace(out, 1), 7, "{name}")
+            }
             other => panic!("{name}: {other:?}"),
         }
         assert_eq!(config.critic, plain.critic, "{name}");

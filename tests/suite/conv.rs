@@ -1,9 +1,15 @@
 //! The CPU operations of our own against naive loops, finite differences, single precision and other numbers of threads.
 
-use candle_core::{DType, Device, Tensor, Var};
-use ganforge::nn::activation::{Activation, add_bias_activate, bias_grad, blend, multiply, swap_axes};
-use ganforge::nn::conv::{Window, conv, conv_input_grad};
-use ganforge::nn::norm::{self, batch_norm, batch_norm_grad};
+use candle_core::{DType, Device, Tensor};
+use ganforge::nn::activation::Activation;
+use ganforge::nn::conv;
+use ganforge::nn::elementwise::{add_bias_activate, bias_grad, multiply, swap_axes};
+use ganforge::nn::geometry::Window;
+use ganforge::nn::in_place::InPlace;
+use ganforge::nn::norm::{batch_norm, batch_norm_grad};
+use ganforge::nn::precision::Precision;
+use ganforge::nn::statistics::EPS;
+use ganforge::nn::update::lerp;
 use ganforge::random::{Purpose, Stream};
 use proptest::prelude::*;
 
@@ -74,8 +80,16 @@ fn uniform(number: u64, dims: &[usize]) -> Tensor {
     Tensor::from_vec(values, dims, &Device::Cpu).unwrap().to_dtype(DType::F64).unwrap()
 }
 
-fn var(number: u64, dims: &[usize]) -> Var {
-    Var::from_tensor(&uniform(number, dims)).unwrap()
+fn conv(x: &Tensor, w: &Tensor, window: Window) -> candle_core::Result<Tensor> {
+    conv::conv(x, w, window, Precision::F32)
+}
+
+fn conv_input_grad(dy: &Tensor, w: &Tensor, window: Window, size: (usize, usize)) -> candle_core::Result<Tensor> {
+    conv::conv_input_grad(dy, w, window, size, Precision::F32)
+}
+
+fn conv_weight_grad(x: &Tensor, dy: &Tensor, window: Window) -> Tensor {
+    conv::conv_weight_grad(x, dy, window, Precision::F32).unwrap()
 }
 
 fn values(tensor: &Tensor) -> Vec<f64> {
@@ -98,24 +112,37 @@ fn difference(ours: &[f64], theirs: &[f64]) -> f64 {
     ours.iter().zip(theirs).map(|(a, b)| (a - b).abs() / scale).fold(0.0, |most, d| if d <= most { most } else { d })
 }
 
-/// An operation on two tensors, and the sum of the products of its result with `weights`.
-type Op<'a> = &'a dyn Fn(&Tensor, &Tensor) -> Tensor;
-
-fn functional(op: Op, weights: &Tensor, a: &Tensor, b: &Tensor) -> Tensor {
-    (op(a, b) * weights).unwrap().sum_all().unwrap()
+/// The two operations, each of a tensor and kernels; both are linear in each.
+#[derive(Debug, Clone, Copy)]
+enum Op {
+    Conv,
+    Transposed,
 }
 
-/// The gradients of the functional to both arguments.
-fn gradients(op: Op, weights: &Tensor, a: &Var, b: &Var) -> [Tensor; 2] {
-    let store = functional(op, weights, a, b).backward().unwrap();
-    [store.get(a).unwrap().clone(), store.get(b).unwrap().clone()]
+impl Op {
+    fn of(self, case: Case, a: &Tensor, w: &Tensor) -> Tensor {
+        match self {
+            Self::Conv => conv(a, w, case.window).unwrap(),
+            Self::Transposed => conv_input_grad(a, w, case.window, (case.h, case.w)).unwrap(),
+        }
+    }
+
+    /// From the gradient to the result to those to both arguments: members of the set again.
+    fn gradients(self, case: Case, dy: &Tensor, a: &Tensor, w: &Tensor) -> [Tensor; 2] {
+        match self {
+            Self::Conv => [Self::Transposed.of(case, dy, w), conv_weight_grad(a, dy, case.window)],
+            Self::Transposed => [Self::Conv.of(case, dy, w), conv_weight_grad(dy, a, case.window)],
+        }
+    }
 }
 
-/// Central differences along a random direction of everything and along some single coordinates.
-fn check_gradients(op: Op, weights: &Tensor, a: &Var, b: &Var, step: f64) -> Result<(), TestCaseError> {
-    let evaluate = |a: &Tensor, b: &Tensor| functional(op, weights, a, b).to_scalar::<f64>().unwrap();
-    for (which, gradient) in gradients(op, weights, a, b).iter().enumerate() {
-        let at: &Tensor = [a, b][which];
+/// Central differences along a random direction of everything and along some single coordinates, of the sum of the products of
+/// the result with `weights`.
+fn check_gradients(op: Op, case: Case, weights: &Tensor, a: &Tensor, w: &Tensor) -> Result<(), TestCaseError> {
+    // Linear in each argument: differences are exact, however far the step.
+    let evaluate = |a: &Tensor, w: &Tensor| dot(&op.of(case, a, w), weights);
+    for (which, gradient) in op.gradients(case, weights, a, w).iter().enumerate() {
+        let at = [a, w][which];
         prop_assert_eq!(gradient.dims(), at.dims());
         let count = at.elem_count();
         let single = |index: usize| {
@@ -126,10 +153,10 @@ fn check_gradients(op: Op, weights: &Tensor, a: &Var, b: &Var, step: f64) -> Res
         let all = uniform(77, at.dims());
         for direction in [all, single(0), single(count / 2), single(count - 1)] {
             let moved = |factor: f64| {
-                let there = (at + (&direction * (factor * step)).unwrap()).unwrap();
-                if which == 0 { evaluate(&there, b) } else { evaluate(a, &there) }
+                let there = (at + (&direction * factor).unwrap()).unwrap();
+                if which == 0 { evaluate(&there, w) } else { evaluate(a, &there) }
             };
-            let (expected, ours) = ((moved(1.0) - moved(-1.0)) / (2.0 * step), dot(gradient, &direction));
+            let (expected, ours) = ((moved(1.0) - moved(-1.0)) / 2.0, dot(gradient, &direction));
             let scale = (norm(gradient) * norm(&direction)).max(1e-2);
             prop_assert!((expected - ours).abs() <= 1e-6 * scale, "argument {which}: {ours}, by differences {expected}");
         }
@@ -155,24 +182,20 @@ proptest! {
         prop_assert_eq!((op_x.dims(), op_y.dims()), (&case.y()[..], &case.x()[..]));
         prop_assert!(difference(&values(&op_x), &forward) < 1e-12);
         prop_assert!(difference(&values(&op_y), &transposed) < 1e-12);
-        // The third of the set, as the gradient to the kernels.
-        let [_, dw] = gradients(&|x, w| conv(x, w, case.window).unwrap(), &y, &var(1, &case.x()), &var(2, &case.kernels()));
-        prop_assert!(difference(&values(&dw), &to_w) < 1e-12);
+        prop_assert!(difference(&values(&conv_weight_grad(&x, &y, case.window)), &to_w) < 1e-12);
     }
 
     #[test]
     fn gradients_of_convolutions_are_finite_differences(case in cases()) {
-        let (x, w, y) = (var(1, &case.x()), var(2, &case.kernels()), var(3, &case.y()));
-        // Linear in each argument: differences are exact, however far the step.
-        check_gradients(&|x, w| conv(x, w, case.window).unwrap(), &uniform(4, &case.y()), &x, &w, 1.0)?;
-        let size = (case.h, case.w);
-        check_gradients(&|y, w| conv_input_grad(y, w, case.window, size).unwrap(), &uniform(4, &case.x()), &y, &w, 1.0)?;
+        let (x, w, y) = (uniform(1, &case.x()), uniform(2, &case.kernels()), uniform(3, &case.y()));
+        check_gradients(Op::Conv, case, &uniform(4, &case.y()), &x, &w)?;
+        check_gradients(Op::Transposed, case, &uniform(4, &case.x()), &y, &w)?;
     }
 
     #[test]
     fn convolutions_in_single_precision(case in cases()) {
         let run = |dtype: DType| {
-            let typed = |number, dims: &[usize]| Var::from_tensor(&uniform(number, dims).to_dtype(dtype).unwrap()).unwrap();
+            let typed = |number, dims: &[usize]| uniform(number, dims).to_dtype(dtype).unwrap();
             let (x, w, y) = (typed(1, &case.x()), typed(2, &case.kernels()), typed(3, &case.y()));
             convolutions(case, &x, &w, &y)
         };
@@ -184,12 +207,10 @@ proptest! {
 }
 
 /// Both operations and the gradients of both.
-fn convolutions(case: Case, x: &Var, w: &Var, y: &Var) -> Vec<Tensor> {
-    let forward: Op = &|x, w| conv(x, w, case.window).unwrap();
-    let transposed: Op = &|y, w| conv_input_grad(y, w, case.window, (case.h, case.w)).unwrap();
-    let mut all = vec![forward(x, w), transposed(y, w)];
-    all.extend(gradients(forward, y, x, w));
-    all.extend(gradients(transposed, x, y, w));
+fn convolutions(case: Case, x: &Tensor, w: &Tensor, y: &Tensor) -> Vec<Tensor> {
+    let mut all = vec![Op::Conv.of(case, x, w), Op::Transposed.of(case, y, w)];
+    all.extend(Op::Conv.gradients(case, y, x, w));
+    all.extend(Op::Transposed.gradients(case, x, y, w));
     all
 }
 
@@ -208,8 +229,8 @@ pub(crate) fn assert_thread_independent(what: &str, work: impl Fn() -> Vec<Tenso
     }
 }
 
-fn f32_var(number: u64, dims: &[usize]) -> Var {
-    Var::from_tensor(&uniform(number, dims).to_dtype(DType::F32).unwrap()).unwrap()
+fn uniform_f32(number: u64, dims: &[usize]) -> Tensor {
+    uniform(number, dims).to_dtype(DType::F32).unwrap()
 }
 
 #[test]
@@ -233,7 +254,7 @@ fn convolutions_do_not_depend_on_the_number_of_threads() {
     for (n, ci, co, h, w, window) in cases {
         let case = Case { n, ci, co, h, w, window };
         assert_thread_independent(&format!("{case:?}"), || {
-            convolutions(case, &f32_var(1, &case.x()), &f32_var(2, &case.kernels()), &f32_var(3, &case.y()))
+            convolutions(case, &uniform_f32(1, &case.x()), &uniform_f32(2, &case.kernels()), &uniform_f32(3, &case.y()))
         });
     }
 }
@@ -250,13 +271,9 @@ fn convolutions_of_a_batch_are_those_of_its_images() {
         (70, 34, 33, 7, window(5)),
     ] {
         let case = Case { n, ci, co, h: size, w: size, window };
-        let (x, w, y) = (uniform(1, &case.x()), var(2, &case.kernels()), uniform(3, &case.y()));
-        let run = |x: &Tensor, y: &Tensor| {
-            let (x, y) = (Var::from_tensor(x).unwrap(), Var::from_tensor(y).unwrap());
-            let forward: Op = &|x, w| conv(x, w, window).unwrap();
-            let [_, dw] = gradients(forward, &y, &x, &w);
-            [forward(&x, &w), conv_input_grad(&y, &w, window, (size, size)).unwrap(), dw]
-        };
+        let (x, w, y) = (uniform(1, &case.x()), uniform(2, &case.kernels()), uniform(3, &case.y()));
+        let run =
+            |x: &Tensor, y: &Tensor| [Op::Conv.of(case, x, &w), Op::Transposed.of(case, y, &w), conv_weight_grad(x, y, window)];
         let [forward, transposed, dw] = run(&x, &y);
         let alone = |image| {
             run(&x.narrow(0, image, 1).unwrap().contiguous().unwrap(), &y.narrow(0, image, 1).unwrap().contiguous().unwrap())
@@ -359,7 +376,7 @@ fn naive_batch_norm(x: &Tensor, weight: &[f64], bias: &[f64], act: Activation) -
     xs.iter().enumerate().for_each(|(at, x)| var[at % c] += (x - mean[at % c]).powi(2) / count);
     let z = |(at, x): (usize, &f64)| {
         let k = at % c;
-        (x - mean[k]) / (var[k] + norm::EPS).sqrt() * weight[k] + bias[k]
+        (x - mean[k]) / (var[k] + EPS).sqrt() * weight[k] + bias[k]
     };
     let z: Vec<f64> = xs.iter().enumerate().map(z).collect();
     let y = z.iter().map(|&z| naive(act, z)).collect();
@@ -422,12 +439,12 @@ proptest! {
         let (x, bias, weights) = (uniform(1, &dims), uniform(2, &[c]), uniform(3, &dims));
         let shift = values(&bias);
         let z: Vec<f64> = values(&x).iter().enumerate().map(|(i, x)| if with_bias { x + shift[i % c] } else { *x }).collect();
-        add_bias_activate(&x, with_bias.then_some(&bias), act).unwrap();
+        add_bias_activate(InPlace::of(&x), with_bias.then_some(&bias), act).unwrap();
         let expected: Vec<f64> = z.iter().map(|&z| naive(act, z)).collect();
         prop_assert!(difference(&values(&x), &expected) < 1e-14);
 
         let dy = weights.copy().unwrap();
-        act.grad(&x, &dy).unwrap();
+        act.grad(&x, InPlace::of(&dy)).unwrap();
         let slope = |z: f64| match act {
             Activation::Rectifier { slope } => if z > 0.0 { 1.0 } else { slope },
             _ => (naive(act, z + 1e-6) - naive(act, z - 1e-6)) / 2e-6,
@@ -439,7 +456,7 @@ proptest! {
         values(&weights).iter().enumerate().for_each(|(i, g)| sums[i % c] += g);
         prop_assert!(difference(&values(&bias_grad(&weights).unwrap()), &sums) < 1e-12);
         let product: Vec<f64> = values(&dy).iter().zip(values(&weights)).map(|(a, b)| a * b).collect();
-        multiply(&dy, &weights).unwrap();
+        multiply(InPlace::of(&dy), &weights).unwrap();
         prop_assert_eq!(values(&dy), product);
     }
 
@@ -458,7 +475,7 @@ fn single_precision_activations_are_close_everywhere() {
         (-4000..=4000).map(|i| i as f32 * 0.005).chain([-1e30, -100.0, 100.0, 1e30, 1e-30, f32::INFINITY]).collect();
     for act in [Activation::Tanh, Activation::Sigmoid, Activation::Rectifier { slope: 0.2 }] {
         let tensor = Tensor::new(&x[..], &Device::Cpu).unwrap();
-        act.apply(&tensor).unwrap();
+        act.apply(InPlace::of(&tensor)).unwrap();
         for (&x, y) in x.iter().zip(values(&tensor)) {
             let expected = naive(act, f64::from(x));
             assert!(
@@ -468,7 +485,7 @@ fn single_precision_activations_are_close_everywhere() {
         }
     }
     let nan = Tensor::new(&[f32::NAN], &Device::Cpu).unwrap();
-    Activation::Tanh.apply(&nan).unwrap();
+    Activation::Tanh.apply(InPlace::of(&nan)).unwrap();
     assert!(values(&nan)[0].is_nan());
 }
 
@@ -479,9 +496,9 @@ fn batch_norm_does_not_depend_on_the_number_of_threads() {
         for act in [Activation::None, Activation::Rectifier { slope: 0.2 }, Activation::Tanh] {
             assert_thread_independent(&format!("{dims:?} {act:?}"), || {
                 let c = [*dims.last().unwrap()];
-                let (x, w, b) = (f32_var(1, dims), f32_var(2, &c), f32_var(3, &c));
+                let (x, w, b) = (uniform_f32(1, dims), uniform_f32(2, &c), uniform_f32(3, &c));
                 let made = batch_norm(&x, &w, &b, act).unwrap();
-                let gradients = batch_norm_gradients(&x, &w, &b, act, &f32_var(4, dims));
+                let gradients = batch_norm_gradients(&x, &w, &b, act, &uniform_f32(4, dims));
                 [made.y, made.mean, made.var].into_iter().chain(gradients).chain([bias_grad(&x).unwrap()]).collect()
             });
         }
@@ -514,9 +531,9 @@ fn operations_on_the_wrong_shape_are_errors() {
     assert!(run(&zeros(&[2, 3], DType::U8), &zeros(&[3], DType::U8), &zeros(&[3], DType::U8)).is_err());
     let made = run(&x, &f(&[3]), &f(&[3])).unwrap();
     assert!(batch_norm_grad(&x, &f(&[3]), &made, Activation::None, f(&[2, 4])).is_err());
-    assert!(add_bias_activate(&x, Some(&f(&[2])), Activation::None).is_err());
-    assert!(Activation::Tanh.grad(&x, &f(&[2, 4])).is_err());
-    assert!(multiply(&x, &f(&[4])).is_err());
+    assert!(add_bias_activate(InPlace::of(&x), Some(&f(&[2])), Activation::None).is_err());
+    assert!(Activation::Tanh.grad(&x, InPlace::of(&f(&[2, 4]))).is_err());
+    assert!(multiply(InPlace::of(&x), &f(&[4])).is_err());
 }
 
 /// What is changed in place must not be an argument, too: it would wait for itself.
@@ -524,10 +541,10 @@ fn operations_on_the_wrong_shape_are_errors() {
 fn operations_refuse_operands_that_share_their_memory() {
     let x = uniform(1, &[4, 6]);
     let other_shape = x.reshape((6, 4)).unwrap();
-    assert!(multiply(&x, &x).is_err() && multiply(&x, &other_shape).is_err());
-    assert!(Activation::Tanh.grad(&x, &x).is_err());
-    assert!(blend(&[(&x, &x)], 0.5, 0.5).is_err());
-    assert!(add_bias_activate(&x, Some(&x.get(0).unwrap()), Activation::None).is_err());
+    assert!(multiply(InPlace::of(&x), &x).is_err() && multiply(InPlace::of(&x), &other_shape).is_err());
+    assert!(Activation::Tanh.grad(&x, InPlace::of(&x)).is_err());
+    assert!(lerp(&[(InPlace::of(&x), &x)], 0.5, 0.5).is_err());
+    assert!(add_bias_activate(InPlace::of(&x), Some(&x.get(0).unwrap()), Activation::None).is_err());
     let (w, b) = (uniform(2, &[6]), uniform(3, &[6]));
     let made = batch_norm(&x, &w, &b, Activation::None).unwrap();
     assert!(batch_norm_grad(&x, &w, &made, Activation::None, x.clone()).is_err());
@@ -539,7 +556,7 @@ fn operations_refuse_operands_that_share_their_memory() {
 fn nothing_in_nothing_out() {
     let empty = |dims: &[usize]| Tensor::zeros(dims, DType::F32, &Device::Cpu).unwrap();
     assert_eq!(swap_axes(&empty(&[2, 0, 5])).unwrap().dims(), [2, 5, 0]);
-    add_bias_activate(&empty(&[3, 0]), Some(&empty(&[0])), Activation::Tanh).unwrap();
+    add_bias_activate(InPlace::of(&empty(&[3, 0])), Some(&empty(&[0])), Activation::Tanh).unwrap();
     assert_eq!(bias_grad(&empty(&[3, 0])).unwrap().dims(), [0]);
-    multiply(&empty(&[0, 3]), &empty(&[0, 3])).unwrap();
+    multiply(InPlace::of(&empty(&[0, 3])), &empty(&[0, 3])).unwrap();
 }

@@ -9,13 +9,19 @@ use candle_core::{DType, Device, Tensor};
 use ganforge::augment::Augmentation;
 use ganforge::config::{self, InitConfig, Precision, TrainConfig};
 use ganforge::data::{Dataset, Report};
-use ganforge::nn::activation::{Activation, add_bias_activate, bias_grad, blend, multiply, swap_axes};
-use ganforge::nn::conv::{Window, conv, conv_input_grad, conv_weight_grad};
-use ganforge::nn::device::{open_cuda, set_precision};
-use ganforge::nn::norm::{BatchNormalised, batch_norm, batch_norm_grad};
-use ganforge::nn::{Network, Role};
+use ganforge::nn::activation::Activation;
+use ganforge::nn::conv::{conv, conv_input_grad, conv_weight_grad};
+use ganforge::nn::device::open_cuda;
+use ganforge::nn::elementwise::{add_bias_activate, bias_grad, multiply, swap_axes};
+use ganforge::nn::geometry::Window;
+use ganforge::nn::in_place::InPlace;
+use ganforge::nn::layers::Linear;
+use ganforge::nn::norm::{batch_norm, batch_norm_grad};
+use ganforge::nn::statistics::BatchNormalised;
+use ganforge::nn::update::lerp;
+use ganforge::nn::{LayerSpec, Shape};
+use ganforge::nn::{Network, Place, Role};
 use ganforge::random::{Purpose, Stream};
-use ganforge::shape::{LayerSpec, Shape};
 use ganforge::train::{Batch, Batches, Phase, Trainer};
 
 use crate::penalty::{GRADIENT, R1, critics, pass, penalised};
@@ -124,9 +130,9 @@ fn convolutions_agree_with_the_cpu() {
             compare(gpu, &what, &[x, kernels, dy], tolerance, |arguments| {
                 let [x, kernels, dy] = arguments else { unreachable!() };
                 vec![
-                    conv(x, kernels, window).unwrap(),
-                    conv_input_grad(dy, kernels, window, (h, w)).unwrap(),
-                    conv_weight_grad(x, dy, window).unwrap(),
+                    conv(x, kernels, window, Precision::F32).unwrap(),
+                    conv_input_grad(dy, kernels, window, (h, w), Precision::F32).unwrap(),
+                    conv_weight_grad(x, dy, window, Precision::F32).unwrap(),
                 ]
             });
         }
@@ -140,7 +146,6 @@ fn lower_precisions_stay_near() {
     }
     for (precision, tolerance) in [(Precision::Tf32, 5e-3), (Precision::Bf16, 3e-2)] {
         let gpu = open().unwrap();
-        set_precision(&gpu, precision).unwrap();
         for (number, ([n, ci, co, h, w], window)) in convolutions().into_iter().take(12).enumerate() {
             let number = 10 * number as u64;
             let x = uniform(number, &[n, h, w, ci], DType::F32);
@@ -150,9 +155,9 @@ fn lower_precisions_stay_near() {
             compare(&gpu, &what, &[x, kernels, dy], tolerance, |arguments| {
                 let [x, kernels, dy] = arguments else { unreachable!() };
                 vec![
-                    conv(x, kernels, window).unwrap(),
-                    conv_input_grad(dy, kernels, window, (h, w)).unwrap(),
-                    conv_weight_grad(x, dy, window).unwrap(),
+                    conv(x, kernels, window, precision).unwrap(),
+                    conv_input_grad(dy, kernels, window, (h, w), precision).unwrap(),
+                    conv_weight_grad(x, dy, window, precision).unwrap(),
                 ]
             });
         }
@@ -172,21 +177,21 @@ fn elementwise_kernels_agree_with_the_cpu() {
             for act in ACTIVATIONS {
                 let arguments = [x.clone(), y.clone(), bias.clone()];
                 compare(gpu, &format!("bias, {act:?}, {what}"), &arguments, tolerance, |arguments| {
-                    add_bias_activate(&arguments[0], Some(&arguments[2]), act).unwrap();
-                    act.apply(&arguments[1]).unwrap();
+                    add_bias_activate(InPlace::of(&arguments[0]), Some(&arguments[2]), act).unwrap();
+                    act.apply(InPlace::of(&arguments[1])).unwrap();
                     vec![]
                 });
                 compare(gpu, &format!("gradient, {act:?}, {what}"), &arguments, tolerance, |arguments| {
-                    act.grad(&arguments[0], &arguments[1]).unwrap();
+                    act.grad(&arguments[0], InPlace::of(&arguments[1])).unwrap();
                     vec![]
                 });
             }
             compare(gpu, &format!("bias gradient, {what}"), from_ref(&x), tolerance, |arguments| {
                 vec![bias_grad(&arguments[0]).unwrap()]
             });
-            compare(gpu, &format!("product and blend, {what}"), &[x.clone(), y.clone()], tolerance, |arguments| {
-                multiply(&arguments[0], &arguments[1]).unwrap();
-                blend(&[(&arguments[1], &arguments[0])], 0.9, 0.3).unwrap();
+            compare(gpu, &format!("product and lerp, {what}"), &[x.clone(), y.clone()], tolerance, |arguments| {
+                multiply(InPlace::of(&arguments[0]), &arguments[1]).unwrap();
+                lerp(&[(InPlace::of(&arguments[1]), &arguments[0])], 0.9, 0.3).unwrap();
                 vec![]
             });
             let stack = Tensor::stack(&[&x, &y, &x], 0).unwrap();
@@ -196,15 +201,15 @@ fn elementwise_kernels_agree_with_the_cpu() {
 }
 
 #[test]
-fn blending_takes_any_number_of_tensors() {
+fn lerp_takes_any_number_of_tensors() {
     let Some(gpu) = gpu() else { return };
     // More than one launch takes, of lengths about a block's share.
     let lengths = (0..100).map(|number| [1, 4095, 4096, 4097, 9000][number % 5]);
     let tensors: Vec<Tensor> = lengths.enumerate().map(|(number, len)| uniform(number as u64, &[len], DType::F64)).collect();
     let others: Vec<Tensor> = tensors.iter().map(|tensor| tensor.sqr().unwrap()).collect();
-    compare(gpu, "blend", &[tensors, others].concat(), 1e-12, |arguments| {
+    compare(gpu, "lerp", &[tensors, others].concat(), 1e-12, |arguments| {
         let (to, from) = arguments.split_at(100);
-        blend(&to.iter().zip(from).collect::<Vec<_>>(), 0.25, -2.0).unwrap();
+        lerp(&to.iter().map(InPlace::of).zip(from).collect::<Vec<_>>(), 0.25, -2.0).unwrap();
         vec![]
     });
 }
@@ -353,8 +358,8 @@ fn penalties_agree_with_the_cpu() {
         let layers: Vec<LayerSpec> = serde_json::from_value(layers).unwrap();
         for config in [GRADIENT, R1] {
             let [ours, cpu] = [gpu, &Device::Cpu].map(|device| {
-                let network =
-                    Network::new(&layers, shape, &InitConfig::default(), Role::Critic, 0, device, DType::F64).unwrap();
+                let place = Place { device: device.clone(), ..Place::cpu(DType::F64) };
+                let network = Network::new(&layers, shape, &InitConfig::default(), Role::Critic, 0, &place).unwrap();
                 let x = uniform(1, &[4, 5, 6, 2], DType::F64).to_device(device).unwrap();
                 let (penalty, g, gradients) = penalised(&network, &x, pass(0), config);
                 let after = tensors(&network).into_iter().map(|(_, tensor)| tensor);

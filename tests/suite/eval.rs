@@ -361,7 +361,7 @@ fn labels_are_read_beside_their_images() {
 /// Small and short: enough to learn something.
 fn small(task: Task, classes: usize, epochs: u64) -> FeatureConfig {
     let mut config = FeatureConfig::new(task, 28, 1, classes).unwrap();
-    config.layers = toml::from_str::<BTreeMap<String, Vec<ganforge::shape::LayerSpec>>>(
+    config.layers = toml::from_str::<BTreeMap<String, Vec<ganforge::nn::LayerSpec>>>(
         "layers = [{ conv = { out = 8, kernel = 4, stride = 2, padding = 1, bias = false } }, 'batch_norm', { leaky_relu = 0.2 }, \
          { conv = { out = 16, kernel = 4, stride = 2, padding = 1, bias = false } }, 'batch_norm', { leaky_relu = 0.2 }, \
          { conv = { out = 12, kernel = 7, bias = false } }, 'batch_norm', { leaky_relu = 0.2 }]",
@@ -369,7 +369,11 @@ fn small(task: Task, classes: usize, epochs: u64) -> FeatureConfig {
     .unwrap()
     .remove("layers")
     .unwrap();
-    config.layers.push(ganforge::shape::LayerSpec::Linear { out: classes, bias: true, spectral: false });
+    config.layers.push(ganforge::nn::LayerSpec::Linear(ganforge::nn::layers::Linear {
+        out: classes,
+        bias: true,
+        spectral: false,
+    }));
     (config.epochs, config.batch_size, config.window) = (epochs, 32, 28);
     config
 }

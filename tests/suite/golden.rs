@@ -5,10 +5,13 @@ use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor, Var};
 use ganforge::config::{InitConfig, LossConfig, OptimizerConfig, PRESETS, TrainConfig};
-use ganforge::nn::conv::{Window, conv, conv_input_grad, conv_weight_grad};
-use ganforge::nn::{Network, Pass, Role, Wanted, channels_first, channels_last};
+use ganforge::nn::conv::{conv, conv_input_grad, conv_weight_grad};
+use ganforge::nn::geometry::Window;
+use ganforge::nn::layers::Linear;
+use ganforge::nn::precision::Precision;
+use ganforge::nn::{LayerSpec, Shape};
+use ganforge::nn::{Network, Pass, Place, Role, Wanted, channels_first, channels_last};
 use ganforge::optim::Optimizer;
-use ganforge::shape::{LayerSpec, Shape};
 use ganforge::train::{Phase, Trainer, critic_network, generator_network};
 use serde_json::Value;
 
@@ -72,7 +75,7 @@ pub(crate) fn network(layers: &[LayerSpec], x: &Tensor, dtype: DType) -> Network
         [_, channels, height, width] => Shape::Map { channels, height, width },
         ref other => panic!("{other:?}"),
     };
-    Network::new(layers, input, &InitConfig::default(), Role::Critic, 0, &Device::Cpu, dtype).unwrap()
+    Network::new(layers, input, &InitConfig::default(), Role::Critic, 0, &Place::cpu(dtype)).unwrap()
 }
 
 /// Puts golden parameters in; running statistics stay at their beginning.
@@ -175,10 +178,10 @@ fn convolutions_of_many_shapes() {
             let kernels = made(2, &[co, ci, window.kernel, window.kernel]).to_dtype(dtype).unwrap();
             let dy = ours(3, &[n, co, window.output(h), window.output(w)]);
             let name = |what: &str| format!("{what} of {n}×{ci}×{h}×{w} → {co}, {window:?}, {dtype:?}");
-            assert_summary(&name("y"), &theirs(&conv(&x, &kernels, window).unwrap()), &case["y"], tolerance);
-            let dx = conv_input_grad(&dy, &kernels, window, (h, w)).unwrap();
+            assert_summary(&name("y"), &theirs(&conv(&x, &kernels, window, Precision::F32).unwrap()), &case["y"], tolerance);
+            let dx = conv_input_grad(&dy, &kernels, window, (h, w), Precision::F32).unwrap();
             assert_summary(&name("dx"), &theirs(&dx), &case["dx"], tolerance);
-            assert_summary(&name("dw"), &conv_weight_grad(&x, &dy, window).unwrap(), &case["dw"], tolerance);
+            assert_summary(&name("dw"), &conv_weight_grad(&x, &dy, window, Precision::F32).unwrap(), &case["dw"], tolerance);
         }
     }
 }
@@ -217,8 +220,8 @@ fn bce_of_confident_logits_is_finite_in_single_precision() {
 /// A linear layer of any shape of weight, to hang a golden parameter on.
 fn holder(value: &Tensor) -> Network {
     let columns = value.elem_count() / value.dim(0).unwrap();
-    let layers = [LayerSpec::Linear { out: value.dim(0).unwrap(), bias: false, spectral: false }];
-    Network::new(&layers, Shape::Flat(columns), &InitConfig::default(), Role::Critic, 0, &Device::Cpu, DType::F64).unwrap()
+    let layers = [LayerSpec::Linear(Linear { out: value.dim(0).unwrap(), bias: false, spectral: false })];
+    Network::new(&layers, Shape::Flat(columns), &InitConfig::default(), Role::Critic, 0, &Place::cpu(DType::F64)).unwrap()
 }
 
 #[test]
@@ -299,9 +302,9 @@ fn training_follows_pytorch_step_by_step() {
 
 #[test]
 fn networks_refuse_values_of_another_shape() {
-    let layers = [LayerSpec::Linear { out: 1, bias: true, spectral: false }];
+    let layers = [LayerSpec::Linear(Linear { out: 1, bias: true, spectral: false })];
     let input = Shape::Map { channels: 1, height: 4, width: 6 };
-    let network = Network::new(&layers, input, &InitConfig::default(), Role::Critic, 0, &Device::Cpu, DType::F64).unwrap();
+    let network = Network::new(&layers, input, &InitConfig::default(), Role::Critic, 0, &Place::cpu(DType::F64)).unwrap();
     let zeros = |dims: &[usize]| Tensor::zeros(dims, DType::F64, &Device::Cpu).unwrap();
     assert_eq!(network.forward(&zeros(&[3, 4, 6, 1]), Pass::Eval).unwrap().dims(), [3, 1]);
     let wrong: [&[usize]; 4] = [&[3, 1, 4, 6], &[3, 6, 4, 1], &[3, 24], &[]];

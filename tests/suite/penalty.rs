@@ -4,11 +4,12 @@
 use candle_core::{DType, Device, Tensor};
 use ganforge::config::{InitConfig, PenaltyConfig};
 use ganforge::nn::activation::Activation;
+use ganforge::nn::layers::Linear;
 use ganforge::nn::norm::{Normalised, layer_norm};
-use ganforge::nn::{Network, Pass, Role, Wanted, channels_first};
+use ganforge::nn::{LayerSpec, Shape};
+use ganforge::nn::{Network, Pass, Place, Role, Wanted, channels_first};
 use ganforge::penalty::{Penalty, alphas, interpolate};
 use ganforge::random::{Purpose, Stream};
-use ganforge::shape::{LayerSpec, Shape};
 use serde_json::{Value, json};
 
 use crate::conv::assert_thread_independent;
@@ -98,7 +99,7 @@ fn normal(number: u64, dims: &[usize]) -> Tensor {
 fn critic(layers: &Value, [channels, height, width]: [usize; 3], seed: u64, dtype: DType) -> Network {
     let layers: Vec<LayerSpec> = serde_json::from_value(layers.clone()).unwrap();
     let shape = Shape::Map { channels, height, width };
-    let network = Network::new(&layers, shape, &InitConfig::default(), Role::Critic, seed, &Device::Cpu, dtype).unwrap();
+    let network = Network::new(&layers, shape, &InitConfig::default(), Role::Critic, seed, &Place::cpu(dtype)).unwrap();
     for (number, parameter) in (100 * seed..).zip(network.trainable()) {
         let noise = (normal(number, parameter.var.dims()) * 0.3).unwrap().to_dtype(dtype).unwrap();
         parameter.var.set(&(parameter.var.as_tensor() + noise).unwrap()).unwrap();
@@ -372,7 +373,7 @@ fn layer_norm_refuses_what_does_not_fit() {
         assert!(run(x, w, b).is_err(), "{x:?} {w} {b}");
     }
     let made = Normalised::Layer(run(&[2, 3], 3, 3).unwrap());
-    assert!(made.pull(&zeros(&[2, 3]), &zeros(&[3]), Activation::None, zeros(&[2, 4])).is_err());
+    assert!(made.vjp(&zeros(&[2, 3]), &zeros(&[3]), Activation::None, zeros(&[2, 4])).is_err());
 }
 
 #[test]
@@ -413,9 +414,9 @@ fn interpolations_are_addressed_by_image() {
 #[test]
 fn spectral_layers_are_written_and_read() {
     let layer: LayerSpec = serde_json::from_value(json!({"linear": {"out": 3, "spectral": true}})).unwrap();
-    assert_eq!(layer, LayerSpec::Linear { out: 3, bias: true, spectral: true });
+    assert_eq!(layer, LayerSpec::Linear(Linear { out: 3, bias: true, spectral: true }));
     assert_eq!(serde_json::to_value(&layer).unwrap(), json!({"linear": {"out": 3, "bias": true, "spectral": true}}));
-    let plain = LayerSpec::Linear { out: 3, bias: false, spectral: false };
+    let plain = LayerSpec::Linear(Linear { out: 3, bias: false, spectral: false });
     assert_eq!(serde_json::to_value(&plain).unwrap(), json!({"linear": {"out": 3, "bias": false}}));
     assert!(serde_json::from_value::<LayerSpec>(json!({"conv_transpose": {"out": 3, "kernel": 4, "spectral": true}})).is_err());
 

@@ -3,7 +3,9 @@
 use candle_core::{DType, Device, Tensor};
 use ganforge::config::{PRESETS, TrainConfig};
 use ganforge::error::Error;
-use ganforge::shape::{LayerSpec, Shape, output_shape};
+use ganforge::nn::layers::Linear;
+use ganforge::nn::layers::output_shape;
+use ganforge::nn::{LayerSpec, Shape};
 use ganforge::train::{Batch, Phase, Trainer, critic_network, generator_network};
 
 fn preset(name: &str) -> TrainConfig {
@@ -12,9 +14,8 @@ fn preset(name: &str) -> TrainConfig {
 
 /// Width and side of what each layer with kernels makes.
 fn made(layers: &[LayerSpec], input: Shape) -> Vec<[usize; 2]> {
-    let kernels = (0..layers.len()).filter(|&at| {
-        matches!(layers[at], LayerSpec::Linear { .. } | LayerSpec::Conv { .. } | LayerSpec::ConvTranspose { .. })
-    });
+    let kernels = (0..layers.len())
+        .filter(|&at| matches!(layers[at], LayerSpec::Linear(_) | LayerSpec::Conv(_) | LayerSpec::ConvTranspose(_)));
     let shapes = kernels.map(|at| output_shape(&layers[..=at], input).unwrap());
     shapes
         .map(|shape| match shape {
@@ -130,12 +131,12 @@ fn what_cannot_be_is_refused() {
     }
     // A generator of linear layers at 64 pixels.
     let mut flat = preset("dcgan-64");
-    flat.generator.layers = vec![LayerSpec::Linear { out: 3 * 64 * 64, bias: true, spectral: false }, LayerSpec::Tanh];
+    flat.generator.layers = vec![LayerSpec::Linear(Linear { out: 3 * 64 * 64, bias: true, spectral: false }), LayerSpec::Tanh];
     let error = flat.with_size(32).unwrap_err().to_string();
     assert!(error.contains("the generator cannot be made for 32 pixels: it has no two layers that double"), "{error}");
     // A layer in the middle that neither doubles nor is part of a stage.
     let mut odd = preset("dcgan-64");
-    odd.critic.layers = vec![LayerSpec::Linear { out: 1, bias: true, spectral: false }];
+    odd.critic.layers = vec![LayerSpec::Linear(Linear { out: 1, bias: true, spectral: false })];
     assert!(odd.with_size(128).unwrap_err().to_string().contains("the critic cannot be made for 128 pixels"));
 }
 

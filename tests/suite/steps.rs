@@ -6,8 +6,8 @@ use std::path::Path;
 use candle_core::{DType, Device, Tensor};
 use ganforge::config::{self, PRESETS, TrainConfig};
 use ganforge::data::{Dataset, Report};
+use ganforge::nn::LayerSpec;
 use ganforge::random::{Purpose, Stream};
-use ganforge::shape::LayerSpec;
 use ganforge::train::{Batch, Batches, Phase, Trainer};
 use serde::Deserialize;
 
@@ -70,18 +70,18 @@ impl Golden {
     /// Hidden widths divided, but not below the least; a linear layer in front of a reshape gives what that then takes.
     fn narrow(&self, layers: &mut [LayerSpec]) {
         let narrowed = |out: usize| (out / self.divisor).max(self.least);
-        let last = layers.iter().rposition(|layer| width(&mut layer.clone()).is_some()).unwrap();
+        let last = layers.iter().rposition(|layer| layer.width().is_some()).unwrap();
         let mut linear = None;
         for at in 0..layers.len() {
-            if let (Some(out), true) = (width(&mut layers[at]), at < last) {
-                *out = narrowed(*out);
+            if let (Some(out), true) = (layers[at].width(), at < last) {
+                layers[at].set_width(narrowed(out));
             }
             match (&mut layers[at], linear) {
-                (LayerSpec::Linear { .. }, _) => linear = Some(at),
+                (LayerSpec::Linear(_), _) => linear = Some(at),
                 (LayerSpec::Reshape(shape), Some(linear)) => {
                     shape[0] = narrowed(shape[0]);
                     let values = shape.iter().product();
-                    *width(&mut layers[linear]).unwrap() = values;
+                    layers[linear].set_width(values);
                 }
                 _ => {}
             }
@@ -98,13 +98,6 @@ impl Golden {
         let labels = (0..len).filter_map(|index| Some(index.checked_rem(config.data.classes)? as u8)).collect();
         let pixels = (0..len as u64).flat_map(image).collect();
         Dataset { name: "noise".into(), sha256: String::new(), len, channels, size, pixels, labels, report: Report::default() }
-    }
-}
-
-fn width(layer: &mut LayerSpec) -> Option<&mut usize> {
-    match layer {
-        LayerSpec::Linear { out, .. } | LayerSpec::Conv { out, .. } | LayerSpec::ConvTranspose { out, .. } => Some(out),
-        _ => None,
     }
 }
 

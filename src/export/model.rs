@@ -1,6 +1,6 @@
-//! Writes operations as an ONNX ModelProto. Nothing volatile goes in: the same weights give the same bytes.
+//! Writes a graph as an ONNX ModelProto. Nothing volatile goes in: the same weights give the same bytes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use candle_onnx::onnx::attribute_proto::AttributeType;
 use candle_onnx::onnx::tensor_proto::DataType;
@@ -13,30 +13,45 @@ use half::f16;
 use prost::Message;
 
 use super::Dtype;
-use super::ops::{Array, Op};
 use crate::contract::{self, Contract, Layout};
-use crate::nn::conv::Window;
-use crate::shape::Shape;
+use crate::nn::geometry::Window;
+use crate::nn::graph::{Array, Graph, Node, Op, Value};
+use crate::nn::shape::Shape;
 
-/// The encoded model; its checksum entry still holds zeros.
-pub(super) fn encode(ops: &[Op], contract: &Contract, dtype: Dtype) -> Vec<u8> {
-    let mut builder = Builder::new(dtype, contract::INPUT);
+/// An encoded model; its checksum entry still holds zeros.
+pub(super) struct Encoded {
+    pub file: Vec<u8>,
+    /// The name of the network's own values, before they become pixels.
+    pub raw: String,
+}
+
+/// A generator with what its contract promises.
+pub(super) fn encode(graph: &Graph, contract: &Contract, dtype: Dtype) -> Encoded {
+    let mut builder = Builder::new(dtype);
+    let mut values = HashMap::from([(graph.input, contract::INPUT.to_string())]);
+    let mut nodes = graph.nodes.as_slice();
     // A code of latents that rounding makes equal would have two ones.
-    let ops = match ops {
-        [Op::Categorical(categories), others @ ..] => {
-            builder.categorical(*categories as i64, DataType::Float);
-            others
-        }
-        all => all,
-    };
-    if dtype == Dtype::F16 {
-        builder.cast(DataType::Float16);
+    if let [Node { op: Op::Categorical(categories), inputs, output }, others @ ..] = nodes
+        && *inputs == [graph.input]
+    {
+        let code = builder.categorical(contract::INPUT, *categories as i64, DataType::Float);
+        values.insert(*output, code);
+        nodes = others;
     }
-    ops.iter().for_each(|op| builder.op(op));
     if dtype == Dtype::F16 {
-        builder.cast(DataType::Float);
+        let newest = nodes.first().and_then(|node| node.inputs.first()).copied().unwrap_or(graph.output);
+        let narrow = builder.cast(&name_of(&values, newest), DataType::Float16);
+        values.insert(newest, narrow);
     }
-    builder.output(contract);
+    builder.nodes(nodes, &mut values);
+    let mut raw = name_of(&values, graph.output);
+    if dtype == Dtype::F16 {
+        raw = builder.cast(&raw, DataType::Float);
+    }
+    builder.output(&raw, contract);
+    if contract.layout == Layout::NchwF32 {
+        raw = contract::OUTPUT.to_string();
+    }
     let Contract { height: h, width: w, channels: c, layout, latent, .. } = *contract;
     let (kind, dims) = match layout {
         Layout::NhwcU8 => (DataType::Uint8, [h, w, c]),
@@ -44,124 +59,161 @@ pub(super) fn encode(ops: &[Op], contract: &Contract, dtype: Dtype) -> Vec<u8> {
         Layout::NchwF32 => (DataType::Float, [c, h, w]),
     };
     let input = value(contract::INPUT, DataType::Float, &[latent.size]);
-    builder.finish("generator", input, value(contract::OUTPUT, kind, &dims), contract.to_metadata())
+    let output = value(contract::OUTPUT, kind, &dims);
+    Encoded { file: builder.finish("generator", input, output, contract.to_metadata()), raw }
 }
 
 /// A model from float images `[n, channels, height, width]` to features, encoded; its checksum entry still holds zeros.
-pub(super) fn encode_features(ops: &[Op], image: [usize; 3], features: usize, metadata: BTreeMap<String, String>) -> Vec<u8> {
-    let mut builder = Builder::new(Dtype::F32, contract::IMAGE);
-    ops.iter().for_each(|op| builder.op(op));
+pub(super) fn encode_features(
+    graph: &Graph,
+    image: [usize; 3],
+    features: usize,
+    metadata: BTreeMap<String, String>,
+) -> Vec<u8> {
+    let mut builder = Builder::new(Dtype::F32);
+    builder.nodes(&graph.nodes, &mut HashMap::from([(graph.input, contract::IMAGE.to_string())]));
     let input = value(contract::IMAGE, DataType::Float, &image);
     builder.finish("features", input, value(contract::FEATURES, DataType::Float, &[features]), metadata)
+}
+
+/// The part of a model that makes a value, with that, of f32, as its only output.
+pub(super) fn cut(mut model: ModelProto, raw: &str) -> ModelProto {
+    if let Some(graph) = &mut model.graph
+        && let Some(last) = graph.node.iter().position(|node| node.output.iter().any(|output| output == raw))
+    {
+        graph.node.truncate(last + 1);
+        let tensor = type_proto::Tensor { elem_type: DataType::Float as i32, shape: None };
+        let r#type = Some(TypeProto { value: Some(type_proto::Value::TensorType(tensor)), ..Default::default() });
+        graph.output = vec![ValueInfoProto { name: raw.to_string(), r#type, ..Default::default() }];
+        let used: HashSet<&String> = graph.node.iter().flat_map(|node| &node.input).collect();
+        graph.initializer.retain(|tensor| used.contains(&tensor.name));
+    }
+    model
+}
+
+/// What a value is called in the model.
+fn name_of(values: &HashMap<Value, String>, value: Value) -> String {
+    values.get(&value).cloned().unwrap_or_default()
 }
 
 struct Builder {
     dtype: Dtype,
     nodes: Vec<NodeProto>,
     weights: Vec<TensorProto>,
-    /// The name of the newest activation.
-    last: String,
 }
 
 impl Builder {
-    fn new(dtype: Dtype, input: &str) -> Self {
-        Self { dtype, nodes: Vec::new(), weights: Vec::new(), last: input.to_string() }
+    fn new(dtype: Dtype) -> Self {
+        Self { dtype, nodes: Vec::new(), weights: Vec::new() }
     }
 
-    fn op(&mut self, op: &Op) {
+    /// Adds nodes in their order; `values` are the names of what they take and make.
+    fn nodes(&mut self, nodes: &[Node], values: &mut HashMap<Value, String>) {
+        for Node { op, inputs, output } in nodes {
+            let inputs: Vec<String> = inputs.iter().map(|&input| name_of(values, input)).collect();
+            let made = self.op(op, inputs.first().map_or("", String::as_str));
+            values.insert(*output, made);
+        }
+    }
+
+    fn op(&mut self, op: &Op, x: &str) -> String {
         match op {
             Op::Gemm { weight, bias } => {
                 // candle-onnx knows Gemm only with a C.
                 let zeros = || vec![0.0; weight.dims[0]];
                 let bias = bias.clone().unwrap_or_else(zeros);
                 let inputs = [self.weight("weight", weight), self.vector("bias", bias)];
-                self.node("Gemm", &inputs, vec![int("transB", 1)]);
+                self.node("Gemm", x, &inputs, vec![int("transB", 1)])
             }
-            Op::Conv { weight, bias, window } => self.convolution("Conv", weight, bias.as_deref(), window_attributes(window)),
+            Op::Conv { weight, bias, window } => {
+                self.convolution("Conv", x, weight, bias.as_deref(), window_attributes(window))
+            }
             Op::ConvTranspose { weight, bias, window, output_padding } => {
                 let mut attributes = window_attributes(window);
                 if *output_padding > 0 {
                     attributes.push(ints("output_padding", &[*output_padding; 2]));
                 }
-                self.convolution("ConvTranspose", weight, bias.as_deref(), attributes);
+                self.convolution("ConvTranspose", x, weight, bias.as_deref(), attributes)
             }
             Op::Affine { scale, shift, map } => {
                 let dims = |len: usize| if *map { vec![1, len, 1, 1] } else { vec![1, len] };
                 let scale = self.weight("scale", &Array { dims: dims(scale.len()), values: scale.clone() });
-                self.node("Mul", &[scale], vec![]);
+                let scaled = self.node("Mul", x, &[scale], vec![]);
                 let shift = self.weight("shift", &Array { dims: dims(shift.len()), values: shift.clone() });
-                self.node("Add", &[shift], vec![]);
+                self.node("Add", &scaled, &[shift], vec![])
             }
-            Op::Relu => self.node("Relu", &[], vec![]),
-            Op::LeakyRelu(slope) => self.node("LeakyRelu", &[], vec![float("alpha", *slope as f32)]),
-            Op::Tanh => self.node("Tanh", &[], vec![]),
-            Op::Sigmoid => self.node("Sigmoid", &[], vec![]),
+            Op::Relu => self.node("Relu", x, &[], vec![]),
+            Op::LeakyRelu(slope) => self.node("LeakyRelu", x, &[], vec![float("alpha", *slope as f32)]),
+            Op::Tanh => self.node("Tanh", x, &[], vec![]),
+            Op::Sigmoid => self.node("Sigmoid", x, &[], vec![]),
             Op::Reshape(shape) => match *shape {
-                Shape::Flat(features) => self.reshape(&[features]),
-                Shape::Map { channels, height, width } => self.reshape(&[channels, height, width]),
+                Shape::Flat(features) => self.reshape(x, &[features]),
+                Shape::Map { channels, height, width } => self.reshape(x, &[channels, height, width]),
             },
             Op::Categorical(categories) => {
                 let real = if self.dtype == Dtype::F16 { DataType::Float16 } else { DataType::Float };
-                self.categorical(*categories as i64, real);
+                self.categorical(x, *categories as i64, real)
             }
         }
     }
 
-    fn categorical(&mut self, categories: i64, real: DataType) {
-        let whole = self.last.clone();
-        self.features(0, categories);
-        let code = self.last.clone();
-        self.node("ReduceMax", &[], vec![ints("axes", &[1]), int("keepdims", 1)]);
-        let largest = std::mem::replace(&mut self.last, code);
-        self.node("GreaterOrEqual", &[largest], vec![]);
-        self.cast(real);
-        let chosen = std::mem::replace(&mut self.last, whole);
-        self.features(categories, i64::MAX);
-        let others = std::mem::replace(&mut self.last, chosen);
-        self.node("Concat", &[others], vec![int("axis", 1)]);
+    fn categorical(&mut self, x: &str, categories: i64, real: DataType) -> String {
+        let code = self.features(x, 0, categories);
+        let largest = self.node("ReduceMax", &code, &[], vec![ints("axes", &[1]), int("keepdims", 1)]);
+        let is_largest = self.node("GreaterOrEqual", &code, &[largest], vec![]);
+        let chosen = self.cast(&is_largest, real);
+        let others = self.features(x, categories, i64::MAX);
+        self.node("Concat", &chosen, &[others], vec![int("axis", 1)])
     }
 
-    /// Some of the features of the newest activation.
-    fn features(&mut self, begin: i64, end: i64) {
+    /// Some of the features.
+    fn features(&mut self, x: &str, begin: i64, end: i64) -> String {
         let inputs = [("begin", begin), ("end", end), ("axis", 1)].map(|(what, value)| self.integers(what, &[value]));
-        self.node("Slice", &inputs, vec![]);
+        self.node("Slice", x, &inputs, vec![])
     }
 
-    fn convolution(&mut self, kind: &str, weight: &Array, bias: Option<&[f32]>, attributes: Vec<AttributeProto>) {
+    fn convolution(
+        &mut self,
+        kind: &str,
+        x: &str,
+        weight: &Array,
+        bias: Option<&[f32]>,
+        attributes: Vec<AttributeProto>,
+    ) -> String {
         let mut inputs = vec![self.weight("weight", weight)];
         if let Some(bias) = bias {
             inputs.push(self.vector("bias", bias.to_vec()));
         }
-        self.node(kind, &inputs, attributes);
+        self.node(kind, x, &inputs, attributes)
     }
 
     /// From the network's values to what the contract's layout promises.
-    fn output(&mut self, contract: &Contract) {
+    fn output(&mut self, raw: &str, contract: &Contract) -> String {
         let Contract { layout, height, width, channels, range, .. } = *contract;
         if layout == Layout::NchwF32 {
-            return self.reshape(&[channels, height, width]);
+            return self.reshape(raw, &[channels, height, width]);
         }
         // pixel = floor(clip(value · scale + shift, 0, 255)): Cast to uint8 truncates and wraps, so Clip comes first.
         let (scale, shift) = range.to_pixel();
-        self.scalar_node("Mul", "pixel_scale", scale);
-        self.scalar_node("Add", "pixel_shift", shift);
+        let scaled = self.scalar_node("Mul", raw, "pixel_scale", scale);
+        let shifted = self.scalar_node("Add", &scaled, "pixel_shift", shift);
         let bounds = [self.scalar("pixel_min", 0.0), self.scalar("pixel_max", 255.0)];
-        self.node("Clip", &bounds, vec![]);
-        self.cast(DataType::Uint8);
+        let clipped = self.node("Clip", &shifted, &bounds, vec![]);
+        let pixels = self.cast(&clipped, DataType::Uint8);
         match (layout, channels) {
-            (Layout::NhwcU8, 1) => self.reshape(&[height, width, 1]),
+            (Layout::NhwcU8, 1) => self.reshape(&pixels, &[height, width, 1]),
             (Layout::NhwcU8, _) => {
-                self.reshape(&[channels, height, width]);
-                self.node("Transpose", &[], vec![ints("perm", &[0, 2, 3, 1])]);
+                let first = self.reshape(&pixels, &[channels, height, width]);
+                self.node("Transpose", &first, &[], vec![ints("perm", &[0, 2, 3, 1])])
             }
-            _ => self.reshape(&[channels, height, width]),
+            _ => self.reshape(&pixels, &[channels, height, width]),
         }
     }
 
-    fn reshape(&mut self, dims: &[usize]) {
+    fn reshape(&mut self, x: &str, dims: &[usize]) -> String {
         let shape: Vec<i64> = std::iter::once(0).chain(dims.iter().map(|&d| d as i64)).collect(); // 0 keeps the batch
         let name = self.integers("shape", &shape);
-        self.node("Reshape", &[name], vec![]);
+        self.node("Reshape", x, &[name], vec![])
     }
 
     fn integers(&mut self, what: &str, values: &[i64]) -> String {
@@ -171,22 +223,29 @@ impl Builder {
         name
     }
 
-    fn cast(&mut self, to: DataType) {
-        self.node("Cast", &[], vec![int("to", to as i64)]);
+    fn cast(&mut self, x: &str, to: DataType) -> String {
+        self.node("Cast", x, &[], vec![int("to", to as i64)])
     }
 
-    fn scalar_node(&mut self, kind: &str, what: &str, value: f32) {
+    fn scalar_node(&mut self, kind: &str, x: &str, what: &str, value: f32) -> String {
         let scalar = self.scalar(what, value);
-        self.node(kind, &[scalar], vec![]);
+        self.node(kind, x, &[scalar], vec![])
     }
 
-    /// A node on the newest activation and these further inputs; its output is the newest from here on.
-    fn node(&mut self, kind: &str, inputs: &[String], attribute: Vec<AttributeProto>) {
+    /// A node on a value and further inputs; gives the name of what it makes.
+    fn node(&mut self, kind: &str, x: &str, inputs: &[String], attribute: Vec<AttributeProto>) -> String {
         let name = format!("{:02}_{}", self.nodes.len(), kind.to_lowercase());
-        let input = std::iter::once(self.last.clone()).chain(inputs.iter().cloned()).collect();
-        self.last.clone_from(&name);
+        let input = std::iter::once(x.to_string()).chain(inputs.iter().cloned()).collect();
         let output = vec![name.clone()];
-        self.nodes.push(NodeProto { input, output, name, op_type: kind.to_string(), attribute, ..Default::default() });
+        self.nodes.push(NodeProto {
+            input,
+            output,
+            name: name.clone(),
+            op_type: kind.to_string(),
+            attribute,
+            ..Default::default()
+        });
+        name
     }
 
     /// The name of an initialiser of the node that comes next.

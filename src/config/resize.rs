@@ -4,9 +4,9 @@
 //! its channels with each; a critic goes the other way (arXiv 1511.06434). Another size means stages more or fewer at the wide end,
 //! where maps are small, so that the layers next to the image stay as they are.
 
-use crate::config::TrainConfig;
+use super::schema::TrainConfig;
 use crate::error::{Error, Result};
-use crate::shape::{LayerSpec, Shape};
+use crate::nn::{LayerSpec, Shape};
 
 /// The sizes that [`TrainConfig::with_size`] makes, in pixels.
 pub const SIZES: [usize; 3] = [32, 64, 128];
@@ -77,7 +77,7 @@ fn stages(layers: &[LayerSpec], mut shape: Shape, changes: fn(usize, usize) -> b
         if scaled {
             stages.push(index..layers.len());
         }
-        if width(layer).is_some() {
+        if layer.width().is_some() {
             let open = stages.len().checked_sub(1 + usize::from(scaled)).and_then(|last| stages.get_mut(last));
             if let Some(stage) = open {
                 stage.end = stage.end.min(index);
@@ -92,12 +92,12 @@ fn stages(layers: &[LayerSpec], mut shape: Shape, changes: fn(usize, usize) -> b
 fn resize_generator(layers: &mut Vec<LayerSpec>, latent: Shape, grow: bool) -> Result<(), &'static str> {
     let stages = stages(layers, latent, |before, after| before > 1 && after == 2 * before);
     let [first, _, ..] = stages.as_slice() else { return Err("it has no two layers that double the map") };
-    let head = layers[..first.start].iter().rposition(|layer| width(layer).is_some());
+    let head = layers[..first.start].iter().rposition(|layer| layer.width().is_some());
     let head = head.ok_or("no layer makes the first map")?;
-    let [head_out, first_out] = [head, first.start].map(|at| width(&layers[at]).unwrap_or(0));
+    let [head_out, first_out] = [head, first.start].map(|at| layers[at].width().unwrap_or(0));
     if grow {
         let mut added = layers[first.clone()].to_vec();
-        set_width(&mut added[0], channels_made(layers, head, head_out));
+        added[0].set_width(channels_made(layers, head, head_out));
         let at = first.start;
         let made = 2 * channels_made(layers, head, head_out);
         layers.splice(at..at, added);
@@ -115,8 +115,8 @@ fn resize_critic(layers: &mut Vec<LayerSpec>, image: Shape, grow: bool) -> Resul
     let [.., _, last] = stages.as_slice() else { return Err("it has no two layers that halve the map") };
     if grow {
         let mut added = layers[last.clone()].to_vec();
-        let out = added.first().and_then(width).unwrap_or(0);
-        set_width(&mut added[0], 2 * out);
+        let out = added.first().and_then(LayerSpec::width).unwrap_or(0);
+        added[0].set_width(2 * out);
         layers.splice(last.end..last.end, added);
     } else {
         layers.drain(last.clone());
@@ -143,39 +143,25 @@ fn set_channels_made(layers: &mut [LayerSpec], head: usize, channels: usize) {
         *old = channels;
         out = channels.saturating_mul(*height).saturating_mul(*width);
     }
-    set_width(&mut layers[head], out);
+    layers[head].set_width(out);
 }
 
 /// The reshape that follows a linear layer before any other layer with kernels.
 fn reshape_behind(layers: &[LayerSpec], head: usize) -> Option<usize> {
-    let LayerSpec::Linear { .. } = layers.get(head)? else { return None };
+    let LayerSpec::Linear(_) = layers.get(head)? else { return None };
     let behind = layers.iter().enumerate().skip(head + 1);
-    behind.take_while(|(_, layer)| width(layer).is_none()).find_map(|(at, layer)| match layer {
+    behind.take_while(|(_, layer)| layer.width().is_none()).find_map(|(at, layer)| match layer {
         LayerSpec::Reshape(_) => Some(at),
         _ => None,
     })
 }
 
 fn widen(layers: &mut [LayerSpec], factor: f64) {
-    let with_kernels: Vec<usize> = (0..layers.len()).filter(|&at| width(&layers[at]).is_some()).collect();
+    let with_kernels: Vec<usize> = (0..layers.len()).filter(|&at| layers[at].width().is_some()).collect();
     // What the last one makes is the image, or the score.
     let Some((_, hidden)) = with_kernels.split_last() else { return };
     for &at in hidden {
-        let made = channels_made(layers, at, width(&layers[at]).unwrap_or(0));
+        let made = channels_made(layers, at, layers[at].width().unwrap_or(0));
         set_channels_made(layers, at, ((made as f64 * factor).round() as usize).max(1));
-    }
-}
-
-/// Channels or features that a layer with kernels makes.
-fn width(layer: &LayerSpec) -> Option<usize> {
-    match *layer {
-        LayerSpec::Linear { out, .. } | LayerSpec::Conv { out, .. } | LayerSpec::ConvTranspose { out, .. } => Some(out),
-        _ => None,
-    }
-}
-
-fn set_width(layer: &mut LayerSpec, width: usize) {
-    if let LayerSpec::Linear { out, .. } | LayerSpec::Conv { out, .. } | LayerSpec::ConvTranspose { out, .. } = layer {
-        *out = width;
     }
 }

@@ -31,7 +31,7 @@ __device__ inline double hyperbolic(double x) { return tanh(x); }
 __device__ inline float exponential(float x) { return expf(x); }
 __device__ inline double exponential(double x) { return exp(x); }
 
-// ---- activations, numbered as in cuda.rs
+// ---- activations, numbered as in types.rs
 
 enum { NONE, RECTIFIER, TANH, SIGMOID };
 
@@ -285,7 +285,7 @@ struct Constants {
     double v[7];
 };
 
-enum { ADAM, RMSPROP, MOMENTUM, SGD, CLAMP, BLEND };
+enum { ADAM, RMSPROP, MOMENTUM, SGD, CLAMP, LERP };
 
 // at[0] is what is updated, at[1] what it is updated from, at[2] and at[3] the optimiser's slots. One block a share.
 template <typename T>
@@ -328,7 +328,7 @@ __device__ void update(const Table& table, int rule, const Constants& constants)
             w[i] = value < -k[0] ? -k[0] : value > k[0] ? k[0] : value;
             break;
         }
-        case BLEND: // keep, take
+        case LERP: // keep, take
             w[i] = w[i] * k[0] + from[i] * k[1];
             break;
         }

@@ -20,8 +20,12 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::conv::Plan;
-use super::cpu::{Float, LINES, MAX_SUMS, Workspace, add_to, filled, matmul, row_major, transposed, vectorised};
+use super::float::Float;
+use super::matrix::{matmul, row_major, transposed};
+use super::memory::{Workspace, filled};
+use super::sums::add_to;
+use super::tasks::{LINES, MAX_SUMS, vectorised};
+use crate::nn::geometry::Plan;
 
 /// A term of the inner dimension along one axis: the sample `plus`, less the sample `minus`, meets the sum of some taps.
 struct Part {

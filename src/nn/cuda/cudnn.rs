@@ -14,8 +14,8 @@ use cudarc::cudnn::sys;
 use cudarc::cudnn::sys::cudnnTensorFormat_t::{CUDNN_TENSOR_NCHW, CUDNN_TENSOR_NHWC};
 use cudarc::driver::{CudaSlice, CudaStream, DevicePtr};
 
-use super::conv::Plan;
-use super::cuda::{Address, Direction, Factors, Math, failed};
+use super::types::{Address, Factors, Math, failed};
+use crate::nn::geometry::{Direction, Plan};
 
 /// Bytes that an algorithm may work in.
 const MAX_WORKSPACE: usize = 1 << 30;

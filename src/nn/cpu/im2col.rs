@@ -8,10 +8,12 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::conv::Plan;
-use super::cpu::{
-    Float, LINES, MAX_SUMS, Workspace, add_to, filled, matmul, matmul_parallel, row_major, transpose, transposed, vectorised,
-};
+use super::float::Float;
+use super::matrix::{matmul, matmul_parallel, row_major, transpose, transposed};
+use super::memory::{Workspace, filled};
+use super::sums::add_to;
+use super::tasks::{LINES, MAX_SUMS, vectorised};
+use crate::nn::geometry::Plan;
 
 /// Values of a group's columns: 1 MB in f32.
 const CACHED_VALUES: usize = 1 << 18;

@@ -3,6 +3,8 @@
 
 use serde::{Deserialize, Serialize};
 
+pub use crate::nn::precision::Precision;
+
 /// A length of training, or an interval in it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -47,31 +49,6 @@ pub enum GeneratorLatents {
     Reused,
     /// The fakes of the last critic step themselves: one generator pass less.
     ReusedFakes,
-}
-
-/// What convolutions and linear layers compute with. Weights, optimiser and everything between them are f32.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
-#[serde(rename_all = "kebab-case")]
-pub enum Precision {
-    /// f32. The only one on the CPU.
-    #[default]
-    F32,
-    /// TF32: f32 rounded to 10 bits of mantissa before it is multiplied. CUDA only.
-    Tf32,
-    /// bf16, summed up in f32; what a convolution gives is rounded to bf16, too. CUDA only.
-    Bf16,
-}
-
-impl Precision {
-    /// The name used in configs and by `--precision`.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::F32 => "f32",
-            Self::Tf32 => "tf32",
-            Self::Bf16 => "bf16",
-        }
-    }
 }
 
 /// How long, in which rhythm, and how exactly.

@@ -1,0 +1,19 @@
+//! What a training run is made of: [`TrainConfig`], its presets, its checks, and the same system in other sizes.
+
+mod checks;
+mod load;
+pub(crate) mod resize;
+pub(crate) mod schedule;
+mod schema;
+
+pub use load::{PRESETS, parse_table, preset_table, resized, set};
+pub use resize::SIZES;
+pub use schedule::{CriticWarmup, GeneratorLatents, LrDecay, Precision, Rates, Schedule, Span};
+pub use schema::{NetworkConfig, Norm, OptimizerPair, OutputConfig, TrainConfig, WatchConfig};
+
+pub use crate::augment::Augment;
+pub use crate::data::DataConfig;
+pub use crate::loss::{LossConfig, Reduction};
+pub use crate::nn::init::{Init, InitConfig};
+pub use crate::optim::OptimizerConfig;
+pub use crate::penalty::PenaltyConfig;

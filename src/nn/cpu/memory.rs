@@ -1,0 +1,126 @@
+//! The values of tensors as slices, new memory, and memory that kernels lend one another.
+
+use std::cell::RefCell;
+use std::sync::{Mutex, PoisonError};
+
+use candle_core::{CpuStorage, InplaceOp1, Layout, Result, Storage, StorageRef, Tensor, WithDType, bail};
+
+use super::float::Float;
+use crate::nn::in_place::InPlace;
+
+/// The values of a contiguous CPU tensor, for reading.
+pub(crate) struct View<'a> {
+    storage: StorageRef<'a>,
+    layout: &'a Layout,
+}
+
+impl<'a> View<'a> {
+    pub fn of(tensor: &'a Tensor) -> Self {
+        let (storage, layout) = tensor.storage_and_layout();
+        Self { storage, layout }
+    }
+
+    /// # Errors
+    /// When the tensor is not contiguous, of another type or on another device.
+    pub fn slice<T: Float>(&self) -> Result<&[T]> {
+        match &*self.storage {
+            Storage::Cpu(storage) => slice(storage, self.layout),
+            _ => bail!("expected a tensor on the CPU"),
+        }
+    }
+}
+
+/// The values of a contiguous storage.
+pub(crate) fn slice<'a, T: WithDType>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [T]> {
+    match layout.contiguous_offsets() {
+        Some((start, end)) => Ok(&storage.as_slice::<T>()?[start..end]),
+        None => bail!("expected a contiguous tensor, got {layout:?}"),
+    }
+}
+
+/// Lends the values of a contiguous CPU tensor for writing. Editing the same tensor within `work` deadlocks.
+///
+/// # Errors
+/// When the tensor is not contiguous or of another type, and what `work` returns.
+pub(crate) fn edit<T: Float>(to: InPlace<'_>, work: impl FnOnce(&mut [T]) -> Result<()>) -> Result<()> {
+    struct Edit<F, T>(RefCell<Option<F>>, std::marker::PhantomData<T>);
+    impl<T: Float, F: FnOnce(&mut [T]) -> Result<()>> InplaceOp1 for Edit<F, T> {
+        fn name(&self) -> &'static str {
+            "edit"
+        }
+        fn cpu_fwd(&self, storage: &mut CpuStorage, layout: &Layout) -> Result<()> {
+            let Some((start, end)) = layout.contiguous_offsets() else { bail!("expected a contiguous tensor, got {layout:?}") };
+            let Some(values) = T::values_mut(storage) else { bail!("expected a tensor of {:?}", T::DTYPE) };
+            match self.0.take() {
+                Some(work) => work(&mut values[start..end]),
+                None => Ok(()),
+            }
+        }
+    }
+    to.tensor().inplace_op1(&Edit(RefCell::new(Some(work)), std::marker::PhantomData))
+}
+
+/// A new vector of `len` values, every one of which `fill` must write and none of which it may read before; saves the pass
+/// that zeroing takes. In debug builds they begin as NaN, so that one forgotten shows.
+pub(crate) fn filled<T: Float>(len: usize, fill: impl FnOnce(&mut [T])) -> Vec<T> {
+    let mut values: Vec<T> = Vec::with_capacity(len);
+    if cfg!(debug_assertions) {
+        values.spare_capacity_mut().iter_mut().for_each(|value| _ = value.write(T::from_f64(f64::NAN)));
+    }
+    // SAFETY: the memory is allocated and ours alone; `fill` writes every value before anybody reads it.
+    fill(unsafe { std::slice::from_raw_parts_mut(values.as_mut_ptr(), len) });
+    // SAFETY: `len` elements are allocated, and have been written.
+    unsafe { values.set_len(len) };
+    values
+}
+
+/// Memory for intermediate values, kept for the next kernel that asks.
+pub(crate) struct Workspace(Vec<Line>);
+
+/// Two cache lines: what adjacent slices of a workspace never share.
+#[derive(Clone, Copy)]
+#[repr(C, align(128))]
+struct Line([f64; 16]);
+
+static KEPT: Mutex<Vec<Vec<Line>>> = Mutex::new(Vec::new());
+
+impl Workspace {
+    /// Memory for several slices of T together; their contents are arbitrary.
+    pub fn new<T: Float>(sizes: &[usize]) -> Self {
+        let len = sizes.iter().map(|&size| padded::<T>(size)).sum::<usize>() / padded::<T>(1);
+        let mut kept = KEPT.lock().unwrap_or_else(PoisonError::into_inner);
+        // The smallest that is large enough, else the largest, to be replaced.
+        let fits = (0..kept.len()).filter(|&i| kept[i].len() >= len).min_by_key(|&i| kept[i].len());
+        let chosen = fits.or_else(|| (0..kept.len()).max_by_key(|&i| kept[i].len()));
+        let mut buffer = chosen.map(|index| kept.swap_remove(index)).unwrap_or_default();
+        drop(kept);
+        if buffer.len() < len {
+            drop(std::mem::take(&mut buffer));
+            buffer = vec![Line([0.0; 16]); len];
+        }
+        Self(buffer)
+    }
+
+    /// The slices, of the sizes that the workspace was made for.
+    pub fn slices<T: Float, const N: usize>(&mut self, sizes: [usize; N]) -> [&mut [T]; N] {
+        let len = self.0.len() * padded::<T>(1);
+        // SAFETY: the lines hold `len` values of T, which is f32 or f64: less aligned, and any bits are a value.
+        let mut rest = unsafe { std::slice::from_raw_parts_mut(self.0.as_mut_ptr().cast::<T>(), len) };
+        sizes.map(|size| {
+            let (slice, remaining) = std::mem::take(&mut rest).split_at_mut(padded::<T>(size));
+            rest = remaining;
+            &mut slice[..size]
+        })
+    }
+}
+
+impl Drop for Workspace {
+    fn drop(&mut self) {
+        KEPT.lock().unwrap_or_else(PoisonError::into_inner).push(std::mem::take(&mut self.0));
+    }
+}
+
+/// Values in the lines that hold `len` values.
+fn padded<T>(len: usize) -> usize {
+    len.next_multiple_of(size_of::<Line>() / size_of::<T>())
+}

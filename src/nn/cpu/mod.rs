@@ -1,0 +1,22 @@
+//! What networks compute with on CPUs.
+//!
+//! Loops are written for the compiler to vectorise and run inside [`vectorised`], so that one binary uses AVX-512, AVX2 or
+//! plain SSE2, whatever the machine has. Work is cut at places that depend on shapes alone, and every sum has one fixed
+//! order: results do not depend on the number of threads.
+
+pub(in crate::nn) mod by_image;
+pub(in crate::nn) mod conv;
+pub(in crate::nn) mod elementwise;
+pub(in crate::nn) mod float;
+mod im2col;
+mod matrix;
+mod memory;
+pub(in crate::nn) mod norm;
+mod sums;
+mod tasks;
+pub(in crate::nn) mod update;
+mod winograd;
+
+pub(crate) use float::{Float, for_float};
+pub(crate) use memory::{View, filled};
+pub(crate) use tasks::{TASK, on_pool, vectorised};

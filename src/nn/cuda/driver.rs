@@ -1,0 +1,97 @@
+//! The devices in use, each with its kernels and libraries.
+//!
+//! A device has one stream, so operations run in the order in which they were called, and memory is given back in that order.
+//! That order, not the lock of a tensor's storage on the host, is what keeps writes in place apart from reads.
+
+use std::collections::HashMap;
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
+
+use candle_core::backend::BackendDevice;
+use candle_core::cuda_backend::DeviceId;
+use candle_core::{CudaDevice, Device, Result, bail};
+use cudarc::driver::CudaStream;
+
+use super::cudnn::Dnn;
+use super::memory::{self, Scratch};
+use super::module::{Argument, Grid, Kernels};
+use super::types::failed;
+
+/// A device with what was made for it.
+pub(super) struct Gpu {
+    pub device: CudaDevice,
+    pub stream: Arc<CudaStream>,
+    pub dnn: Dnn,
+    kernels: Kernels,
+}
+
+/// What was made for each device. It belongs to the device, not to a network: compiling takes seconds.
+static GPUS: LazyLock<Mutex<HashMap<DeviceId, Arc<Mutex<Gpu>>>>> = LazyLock::new(Mutex::default);
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Runs `work` with a device; it must not ask for the device again.
+pub(super) fn with<R>(device: &CudaDevice, work: impl FnOnce(&mut Gpu) -> Result<R>) -> Result<R> {
+    let gpu = {
+        let mut gpus = lock(&GPUS);
+        match gpus.get(&device.id()) {
+            Some(gpu) => Arc::clone(gpu),
+            None => {
+                let gpu = Arc::new(Mutex::new(Gpu::new(device)?));
+                gpus.insert(device.id(), Arc::clone(&gpu));
+                gpu
+            }
+        }
+    };
+    let mut gpu = lock(&gpu);
+    gpu.stream.context().bind_to_thread().map_err(failed("the CUDA driver"))?;
+    work(&mut gpu)
+}
+
+/// The device of a tensor.
+pub(super) fn cuda(device: &Device) -> Result<&CudaDevice> {
+    match device {
+        Device::Cuda(device) => Ok(device),
+        _ => bail!("expected a tensor on a CUDA device"),
+    }
+}
+
+/// Settings of a freshly opened device.
+pub(in crate::nn) fn prepare(device: &Device) -> Result<()> {
+    let device = cuda(device)?;
+    // SAFETY: all of the device's work goes through one stream; there is nothing for events to keep apart.
+    unsafe { device.disable_event_tracking() };
+    memory::keep(&device.cuda_stream())?;
+    // Compile the kernels and open cuDNN: a device that cannot is to be known now.
+    with(device, |_| Ok(()))
+}
+
+/// Bytes of a device's memory that were in use at most; `None` where it has no memory pool.
+pub(in crate::nn) fn peak_memory(device: &Device) -> Result<Option<u64>> {
+    memory::peak(&cuda(device)?.cuda_stream())
+}
+
+/// Bytes of a device's memory that are free.
+pub(crate) fn free_memory(device: &Device) -> Result<usize> {
+    let (free, _) = cuda(device)?.cuda_stream().context().mem_get_info().map_err(failed("the CUDA driver"))?;
+    Ok(free)
+}
+
+impl Gpu {
+    fn new(device: &CudaDevice) -> Result<Self> {
+        let stream = device.cuda_stream();
+        let kernels = Kernels::compile(&stream)?;
+        let dnn = Dnn::new(&stream)?;
+        Ok(Self { device: device.clone(), stream, dnn, kernels })
+    }
+
+    /// Launches the kernel `name_suffix`. The arguments must be those that it takes, in their order.
+    pub fn launch(&mut self, name: &'static str, suffix: &'static str, grid: Grid, arguments: &[&dyn Argument]) -> Result<()> {
+        self.kernels.launch(&self.stream, [name, suffix], grid, arguments)
+    }
+
+    pub fn scratch(&self, bytes: usize) -> Result<Scratch> {
+        Scratch::new(&self.stream, bytes)
+    }
+}

@@ -1,0 +1,12 @@
+//! Training on NVIDIA GPUs: kernels of ours (`kernels.cu`), matrix products by cuBLAS, convolutions by cuDNN.
+
+pub(in crate::nn) mod by_image;
+pub(in crate::nn) mod conv;
+mod cudnn;
+pub(crate) mod driver;
+pub(crate) mod elementwise;
+mod memory;
+mod module;
+pub(in crate::nn) mod norm;
+mod types;
+pub(in crate::nn) mod update;

@@ -1,0 +1,77 @@
+//! Where the windows of a convolution lie, and the sizes that follow.
+
+use candle_core::{Result, bail};
+
+/// Where a square kernel lands on its input.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Window {
+    /// Height and width of the kernel.
+    pub kernel: usize,
+    /// Step between positions.
+    pub stride: usize,
+    /// Zeros around the input.
+    pub padding: usize,
+}
+
+impl Window {
+    /// A kernel of 1: a linear layer at every position.
+    pub const POINT: Self = Self { kernel: 1, stride: 1, padding: 0 };
+
+    /// The output size of a convolution of an input of `size`; 0 where the kernel does not fit, or the stride is 0.
+    pub fn output(&self, size: usize) -> usize {
+        let room = (size + 2 * self.padding).checked_sub(self.kernel);
+        room.and_then(|room| room.checked_div(self.stride)).map_or(0, |steps| steps + 1)
+    }
+}
+
+/// What all three kernels need to know: `x` is `[n, h, w, ci]`, `y` is `[n, out_h, out_w, co]`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct Plan {
+    pub window: Window,
+    pub n: usize,
+    pub h: usize,
+    pub w: usize,
+    pub ci: usize,
+    pub out_h: usize,
+    pub out_w: usize,
+    pub co: usize,
+}
+
+impl Plan {
+    pub fn new(window: Window, x: [usize; 4], y: [usize; 4], kernels: [usize; 4]) -> Result<Self> {
+        let [n, h, w, ci] = x;
+        let [m, out_h, out_w, co] = y;
+        let (k, stride) = (window.kernel, window.stride);
+        let empty = x.contains(&0) || y.contains(&0) || k == 0 || stride == 0;
+        if empty || n != m || kernels != [co, ci, k, k] || window.output(h) != out_h || window.output(w) != out_w {
+            bail!("convolution: kernels {kernels:?} with {window:?} do not map {x:?} to {y:?} (channels last)");
+        }
+        Ok(Self { window, n, h, w, ci, out_h, out_w, co })
+    }
+
+    /// Elements of one input image.
+    pub fn x_len(&self) -> usize {
+        self.h * self.w * self.ci
+    }
+
+    /// Output positions of one image.
+    pub fn positions(&self) -> usize {
+        self.out_h * self.out_w
+    }
+
+    /// Elements of one output image.
+    pub fn y_len(&self) -> usize {
+        self.positions() * self.co
+    }
+}
+
+/// Which of the three convolutions: from (x, w), (dy, w), (x, dy).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Direction {
+    /// The convolution.
+    Forward,
+    /// Its gradient to the input: the transposed convolution.
+    InputGrad,
+    /// Its gradient to the kernels.
+    WeightGrad,
+}

@@ -1,0 +1,114 @@
+//! Layers one behind the other.
+
+use candle_core::Tensor;
+
+use super::layer::{Layer, Pass, Traced, Wanted};
+use super::spec::LayerSpec;
+use crate::error::{Error, Result};
+use crate::nn::activation::Activation;
+use crate::nn::graph::{Graph, Value};
+use crate::nn::init::{Draw, Parameter};
+use crate::nn::shape::Shape;
+
+/// A list of layers, which is a layer.
+pub(crate) struct Sequential(Vec<Box<dyn Layer>>);
+
+impl Sequential {
+    /// Builds layers that take `input`; gives also the shape of what they make. An activation behind a layer that fuses one becomes
+    /// part of it. `draw` is for the first of them.
+    pub fn build(specs: &[LayerSpec], input: Shape, draw: Draw<'_>) -> Result<(Self, Shape)> {
+        let mut layers = Vec::with_capacity(specs.len());
+        let mut shape = input;
+        let mut rest = specs.iter().enumerate().peekable();
+        while let Some((at, spec)) = rest.next() {
+            let unfit =
+                |what| Error::invalid(format!("layer {}", draw.index + at + 1), what, "Mend the layer list of the config.");
+            let output = spec.output(shape).map_err(unfit)?;
+            let behind = rest.peek().and_then(|(_, next)| next.activation()).filter(|_| spec.fuses());
+            let draw = Draw { index: draw.index + at, ..draw };
+            layers.push(spec.build(shape, behind.unwrap_or(Activation::None), &draw)?);
+            shape = output;
+            if behind.is_some() {
+                rest.next();
+            }
+        }
+        Ok((Self(layers), shape))
+    }
+}
+
+impl Layer for Sequential {
+    fn parameters(&self) -> Vec<&Parameter> {
+        self.0.iter().flat_map(|layer| layer.parameters()).collect()
+    }
+
+    fn forward(&self, x: &Tensor, pass: Pass) -> Result<Tensor> {
+        self.0.iter().try_fold(x.clone(), |x, layer| layer.forward(&x, pass))
+    }
+
+    fn trace(&self, x: &Tensor, pass: Pass) -> Result<(Tensor, Box<dyn Traced>)> {
+        let mut x = x.clone();
+        let mut layers = Vec::with_capacity(self.0.len());
+        for layer in &self.0 {
+            let (y, traced) = layer.trace(&x, pass)?;
+            x = y;
+            layers.push(Part { learns: layer.parameters().iter().any(|parameter| parameter.trainable), traced });
+        }
+        Ok((x, Box::new(Trace(layers))))
+    }
+
+    fn export(&self, graph: &mut Graph, x: Value) -> Result<Value> {
+        self.0.iter().try_fold(x, |x, layer| layer.export(graph, x))
+    }
+}
+
+struct Part {
+    learns: bool,
+    traced: Box<dyn Traced>,
+}
+
+struct Trace(Vec<Part>);
+
+impl Trace {
+    /// The first layer with something to learn; before it nobody asks for gradients.
+    fn first(&self) -> usize {
+        self.0.iter().position(|part| part.learns).unwrap_or(self.0.len())
+    }
+}
+
+impl Traced for Trace {
+    fn vjp(self: Box<Self>, mut dy: Tensor, wanted: Wanted, needs_input: bool) -> Result<(Tensor, Vec<Tensor>)> {
+        let first = if needs_input { 0 } else { self.first() };
+        let mut gradients = Vec::new();
+        for (index, part) in self.0.into_iter().enumerate().skip(first).rev() {
+            let (dx, mut of_layer) = part.traced.vjp(dy, wanted, needs_input || index > first)?;
+            // Last layer first, and so the last parameter of each.
+            of_layer.reverse();
+            gradients.append(&mut of_layer);
+            dy = dx;
+        }
+        gradients.reverse();
+        Ok((dy, gradients))
+    }
+
+    fn vjp_to_input(&mut self, dy: Tensor) -> Result<Tensor> {
+        self.0.iter_mut().rev().try_fold(dy, |dy, part| part.traced.vjp_to_input(dy))
+    }
+
+    fn jvp(&mut self, dx: Tensor, needs_output: bool) -> Result<Tensor> {
+        let last = self.0.len().saturating_sub(1);
+        let parts = self.0.iter_mut().enumerate();
+        parts.into_iter().try_fold(dx, |dx, (index, part)| part.traced.jvp(dx, needs_output || index < last))
+    }
+
+    fn second_order(&mut self, adjoint: Option<Tensor>, needs_input: bool) -> Result<Option<Tensor>> {
+        let first = if needs_input { 0 } else { self.first() };
+        let parts = self.0.iter_mut().enumerate().skip(first).rev();
+        parts
+            .into_iter()
+            .try_fold(adjoint, |adjoint, (index, part)| part.traced.second_order(adjoint, needs_input || index > first))
+    }
+
+    fn take_gradients(&mut self) -> Vec<Tensor> {
+        self.0.iter_mut().flat_map(|part| part.traced.take_gradients()).collect()
+    }
+}

@@ -1,0 +1,46 @@
+//! What a normalisation is made of and leaves, as plain values.
+
+use candle_core::Tensor;
+
+/// Added to every variance.
+pub const EPS: f64 = 1e-5;
+/// The weight of the newest batch in the running statistics.
+pub const MOMENTUM: f64 = 0.1;
+
+/// What batch normalisation makes of `x`, and the statistics of the batch by channel, each `[c]`.
+pub struct BatchNormalised {
+    /// `act((x − mean) / √(var + ε) · weight + bias)`, shaped as `x`.
+    pub y: Tensor,
+    /// Mean.
+    pub mean: Tensor,
+    /// Biased variance.
+    pub var: Tensor,
+}
+
+/// Gradients of batch normalisation, to its three arguments.
+pub struct BatchNormGradients {
+    /// To `x`.
+    pub x: Tensor,
+    /// To the weight, `[c]`.
+    pub weight: Tensor,
+    /// To the bias, `[c]`.
+    pub bias: Tensor,
+}
+
+/// What layer normalisation makes of `x`, and the statistics by image.
+pub struct LayerNormalised {
+    /// `act((x − mean) / √(var + ε) · weight + bias)`, shaped as `x`.
+    pub y: Tensor,
+    /// Mean, `[n, 1]`.
+    pub mean: Tensor,
+    /// `1 / √(var + ε)` with the biased variance, `[n, 1]`.
+    pub inverse: Tensor,
+}
+
+/// `scale · (x − centre) + shift`; all but `x` are anything that broadcasts to `[n, c]`.
+pub(super) struct Line<'a> {
+    pub x: &'a Tensor,
+    pub centre: &'a Tensor,
+    pub scale: &'a Tensor,
+    pub shift: &'a Tensor,
+}
