@@ -203,7 +203,7 @@ impl<'a> Batches<'a> {
     fn upload_images(&self, indices: &[u32]) -> Result<Tensor> {
         #[cfg(feature = "cuda")]
         if let Some(pixels) = &self.resident {
-            return Ok(pixels.gather(indices)?);
+            return pixels.gather(indices);
         }
         let (c, size) = (self.data.channels, self.data.size);
         let mut values = vec![0.0f32; indices.len() * c * size * size];
