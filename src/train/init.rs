@@ -15,6 +15,7 @@ use candle_core::{DType, Device, Tensor};
 
 use super::checkpoint::{self, State};
 use super::count::Shift;
+use super::naming::{last, natural};
 use super::pth::{Pth, Stored};
 use super::watch::Watchdog;
 use super::{RunFolder, Trained, Trainer, Which, critic_network, generator_network};
@@ -145,10 +146,6 @@ fn is_critic(key: &str) -> bool {
 fn is_generator(key: &str) -> bool {
     let name = last(key);
     matches!(name.as_str(), "g" | "g_state_dict" | "model_g") || ["netg", "gen", "ema"].iter().any(|part| name.contains(part))
-}
-
-fn last(key: &str) -> String {
-    key.rsplit('.').next().unwrap_or_default().to_lowercase()
 }
 
 /// A file whose tensors are known by name and shape.
@@ -303,13 +300,6 @@ impl<'a> Candidate<'a> {
             }
         }
     }
-}
-
-/// Names in the order people count: `net.2` before `net.10`.
-pub(super) fn natural(name: &str) -> Vec<(u64, String)> {
-    let parts = name.as_bytes().chunk_by(|a, b| a.is_ascii_digit() == b.is_ascii_digit());
-    let texts = parts.map(|part| String::from_utf8_lossy(part).into_owned());
-    texts.map(|text| (text.parse().unwrap_or(u64::MAX), text)).collect()
 }
 
 /// A candidate's key, and its tensors by our names.

@@ -7,9 +7,11 @@ mod count;
 mod curves;
 mod gif;
 pub mod init;
+mod naming;
 #[cfg(feature = "cuda")]
 mod pixels;
 mod pth;
+mod record;
 pub mod report;
 mod run;
 mod stats;
@@ -36,8 +38,8 @@ use crate::progress::Progress;
 use crate::text;
 
 pub use batches::{Batch, Batches};
+pub use record::{Record, read_records};
 pub use run::RunFolder;
-pub use stats::{Record, read_records};
 pub use step::{Phase, Trainer};
 pub use watch::{Best, Trouble, Verdict, Watchdog};
 

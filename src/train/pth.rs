@@ -11,6 +11,7 @@ use candle_core::pickle::{Object, Stack};
 use candle_core::{DType, Device, Tensor};
 use zip::{CompressionMethod, ZipArchive};
 
+use super::naming::natural;
 use crate::error::{Error, Result};
 use crate::{files, memory};
 
@@ -243,9 +244,7 @@ fn collect(object: Object, key: String, dicts: &mut Vec<(String, Vec<Stored>)>) 
 
 /// Into the order in which they were saved, which candle's dicts do not keep: PyTorch numbers the storages as it meets them.
 fn sort(tensors: &mut [Stored]) {
-    tensors.sort_by_cached_key(|tensor| {
-        (tensor.storage.parse().unwrap_or(u64::MAX), tensor.offset, super::init::natural(&tensor.name))
-    });
+    tensors.sort_by_cached_key(|tensor| (tensor.storage.parse().unwrap_or(u64::MAX), tensor.offset, natural(&tensor.name)));
 }
 
 /// A tensor, if the object is one.

@@ -12,7 +12,7 @@ use maud::{DOCTYPE, Markup, PreEscaped, html};
 use serde::{Deserialize, Serialize};
 use sysinfo::{CpuRefreshKind, MemoryRefreshKind, RefreshKind, System};
 
-use super::stats::Elapsed;
+use super::record::Elapsed;
 use super::{Best, Record, RunFolder, Verdict, changes, checkpoint, curves, gif, hours, read_records};
 use crate::config::TrainConfig;
 use crate::data::{Dataset, grouped};

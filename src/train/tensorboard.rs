@@ -12,8 +12,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use crc::{CRC_32_ISCSI, Crc, Table};
 use prost::Message;
 
-use super::stats::Elapsed;
-use super::{Record, RunFolder, read_records};
+use super::RunFolder;
+use super::record::{Elapsed, Record, read_records};
 use crate::error::{Error, Result};
 use crate::files;
 

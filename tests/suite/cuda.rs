@@ -15,7 +15,6 @@ use ganforge::nn::device::open_cuda;
 use ganforge::nn::elementwise::{add_bias_activate, bias_grad, multiply, swap_axes};
 use ganforge::nn::geometry::Window;
 use ganforge::nn::in_place::InPlace;
-use ganforge::nn::layers::Linear;
 use ganforge::nn::norm::{batch_norm, batch_norm_grad};
 use ganforge::nn::statistics::BatchNormalised;
 use ganforge::nn::update::lerp;
