@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::data::DataConfig;
 use crate::error::Result;
 use crate::image::Range;
-use crate::nn::cpu::{Float, View, filled, for_float, vectorised};
+use crate::nn::cpu::{Float, View, copied, filled, for_float, vectorised};
 use crate::random::{Purpose, Stream};
 
 /// Largest shift, as a share of the side.
@@ -130,7 +130,7 @@ impl Augmentation {
         let made = filled(values.len(), |to| {
             let images = to.par_chunks_exact_mut((h * w * c).max(1)).zip(values.par_chunks_exact((h * w * c).max(1)));
             images.enumerate().for_each(|(index, (to, from))| {
-                to.copy_from_slice(from);
+                let to = copied(to, from);
                 vectorised(|| self.steps.iter().for_each(|step| step.apply_image(index, to, [h, w, c], self.fill)));
             });
         });

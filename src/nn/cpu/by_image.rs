@@ -6,7 +6,7 @@ use rayon::prelude::*;
 
 use super::elementwise::activate;
 use super::float::Float;
-use super::memory::{View, filled};
+use super::memory::{Slot, View, filled, written};
 use super::tasks::{TASK, vectorised};
 use crate::nn::activation::Activation;
 
@@ -102,9 +102,11 @@ pub(in crate::nn) fn combine<T: Float>(
                 for (y, x) in y.chunks_exact_mut(c).zip(x.chunks_exact(c)) {
                     let numbers = centre.iter().zip(scale).zip(shift);
                     for ((y, &x), ((&centre, &scale), &shift)) in y.iter_mut().zip(x).zip(numbers) {
-                        *y = (x - centre) * scale + shift;
+                        y.put((x - centre) * scale + shift);
                     }
                 }
+                // SAFETY: rows of c values make up all of it, and were just written.
+                let y = unsafe { written(y) };
                 for term in terms.chunks_exact(2) {
                     let (g, factor) = (&term[0][values.clone()], &term[1][numbers.clone()]);
                     for (y, g) in y.chunks_exact_mut(c).zip(g.chunks_exact(c)) {

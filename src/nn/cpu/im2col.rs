@@ -4,13 +4,14 @@
 //! position, and the product's result is the output as it is, with nothing to be sorted. The batch is cut into groups of
 //! images whose columns fit a core's second cache.
 
+use std::mem::MaybeUninit;
 use std::ops::Range;
 
 use rayon::prelude::*;
 
 use super::float::Float;
 use super::matrix::{matmul, matmul_parallel, row_major, transpose, transposed};
-use super::memory::{Workspace, filled};
+use super::memory::{Slot, Workspace, filled, zeroed};
 use super::sums::add_to;
 use super::tasks::{LINES, MAX_SUMS, vectorised};
 use crate::nn::geometry::Plan;
@@ -80,11 +81,11 @@ impl Plan {
     }
 
     /// The transpose of [`Self::im2col`]: adds columns up in the images that they came from.
-    fn col2im<T: Float>(&self, columns: &[T], x: &mut [T]) {
+    fn col2im<T: Float>(&self, columns: &[T], x: &mut [MaybeUninit<T>]) {
         let images = columns.chunks_exact(self.positions() * self.depth()).zip(x.chunks_exact_mut(self.x_len()));
         images.for_each(|(columns, x)| {
             vectorised(|| {
-                x.fill(T::default());
+                let x = zeroed(x);
                 self.for_each_run(|run, to| {
                     if let Some(to) = to {
                         for (to, &from) in x[to..to + run.len()].iter_mut().zip(&columns[run]) {
@@ -115,7 +116,7 @@ impl Plan {
     }
 
     /// The inverse of the turn in [`Self::with_turned`].
-    fn turn_back<T: Float>(&self, turned: &[T], w: &mut [T]) {
+    fn turn_back<T: Float>(&self, turned: &[T], w: &mut [MaybeUninit<T>]) {
         let area = self.window.kernel * self.window.kernel;
         let kernels = w.par_chunks_exact_mut(self.depth()).zip(turned.par_chunks_exact(self.depth()));
         kernels.for_each(|(to, from)| transpose(from, to, area, self.ci));
@@ -138,7 +139,7 @@ fn transpose_parallel<T: Float>(from: &[T], to: &mut [T], rows: usize, columns: 
 }
 
 /// `y [n, out_h, out_w, co]`
-pub(super) fn forward<T: Float>(plan: &Plan, x: &[T], w: &[T], y: &mut [T]) {
+pub(super) fn forward<T: Float>(plan: &Plan, x: &[T], w: &[T], y: &mut [MaybeUninit<T>]) {
     let (depth, co) = (plan.depth(), plan.co);
     plan.with_turned(w, |turned| {
         if plan.is_full() {
@@ -161,7 +162,7 @@ pub(super) fn forward<T: Float>(plan: &Plan, x: &[T], w: &[T], y: &mut [T]) {
 }
 
 /// `dx [n, h, w, ci]`
-pub(super) fn input_grad<T: Float>(plan: &Plan, dy: &[T], w: &[T], dx: &mut [T]) {
+pub(super) fn input_grad<T: Float>(plan: &Plan, dy: &[T], w: &[T], dx: &mut [MaybeUninit<T>]) {
     let (depth, co) = (plan.depth(), plan.co);
     plan.with_turned(w, |w| {
         if plan.is_full() {
@@ -179,7 +180,7 @@ pub(super) fn input_grad<T: Float>(plan: &Plan, dy: &[T], w: &[T], dx: &mut [T])
 }
 
 /// `dw [co, ci, k, k]`
-pub(super) fn weight_grad<T: Float>(plan: &Plan, x: &[T], dy: &[T], dw: &mut [T]) {
+pub(super) fn weight_grad<T: Float>(plan: &Plan, x: &[T], dy: &[T], dw: &mut [MaybeUninit<T>]) {
     if plan.is_turned() {
         return turned_weight_grad(plan, x, dy, dw);
     }
@@ -190,19 +191,20 @@ pub(super) fn weight_grad<T: Float>(plan: &Plan, x: &[T], dy: &[T], dw: &mut [T]
 }
 
 /// `dw [co, k, k, ci]`
-fn turned_weight_grad<T: Float>(plan: &Plan, x: &[T], dy: &[T], dw: &mut [T]) {
+fn turned_weight_grad<T: Float, S: Slot<T>>(plan: &Plan, x: &[T], dy: &[T], dw: &mut [S]) {
     let (depth, co) = (plan.depth(), plan.co);
     if plan.is_full() {
         return matmul_parallel([co, plan.n, depth], dy, transposed(co), x, row_major(depth), dw);
     }
     let group = plan.group();
+    let len = dw.len();
     // Each sum takes its share of the groups in order; then the sums are added in order.
     let share = plan.n.div_ceil(group).div_ceil(MAX_SUMS) * group;
-    let sums: Vec<Vec<T>> = x
+    let mut sums: Vec<Vec<T>> = x
         .par_chunks(share * plan.x_len())
         .zip(dy.par_chunks(share * plan.y_len()))
         .map(|(x, dy)| {
-            filled(dw.len(), |dw| {
+            filled(len, |dw| {
                 for (index, (x, dy)) in x.chunks(group * plan.x_len()).zip(dy.chunks(group * plan.y_len())).enumerate() {
                     let rows = dy.len() / co;
                     let mut workspace = Workspace::new::<T>(&[rows * depth]);
@@ -213,10 +215,7 @@ fn turned_weight_grad<T: Float>(plan: &Plan, x: &[T], dy: &[T], dw: &mut [T]) {
             })
         })
         .collect();
-    for (index, sum) in sums.iter().enumerate() {
-        match index {
-            0 => dw.copy_from_slice(sum),
-            _ => add_to(dw, sum),
-        }
-    }
+    let Some((total, rest)) = sums.split_first_mut() else { return };
+    rest.iter().for_each(|sum| add_to(total, sum));
+    dw.iter_mut().zip(&*total).for_each(|(to, &from)| to.put(from));
 }

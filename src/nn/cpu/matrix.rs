@@ -4,6 +4,7 @@ use gemm::Parallelism;
 use rayon::prelude::*;
 
 use super::float::Float;
+use super::memory::Slot;
 use super::tasks::LINES;
 
 /// A matrix in a slice: element (i, j) is at `i · row_step + j · column_step`.
@@ -27,11 +28,19 @@ fn fits(len: usize, rows: usize, columns: usize, s: Strides) -> bool {
     rows == 0 || columns == 0 || (rows - 1) * s.row_step + (columns - 1) * s.column_step < len
 }
 
-/// `c (m × n, row-major) = a (m × k) · b (k × n)`, or `c += a · b`. One thread.
-pub(crate) fn matmul<T: Float>([m, k, n]: [usize; 3], a: &[T], sa: Strides, b: &[T], sb: Strides, c: &mut [T], add: bool) {
+/// `c (m × n, row-major) = a (m × k) · b (k × n)`, or, where c has been written, `c += a · b`. One thread.
+pub(crate) fn matmul<T: Float, S: Slot<T>>(
+    [m, k, n]: [usize; 3],
+    a: &[T],
+    sa: Strides,
+    b: &[T],
+    sb: Strides,
+    c: &mut [S],
+    add: bool,
+) {
     assert!(c.len() >= m * n);
     // SAFETY: `c` holds m rows of n and is borrowed exclusively.
-    unsafe { matmul_into([m, k, n], a, sa, b, sb, c.as_mut_ptr(), n, add) }
+    unsafe { matmul_into([m, k, n], a, sa, b, sb, c.as_mut_ptr().cast::<T>(), n, add) }
 }
 
 /// # Safety
@@ -80,7 +89,14 @@ const BLOCK_WORK: usize = 1 << 20;
 const MAX_BLOCKS: usize = 32;
 
 /// As [`matmul`] without adding, on all threads: in blocks of the longer side of `c`, so that little is packed twice.
-pub(crate) fn matmul_parallel<T: Float>([m, k, n]: [usize; 3], a: &[T], sa: Strides, b: &[T], sb: Strides, c: &mut [T]) {
+pub(crate) fn matmul_parallel<T: Float, S: Slot<T>>(
+    [m, k, n]: [usize; 3],
+    a: &[T],
+    sa: Strides,
+    b: &[T],
+    sb: Strides,
+    c: &mut [S],
+) {
     /// A pointer that tasks may share: each writes its own block.
     struct Shared<T>(*mut T);
     // SAFETY: only ever used for disjoint blocks.
@@ -93,7 +109,7 @@ pub(crate) fn matmul_parallel<T: Float>([m, k, n]: [usize; 3], a: &[T], sa: Stri
 
     assert!(c.len() >= m * n && fits(a.len(), m, k, sa) && fits(b.len(), k, n, sb));
     let blocks = (m * k * n / BLOCK_WORK).clamp(1, MAX_BLOCKS);
-    let c = Shared(c.as_mut_ptr());
+    let c = Shared(c.as_mut_ptr().cast::<T>());
     let by_columns = n >= m;
     let side = if by_columns { n } else { m };
     let block = side.div_ceil(blocks).next_multiple_of(16);
@@ -110,16 +126,16 @@ pub(crate) fn matmul_parallel<T: Float>([m, k, n]: [usize; 3], a: &[T], sa: Stri
 }
 
 /// `[rows, columns]` → `[columns, rows]`
-pub(crate) fn transpose<T: Float>(from: &[T], to: &mut [T], rows: usize, columns: usize) {
+pub(crate) fn transpose<T: Float, S: Slot<T>>(from: &[T], to: &mut [S], rows: usize, columns: usize) {
     if rows == 1 || columns == 1 {
-        to.copy_from_slice(from);
+        to.iter_mut().zip(from).for_each(|(to, &from)| to.put(from));
         return;
     }
     for start in (0..rows).step_by(LINES) {
         let end = rows.min(start + LINES);
         for (column, to) in to.chunks_exact_mut(rows).enumerate() {
             for (to, row) in to[start..end].iter_mut().zip(start..) {
-                *to = from[row * columns + column];
+                to.put(from[row * columns + column]);
             }
         }
     }

@@ -1,6 +1,7 @@
 //! The values of tensors as slices, new memory, and memory that kernels lend one another.
 
 use std::cell::RefCell;
+use std::mem::MaybeUninit;
 use std::sync::{Mutex, PoisonError};
 
 use candle_core::{CpuStorage, InplaceOp1, Layout, Result, Storage, StorageRef, Tensor, WithDType, bail};
@@ -60,18 +61,69 @@ pub(crate) fn edit<T: Float>(to: InPlace<'_>, work: impl FnOnce(&mut [T]) -> Res
     to.tensor().inplace_op1(&Edit(RefCell::new(Some(work)), std::marker::PhantomData))
 }
 
-/// A new vector of `len` values, every one of which `fill` must write and none of which it may read before; saves the pass
-/// that zeroing takes. In debug builds they begin as NaN, so that one forgotten shows.
-pub(crate) fn filled<T: Float>(len: usize, fill: impl FnOnce(&mut [T])) -> Vec<T> {
-    let mut values: Vec<T> = Vec::with_capacity(len);
-    if cfg!(debug_assertions) {
-        values.spare_capacity_mut().iter_mut().for_each(|value| _ = value.write(T::from_f64(f64::NAN)));
+/// A place for a value that may not have been written yet.
+///
+/// # Safety
+/// It must be laid out as a T is.
+pub(crate) unsafe trait Slot<T>: Send {
+    /// Writes the value.
+    fn put(&mut self, value: T);
+}
+
+// SAFETY: it is a T.
+unsafe impl<T: Float> Slot<T> for T {
+    #[inline(always)]
+    fn put(&mut self, value: T) {
+        *self = value;
     }
-    // SAFETY: the memory is allocated and ours alone; `fill` writes every value before anybody reads it.
-    fill(unsafe { std::slice::from_raw_parts_mut(values.as_mut_ptr(), len) });
+}
+
+// SAFETY: the standard library promises the same layout.
+unsafe impl<T: Float> Slot<T> for MaybeUninit<T> {
+    #[inline(always)]
+    fn put(&mut self, value: T) {
+        self.write(value);
+    }
+}
+
+/// A new vector of `len` values, every one of which `fill` must write; saves the pass that zeroing takes. In debug builds they
+/// begin as NaN, so that one forgotten shows.
+pub(crate) fn filled<T: Float>(len: usize, fill: impl FnOnce(&mut [MaybeUninit<T>])) -> Vec<T> {
+    let mut values: Vec<T> = Vec::with_capacity(len);
+    let room = &mut values.spare_capacity_mut()[..len];
+    if cfg!(debug_assertions) {
+        room.iter_mut().for_each(|value| value.put(T::from_f64(f64::NAN)));
+    }
+    fill(room);
     // SAFETY: `len` elements are allocated, and have been written.
     unsafe { values.set_len(len) };
     values
+}
+
+/// Values that have been written.
+///
+/// # Safety
+/// Every one of them must have been.
+pub(crate) unsafe fn written<T: Float>(values: &mut [MaybeUninit<T>]) -> &mut [T] {
+    // SAFETY: the same layout, and written, as the caller answers for.
+    unsafe { &mut *(std::ptr::from_mut(values) as *mut [T]) }
+}
+
+/// Fills memory with zeros.
+#[inline(always)]
+pub(crate) fn zeroed<T: Float>(values: &mut [MaybeUninit<T>]) -> &mut [T] {
+    values.iter_mut().for_each(|value| value.put(T::default()));
+    // SAFETY: just above.
+    unsafe { written(values) }
+}
+
+/// Fills memory with as many values.
+#[inline(always)]
+pub(crate) fn copied<'a, T: Float>(to: &'a mut [MaybeUninit<T>], from: &[T]) -> &'a mut [T] {
+    assert_eq!(to.len(), from.len());
+    to.iter_mut().zip(from).for_each(|(to, &from)| to.put(from));
+    // SAFETY: just above, for the lengths are equal.
+    unsafe { written(to) }
 }
 
 /// Memory for intermediate values, kept for the next kernel that asks.

@@ -18,5 +18,5 @@ pub(in crate::nn) mod update;
 mod winograd;
 
 pub(crate) use float::{Float, for_float};
-pub(crate) use memory::{View, filled};
+pub(crate) use memory::{Slot, View, copied, filled};
 pub(crate) use tasks::{TASK, on_pool, vectorised};

@@ -5,7 +5,7 @@ use rayon::prelude::*;
 
 use super::elementwise::{activate, activate_back};
 use super::float::Float;
-use super::memory::{View, edit, filled};
+use super::memory::{Slot, View, edit, filled, written};
 use super::sums::{column_sums, total};
 use super::tasks::{TASK, vectorised};
 use crate::nn::activation::Activation;
@@ -65,10 +65,11 @@ pub(in crate::nn) fn batch_norm<T: Float>(
                 for (y, x) in y.chunks_exact_mut(c).zip(x.chunks_exact(c)) {
                     let parameters = centre.iter().zip(&scale).zip(bias);
                     for ((y, &x), ((&centre, &scale), &bias)) in y.iter_mut().zip(x).zip(parameters) {
-                        *y = (x - centre) * scale + bias;
+                        y.put((x - centre) * scale + bias);
                     }
                 }
-                activate(act, y);
+                // SAFETY: rows of c values make up all of it, and were just written.
+                activate(act, unsafe { written(y) });
             });
         });
     });

@@ -16,13 +16,14 @@
 //! where spread, fold and gather are the transposes of collect, expand and of the map from kernels to `U`. Channels come
 //! last, so that every one of these maps is a few additions of long rows.
 
+use std::mem::MaybeUninit;
 use std::ops::Range;
 
 use rayon::prelude::*;
 
 use super::float::Float;
 use super::matrix::{matmul, row_major, transposed};
-use super::memory::{Workspace, filled};
+use super::memory::{Slot, Workspace, filled, zeroed};
 use super::sums::add_to;
 use super::tasks::{LINES, MAX_SUMS, vectorised};
 use crate::nn::geometry::Plan;
@@ -132,7 +133,7 @@ impl<'a> Winograd<'a> {
     }
 
     /// `y [n, out_h, out_w, co]`
-    pub fn forward<T: Float>(&self, x: &[T], w: &[T], y: &mut [T]) {
+    pub fn forward<T: Float>(&self, x: &[T], w: &[T], y: &mut [MaybeUninit<T>]) {
         let (plan, group) = (self.plan, self.group());
         let mut workspace = Workspace::new::<T>(&[self.depth() * plan.co]);
         let [u] = workspace.slices::<T, 1>([self.depth() * plan.co]);
@@ -148,7 +149,7 @@ impl<'a> Winograd<'a> {
     }
 
     /// `dx [n, h, w, ci]`
-    pub fn input_grad<T: Float>(&self, dy: &[T], w: &[T], dx: &mut [T]) {
+    pub fn input_grad<T: Float>(&self, dy: &[T], w: &[T], dx: &mut [MaybeUninit<T>]) {
         let (plan, group) = (self.plan, self.group());
         let mut workspace = Workspace::new::<T>(&[self.depth() * plan.co]);
         let [u] = workspace.slices::<T, 1>([self.depth() * plan.co]);
@@ -164,7 +165,7 @@ impl<'a> Winograd<'a> {
     }
 
     /// `dw [co, ci, k, k]`
-    pub fn weight_grad<T: Float>(&self, x: &[T], dy: &[T], dw: &mut [T]) {
+    pub fn weight_grad<T: Float>(&self, x: &[T], dy: &[T], dw: &mut [MaybeUninit<T>]) {
         let (plan, group, len) = (self.plan, self.group(), self.depth() * self.plan.co);
         let groups = plan.n.div_ceil(group);
         // Each sum takes its share of the groups in order; then the sums are added in order.
@@ -199,7 +200,7 @@ impl<'a> Winograd<'a> {
     }
 
     /// The nine products, in blocks of rows.
-    fn multiply<T: Float>(&self, product: &Product, v: &mut [T], m: &mut [T], du: &mut [T], u: &[T]) {
+    fn multiply<T: Float>(&self, product: &Product, v: &mut [T], m: &mut [T], du: &mut [MaybeUninit<T>], u: &[T]) {
         let co = self.plan.co;
         let tiles = m.len() / (9 * co);
         let inner = self.inner();
@@ -304,7 +305,7 @@ impl<'a> Winograd<'a> {
     }
 
     /// `V` → `x`: the transpose of [`Self::expand`].
-    fn fold<T: Float>(&self, v: &[T], x: &mut [T]) {
+    fn fold<T: Float>(&self, v: &[T], x: &mut [MaybeUninit<T>]) {
         let (plan, c, columns) = (self.plan, self.plan.ci, self.strip_columns());
         let row_len = plan.w * c;
         let inside = self.inside();
@@ -314,7 +315,7 @@ impl<'a> Winograd<'a> {
             let mut workspace = Workspace::new::<T>(&[columns * c]);
             let [strip] = workspace.slices::<T, 1>([columns * c]);
             vectorised(|| {
-                x.fill(T::default());
+                let x = zeroed(x);
                 for ty in 0..self.tiles.0 {
                     for (down, down_number, part) in self.parts() {
                         strip.fill(T::default());
@@ -353,7 +354,7 @@ impl<'a> Winograd<'a> {
     }
 
     /// `M` → `y`: along each axis `y₀ = m₀ + m₁`, `y₁ = m₁ + m₂`.
-    fn collect<T: Float>(&self, m: &[T], y: &mut [T]) {
+    fn collect<T: Float>(&self, m: &[T], y: &mut [MaybeUninit<T>]) {
         let (co, tiles) = (self.plan.co, self.tile_count());
         let images = m.len() / (9 * tiles * co);
         y.par_chunks_exact_mut(self.plan.y_len()).enumerate().for_each(|(image, y)| {
@@ -366,7 +367,7 @@ impl<'a> Winograd<'a> {
                         if let Some(start) = start {
                             let y = &mut y[start..start + co];
                             for i in 0..co {
-                                y[i] = (a[i] + b[i]) + (c[i] + d[i]);
+                                y[i].put((a[i] + b[i]) + (c[i] + d[i]));
                             }
                         }
                     }
@@ -473,7 +474,7 @@ impl<'a> Winograd<'a> {
     }
 
     /// `dU` → the gradient of kernels `[co, ci, k, k]`: the transpose of [`Self::kernels`].
-    fn gather<T: Float>(&self, du: &[T], dw: &mut [T]) {
+    fn gather<T: Float>(&self, du: &[T], dw: &mut [MaybeUninit<T>]) {
         /// Output channels a task.
         const BLOCK: usize = 64;
         let Plan { ci, co, .. } = *self.plan;
@@ -500,7 +501,7 @@ impl<'a> Winograd<'a> {
                         let outs = start..len.min(start + LINES);
                         for tap in 0..channels * area {
                             let from = &taps[tap * len..][outs.clone()];
-                            outs.clone().zip(from).for_each(|(out, &value)| dw[(out * ci + first) * area + tap] = value);
+                            outs.clone().zip(from).for_each(|(out, &value)| dw[(out * ci + first) * area + tap].put(value));
                         }
                     }
                 }

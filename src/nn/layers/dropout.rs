@@ -8,7 +8,7 @@ use super::layer::{Layer, Pass, Traced};
 use super::masked::{Masked, Untraced};
 use crate::error::Result;
 use crate::nn::activation::Activation;
-use crate::nn::cpu::{TASK, filled};
+use crate::nn::cpu::{Slot, TASK, filled};
 use crate::nn::elementwise::multiply;
 use crate::nn::graph::{Graph, Value};
 use crate::nn::in_place::InPlace;
@@ -64,11 +64,11 @@ impl Built {
         const LAYERS: u64 = 1 << 10;
         let (p, kept) = (self.p, (1.0 / (1.0 - self.p)) as f32);
         let stream = Stream::at(seed, Purpose::Dropout, number * LAYERS + self.index as u64);
-        let mask = filled(x.elem_count(), |mask: &mut [f32]| {
+        let mask = filled(x.elem_count(), |mask| {
             mask.par_chunks_mut(TASK).enumerate().for_each(|(task, mask)| {
                 let mut stream = stream.clone();
                 stream.seek((task * TASK) as u64);
-                mask.fill_with(|| if f64::from(stream.unit()) < p { 0.0 } else { kept });
+                mask.iter_mut().for_each(|value| value.put(if f64::from(stream.unit()) < p { 0.0 } else { kept }));
             });
         });
         Ok(Tensor::from_vec(mask, x.shape(), x.device())?.to_dtype(x.dtype())?)
