@@ -1,5 +1,6 @@
 //! What the two programs share: progress on the terminal, interruption, exit codes.
 
+use std::borrow::Cow;
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,7 +11,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::error::{Error, Result};
 use crate::progress::Progress;
-use crate::text::shown;
+use crate::text::{self, shown};
 
 /// Reports on stderr: a bar on a terminal, a plain line every few seconds elsewhere, nothing with `--quiet`.
 pub struct Console {
@@ -150,6 +151,27 @@ pub fn print_line(line: &str) -> Result<()> {
         Err(e) if e.kind() != io::ErrorKind::BrokenPipe => Err(Error::io("write to", "stdout".as_ref())(e)),
         _ => Ok(()),
     }
+}
+
+/// The command line. If it is wrong, or asks for help, what there is to say is printed and the program ends; what a terminal would
+/// obey in an argument is not said as it is.
+pub fn parsed<C: clap::Parser>() -> C {
+    let arguments: Vec<std::ffi::OsString> = std::env::args_os().collect();
+    C::try_parse_from(&arguments).unwrap_or_else(|error| {
+        let raw: Vec<String> = arguments.iter().map(|argument| argument.to_string_lossy().into_owned()).collect();
+        if !error.use_stderr() || raw.iter().all(|argument| matches!(text::on_one_line(argument), Cow::Borrowed(_))) {
+            error.exit();
+        }
+        let message = raw.iter().fold(error.to_string(), |message, argument| {
+            let parts = [argument.as_str(), argument.split_once('=').map_or("", |(_, value)| value)];
+            parts
+                .iter()
+                .filter(|part| !part.is_empty())
+                .fold(message, |message, part| message.replace(part, &text::on_one_line(part)))
+        });
+        error_line(message.trim_end());
+        std::process::exit(2)
+    })
 }
 
 /// Prints the error, if any, and gives the exit code: 0 done, 2 the call is wrong, 1 anything else.

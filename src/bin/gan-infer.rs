@@ -180,7 +180,7 @@ fn main() -> ExitCode {
     unsafe { runtime::disable_telemetry() };
     // SAFETY: as above.
     unsafe { cli::outlive_file_limits() };
-    let Cli { sample, verbose, command } = Cli::parse();
+    let Cli { sample, verbose, command } = cli::parsed();
     if verbose {
         runtime::listen(cli::error_line);
     }

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use candle_core::Device;
 use clap::builder::RangedU64ValueParser;
 use clap::{Args, Parser, Subcommand};
-use ganforge::cli::{Console, finish, outlive_file_limits, prepare_training, print_line, stop_flag};
+use ganforge::cli::{Console, finish, outlive_file_limits, parsed, prepare_training, print_line, stop_flag};
 use ganforge::config::{self, DataConfig, PRESETS, Precision, Span, TrainConfig, WatchConfig};
 use ganforge::contract::{Layout, Weights};
 use ganforge::data::{self, Dataset};
@@ -213,7 +213,7 @@ fn main() -> ExitCode {
     unsafe { runtime::disable_telemetry() };
     // SAFETY: as above.
     unsafe { outlive_file_limits() };
-    let cli = Cli::parse();
+    let cli: Cli = parsed();
     finish(match cli.command {
         Some(Command::Presets { name }) => presets(name.as_deref()),
         Some(Command::Export(args)) => export(&args),
@@ -260,6 +260,7 @@ fn export(args: &ExportArgs) -> Result<()> {
     }
     let (trained, default) = exported(args)?;
     let path = args.out.clone().unwrap_or(default);
+    train::check_output(&path, &args.run)?;
     let agreement = export::export(&trained, args.layout, args.dtype, &path)?;
     print_line(&format!(
         "{}: {} weights after {} images; largest difference to candle {:.1e} in values, {} of 255 in pixels",

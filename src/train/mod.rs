@@ -39,7 +39,7 @@ use crate::text;
 
 pub use batches::{Batch, Batches};
 pub use record::{Record, read_records};
-pub use run::RunFolder;
+pub use run::{RunFolder, check_output};
 pub use step::{Phase, Trainer};
 pub use watch::{Best, Trouble, Verdict, Watchdog};
 
@@ -127,7 +127,11 @@ pub fn train(job: &Job) -> Result<Outcome> {
             return Ok(nothing_left(job, &trainer, &batches, watchdog, total));
         }
         progress.say(&format!("continuing at step {}", trainer.step));
-    } else if !config.init_from.is_empty() {
+    } else if let Some(reached) = check_beginning(folder, &batches, config)? {
+        progress
+            .say(&format!("no checkpoint was saved before step {reached}, up to which this run was logged: it begins again"));
+    }
+    if saved.is_none() && !config.init_from.is_empty() {
         progress.say(&init::begin(&mut trainer, Path::new(&config.init_from))?);
         // At once: a run that is killed before its next checkpoint must begin with the same weights, whatever became of the file.
         checkpoint::save(folder, &trainer, &batches, &watchdog)?;
@@ -160,6 +164,25 @@ pub fn train(job: &Job) -> Result<Outcome> {
         progress.say(&format!("warning: the run is saved, but its report is not: {error}"));
     }
     trained.map(|_| outcome)
+}
+
+/// Looks at a run without a checkpoint: the step up to which its log goes, if it has one. It was killed, or failed, before its
+/// first checkpoint.
+///
+/// # Errors
+/// When it must have had a checkpoint: to begin again would replace what it made.
+fn check_beginning(folder: &RunFolder, batches: &Batches, config: &TrainConfig) -> Result<Option<u64>> {
+    let records = if folder.stats_file().exists() { read_records(folder)? } else { Vec::new() };
+    let reached = records.last().map(|record| record.step);
+    let first = batches.in_steps(config.output.checkpoint_every, &config.schedule);
+    if folder.onnx_file().exists() || reached.is_some_and(|reached| reached > first) {
+        return Err(Error::invalid_file(
+            &folder.checkpoints(),
+            "this run has no checkpoint any more, though it was trained: it would begin again at step 0",
+            "Restore the folder checkpoints/, or train anew into another folder.",
+        ));
+    }
+    Ok(reached)
 }
 
 /// Says of a run that is as long as was asked for, or longer, that there is nothing to train, and how it goes on.

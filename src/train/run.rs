@@ -233,6 +233,37 @@ impl RunFolder {
     }
 }
 
+/// Refuses to write a result over something that a run needs, or over `input`, what the result is made from. What does not exist
+/// yet is nobody's.
+///
+/// # Errors
+/// When `path` is the input, or one of a run's own files but for its `generator.onnx` and its reports.
+pub fn check_output(path: &Path, input: &Path) -> Result<()> {
+    let Ok(real) = std::fs::canonicalize(path) else { return Ok(()) };
+    let hint = "Choose another --out.";
+    if std::fs::canonicalize(input).is_ok_and(|input| input == real) {
+        return Err(Error::usage(format!("--out {} is what the result is made from", text::path(path)), hint));
+    }
+    for folder in real.ancestors().skip(1).take(3).filter(|folder| folder.join("config.toml").is_file()) {
+        let run = RunFolder { path: folder.to_path_buf(), lock: None };
+        let own = [
+            run.config_file(),
+            run.stats_file(),
+            run.changes_file(),
+            run.facts_file(),
+            run.path.join(files::LOCK),
+            run.checkpoints(),
+            run.samples(),
+            run.tensorboard(),
+        ];
+        if own.iter().any(|own| real.starts_with(own)) {
+            let what = format!("--out {} belongs to the run in {}", text::path(path), text::path(folder));
+            return Err(Error::usage(what, hint));
+        }
+    }
+    Ok(())
+}
+
 /// How the names of checkpoints begin that are not whole yet; a killed program leaves them behind.
 pub(super) const PARTIAL: &str = ".partial-";
 

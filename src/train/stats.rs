@@ -22,9 +22,11 @@ impl Log {
     /// come after the one before it, as in a file that was put together by hand, is left out.
     pub(super) fn open(folder: &RunFolder, step: u64) -> Result<Self> {
         let path = folder.stats_file();
-        if path.exists() {
+        // A link is replaced, never written through; one that leads nowhere, too.
+        if path.exists() || path.is_symlink() {
             let (mut kept, mut last) = (String::new(), 0);
-            for record in read_records(folder)?.iter().filter(|record| record.step <= step) {
+            let records = if path.exists() { read_records(folder)? } else { Vec::new() };
+            for record in records.iter().filter(|record| record.step <= step) {
                 if record.step > last {
                     kept += &line(record)?;
                     last = record.step;

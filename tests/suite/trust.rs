@@ -495,6 +495,62 @@ fn a_start_killed_at_any_moment_is_taken_up() {
 }
 
 #[test]
+fn a_run_that_lost_its_checkpoints_does_not_begin_again() {
+    let place = Place::new();
+    let run = place.train("run", &["--steps=30", "--checkpoint-every=10", "--set=output.log_every.steps=5"]);
+    let log = fs::read(run.join("stats.jsonl")).unwrap();
+    fs::remove_dir_all(run.join("checkpoints")).unwrap();
+    let told = said(&mut resume(&run, &["--steps=40"]), 1);
+    assert!(told.contains("no checkpoint any more") && told.contains("Restore"), "{told}");
+    // The log alone tells it, too.
+    fs::remove_file(run.join("generator.onnx")).unwrap();
+    said(&mut resume(&run, &["--steps=40"]), 1);
+    assert_eq!(fs::read(run.join("stats.jsonl")).unwrap(), log);
+}
+
+#[test]
+fn a_log_is_never_written_through_a_link_and_never_doubled() {
+    let place = Place::new();
+    let run = place.train("run", &["--steps=20", "--checkpoint-every=10", "--set=output.log_every.steps=5"]);
+    let steps = |run: &Path| -> Vec<u64> {
+        let records = read_records(&RunFolder::open(run).unwrap()).unwrap();
+        records.iter().map(|record| record.step).collect()
+    };
+    let log = fs::read_to_string(run.join("stats.jsonl")).unwrap();
+    fs::write(run.join("stats.jsonl"), log.lines().map(|line| format!("{line}\n{line}\n")).collect::<String>()).unwrap();
+    resume(&run, &["--steps=30"]).assert().success();
+    assert_eq!(steps(&run), [5, 10, 15, 20, 25, 30]);
+    #[cfg(unix)]
+    {
+        fs::remove_file(run.join("stats.jsonl")).unwrap();
+        std::os::unix::fs::symlink(place.path("elsewhere"), run.join("stats.jsonl")).unwrap();
+        resume(&run, &["--steps=40"]).assert().success();
+        assert!(!place.path("elsewhere").exists());
+        assert_eq!(steps(&run), [35, 40]);
+    }
+}
+
+#[test]
+fn a_result_is_never_written_over_what_it_is_made_from() {
+    let place = Place::new();
+    let run = place.train("run", &["--steps=10"]);
+    let before = result(&run);
+    let weights = latest(&run).join("generator.safetensors");
+    for own in [run.join("config.toml"), run.join("stats.jsonl"), run.join("checkpoints/latest"), weights.clone()] {
+        let told = said(gan_train(&["export"]).arg(&run).arg("--out").arg(&own), 2);
+        assert!(told.contains("belongs to the run"), "{told}");
+    }
+    let copy = place.path("weights.safetensors");
+    fs::copy(&weights, &copy).unwrap();
+    let told = said(gan_train(&["export", "--preset=wgan-mnist-mlp"]).arg(&copy).arg("--out").arg(&copy), 2);
+    assert!(told.contains("made from"), "{told}");
+    let eval = ["--n=100", "--draws=1", "--no-neighbours", "--data=synthetic"];
+    said(gan_train(&["eval"]).arg(&run).args(eval).arg("--out").arg(run.join("config.toml")), 2);
+    assert_eq!(result(&run), before);
+    gan_train(&["export"]).arg(&run).arg("--out").arg(run.join("generator.onnx")).assert().success();
+}
+
+#[test]
 fn a_run_with_nothing_left_to_train_says_so() {
     let place = Place::new();
     let run = place.train("run", &["--steps=4"]);
@@ -798,6 +854,11 @@ fn names_from_outside_are_shown_and_not_obeyed() {
     let name = "r\x1b[31m\nerror: forged \u{202e}\u{85}";
     let told = said(gan_train(&["export"]).arg(place.path(name)), 2);
     assert!(!told.contains('\x1b') && told.trim_end().lines().count() == 1, "{told:?}");
+    // In what the parser of the command line says.
+    for arguments in [vec![name], vec!["export", "x", "--layout", name], vec!["--\x1b[2J\nerror: forged=1"]] {
+        let told = said(&mut gan_train(&arguments), 2);
+        assert!(!told.contains(['\x1b', '\u{202e}', '\u{85}']) && !told.contains("\nerror: forged"), "{told:?}");
+    }
     let output = place.start(name, &["--steps=1", "--json"]).assert().success().get_output().clone();
     let (summary, told) = (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap());
     assert!(!summary.contains(['\x1b', '\u{202e}', '\u{85}']) && !told.contains(['\x1b', '\u{202e}', '\u{85}']), "{told:?}");

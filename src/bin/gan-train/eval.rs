@@ -146,6 +146,9 @@ pub fn eval(args: &EvalArgs) -> Result<()> {
             "Name a file, for example evaluation.json in it.",
         ));
     }
+    if let Some(out) = &out {
+        train::check_output(out, Path::new(&args.subject))?;
+    }
     let folder = out.as_deref().map(|out| out.parent().filter(|folder| *folder != Path::new("")).unwrap_or(Path::new(".")));
     if let Some(folder) = folder.filter(|folder| !folder.is_dir()) {
         return Err(Error::usage(format!("--out: there is no folder {}", text::path(folder)), "Make it first."));
