@@ -4,8 +4,8 @@
     python tests/golden/make.py        needs torch 2, numpy, safetensors; a few seconds; the same bytes on the same kind of machine
 
 All tensors are float64. Each file has one metadata key, `spec`: a JSON object whose `torch` is the version that made
-the numbers and whose `cases` describes them by name. Configs in it have the form that `src/shape.rs` and
-`src/config.rs` read with serde. Tensors are called `CASE/TENSOR`.
+the numbers and whose `cases` describes them by name. Configs in it have the form that `src/nn/layers` and
+`src/config` read with serde. Tensors are called `CASE/TENSOR`.
 
 layers.safetensors, networks.safetensors    (cases: name -> list of layers)
     x, dy                 input (batch first) and the gradient of some loss with respect to the output
