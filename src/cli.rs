@@ -1,6 +1,5 @@
 //! What the two programs share: progress on the terminal, interruption, exit codes.
 
-use std::borrow::Cow;
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -153,24 +152,13 @@ pub fn print_line(line: &str) -> Result<()> {
     }
 }
 
-/// The command line. If it is wrong, or asks for help, what there is to say is printed and the program ends; what a terminal would
-/// obey in an argument is not said as it is.
+/// The command line. If it is wrong, or asks for help, what there is to say is printed and the program ends; arguments in it are
+/// shown as names from outside are.
 pub fn parsed<C: clap::Parser>() -> C {
-    let arguments: Vec<std::ffi::OsString> = std::env::args_os().collect();
-    C::try_parse_from(&arguments).unwrap_or_else(|error| {
-        let raw: Vec<String> = arguments.iter().map(|argument| argument.to_string_lossy().into_owned()).collect();
-        if !error.use_stderr() || raw.iter().all(|argument| matches!(text::on_one_line(argument), Cow::Borrowed(_))) {
-            error.exit();
-        }
-        let message = raw.iter().fold(error.to_string(), |message, argument| {
-            let parts = [argument.as_str(), argument.split_once('=').map_or("", |(_, value)| value)];
-            parts
-                .iter()
-                .filter(|part| !part.is_empty())
-                .fold(message, |message, part| message.replace(part, &text::on_one_line(part)))
-        });
-        error_line(message.trim_end());
-        std::process::exit(2)
+    C::try_parse().unwrap_or_else(|error| {
+        let shown: Vec<String> = std::env::args_os().map(|a| text::on_one_line(&a.to_string_lossy()).into_owned()).collect();
+        // The same call with arguments that a terminal does not obey fails in the same way.
+        C::try_parse_from(shown).err().unwrap_or(error).exit()
     })
 }
 

@@ -325,7 +325,8 @@ fn images_a_draw(job: &Job, real: usize) -> Result<usize> {
     let what = if job.draws == 0 {
         "0 draws".to_string()
     } else if n > most {
-        format!("{n} images a draw, but there are {real} real ones and {generated} others a draw")
+        let others = if generated == usize::MAX { String::new() } else { format!(" and {generated} others a draw") };
+        format!("{n} images a draw, but there are {real} real ones{others}")
     } else if n < LEAST {
         format!("{n} images a draw are too few to compare: at least {LEAST} are needed, and thousands mean something")
     } else {

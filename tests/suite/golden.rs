@@ -324,7 +324,7 @@ fn the_dcgan_pair_has_the_published_numbers_of_parameters() {
 
 #[test]
 fn every_preset_file_is_listed() {
-    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("src/presets");
+    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("src/config/presets");
     let mut files: Vec<String> = std::fs::read_dir(folder)
         .unwrap()
         .map(|entry| entry.unwrap().path().file_stem().unwrap().to_string_lossy().into_owned())

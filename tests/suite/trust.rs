@@ -373,7 +373,9 @@ fn another_loss_has_other_keys() {
 fn what_changes_before_the_first_checkpoint_is_noted() {
     let place = Place::new();
     let run = place.train("run", &["--steps=2"]);
+    // As a run is that was killed then.
     fs::remove_dir_all(run.join("checkpoints")).unwrap();
+    fs::remove_file(run.join("generator.onnx")).unwrap();
     resume(&run, &["--steps=3", "--set=seed=7"]).assert().success();
     let noted = changes::read(&RunFolder::open(&run).unwrap()).unwrap();
     assert_eq!((noted[0].step, noted[0].key.as_str(), noted[0].now.as_deref()), (0, "seed", Some("7")));

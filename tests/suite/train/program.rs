@@ -1,0 +1,241 @@
+//! `gan-train` as a program: wrong calls, configs, presets, dry runs, exports.
+
+use super::*;
+
+#[test]
+fn wrong_calls_say_how_to_mend_them() {
+    let place = Place::new();
+    fs::write(place.path("file"), "x").unwrap();
+    fs::create_dir(place.path("full")).unwrap();
+    fs::write(place.path("full/mine"), "x").unwrap();
+    place.train("run", WGAN, &["--steps=1"]);
+    let before = (names(place.0.path()), names(&place.path("full")), result(&place.path("run")));
+    let (data, out) = (place.data().display().to_string(), place.path("out").display().to_string());
+    let [file, full, run] = ["file", "full", "run"].map(|name| place.path(name).display().to_string());
+    let below = place.path("file/below").display().to_string();
+    let complete = ["--preset", "wgan-mnist-mlp", "--data", &data, "--out", &out, "--set=schedule.length={ steps = 1 }"];
+    let with = |flags: &[&str]| [&complete[..], flags].concat().iter().map(|flag| flag.to_string()).collect::<Vec<_>>();
+    let only = |flags: &[&str]| flags.iter().map(|flag| flag.to_string()).collect::<Vec<_>>();
+    let at = |out: &str| only(&["--preset", "wgan-mnist-mlp", "--data", &data, "--out", out, "--steps=1"]);
+
+    let calls = [
+        (only(&["--preset", "dcgan28", "--data", &data, "--out", &out]), "Did you mean 'dcgan-28'?"),
+        (only(&["--preset", "xyz", "--data", &data, "--out", &out]), "Presets: dcgan-28, "),
+        (only(&["presets", "wgan-animal"]), "Did you mean 'wgan-anime'?"),
+        (only(&["--preset", "digits", "--out", &out]), "--data is missing. Name a folder"),
+        (only(&["--preset", "digits", "--data", &data]), "--out is missing. Name a new folder"),
+        (only(&["--data", &data, "--out", &out]), "neither --preset nor --config nor --resume is given. `gan-train presets`"),
+        (only(&["--preset", "digits", "--data", "mnits", "--out", &out]), "Did you mean 'mnist'?"),
+        (only(&["--preset", "digits", "--data", "no/such/place", "--out", &out]), "no file or folder of that name"),
+        (at(&run), "holds a run already. Continue it with gan-train --resume"),
+        (at(&full), "is not empty. Choose a new or empty folder"),
+        (at(&file), "is a file, or lies below one. Choose a new or empty folder"),
+        (at(&below), "is a file, or lies below one. Choose a new or empty folder"),
+        (with(&["--steps", "0"]), "invalid value '0' for '--steps <STEPS>': 0 is not in 1.."),
+        (with(&["--epochs", "0"]), "0 is not in 1.."),
+        (with(&["--images=-3"]), "invalid value '-3' for '--images"),
+        (with(&["--epochs", "1", "--images", "1"]), "cannot be used with"),
+        (with(&["--batch-size", "0"]), "0 is not in 1.."),
+        (with(&["--batch-size", "65537"]), "schedule.batch_size must be 1 to 65536"),
+        (with(&["--checkpoint-every", "0"]), "0 is not in 1.."),
+        (with(&["--seed", "9223372036854775808"]), "is not in 0..=9223372036854775807"),
+        (with(&["--lr", "0"]), "expected a number above 0"),
+        (with(&["--lr", "nan"]), "expected a number above 0"),
+        (with(&["--set", "schedule.batchsize=3"]), "unknown field `batchsize`, expected one of `batch_size`"),
+        (with(&["--set", "sched.batch_size=3"]), "unknown field `sched`"),
+        (with(&["--set", "schedule.batch_size=many"]), "invalid type: string \"many\""),
+        (with(&["--set", "schedule.batch_size"]), "no '='. Write --set section.key=value"),
+        (with(&["--set", "seed.x=1"]), "invalid type: map"),
+        (with(&["--set", "preset.x=1"]), "'preset' is not a section"),
+        (with(&["--set", "loss.clip=-1"]), "loss.clip must be above 0"),
+        (with(&["--set", "latent.size=0"]), "latent.size must be 1 to 65536"),
+        (with(&["--set", "data.size=32"]), "but data.size and data.channels ask for 1×32×32"),
+        (with(&["--set", "critic.layers=[{ linear = { out = 2 } }]"]), "must end in one value an image"),
+        (with(&["--device", "gpu"]), "--device gpu is not known. Use auto, cpu, cuda or cuda:INDEX"),
+        (with(&["--device", "cuda:x"]), "is not known"),
+        (
+            with(&["--device", "cpu", "--precision", "tf32"]),
+            "precision tf32 on the CPU, which computes in f32 only. Use --precision f32",
+        ),
+        (with(&["--device", "cpu", "--set", "schedule.precision=bf16"]), "precision bf16 on the CPU"),
+        (with(&["--precision", "f16"]), "possible values: f32, tf32, bf16"),
+        (with(&["--frobnicate"]), "unexpected argument '--frobnicate'"),
+        (with(&["--resume", &run]), "cannot be used with"),
+        (only(&["--resume", &run, "--lr", "1e-3"]), "change it on purpose with --set optimizer.generator.lr=X"),
+        (only(&["--resume", &full]), "has no config.toml. Name a folder that gan-train made"),
+        (only(&["--resume", &out]), "has no config.toml"),
+        (only(&["export", &full]), "has no config.toml"),
+        (only(&["export", &run, "--weights", "ema"]), "Use --weights raw"),
+        (only(&["export", &run, "--layout", "hwc"]), "possible values: nhwc-u8, nchw-u8, nchw-f32"),
+        (only(&["data", "no/such/place"]), "no file or folder of that name"),
+        (only(&["data", &data, "--channels", "2"]), "Use 1 (grey) or 3 (RGB)"),
+    ];
+    for (call, says) in calls {
+        let mut command = gan_train(&[]);
+        let told = complaint(command.args(&call), 2);
+        assert!(told.contains(says), "{call:?}: {told}");
+    }
+    if !cfg!(feature = "cuda") {
+        let call = with(&["--device", "cuda"]);
+        let told = complaint(gan_train(&[]).args(&call), 2);
+        assert!(told.contains("built without CUDA: build it with --features cuda, or use --device cpu"), "{told}");
+    }
+    // No folder may be made here: the system's refusal, not a wrong call.
+    #[cfg(target_os = "linux")]
+    {
+        let told = complaint(gan_train(&["--quiet"]).args(at("/proc/no/run")), 1);
+        assert!(told.contains("cannot create folder /proc/no/run"), "{told}");
+    }
+    assert!(before == (names(place.0.path()), names(&place.path("full")), result(&place.path("run"))));
+    gan_train(&[]).assert().code(2).stderr(contains("Usage: gan-train"));
+}
+
+#[test]
+fn config_files() {
+    let place = Place::new();
+    let config = place.path("mine.toml");
+    let train = |name: &str| {
+        let mut command = gan_train(&["--quiet", "--steps=1", "--batch-size=4", "--config"]);
+        command.arg(&config).arg("--data").arg(place.data()).arg("--out").arg(place.path(name));
+        command
+    };
+    fs::write(&config, "base = 'wgan-mnist-mlp'\n[latent]\nsize = 3\n").unwrap();
+    train("a").assert().success();
+    let written = RunFolder::open(&place.path("a")).unwrap().config().unwrap();
+    let mut expected = TrainConfig::preset("wgan-mnist-mlp").unwrap();
+    (expected.latent.size, expected.schedule.batch_size, expected.schedule.length) = (3, 4, Span::Steps(1));
+    expected.data.source = written.data.source.clone();
+    assert_eq!(written, expected);
+    // A run's own config begins another run like it.
+    fs::copy(place.path("a/config.toml"), &config).unwrap();
+    train("b").assert().success();
+    assert_same("from a run's config", &place.path("a"), &place.path("b"));
+
+    for (text, says) in [
+        ("base = 'wgan-mnist-lmp'", "Did you mean 'wgan-mnist-mlp'"),
+        ("base = 3", "base must be the name of a preset"),
+        ("[data", "mine.toml"),
+        ("seed = 1", "there is no [data] section"),
+        ("[data]\nsize = 28", "missing field"),
+        ("base = 'digits'\n[schedule]\nbatch = 3", "unknown field `batch`"),
+    ] {
+        fs::write(&config, text).unwrap();
+        let output = train("c").assert().failure().stdout("").get_output().stderr.clone();
+        let told = String::from_utf8(output).unwrap();
+        assert!(told.contains(says) && told.starts_with("error: "), "{text}: {told}");
+        assert!(!place.path("c").exists());
+    }
+    let missing = complaint(gan_train(&["--config", "no/such.toml", "--out", "x", "--data", "y"]).arg("--quiet"), 1);
+    assert!(missing.contains("cannot read no/such.toml") && missing.contains("Check the path"), "{missing}");
+}
+
+#[test]
+fn presets_can_be_listed_and_printed() {
+    let list = gan_train(&["presets"]).assert().success().stderr("").get_output().stdout.clone();
+    let list = String::from_utf8(list).unwrap();
+    assert_eq!(list.lines().count(), PRESETS.len());
+    for ((name, _), line) in PRESETS.iter().zip(list.lines()) {
+        let config = TrainConfig::preset(name).unwrap();
+        assert!(line.starts_with(name) && line.ends_with(&config.about) && !config.about.is_empty(), "{line}");
+        let printed = gan_train(&["presets", name]).assert().success().stderr("").get_output().stdout.clone();
+        assert_eq!(TrainConfig::from_toml(&String::from_utf8(printed).unwrap(), "it").unwrap(), config);
+    }
+}
+
+#[test]
+fn a_dry_run_prints_the_config_and_writes_nothing() {
+    let place = Place::new();
+    let before = names(place.0.path());
+    let dry = |flags: &[&str]| {
+        let output = place.command("run", CONVOLUTIONAL, flags).arg("--dry-run").assert().success().get_output().stdout.clone();
+        String::from_utf8(output).unwrap()
+    };
+    let text = dry(&["--epochs=3", "--seed=9"]);
+    let config = TrainConfig::from_toml(&text, "it").unwrap();
+    assert_eq!((config.seed, config.latent.size, config.schedule.length), (9, 8, Span::Epochs(3)));
+    // 8·8·49 + 16 + 8·6·16 + 12 + 6·16 + 1 parameters, and 6·16 + 6 + 6·8·16 + 8 + 16 + 8·49 + 1.
+    assert!(text.contains("# generator 4029 parameters, critic 1287; 12 steps on the CPU"), "{text}");
+    assert!(text.contains("# images.idx: "), "{text}");
+    assert_eq!(names(place.0.path()), before);
+    // Without --out too.
+    gan_train(&["--preset=digits", "--dry-run", "--quiet", "--data"]).arg(place.data()).assert().success();
+    assert_eq!(names(place.0.path()), before);
+}
+
+#[test]
+fn exporting_a_run() {
+    let place = Place::new();
+    let run = place.train("run", CONVOLUTIONAL, &["--steps=4"]);
+    let export = |flags: &[&str], out: &str| {
+        let mut command = gan_train(&["export"]);
+        command.arg(&run).args(flags).arg("--out").arg(place.path(out)).assert().success().stderr("").stdout(contains(out));
+        (open_generator(&place.path(out)), fs::read(place.path(out)).unwrap())
+    };
+    let (ema, ema_bytes) = export(&["--weights", "ema"], "ema.onnx");
+    let (raw, raw_bytes) = export(&["--weights", "raw"], "raw.onnx");
+    let weights = |generator: &Generator| generator.contract().unwrap().weights;
+    assert_eq!((weights(&ema), weights(&raw)), (Weights::Ema, Weights::Raw));
+    assert!(ema.sample(0, 0, 4).unwrap() != raw.sample(0, 0, 4).unwrap());
+    assert_ne!(ema_bytes, raw_bytes);
+    // What training exported is the average.
+    assert_eq!(ema_bytes, fs::read(run.join("generator.onnx")).unwrap());
+    for layout in ["nhwc-u8", "nchw-u8", "nchw-f32"] {
+        let (generator, _) = export(&["--layout", layout], "layout.onnx");
+        assert_eq!(generator.contract().unwrap().layout.name(), layout);
+        let difference = |(a, b): (&u8, &u8)| a.abs_diff(*b);
+        let (ours, theirs) = (generator.sample(0, 0, 4).unwrap(), ema.sample(0, 0, 4).unwrap());
+        assert!(ours.pixels.iter().zip(&theirs.pixels).map(difference).all(|d| d <= 1), "{layout}");
+    }
+    let (_, half) = export(&["--dtype", "f16"], "half.onnx");
+    assert!(half.len() < ema_bytes.len());
+    // By default into the run.
+    fs::remove_file(run.join("generator.onnx")).unwrap();
+    gan_train(&["export"]).arg(&run).assert().success().stdout(contains("ema weights after 50 images"));
+    assert_eq!(fs::read(run.join("generator.onnx")).unwrap(), ema_bytes);
+    // Never over something with something bad.
+    let saved = run.join("checkpoints/00000004/ema.safetensors");
+    fs::write(&saved, "x").unwrap();
+    let told = complaint(gan_train(&["export"]).arg(&run), 1);
+    assert!(told.contains("ema.safetensors"), "{told}");
+    assert_eq!(fs::read(run.join("generator.onnx")).unwrap(), ema_bytes);
+    fs::remove_dir_all(run.join("checkpoints")).unwrap();
+    let told = complaint(gan_train(&["export"]).arg(&run), 1);
+    assert!(told.contains("no checkpoint yet. Continue it with gan-train --resume"), "{told}");
+}
+
+#[test]
+fn data_sets_are_described() {
+    let place = Place::new();
+    let mut command = gan_train(&["data", "--quiet", "--size=28", "--channels=1"]);
+    let text = command.arg(place.data()).assert().success().stderr("").get_output().stdout.clone();
+    let text = String::from_utf8(text).unwrap();
+    assert!(text.starts_with("images.idx: 50 images, 28×28 grey\nsha256 ") && text.contains("at 28×28"), "{text}");
+}
+
+#[test]
+fn without_onnxruntime_training_is_saved_and_exported_later() {
+    let place = Place::new();
+    let mut command = gan_train(&["--device=cpu", "--steps=2", "--data"]);
+    command.env("ORT_DYLIB_PATH", "/nonexistent").arg(place.data()).arg("--out").arg(place.path("run")).args(WGAN);
+    let said = command.assert().code(1).get_output().stderr.clone();
+    let said = String::from_utf8(said).unwrap();
+    let run = place.path("run");
+    // Said before the training, and again at its end.
+    let (warned, failed) = (said.find("warning: this run will train, but not export").unwrap(), said.find("error: ").unwrap());
+    assert!(warned < said.find("2 of 2 steps").unwrap() && said.find("2 of 2 steps").unwrap() < failed, "{said}");
+    assert!(said[failed..].contains("/nonexistent") && said[failed..].contains("Training is saved"), "{said}");
+    assert!(said[failed..].contains(&format!("gan-train export {}", run.display())), "{said}");
+    assert_eq!(state(&run).step, 2);
+    assert!(!run.join("generator.onnx").exists() && run.join("curves.png").exists());
+    let told = complaint(gan_train(&["export"]).arg(&run).env("ORT_DYLIB_PATH", "/nonexistent"), 1);
+    assert!(told.contains("/nonexistent"), "{told}");
+    gan_train(&["export"]).arg(&run).assert().success();
+    check_sheet(&run, "00000002.png", 16, 4);
+}
+
+#[test]
+fn data_in_impossible_forms_is_a_wrong_call() {
+    for flags in [["--size=0", "--channels=1"], ["--size=2000", "--channels=1"], ["--size=28", "--channels=2"]] {
+        gan_train(&["data", "synthetic"]).args(flags).assert().code(2).stdout("");
+    }
+}

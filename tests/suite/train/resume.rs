@@ -1,0 +1,178 @@
+//! A run that is interrupted, killed or gone on with ends in the same bytes.
+
+use super::*;
+
+#[test]
+fn a_resumed_run_ends_in_the_same_bytes() {
+    let place = Place::new();
+    for (name, system) in [("convolutional", CONVOLUTIONAL), ("dropout", DROPOUT), ("wgan", WGAN)] {
+        let straight = place.train(&format!("{name}-straight"), system, &["--steps=11", "--checkpoint-every=4"]);
+        // Stops within an epoch, and between two checkpoints.
+        let resumed = place.train(&format!("{name}-resumed"), system, &["--steps=3", "--checkpoint-every=2"]);
+        resume(&resumed, &["--steps=6"]).assert().success();
+        resume(&resumed, &["--steps=11"]).assert().success();
+        assert_same(name, &straight, &resumed);
+        assert_eq!(records(&resumed).last().unwrap().step, 11);
+        // There is nothing more to do, and that is no error; nor does it change anything.
+        resume(&resumed, &[]).assert().success();
+        resume(&resumed, &["--steps=5"]).assert().success();
+        assert_same(name, &straight, &resumed);
+    }
+}
+
+/// Folders of flat images are the classes: what the latents choose must be what is made, and a resume must not lose that.
+#[test]
+fn classes_are_learnt_by_folder_and_resumed_exactly() {
+    const GREYS: [(&str, u8); 3] = [("b-dark", 30), ("c-light", 220), ("d-middle", 130)];
+    let place = Place::new();
+    for (name, grey) in GREYS {
+        fs::create_dir_all(place.path("sorted").join(name)).unwrap();
+        for index in 0..20 {
+            let path = place.path("sorted").join(name).join(format!("{index}.png"));
+            image::GrayImage::from_pixel(28, 28, image::Luma([grey + index])).save(path).unwrap();
+        }
+    }
+    let command = |name: &str, flags: &[&str]| {
+        let mut command =
+            gan_train(&["--quiet", "--device=cpu", "--set=data.classes=3", "--set=watch.stop=false", "--lr=1e-3"]);
+        command.args(DROPOUT).arg("--data").arg(place.path("sorted")).arg("--out").arg(place.path(name)).args(flags);
+        command
+    };
+    command("straight", &["--steps=1500"]).assert().success();
+    command("halves", &["--steps=700"]).assert().success();
+    resume(&place.path("halves"), &["--steps=1500"]).assert().success();
+    assert_same("classes", &place.path("straight"), &place.path("halves"));
+
+    let generator = open_generator(&place.path("straight/generator.onnx"));
+    let (latent, images) = (generator.latent(), generator.sample(0, 0, 120).unwrap());
+    let mut means = [const { Vec::new() }; 3];
+    for (index, z) in latent.rows(0, 0, 120).chunks_exact(latent.size).enumerate() {
+        let chosen = (0..3).max_by(|&a, &b| z[a].total_cmp(&z[b])).unwrap();
+        let pixels = images.get(index).unwrap();
+        means[chosen].push(pixels.iter().map(|&pixel| f64::from(pixel)).sum::<f64>() / pixels.len() as f64);
+    }
+    let means = means.map(|of_class| of_class.iter().sum::<f64>() / of_class.len() as f64);
+    for (mean, (name, grey)) in means.iter().zip(GREYS) {
+        assert!((mean - f64::from(grey + 10)).abs() < 40.0, "{name}: {means:?}");
+    }
+
+    // Other classes are other data.
+    fs::rename(place.path("sorted/b-dark"), place.path("sorted/e-dark")).unwrap();
+    let told = complaint(&mut resume(&place.path("halves"), &["--steps=1501"]), 1);
+    assert!(told.contains("sorted"), "{told}");
+    let few = complaint(&mut command("few", &["--steps=1", "--set=data.classes=2"]), 1);
+    assert!(few.contains("data.classes is 2, but its labels are 0, 1, 2"), "{few}");
+}
+
+#[test]
+fn a_killed_run_ends_in_the_same_bytes() {
+    let place = Place::new();
+    let straight = place.train("straight", WGAN, &["--steps=120"]);
+    for (name, every, sign) in
+        [("before", "--checkpoint-every=120", "stats.jsonl"), ("after", "--checkpoint-every=10", "checkpoints/latest")]
+    {
+        let mut child = place.spawn(name, WGAN, &["--steps=120", every, "--set=output.log_every={ steps = 1 }"]);
+        let run = place.path(name);
+        wait_for(&run.join(sign));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(!run.join("generator.onnx").exists(), "it was done before it was killed");
+        assert_eq!(run.join("checkpoints/latest").exists(), name == "after");
+        // As a crash of the machine may leave it: a line cut off, a half-written checkpoint.
+        let mut log = fs::read(run.join("stats.jsonl")).unwrap();
+        log.extend(b"{\"step\": 39");
+        fs::write(run.join("stats.jsonl"), log).unwrap();
+        fs::create_dir_all(run.join("checkpoints/.partial-00000119")).unwrap();
+        fs::write(run.join("checkpoints/.ganforge-aBc123"), "000").unwrap();
+        resume(&run, &[]).assert().success();
+        assert_same(name, &straight, &run);
+        assert_eq!(records(&run).iter().map(|record| record.step).collect::<Vec<_>>(), (1..=120).collect::<Vec<_>>());
+        assert!(names(&run.join("checkpoints")).iter().all(|name| !name.starts_with('.')));
+    }
+}
+
+#[test]
+fn sigterm_saves_and_exports() {
+    let place = Place::new();
+    let mut child = place.spawn("run", WGAN, &["--steps=1000000", "--set=output.log_every={ steps = 1 }"]);
+    let run = place.path("run");
+    wait_for(&run.join("stats.jsonl"));
+    std::process::Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap();
+    let status = child.wait().unwrap();
+    let mut said = String::new();
+    std::io::Read::read_to_string(&mut child.stderr.take().unwrap(), &mut said).unwrap();
+    assert_eq!(status.code(), Some(1), "{said}");
+    assert!(said.contains("interrupted: saved and exported") && said.contains("gan-train --resume"), "{said}");
+
+    let step = state(&run).step;
+    assert!((1..1_000_000).contains(&step));
+    check_sheet(&run, &format!("{step:08}.png"), 16, 4);
+    assert!(run.join("curves.png").exists());
+    let more = (step + 4).to_string();
+    resume(&run, &["--steps", &more]).assert().success();
+    assert_same("after SIGTERM", &place.train("straight", WGAN, &["--steps", &more]), &run);
+}
+
+#[test]
+fn the_seed_decides_and_the_number_of_threads_does_not() {
+    let place = Place::new();
+    const FULL: System = &["--preset=gan-fashion-mlp", "--batch-size=50", "--set=output.samples=4"];
+    for (name, system) in [("convolutional", CONVOLUTIONAL), ("dropout", DROPOUT), ("wgan", WGAN), ("full", FULL)] {
+        let run = |suffix: &str, threads: &str, flags: &[&str]| {
+            let name = format!("{name}-{suffix}");
+            let flags = [&["--steps=3"], flags].concat();
+            place.command(&name, system, &flags).env("RAYON_NUM_THREADS", threads).assert().success();
+            place.path(&name)
+        };
+        let first = run("first", "2", &[]);
+        assert_same(&format!("{name}, again"), &first, &run("again", "2", &[]));
+        assert_same(&format!("{name}, on one thread"), &first, &run("one", "1", &[]));
+        assert_same(&format!("{name}, on five threads"), &first, &run("five", "5", &[]));
+        let (first, other) = (result(&first), result(&run("other", "2", &["--seed=1"])));
+        for (file, bytes) in first.iter().filter(|(file, _)| !file.ends_with("state.json")) {
+            assert!(*bytes != other[file], "{name}: {file} does not depend on the seed");
+        }
+    }
+}
+
+#[test]
+fn totals_are_honoured() {
+    let place = Place::new();
+    for (name, total, steps, images) in [("a", "--images=60", 5, 66), ("b", "--epochs=2", 8, 100), ("c", "--steps=5", 5, 66)] {
+        let state = state(&place.train(name, DROPOUT, &[total]));
+        assert_eq!((state.step, state.images), (steps, images), "{total}");
+    }
+    // Totals, not additions: also with --resume, and counted from the beginning.
+    for (total, steps, images) in
+        [("--images=101", 9, 116), ("--epochs=3", 12, 150), ("--steps=13", 13, 166), ("--epochs=2", 13, 166)]
+    {
+        resume(&place.path("a"), &[total]).assert().success();
+        let state = state(&place.path("a"));
+        assert_eq!((state.step, state.images), (steps, images), "{total}");
+    }
+    // Five critic steps a generator step, batches of 8: seven an epoch.
+    let state = state(&place.train("wgan", WGAN, &["--epochs=2"]));
+    assert_eq!((state.step, state.critic_optimizer_steps, state.images), (3, 15, 108));
+}
+
+#[test]
+fn the_newest_checkpoints_stay() {
+    let place = Place::new();
+    let run = place.train("run", WGAN, &["--steps=6", "--checkpoint-every=1", "--set=output.keep_checkpoints=3"]);
+    let kept = |run: &Path| names(&run.join("checkpoints"));
+    assert_eq!(kept(&run), set(["00000004", "00000005", "00000006", "best", "latest"]));
+
+    // Back to an earlier one: what is saved from there on is never what is removed.
+    let one = place.train("one", WGAN, &["--steps=9", "--checkpoint-every=1", "--set=output.keep_checkpoints=1"]);
+    let copy = |from: &Path, to: &Path| {
+        fs::create_dir(to).unwrap();
+        names(from).iter().for_each(|name| assert!(fs::copy(from.join(name), to.join(name)).unwrap() > 0));
+    };
+    copy(&run.join("checkpoints/00000004"), &one.join("checkpoints/00000004"));
+    fs::write(one.join("checkpoints/latest"), "00000004\n").unwrap();
+    resume(&one, &["--steps=6"]).assert().success();
+    assert_eq!(kept(&one), set(["00000006", "00000009", "best", "latest"]));
+    assert_same("from an earlier checkpoint", &run, &one);
+    resume(&one, &["--steps=10"]).assert().success();
+    assert_eq!(kept(&one), set(["00000010", "best", "latest"]));
+}
