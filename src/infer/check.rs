@@ -10,7 +10,8 @@ use serde_json::{Value, json};
 
 use super::archive;
 use super::folder::Folder;
-use super::journal::{Done, Piece, difference};
+use super::journal::difference;
+use super::piece::{Done, Piece, checksum, hexadecimal};
 use super::plan::{BLOCK, Format, Plan, image_name};
 use crate::error::{Error, Result};
 use crate::text;
@@ -202,18 +203,18 @@ pub(super) fn manifest(plan: &Plan, identity: &Value, pieces: &[Piece], shape: [
             manifest["bytes"] = json!(all.map_or(0, |all| all.bytes));
             let block = |pieces: &[Piece]| {
                 let block = pieces.iter().copied().reduce(|a, b| a.join(b, image))?;
-                Some(
-                    json!({ "first": block.first, "count": block.count, "bytes": block.bytes, "crc32": hexadecimal(block.files),
-                    "pixels_crc32": hexadecimal(block.pixels) }),
-                )
+                let mut facts = block.facts();
+                facts["first"] = json!(block.first);
+                Some(facts)
             };
             let blocks = pieces.chunk_by(|a, b| a.first / BLOCK == b.first / BLOCK).filter_map(block);
             manifest["blocks"] = blocks.collect();
         }
         Format::Tar => {
             let file = |piece: &Piece| {
-                json!({ "file": plan.tar_file(piece.first).to_string_lossy(), "count": piece.count, "bytes": piece.bytes,
-                    "crc32": hexadecimal(piece.files), "pixels_crc32": hexadecimal(piece.pixels) })
+                let mut facts = piece.facts();
+                facts["file"] = json!(plan.tar_file(piece.first).to_string_lossy());
+                facts
             };
             manifest["files"] = pieces.iter().map(file).collect();
         }
@@ -225,30 +226,20 @@ pub(super) fn manifest(plan: &Plan, identity: &Value, pieces: &[Piece], shape: [
     manifest
 }
 
-fn hexadecimal(crc: u32) -> String {
-    format!("{crc:08x}")
-}
-
 /// The pieces that a manifest vouches for. One of an earlier version vouches for sizes only: `None` then.
 fn pieces(manifest: &Value, plan: &Plan, image: u64) -> Option<Vec<Piece>> {
-    let crc = |of: &Value, key: &str| u32::from_str_radix(of[key].as_str()?, 16).ok();
-    let piece = |of: &Value, first: u64| {
-        Some(Piece {
-            first,
-            count: of["count"].as_u64()?,
-            pixels: crc(of, "pixels_crc32")?,
-            bytes: of["bytes"].as_u64()?,
-            files: crc(of, "crc32")?,
-        })
-    };
     match plan.format() {
-        Format::Png => manifest["blocks"].as_array()?.iter().map(|block| piece(block, block["first"].as_u64()?)).collect(),
-        Format::Tar => {
-            manifest["files"].as_array()?.iter().map(|file| piece(file, plan.tar_first(file["file"].as_str()?)?)).collect()
+        Format::Png => {
+            manifest["blocks"].as_array()?.iter().map(|block| Piece::told(block, block["first"].as_u64()?)).collect()
         }
+        Format::Tar => manifest["files"]
+            .as_array()?
+            .iter()
+            .map(|file| Piece::told(file, plan.tar_first(file["file"].as_str()?)?))
+            .collect(),
         _ => {
             let (first, count) = (plan.places().start, manifest["count"].as_u64()?);
-            let pixels = crc(manifest, "pixels_crc32")?;
+            let pixels = checksum(&manifest["pixels_crc32"])?;
             Some(vec![Piece { first, count, pixels, bytes: count.checked_mul(image)?, files: pixels }])
         }
     }

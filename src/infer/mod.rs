@@ -12,6 +12,7 @@ mod journal;
 mod lane;
 pub(crate) mod limits;
 pub(crate) mod model;
+mod piece;
 pub mod pipeline;
 mod places;
 pub mod plan;

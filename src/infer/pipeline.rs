@@ -12,7 +12,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounde
 use serde_json::{Value, json};
 
 use super::generator::{Generator, Sampler};
-use super::journal::Piece;
+use super::piece::Piece;
 use super::plan::{Format, Plan};
 use super::provider::Provider;
 use super::runtime;

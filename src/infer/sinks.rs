@@ -17,7 +17,8 @@ use serde_json::Value;
 
 use super::check::{self, Depth, Files, Finished};
 use super::folder::Folder;
-use super::journal::{Header, Journal, Piece, Resumed};
+use super::journal::{Header, Journal, Resumed};
+use super::piece::Piece;
 use super::plan::{BLOCK, Existing, Format, Plan, file_name, image_name, is_subfolder, name_of};
 use super::rivals;
 use crate::error::{Error, Result};
