@@ -69,7 +69,7 @@ impl Piece {
     }
 
     /// This piece and the one that comes after it, of images of so many bytes.
-    pub fn join(self, after: Self, image: u64) -> Self {
+    fn join(self, after: Self, image: u64) -> Self {
         Self {
             first: self.first,
             count: self.count + after.count,
@@ -78,6 +78,11 @@ impl Piece {
             files: combine(self.files, after.files, after.bytes),
         }
     }
+}
+
+/// Pieces that follow each other, of images of so many bytes, as one; `None` if there are none.
+pub(super) fn join(pieces: &[Piece], image: usize) -> Option<Piece> {
+    pieces.iter().copied().reduce(|a, b| a.join(b, image as u64))
 }
 
 /// A checksum as manifests have it.
@@ -158,5 +163,47 @@ impl Done {
             gaps.push(next..wanted.end);
         }
         gaps
+    }
+}
+
+/// Sums up pieces while they are written, one after another.
+pub(super) struct Tally {
+    first: u64,
+    next: u64,
+    pixels: Hasher,
+    files: Hasher,
+    bytes: u64,
+}
+
+impl Tally {
+    /// Nothing is written yet from the place `first` on.
+    pub fn new(first: u64) -> Self {
+        Self { first, next: first, pixels: Hasher::new(), files: Hasher::new(), bytes: 0 }
+    }
+
+    /// The place of the image that comes next.
+    pub fn next(&self) -> u64 {
+        self.next
+    }
+
+    /// The next `count` images are written.
+    pub fn images(&mut self, count: u64, pixels: &[u8]) {
+        self.next += count;
+        self.pixels.update(pixels);
+    }
+
+    /// These bytes are written to a file.
+    pub fn bytes(&mut self, bytes: &[u8]) {
+        self.bytes += bytes.len() as u64;
+        self.files.update(bytes);
+    }
+
+    /// What was written since the last time, if that is anything: a piece of its own.
+    pub fn close(&mut self) -> Option<Piece> {
+        let crc = |hasher: &mut Hasher| std::mem::take(hasher).finalize();
+        let (first, pixels, files) = (self.first, crc(&mut self.pixels), crc(&mut self.files));
+        let (count, bytes) = (self.next - first, std::mem::take(&mut self.bytes));
+        self.first = self.next;
+        (count > 0).then_some(Piece { first, count, pixels, bytes, files })
     }
 }
