@@ -108,11 +108,11 @@ impl Stock {
         sink.check_folder(&folder)?;
         let site = Arc::new(Site { share, shape, folder, path: output.path().to_path_buf(), part: output.part() });
         let opening = Opening { output, identity: &identity, site: &site, progress, stop };
-        let (store, journal) = match existing {
-            _ if sink.in_one_go().is_some() => (Some(sink.create(&site)?), None),
+        let Opened { store, journal } = match existing {
+            _ if sink.in_one_go().is_some() => Opened { store: Some(sink.create(&site)?), journal: None },
             Existing::Resume => opening.resume()?,
-            Existing::Overwrite => opening.overwrite().map(|(store, journal)| (Some(store), Some(journal)))?,
-            Existing::Refuse => opening.begin().map(|(store, journal)| (Some(store), Some(journal)))?,
+            Existing::Overwrite => opening.overwrite()?,
+            Existing::Refuse => opening.begin()?,
         };
         let writer = store.map(|store| Writer { site: Arc::clone(&site), store, begun: AtomicBool::new(false) });
         Ok(Self { writer, notes: Notes(journal), output: output.clone(), site, identity })
@@ -198,6 +198,14 @@ enum Finished {
     Parts(Vec<Piece>),
 }
 
+/// An open job.
+struct Opened {
+    /// `None` if there is nothing left to make.
+    store: Option<Box<dyn Store>>,
+    /// `None` if there is nothing to be noted.
+    journal: Option<Journal>,
+}
+
 /// What to open a job with.
 #[derive(Clone, Copy)]
 struct Opening<'a> {
@@ -232,7 +240,7 @@ impl Opening<'_> {
     }
 
     /// Begins a job where there is none.
-    fn begin(self) -> Result<(Box<dyn Store>, Journal)> {
+    fn begin(self) -> Result<Opened> {
         let Self { output, .. } = self;
         let journal = self.journal(None, None)?;
         // Now that nobody else can: what was looked at when the plan was made may have changed.
@@ -241,7 +249,7 @@ impl Opening<'_> {
     }
 
     /// Begins a job in place of what is there.
-    fn overwrite(self) -> Result<(Box<dyn Store>, Journal)> {
+    fn overwrite(self) -> Result<Opened> {
         let (output, folder) = (self.output, self.folder());
         // Held until the new one is there, so that nobody takes up the old one.
         let old = Journal::hold(folder, &self.name())?;
@@ -261,15 +269,15 @@ impl Opening<'_> {
         journal.restart(&self.header(None))
     }
 
-    /// Goes on with a job as far as it holds; begins it where there is none. Nothing to write to: there is nothing left to make.
-    fn resume(self) -> Result<(Option<Box<dyn Store>>, Option<Journal>)> {
+    /// Goes on with a job as far as it holds; begins it where there is none.
+    fn resume(self) -> Result<Opened> {
         let (share, folder, name) = (&self.site.share, self.folder(), self.name());
         let found = self.output.sink().find(self.site)?;
         let resumed = self.checking(found.as_deref(), |holds| {
             Journal::resume(folder, &name, self.identity, &share.places(), self.site.image(), holds)
         })?;
         match resumed {
-            Some(resumed) => self.go_on(resumed, found).map(|(store, journal)| (store, Some(journal))),
+            Some(resumed) => self.go_on(resumed, found),
             None if folder.is_taken(&name) && folder.length(&name).is_none() => Err(Error::invalid_file(
                 &self.output.journal(),
                 "the job's journal is a link or a folder, which is not believed",
@@ -280,7 +288,7 @@ impl Opening<'_> {
     }
 
     /// Goes on with a job that has a journal, and with what there is of it.
-    fn go_on(self, resumed: Resumed, found: Option<Box<dyn Store>>) -> Result<(Option<Box<dyn Store>>, Journal)> {
+    fn go_on(self, resumed: Resumed, found: Option<Box<dyn Store>>) -> Result<Opened> {
         let Resumed { mut journal, replaces, mut lost } = resumed;
         self.tidy()?;
         let begins = replaces.is_some() && lost == Some(0);
@@ -308,7 +316,7 @@ impl Opening<'_> {
             }
             _ => Some(self.create()?),
         };
-        Ok((store, journal))
+        Ok(Opened { store, journal: Some(journal) })
     }
 
     /// Says how many images that were made before are lost, if any are; `None` if that cannot be told.
@@ -325,13 +333,13 @@ impl Opening<'_> {
     }
 
     /// Makes again what a finished job has lost; begins it where there is none.
-    fn mend(self, found: Option<Box<dyn Store>>) -> Result<(Option<Box<dyn Store>>, Option<Journal>)> {
+    fn mend(self, found: Option<Box<dyn Store>>) -> Result<Opened> {
         let (output, folder, name) = (self.output, self.folder(), self.name());
         let pieces = match self.checking(found.as_deref(), |holds| self.finished(found.as_deref(), holds))? {
             Some(Finished::Whole) => {
                 // A call with --force may have been killed before it began.
                 folder.remove(&name).map_err(folder.failed("remove", &name))?;
-                return Ok((None, None));
+                return Ok(Opened { store: None, journal: None });
             }
             Some(Finished::Parts(pieces)) => Some(pieces),
             None => None,
@@ -342,7 +350,7 @@ impl Opening<'_> {
         let mut journal = self.journal(None, old.as_ref())?;
         let Some(pieces) = pieces else {
             let begun = refuse_finished(output).and_then(|()| self.create());
-            return or_nothing(begun, journal).map(|(store, journal)| (Some(store), Some(journal)));
+            return or_nothing(begun, journal);
         };
         let kept = match output.sink().layout() {
             Layout::Folder { .. } => pieces,
@@ -357,7 +365,7 @@ impl Opening<'_> {
             text::path(&output.manifest()),
             count - journal.done.count()
         ));
-        Ok((Some(self.create()?), Some(journal)))
+        Ok(Opened { store: Some(self.create()?), journal: Some(journal) })
     }
 
     /// What of a finished job is there, of which `holds` says whether a piece is whole. `None` if there is no manifest.
@@ -431,9 +439,9 @@ impl Opening<'_> {
 }
 
 /// What was begun; if it failed, without its journal.
-fn or_nothing(begun: Result<Box<dyn Store>>, journal: Journal) -> Result<(Box<dyn Store>, Journal)> {
+fn or_nothing(begun: Result<Box<dyn Store>>, journal: Journal) -> Result<Opened> {
     match begun {
-        Ok(store) => Ok((store, journal)),
+        Ok(store) => Ok(Opened { store: Some(store), journal: Some(journal) }),
         Err(e) => {
             let _ = journal.remove(); // the first error is the one to report
             Err(e)
