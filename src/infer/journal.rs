@@ -183,12 +183,12 @@ impl Journal {
         holds: impl Fn(&Piece) -> Result<bool> + Sync,
     ) -> Result<Option<u64>> {
         /// Pieces that are looked at together, by all cores.
-        const BLOCK: usize = 1024;
+        const AT_ONCE: usize = 1024;
         let mut lost = Done::new(0);
         let (mut all_known, mut ended) = (true, false);
         while !ended {
             let mut pieces = Vec::new();
-            while pieces.len() < BLOCK && !ended {
+            while pieces.len() < AT_ONCE && !ended {
                 let Some(line) = lines.next().map_err(self.folder.failed("read", &self.name))? else {
                     ended = true;
                     continue;

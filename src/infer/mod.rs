@@ -24,6 +24,7 @@ pub mod selection;
 mod share;
 mod sinks;
 mod stock;
+mod tiling;
 #[cfg(unix)]
 mod trust;
 mod wheels;

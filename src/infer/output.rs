@@ -10,6 +10,7 @@ use super::selection::{Selection, Shard};
 use super::share::Share;
 use super::sinks::Format;
 use super::sinks::sink::{Layout, Sink};
+use super::tiling::Tiling;
 use crate::error::{Error, Result};
 use crate::text;
 
@@ -114,11 +115,10 @@ impl Output {
 
     /// The numbers in the names of the files, where there are many.
     fn numbers(&self) -> Vec<RangeInclusive<u64>> {
-        let places = self.share.places();
-        match self.sink().images_a_file() {
-            Some(_) if places.is_empty() => Vec::new(),
-            Some(images) => vec![places.start / images..=(places.end - 1) / images],
+        match self.sink().files().map(|files| files.numbers(&self.share.places())) {
             None => self.share.names(),
+            Some(numbers) if numbers.is_empty() => Vec::new(),
+            Some(numbers) => vec![numbers.start..=numbers.end - 1],
         }
     }
 
@@ -190,7 +190,7 @@ impl Output {
 }
 
 fn share(format: Format, selection: Selection, shard: Option<Shard>) -> Result<Share> {
-    Share::new(selection, shard, format.sink().images_a_file().unwrap_or(1))
+    Share::new(selection, shard, format.sink().files().unwrap_or(Tiling::of(1)))
 }
 
 /// The folder of the files, or the one file, which `out` may name itself.

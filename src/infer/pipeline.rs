@@ -19,6 +19,7 @@ use super::runtime;
 use super::selection::{Class, Steering};
 use super::sinks::sink::Layout;
 use super::stock::{Notes, Stock, Writer};
+use super::tiling::Tiling;
 use crate::error::{Error, Result};
 use crate::image::Range;
 use crate::latent::Truncation;
@@ -135,18 +136,18 @@ fn make<'a>(
     stop: &AtomicBool,
 ) -> (u64, Result<()>) {
     let image = generator.image_shape().iter().product();
-    let together = plan.output().sink().images_a_file();
-    let piece = together.unwrap_or_else(|| piece_of(plan.count(), generator.batch(), image, job.threads.max(1)));
-    let threads = job.threads.clamp(1, number_of_pieces(&gaps, piece).max(1));
+    let files = plan.output().sink().files();
+    let pieces = files.unwrap_or_else(|| pieces_of(plan.count(), generator.batch(), image, job.threads.max(1)));
+    let threads = job.threads.clamp(1, number_of(pieces, &gaps).max(1));
     // A file of many images is a piece, and too large to hand it over in memory.
-    let encoders = if together.is_some() { 0 } else { job.encoders };
+    let encoders = if files.is_some() { 0 } else { job.encoders };
     let (queue, hand_over) = bounded::<Made>(threads * QUEUE_PER_WORKER);
     let (send, receive) = bounded::<Result<Vec<Piece>>>((threads + encoders) * QUEUE_PER_WORKER);
     let (settle, to_settle) = bounded::<Vec<Piece>>(0);
     let due = Mutex::new(Instant::now() + SETTLE_EVERY);
     let (halt, ended) = (AtomicBool::new(false), AtomicBool::new(false));
-    let pieces = Mutex::new(Box::new(pieces(gaps, piece)) as Box<dyn Iterator<Item = Span<u64>> + Send>);
-    let worker = Worker { generator, job, plan, pieces, writer, halt: &halt, stop, ended: &ended };
+    let pieces: Pieces = Box::new(gaps.into_iter().flat_map(move |gap| pieces.cut(gap)));
+    let worker = Worker { generator, job, plan, pieces: Mutex::new(pieces), writer, halt: &halt, stop, ended: &ended };
     let (at_work, nobody_at_work) = bounded::<()>(0);
     let mut made = 0;
     let result = thread::scope(|scope| {
@@ -239,30 +240,27 @@ fn settle_all(notes: &mut Notes, writer: &Writer, pieces: &Receiver<Vec<Piece>>,
     Ok(())
 }
 
+/// The places of pieces, one after another.
+type Pieces = Box<dyn Iterator<Item = Span<u64>> + Send>;
+
 /// A piece without its files.
 type Made = (Span<u64>, Vec<u8>);
 
-/// How many of `count` images a piece has, at least 1: whole batches.
-fn piece_of(count: u64, batch: usize, image: usize, threads: usize) -> u64 {
+/// The pieces of `count` images: whole batches.
+fn pieces_of(count: u64, batch: usize, image: usize, threads: usize) -> Tiling {
     /// Bytes of pixels: a piece that is handed over to an encoder lies in memory.
     const MOST_BYTES: usize = 4 << 20;
     /// Enough that nobody waits for the journal.
     const MOST: u64 = 256;
     let (batch, fair) = (batch as u64, count / (4 * threads as u64).max(1));
     let most = fair.min(MOST).min((MOST_BYTES / image) as u64);
-    (most - most % batch).max(batch)
+    Tiling::of((most - most % batch).max(batch))
 }
 
-/// The places of the gaps, cut at the multiples of `piece`.
-fn pieces(gaps: Vec<Span<u64>>, piece: u64) -> impl Iterator<Item = Span<u64>> {
-    gaps.into_iter().flat_map(move |gap| {
-        let numbers = gap.start / piece..gap.end.div_ceil(piece);
-        numbers.map(move |number| (number * piece).max(gap.start)..((number + 1) * piece).min(gap.end))
-    })
-}
-
-fn number_of_pieces(gaps: &[Span<u64>], piece: u64) -> usize {
-    let number: u64 = gaps.iter().map(|gap| gap.end.div_ceil(piece) - gap.start / piece).sum();
+/// How many pieces the gaps are cut into.
+fn number_of(pieces: Tiling, gaps: &[Span<u64>]) -> usize {
+    let numbers = gaps.iter().map(|gap| pieces.numbers(gap));
+    let number: u64 = numbers.map(|numbers| numbers.end - numbers.start).sum();
     usize::try_from(number).unwrap_or(usize::MAX)
 }
 
@@ -271,7 +269,7 @@ struct Worker<'a> {
     job: &'a Job,
     plan: &'a Plan,
     /// What is to be made yet.
-    pieces: Mutex<Box<dyn Iterator<Item = Span<u64>> + Send>>,
+    pieces: Mutex<Pieces>,
     writer: &'a Writer,
     /// Something failed elsewhere.
     halt: &'a AtomicBool,
@@ -323,18 +321,14 @@ impl<'a> Worker<'a> {
     /// A piece, block by block; `None` if the job is over before it is whole.
     fn sample_and_write(&self, sampler: &mut Sampler<'_>, places: Span<u64>) -> Result<Option<Vec<Piece>>> {
         let mut open = self.writer.begin(places.clone())?;
-        let (block, mut pixels) = (self.generator.block(), Vec::new());
-        let mut next = places.start;
-        while next < places.end {
+        let mut pixels = Vec::new();
+        for block in self.generator.blocks().cut(places) {
             if self.is_over() {
                 return Ok(None);
             }
-            // Blocks end where batches do.
-            let end = (next - next % block + block).min(places.end);
-            pixels.resize((end - next) as usize * self.image(), 0);
-            sampler.pixels(self.plan.selection(), &self.job.steering, next..end, &mut pixels)?;
+            pixels.resize((block.end - block.start) as usize * self.image(), 0);
+            sampler.pixels(self.plan.selection(), &self.job.steering, block, &mut pixels)?;
             open.put(&pixels)?;
-            next = end;
         }
         open.finish().map(Some)
     }

@@ -3,6 +3,7 @@
 use std::ops::{Range as Span, RangeInclusive};
 
 use super::selection::{Selection, Shard};
+use super::tiling::Tiling;
 use crate::error::Result;
 
 /// The images that one call makes: those of a selection, or of a shard of it.
@@ -14,13 +15,13 @@ pub(super) struct Share {
 }
 
 impl Share {
-    /// The images of a shard of `selection`, or all. Cuts lie at multiples of `align`.
+    /// The images of a shard of `selection`, or all. Shards are not cut within a tile.
     ///
     /// # Errors
     /// When there are no images, or their numbers are too large.
-    pub fn new(selection: Selection, shard: Option<Shard>, align: u64) -> Result<Self> {
+    pub fn new(selection: Selection, shard: Option<Shard>, tiling: Tiling) -> Result<Self> {
         let whole = selection.places()?;
-        let places = shard.map_or(whole.clone(), |shard| shard.part(&whole, align));
+        let places = shard.map_or(whole.clone(), |shard| shard.part(&whole, tiling.size()));
         Ok(Self { selection, shard, places })
     }
 

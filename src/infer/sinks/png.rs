@@ -13,14 +13,15 @@ use crate::error::{Error, Result};
 use crate::infer::folder::Folder;
 use crate::infer::piece::{Piece, Tally, join};
 use crate::infer::share::Share;
+use crate::infer::tiling::Tiling;
 use crate::text;
 
 /// Images up to this number lie in the folder itself.
 const FLAT_UP_TO: u64 = 10_000;
 /// Images in a subfolder.
 const SUBFOLDER: u64 = 1_000;
-/// The images that the manifest vouches for together, cut at multiples of their number.
-const BLOCK: u64 = SUBFOLDER;
+/// The images that the manifest vouches for together.
+const PARTS: Tiling = Tiling::of(SUBFOLDER);
 
 /// The format.
 pub(super) struct Png;
@@ -73,7 +74,7 @@ impl Sink for Png {
             facts["first"] = json!(block.first);
             Some(facts)
         };
-        let blocks = pieces.chunk_by(|a, b| a.first / BLOCK == b.first / BLOCK).filter_map(block);
+        let blocks = pieces.chunk_by(|a, b| PARTS.number(a.first) == PARTS.number(b.first)).filter_map(block);
         manifest["blocks"] = blocks.collect();
     }
 
@@ -95,7 +96,7 @@ struct Images {
 
 impl Store for Images {
     fn begin(&self, places: Span<u64>) -> Result<Box<dyn Open + '_>> {
-        Ok(Box::new(Block { site: &self.site, tally: Tally::new(places.start), whole: Vec::new() }))
+        Ok(Box::new(Begun { site: &self.site, tally: Tally::new(places.start), whole: Vec::new() }))
     }
 
     fn sync(&self, pieces: &[Piece]) -> io::Result<()> {
@@ -107,14 +108,14 @@ impl Store for Images {
     }
 }
 
-/// A piece under way. It ends at the multiples of [`BLOCK`], too, where another begins.
-struct Block<'a> {
+/// A piece under way, cut into parts that the manifest vouches for.
+struct Begun<'a> {
     site: &'a Site,
     tally: Tally,
     whole: Vec<Piece>,
 }
 
-impl Open for Block<'_> {
+impl Open for Begun<'_> {
     fn put(&mut self, pixels: &[u8]) -> Result<()> {
         for pixels in pixels.chunks_exact(self.site.image()) {
             let png = self.site.png(pixels)?;
@@ -122,7 +123,7 @@ impl Open for Block<'_> {
             create_file(&self.site.folder, &name, &png)?;
             self.tally.bytes(&png);
             self.tally.images(1, pixels);
-            if self.tally.next().is_multiple_of(BLOCK) {
+            if PARTS.begins_at(self.tally.next()) {
                 self.whole.extend(self.tally.close());
             }
         }

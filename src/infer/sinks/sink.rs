@@ -12,6 +12,7 @@ use crate::image;
 use crate::infer::folder::Folder;
 use crate::infer::piece::Piece;
 use crate::infer::share::Share;
+use crate::infer::tiling::Tiling;
 
 /// A format: all that is particular to it.
 pub(in crate::infer) trait Sink: Sync {
@@ -27,9 +28,8 @@ pub(in crate::infer) trait Sink: Sync {
         None
     }
 
-    /// How many images go into a file, where that is more than one of many: they are made together, and shards are not cut between
-    /// them.
-    fn images_a_file(&self) -> Option<u64> {
+    /// How the places are cut into files, where each holds many images: these are made together, and in the same shard.
+    fn files(&self) -> Option<Tiling> {
         None
     }
 

@@ -15,9 +15,10 @@ use super::sink::{Depth, Layout, Open, Sink, Site, Store};
 use crate::error::Result;
 use crate::infer::folder::Folder;
 use crate::infer::piece::{Piece, Tally};
+use crate::infer::tiling::Tiling;
 
-/// Images in a tar file, cut at multiples of their number.
-const IMAGES: u64 = 1_000;
+/// The images of a tar file each.
+const FILES: Tiling = Tiling::of(1_000);
 
 /// The format.
 pub(super) struct Tar;
@@ -31,8 +32,8 @@ impl Sink for Tar {
         Layout::Folder { manifest: "-tar", files: "tar files" }
     }
 
-    fn images_a_file(&self) -> Option<u64> {
-        Some(IMAGES)
+    fn files(&self) -> Option<Tiling> {
+        Some(FILES)
     }
 
     fn number_of(&self, file: &Path) -> Option<u64> {
@@ -65,9 +66,7 @@ impl Sink for Tar {
     fn has_size(&self, site: &Site, manifest: &Value) -> bool {
         let files = manifest["files"].as_array().into_iter().flatten();
         let bytes = files.filter_map(|file| file["bytes"].as_u64()).sum();
-        let places = site.share.places();
-        let numbers = places.start / IMAGES..=places.end.saturating_sub(1) / IMAGES;
-        files::length(&site.folder, numbers.map(name)) == Some(bytes)
+        files::length(&site.folder, FILES.numbers(&site.share.places()).map(name)) == Some(bytes)
     }
 }
 
@@ -189,11 +188,11 @@ fn name(number: u64) -> PathBuf {
 
 /// The name of the tar file of the image at a place.
 fn name_at(place: u64) -> PathBuf {
-    name(place / IMAGES)
+    name(FILES.number(place))
 }
 
 /// The first place of the tar file of this name, in this job.
 fn first_of(site: &Site, name: &str) -> Option<u64> {
     let number: u64 = name.strip_suffix(".tar")?.parse().ok()?;
-    Some(number.checked_mul(IMAGES)?.max(site.share.places().start))
+    Some(number.checked_mul(FILES.size())?.max(site.share.places().start))
 }
