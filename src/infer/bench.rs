@@ -232,7 +232,7 @@ fn whole(generator: &Generator, format: Format, seconds: f64, folder: &TempDir, 
         let selection = Selection::Numbers { seed: 0, start: 0, n };
         let plan = Plan::new(format, &out, selection, None, Existing::Refuse)?;
         let done = pipeline::run(generator, &job, &plan, &Silent, &AtomicBool::new(false))?;
-        if format != Format::Png {
+        if done.out.is_file() {
             std::fs::remove_dir_all(&out).map_err(Error::io("remove", &out))?; // large, and few
         }
         Ok(done.images as f64 / done.seconds)

@@ -178,6 +178,11 @@ impl Folder {
         if cfg!(unix) { self.dir.open(".")?.into_std().sync_all() } else { Ok(()) }
     }
 
+    /// The path that led to it.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// The path of what has a name in it, to be shown.
     pub fn join(&self, name: &Path) -> PathBuf {
         self.path.join(name)
@@ -196,6 +201,24 @@ impl Folder {
             "If it was moved, the same call with the new place and --resume goes on there; else begin again.",
         )
     }
+}
+
+/// The name that what is at a path has in its folder.
+pub(super) fn name_of(path: &Path) -> PathBuf {
+    PathBuf::from(path.file_name().unwrap_or_default())
+}
+
+/// What is in the folder at a path, which need not be one that a job writes to; nothing if it does not exist.
+pub(super) fn entries(path: &Path) -> Result<Names> {
+    let entries = match fs::read_dir(path) {
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.map_err(Error::io("read folder", path))?,
+    };
+    let named = entries.flatten().filter_map(|entry| {
+        let is_folder = entry.file_type().is_ok_and(|kind| kind.is_dir());
+        Some((entry.file_name().into_string().ok()?, is_folder))
+    });
+    Ok(named.collect())
 }
 
 fn not_a_file(e: &io::Error) -> io::Error {

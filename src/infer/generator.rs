@@ -21,6 +21,7 @@ pub use super::limits::{BATCH_MEMORY, LOAD_TIMEOUT};
 use super::model::{Model, Port, one_line, one_port};
 pub use super::provider::{CONVOLUTIONAL_BATCH, CUDA_BATCH, DENSE_BATCH, Provider};
 use super::selection::{Selection, Steering, span};
+use super::tiling::Tiling;
 use crate::contract::{self, CHECKSUM_KEY, Contract, Layout};
 use crate::error::{Error, Result};
 use crate::image::{Images, Range};
@@ -265,7 +266,7 @@ impl Generator {
         &self.notes
     }
 
-    /// Images `start..start + n` of a seed. [`super::pipeline`] does the same for any `n`, on all cores, in little memory.
+    /// Images `start..start + n` of a seed. [`pipeline`](crate::infer::pipeline) does the same for any `n`, on all cores, in little memory.
     ///
     /// # Errors
     /// When a float output's range is not known, indices reach [`super::selection::MAX_INDEX`], the network gives NaN or infinity
@@ -319,8 +320,7 @@ impl Generator {
         let selection = Selection::Numbers { seed, start, n };
         let mut sampler = self.any_sampler()?;
         let mut rest = out;
-        for chunk in self.chunks(&wanted) {
-            let part = self.chunk(chunk, &wanted);
+        for part in self.batches().cut(wanted) {
             let (now, later) = rest.split_at_mut((part.end - part.start) as usize * image);
             sampler.values(&selection, part, now)?;
             rest = later;
@@ -367,23 +367,16 @@ impl Generator {
     }
 
     /// Images that are worth handling at a time: whole batches.
-    pub(super) fn block(&self) -> u64 {
+    pub(super) fn blocks(&self) -> Tiling {
         /// So many bytes of pixels, for then the work on each batch outweighs what comes around it.
         const BYTES: usize = 256 << 10;
         let image: usize = self.image_shape().iter().product();
-        (BYTES / image).div_ceil(self.batch).max(1) as u64 * self.batch as u64
+        Tiling::of((BYTES / image).div_ceil(self.batch).max(1) as u64 * self.batch as u64)
     }
 
-    /// The numbers of the chunks that hold the images of `wanted`.
-    fn chunks(&self, wanted: &Span<u64>) -> Span<u64> {
-        let batch = self.batch as u64;
-        if wanted.is_empty() { 0..0 } else { wanted.start / batch..(wanted.end - 1) / batch + 1 }
-    }
-
-    /// The images of a chunk that are in `wanted`.
-    fn chunk(&self, number: u64, wanted: &Span<u64>) -> Span<u64> {
-        let first = number * self.batch as u64;
-        first.max(wanted.start)..(first + self.batch as u64).min(wanted.end)
+    /// The images of a run each.
+    fn batches(&self) -> Tiling {
+        Tiling::of(self.batch as u64)
     }
 }
 
@@ -395,7 +388,7 @@ pub struct Sampler<'a> {
 
 impl Sampler<'_> {
     /// The pixels of the images at the places `wanted`, `[n, height, width, channels]`: as many as `out` has room for. Runs
-    /// whole chunks only.
+    /// whole batches only.
     pub(super) fn pixels(
         &mut self,
         selection: &Selection,
@@ -405,8 +398,7 @@ impl Sampler<'_> {
     ) -> Result<()> {
         let generator = self.generator;
         let mut rest = out;
-        for chunk in generator.chunks(&wanted) {
-            let part = generator.chunk(chunk, &wanted);
+        for part in generator.batches().cut(wanted) {
             let (now, later) = rest.split_at_mut((part.end - part.start) as usize * generator.form.image());
             let place = part.start;
             let wrong =
@@ -425,13 +417,13 @@ impl Sampler<'_> {
         self.lane()?.run(latents, runs, |_| Ok(()))
     }
 
-    /// The elements of the images at the places `wanted`, which lie in one chunk.
+    /// The elements of the images at the places `wanted`, which lie in one batch.
     fn values(&mut self, selection: &Selection, wanted: Span<u64>, out: &mut [f32]) -> Result<()> {
         let form = self.generator.form;
         self.run(selection, &Steering::default(), wanted, |output, rows| form.values(output, rows, out))
     }
 
-    /// Runs the chunk that `wanted` lies in, and hands on its output and which of its rows are wanted.
+    /// Runs the batch that `wanted` lies in, and hands on its output and which of its rows are wanted.
     fn run<T>(
         &mut self,
         selection: &Selection,
@@ -440,9 +432,8 @@ impl Sampler<'_> {
         take: impl FnOnce(&DynValue, Span<usize>) -> Result<T>,
     ) -> Result<T> {
         let generator = self.generator;
-        let batch = generator.batch;
-        let first = wanted.start / batch as u64 * batch as u64;
-        let latents = selection.latents(generator.latent, steering, first, batch);
+        let first = generator.batches().start(wanted.start);
+        let latents = selection.latents(generator.latent, steering, first, generator.batch);
         let rows = (wanted.start - first) as usize..(wanted.end - first) as usize;
         self.lane()?.run(&latents, &generator.runs, |output| take(output, rows)).map_err(|e| match e {
             Error::Ort(_) => Error::invalid(

@@ -5,151 +5,19 @@
 //! files. A line counts once its end is there, and is written after what it names has been synced; what it says is looked at once more
 //! before a resumed job believes it.
 
-use std::collections::BTreeMap;
 use std::fs::{File, TryLockError};
 use std::io::{self, BufRead, BufReader, Read, Seek, Write};
 use std::ops::Range as Span;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crc32fast::Hasher;
 use rayon::prelude::*;
 use serde_json::{Value, json};
 
 use super::folder::Folder;
+use super::piece::{Done, Piece};
 use crate::error::{Error, Result};
 use crate::text;
-
-/// Images at consecutive places, written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Piece {
-    /// The first place.
-    pub first: u64,
-    /// How many.
-    pub count: u64,
-    /// CRC-32 of the pixels, `[count, height, width, channels]`.
-    pub pixels: u32,
-    /// Bytes of the files.
-    pub bytes: u64,
-    /// CRC-32 of these bytes, file after file.
-    pub files: u32,
-}
-
-impl Piece {
-    pub fn end(&self) -> u64 {
-        self.first + self.count
-    }
-
-    /// Its places.
-    pub fn places(&self) -> Span<u64> {
-        self.first..self.end()
-    }
-
-    fn parse(line: &str) -> Option<Self> {
-        let mut words = line.split(' ');
-        let piece = Self {
-            first: words.next()?.parse().ok()?,
-            count: words.next()?.parse().ok()?,
-            pixels: u32::from_str_radix(words.next()?, 16).ok()?,
-            bytes: words.next()?.parse().ok()?,
-            files: u32::from_str_radix(words.next()?, 16).ok()?,
-        };
-        let sound = piece.count > 0 && piece.first.checked_add(piece.count).is_some() && words.next().is_none();
-        sound.then_some(piece)
-    }
-
-    fn line(&self) -> String {
-        let Self { first, count, pixels, bytes, files } = self;
-        sealed(&format!("{first} {count} {pixels:08x} {bytes} {files:08x}"))
-    }
-
-    /// This piece and the one that comes after it, of images of so many bytes.
-    pub fn join(self, after: Self, image: u64) -> Self {
-        Self {
-            first: self.first,
-            count: self.count + after.count,
-            pixels: combine(self.pixels, after.pixels, after.count.saturating_mul(image)),
-            bytes: self.bytes.saturating_add(after.bytes),
-            files: combine(self.files, after.files, after.bytes),
-        }
-    }
-}
-
-/// The CRC-32 of what has the one, followed by `length` bytes that have the other.
-fn combine(before: u32, after: u32, length: u64) -> u32 {
-    let mut crc = Hasher::new_with_initial_len(before, 0);
-    crc.combine(&Hasher::new_with_initial_len(after, length));
-    crc.finalize()
-}
-
-/// A line with its checksum and its end.
-fn sealed(text: &str) -> String {
-    format!("{text} {:08x}\n", crc32fast::hash(text.as_bytes()))
-}
-
-/// What a line says, if its checksum is right.
-fn opened(line: &str) -> Option<&str> {
-    let (text, crc) = line.rsplit_once(' ')?;
-    (crc.len() == 8 && u32::from_str_radix(crc, 16).ok()? == crc32fast::hash(text.as_bytes())).then_some(text)
-}
-
-/// Finished pieces; neighbours are joined, so that their number does not grow with the images'.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Done {
-    pieces: BTreeMap<u64, Piece>,
-    image: u64,
-}
-
-impl Done {
-    /// Nothing yet, of images of so many bytes.
-    pub fn new(image: usize) -> Self {
-        Self { pieces: BTreeMap::new(), image: image as u64 }
-    }
-
-    /// Adds a piece; `false` if some of it was there.
-    pub fn add(&mut self, piece: Piece) -> bool {
-        let before = self.pieces.range(..piece.end()).next_back().map(|(_, before)| *before);
-        if before.is_some_and(|before| before.end() > piece.first) {
-            return false;
-        }
-        let mut joined = piece;
-        if let Some(before) = before.filter(|before| before.end() == piece.first) {
-            self.pieces.remove(&before.first);
-            joined = before.join(joined, self.image);
-        }
-        if let Some(after) = self.pieces.remove(&piece.end()) {
-            joined = joined.join(after, self.image);
-        }
-        self.pieces.insert(joined.first, joined);
-        true
-    }
-
-    /// Images that are done.
-    pub fn count(&self) -> u64 {
-        self.pieces.values().map(|piece| piece.count).sum()
-    }
-
-    /// All of `wanted` in one piece, once it is done.
-    pub fn all(&self, wanted: &Span<u64>) -> Option<Piece> {
-        self.pieces.get(&wanted.start).copied().filter(|piece| piece.end() == wanted.end)
-    }
-
-    /// What of `wanted` is not done.
-    pub fn gaps(&self, wanted: &Span<u64>) -> Vec<Span<u64>> {
-        let mut gaps = Vec::new();
-        let mut next = wanted.start;
-        for piece in self.pieces.values() {
-            if next < piece.first {
-                gaps.push(next..piece.first);
-            }
-            next = piece.end();
-        }
-        if next < wanted.end {
-            gaps.push(next..wanted.end);
-        }
-        gaps
-    }
-}
 
 /// The journal of a job at work. No other process may write to it meanwhile.
 pub(super) struct Journal {
@@ -315,12 +183,12 @@ impl Journal {
         holds: impl Fn(&Piece) -> Result<bool> + Sync,
     ) -> Result<Option<u64>> {
         /// Pieces that are looked at together, by all cores.
-        const BLOCK: usize = 1024;
+        const AT_ONCE: usize = 1024;
         let mut lost = Done::new(0);
         let (mut all_known, mut ended) = (true, false);
         while !ended {
             let mut pieces = Vec::new();
-            while pieces.len() < BLOCK && !ended {
+            while pieces.len() < AT_ONCE && !ended {
                 let Some(line) = lines.next().map_err(self.folder.failed("read", &self.name))? else {
                     ended = true;
                     continue;
@@ -401,7 +269,7 @@ impl Journal {
     /// Begins anew: no piece is whole.
     pub fn restart(&mut self, header: &Header) -> Result<()> {
         let name = self.name.clone();
-        *self = Self::beside(&self.folder, &name, header, self.done.image as usize)?.put(&name)?;
+        *self = Self::beside(&self.folder, &name, header, self.done.image())?.put(&name)?;
         Ok(())
     }
 
@@ -416,7 +284,7 @@ impl Journal {
         for piece in pieces {
             // A piece that is there twice is whole all the same.
             if self.done.add(*piece) {
-                lines += &piece.line();
+                lines += &sealed(&piece.text());
             }
         }
         if lines.is_empty() { Ok(()) } else { self.write(lines.as_bytes()) }
@@ -472,6 +340,17 @@ fn holder(mut file: &File) -> u32 {
         pid = told.unwrap_or(pid);
     }
     pid
+}
+
+/// A line with its checksum and its end.
+fn sealed(text: &str) -> String {
+    format!("{text} {:08x}\n", crc32fast::hash(text.as_bytes()))
+}
+
+/// What a line says, if its checksum is right.
+fn opened(line: &str) -> Option<&str> {
+    let (text, crc) = line.rsplit_once(' ')?;
+    (crc.len() == 8 && u32::from_str_radix(crc, 16).ok()? == crc32fast::hash(text.as_bytes())).then_some(text)
 }
 
 /// The lines of a journal that have their ends.

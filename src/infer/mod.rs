@@ -1,17 +1,18 @@
 //! Sampling an exported generator with onnxruntime: find the library, open the model, run it, write the images.
 //! An example stands at the head of the [crate].
 
-mod archive;
 pub mod bench;
 pub mod builtin;
-mod check;
 mod folder;
 pub mod generator;
 mod inspect;
 mod journal;
 mod lane;
 pub(crate) mod limits;
+mod manifest;
 pub(crate) mod model;
+mod output;
+mod piece;
 pub mod pipeline;
 mod places;
 pub mod plan;
@@ -20,7 +21,10 @@ mod provider;
 mod rivals;
 pub mod runtime;
 pub mod selection;
+mod share;
 mod sinks;
+mod stock;
+mod tiling;
 #[cfg(unix)]
 mod trust;
 mod wheels;

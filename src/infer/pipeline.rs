@@ -12,12 +12,14 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounde
 use serde_json::{Value, json};
 
 use super::generator::{Generator, Sampler};
-use super::journal::Piece;
-use super::plan::{Format, Plan};
+use super::piece::Piece;
+use super::plan::Plan;
 use super::provider::Provider;
 use super::runtime;
 use super::selection::{Class, Steering};
-use super::sinks::{Notes, Sink, Writer};
+use super::sinks::sink::Layout;
+use super::stock::{Notes, Stock, Writer};
+use super::tiling::Tiling;
 use crate::error::{Error, Result};
 use crate::image::Range;
 use crate::latent::Truncation;
@@ -96,23 +98,27 @@ pub fn run(generator: &Generator, job: &Job, plan: &Plan, progress: &dyn Progres
         class.check(generator.contract(), generator.name())?;
     }
     let first = generator.sampler()?;
-    let mut sink = Sink::open(plan, identity(generator, job, plan)?, generator.image_shape(), progress, stop)?;
-    let gaps = sink.gaps();
+    let (identity, shape) = (identity(generator, job, plan)?, generator.image_shape());
+    let mut stock = Stock::open(plan.output(), plan.existing(), identity, shape, progress, stop)?;
+    let gaps = stock.gaps();
     let missing = gaps.iter().map(|gap| gap.end - gap.start).sum::<u64>();
     let tell = |made: u64| progress.update(plan.count() - missing + made, "");
     progress.begin("sampling", plan.count());
     tell(0);
-    let (made, result) = make(generator, first, job, plan, gaps, &mut sink, &tell, stop);
+    let (made, result) = match &stock.writer {
+        Some(writer) => make(generator, first, job, plan, gaps, writer, &mut stock.notes, &tell, stop),
+        None => (0, Ok(())),
+    };
     progress.end();
     if result.is_err() || made < missing {
-        let total = sink.count().unwrap_or(made);
-        sink.abandon();
-        if result.is_err() && total > 0 && plan.format() != Format::Grid {
+        let total = stock.count().unwrap_or(made);
+        stock.abandon();
+        if result.is_err() && total > 0 && plan.output().sink().in_one_go().is_none() {
             progress.say(&format!("{total} of {} images are whole; the same call with --resume makes the rest", plan.count()));
         }
         return Err(result.err().unwrap_or_else(|| interrupted(plan, total)));
     }
-    sink.finish()?;
+    stock.finish()?;
     Ok(Done { images: made, seconds: started.elapsed().as_secs_f64(), out: plan.path().to_path_buf() })
 }
 
@@ -124,23 +130,24 @@ fn make<'a>(
     job: &Job,
     plan: &Plan,
     gaps: Vec<Span<u64>>,
-    sink: &mut Sink,
+    writer: &Writer,
+    notes: &mut Notes,
     tell: &dyn Fn(u64),
     stop: &AtomicBool,
 ) -> (u64, Result<()>) {
     let image = generator.image_shape().iter().product();
-    let piece = plan.piece(generator.batch(), image, job.threads.max(1));
-    let threads = job.threads.clamp(1, number_of_pieces(&gaps, piece).max(1));
-    // A tar file is a piece, and too large to hand it over in memory.
-    let encoders = if plan.format() == Format::Tar { 0 } else { job.encoders };
+    let files = plan.output().sink().files();
+    let pieces = files.unwrap_or_else(|| pieces_of(plan.count(), generator.batch(), image, job.threads.max(1)));
+    let threads = job.threads.clamp(1, number_of(pieces, &gaps).max(1));
+    // A file of many images is a piece, and too large to hand it over in memory.
+    let encoders = if files.is_some() { 0 } else { job.encoders };
     let (queue, hand_over) = bounded::<Made>(threads * QUEUE_PER_WORKER);
     let (send, receive) = bounded::<Result<Vec<Piece>>>((threads + encoders) * QUEUE_PER_WORKER);
     let (settle, to_settle) = bounded::<Vec<Piece>>(0);
     let due = Mutex::new(Instant::now() + SETTLE_EVERY);
     let (halt, ended) = (AtomicBool::new(false), AtomicBool::new(false));
-    let (writer, notes) = (&sink.writer, &mut sink.notes);
-    let pieces = Mutex::new(Box::new(pieces(gaps, piece)) as Box<dyn Iterator<Item = Span<u64>> + Send>);
-    let worker = Worker { generator, job, plan, pieces, writer, halt: &halt, stop, ended: &ended };
+    let pieces: Pieces = Box::new(gaps.into_iter().flat_map(move |gap| pieces.cut(gap)));
+    let worker = Worker { generator, job, plan, pieces: Mutex::new(pieces), writer, halt: &halt, stop, ended: &ended };
     let (at_work, nobody_at_work) = bounded::<()>(0);
     let mut made = 0;
     let result = thread::scope(|scope| {
@@ -233,19 +240,27 @@ fn settle_all(notes: &mut Notes, writer: &Writer, pieces: &Receiver<Vec<Piece>>,
     Ok(())
 }
 
+/// The places of pieces, one after another.
+type Pieces = Box<dyn Iterator<Item = Span<u64>> + Send>;
+
 /// A piece without its files.
 type Made = (Span<u64>, Vec<u8>);
 
-/// The places of the gaps, cut at the multiples of `piece`.
-fn pieces(gaps: Vec<Span<u64>>, piece: u64) -> impl Iterator<Item = Span<u64>> {
-    gaps.into_iter().flat_map(move |gap| {
-        let numbers = gap.start / piece..gap.end.div_ceil(piece);
-        numbers.map(move |number| (number * piece).max(gap.start)..((number + 1) * piece).min(gap.end))
-    })
+/// The pieces of `count` images: whole batches.
+fn pieces_of(count: u64, batch: usize, image: usize, threads: usize) -> Tiling {
+    /// Bytes of pixels: a piece that is handed over to an encoder lies in memory.
+    const MOST_BYTES: usize = 4 << 20;
+    /// Enough that nobody waits for the journal.
+    const MOST: u64 = 256;
+    let (batch, fair) = (batch as u64, count / (4 * threads as u64).max(1));
+    let most = fair.min(MOST).min((MOST_BYTES / image) as u64);
+    Tiling::of((most - most % batch).max(batch))
 }
 
-fn number_of_pieces(gaps: &[Span<u64>], piece: u64) -> usize {
-    let number: u64 = gaps.iter().map(|gap| gap.end.div_ceil(piece) - gap.start / piece).sum();
+/// How many pieces the gaps are cut into.
+fn number_of(pieces: Tiling, gaps: &[Span<u64>]) -> usize {
+    let numbers = gaps.iter().map(|gap| pieces.numbers(gap));
+    let number: u64 = numbers.map(|numbers| numbers.end - numbers.start).sum();
     usize::try_from(number).unwrap_or(usize::MAX)
 }
 
@@ -254,7 +269,7 @@ struct Worker<'a> {
     job: &'a Job,
     plan: &'a Plan,
     /// What is to be made yet.
-    pieces: Mutex<Box<dyn Iterator<Item = Span<u64>> + Send>>,
+    pieces: Mutex<Pieces>,
     writer: &'a Writer,
     /// Something failed elsewhere.
     halt: &'a AtomicBool,
@@ -306,18 +321,14 @@ impl<'a> Worker<'a> {
     /// A piece, block by block; `None` if the job is over before it is whole.
     fn sample_and_write(&self, sampler: &mut Sampler<'_>, places: Span<u64>) -> Result<Option<Vec<Piece>>> {
         let mut open = self.writer.begin(places.clone())?;
-        let (block, mut pixels) = (self.generator.block(), Vec::new());
-        let mut next = places.start;
-        while next < places.end {
+        let mut pixels = Vec::new();
+        for block in self.generator.blocks().cut(places) {
             if self.is_over() {
                 return Ok(None);
             }
-            // Blocks end where batches do.
-            let end = (next - next % block + block).min(places.end);
-            pixels.resize((end - next) as usize * self.image(), 0);
-            sampler.pixels(self.plan.selection(), &self.job.steering, next..end, &mut pixels)?;
+            pixels.resize((block.end - block.start) as usize * self.image(), 0);
+            sampler.pixels(self.plan.selection(), &self.job.steering, block, &mut pixels)?;
             open.put(&pixels)?;
-            next = end;
         }
         open.finish().map(Some)
     }
@@ -352,7 +363,7 @@ impl<'a> Worker<'a> {
 /// What the bytes of the images depend on, in the words of the manifest.
 fn identity(generator: &Generator, job: &Job, plan: &Plan) -> Result<Value> {
     let name = Path::new(generator.name()).file_name().map(|name| name.to_string_lossy().into_owned());
-    let mut facts = plan.facts();
+    let mut facts = plan.output().facts();
     let others = [
         ("manifest", json!(1)),
         ("program", json!(concat!(env!("CARGO_PKG_NAME"), " ", env!("CARGO_PKG_VERSION")))),
@@ -373,11 +384,14 @@ fn identity(generator: &Generator, job: &Job, plan: &Plan) -> Result<Value> {
 
 fn interrupted(plan: &Plan, made: u64) -> Error {
     let (path, total) = (text::path(plan.path()), plan.count());
-    Error::Interrupted(match plan.format() {
-        Format::Grid => format!("{made} of {total} images were made; {path} was not written."),
-        Format::Npy | Format::Npz => {
+    let sink = plan.output().sink();
+    Error::Interrupted(match (sink.in_one_go(), sink.layout()) {
+        (Some(_), _) => format!("{made} of {total} images were made; {path} was not written."),
+        (None, Layout::File { .. }) => {
             format!("{made} of {total} images are made. The same call with --resume makes the rest, and then {path}.")
         }
-        _ => format!("{made} of {total} images are whole, in {path}. The same call with --resume makes the rest."),
+        (None, Layout::Folder { .. }) => {
+            format!("{made} of {total} images are whole, in {path}. The same call with --resume makes the rest.")
+        }
     })
 }

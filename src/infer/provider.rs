@@ -24,7 +24,7 @@ pub const CUDA_BATCH: usize = 512;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Provider {
     /// CUDA if the onnxruntime library offers it and it starts, else the CPU.
-    /// [`Generator::provider`](super::Generator::provider) tells which.
+    /// [`Generator::provider`](crate::infer::Generator::provider) tells which.
     #[default]
     Auto,
     /// The CPU.

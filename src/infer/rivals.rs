@@ -1,15 +1,15 @@
 //! Other jobs of a folder that make files of the same names: two of them would spoil each other, so the second one is refused, or
-//! with [`Existing::Overwrite`](super::plan::Existing) replaces the first.
+//! replaces the first if it may.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use super::check::read_manifest;
-use super::folder::Folder;
+use super::folder::{Folder, name_of};
 use super::journal::Journal;
-use super::plan::{Plan, is_subfolder, name_of};
+use super::manifest;
+use super::output::Output;
 use crate::error::{Error, Result};
 use crate::progress::Progress;
 use crate::text;
@@ -17,55 +17,55 @@ use crate::text;
 /// Another job, known by its journal or its manifest.
 pub(super) struct Rival {
     /// What it may have files of: itself, and what it has not replaced yet.
-    jobs: Vec<Plan>,
+    jobs: Vec<Output>,
     /// Its journal or manifest.
     name: PathBuf,
     /// The process that is at work on it.
     pid: Option<u32>,
 }
 
-/// The other jobs of the folder whose files have names of this plan's.
-pub(super) fn find(plan: &Plan, folder: &Folder) -> Result<Vec<Rival>> {
-    let own = [plan.journal(), plan.manifest()].map(|path| name_of(&path));
+/// The other jobs of the folder whose files have names of this one's files.
+pub(super) fn find(output: &Output, folder: &Folder) -> Result<Vec<Rival>> {
+    let own = [output.journal(), output.manifest()].map(|path| name_of(&path));
     let names = folder.names(Path::new("")).map_err(folder.failed("read", Path::new("")))?;
     let mut rivals = Vec::new();
     for (name, _) in names {
         let name = PathBuf::from(name);
         if !own.contains(&name) {
-            rivals.extend(rival(plan, folder, name)?.filter(|rival| rival.jobs.iter().any(|job| job.overlaps(plan))));
+            rivals.extend(rival(output, folder, name)?.filter(|rival| rival.jobs.iter().any(|job| job.overlaps(output))));
         }
     }
     Ok(rivals)
 }
 
-/// The jobs that are known by the plan's own name: by its journal, if that is there and held, and by its manifest.
-pub(super) fn before(plan: &Plan, folder: &Folder, journal: Option<&File>) -> Result<Vec<Value>> {
-    let name = name_of(&plan.journal());
+/// The jobs that are known by this job's own name: by its journal, if that is there and held, and by its manifest.
+pub(super) fn before(output: &Output, folder: &Folder, journal: Option<&File>) -> Result<Vec<Value>> {
+    let name = name_of(&output.journal());
     let mut facts = journal.map(Journal::jobs).transpose().map_err(folder.failed("read", &name))?.unwrap_or_default();
-    facts.extend(manifest(folder, &name_of(&plan.manifest())));
-    let is_its = |job: &Plan| job.manifest() == plan.manifest();
-    let jobs = facts.iter().filter_map(|facts| plan.told(facts)).filter(is_its);
+    facts.extend(told(folder, &name_of(&output.manifest())));
+    let is_its = |job: &Output| job.manifest() == output.manifest();
+    let jobs = facts.iter().filter_map(|facts| output.told(facts)).filter(is_its);
     Ok(jobs.map(|job| Value::Object(job.facts())).collect())
 }
 
 /// What a journal or a manifest tells of, if it does.
-fn rival(plan: &Plan, folder: &Folder, name: PathBuf) -> Result<Option<Rival>> {
+fn rival(output: &Output, folder: &Folder, name: PathBuf) -> Result<Option<Rival>> {
     let text = name.to_string_lossy();
     let (facts, pid) = if text.starts_with(".manifest") && text.ends_with(".journal") {
         Journal::look(folder, &name)?.unwrap_or_default()
     } else if text.starts_with("manifest") && text.ends_with(".json") {
-        (manifest(folder, &name).into_iter().collect(), None)
+        (told(folder, &name).into_iter().collect(), None)
     } else {
         return Ok(None);
     };
-    let is_its = |job: &Plan| [job.journal(), job.manifest()].iter().any(|path| name_of(path) == name);
-    let jobs: Vec<Plan> = facts.iter().filter_map(|facts| plan.told(facts)).filter(is_its).collect();
+    let is_its = |job: &Output| [job.journal(), job.manifest()].iter().any(|path| name_of(path) == name);
+    let jobs: Vec<Output> = facts.iter().filter_map(|facts| output.told(facts)).filter(is_its).collect();
     Ok((!jobs.is_empty()).then_some(Rival { jobs, name, pid }))
 }
 
 /// What a manifest says; what is none is somebody else's file.
-fn manifest(folder: &Folder, name: &Path) -> Option<Value> {
-    folder.read(name).and_then(read_manifest).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok())
+fn told(folder: &Folder, name: &Path) -> Option<Value> {
+    manifest::find(folder, &folder.join(name)).ok().flatten()
 }
 
 /// Refuses to begin, or to go on, beside others.
@@ -95,15 +95,21 @@ pub(super) fn refuse_at_work(folder: &Folder, rivals: &[Rival]) -> Result<()> {
     }
 }
 
-/// Removes other jobs: the files of those that there were [`before`] by the plan's own name, and of rivals also what tells of them, which
+/// Removes other jobs: the files of those that there were [`before`] by this job's own name, and of rivals also what tells of them, which
 /// goes last. Killed amid this, it can be repeated.
 ///
 /// # Errors
 /// When somebody is at work on one of the rivals: nothing is touched then.
-pub(super) fn replace(plan: &Plan, folder: &Folder, before: &[Value], rivals: &[Rival], progress: &dyn Progress) -> Result<()> {
+pub(super) fn replace(
+    output: &Output,
+    folder: &Folder,
+    before: &[Value],
+    rivals: &[Rival],
+    progress: &dyn Progress,
+) -> Result<()> {
     refuse_at_work(folder, rivals)?;
     let mut removed = 0;
-    for job in before.iter().filter_map(|facts| plan.told(facts)) {
+    for job in before.iter().filter_map(|facts| output.told(facts)) {
         removed += remove_files(&job, folder)?;
     }
     for Rival { jobs, name, .. } in rivals {
@@ -119,14 +125,14 @@ pub(super) fn replace(plan: &Plan, folder: &Folder, before: &[Value], rivals: &[
 }
 
 /// Removes the files of a job, and folders that are empty then. Gives how many files.
-fn remove_files(job: &Plan, folder: &Folder) -> Result<u64> {
+fn remove_files(job: &Output, folder: &Folder) -> Result<u64> {
     let mut removed = 0;
     let mut names = |inside: &Path| folder.names(inside).map_err(folder.failed("read", inside));
     job.each(&mut names, &mut |file| {
         removed += 1;
         folder.remove(file).map_err(folder.failed("remove", file))
     })?;
-    for (subfolder, _) in names(Path::new(""))?.iter().filter(|(name, is_folder)| *is_folder && is_subfolder(name)) {
+    for (subfolder, _) in names(Path::new(""))?.iter().filter(|(name, is_folder)| *is_folder && job.sink().is_subfolder(name)) {
         folder.remove_empty(Path::new(subfolder));
     }
     Ok(removed)

@@ -7,6 +7,7 @@ use std::fmt;
 use std::ops::{Range as Span, RangeInclusive};
 use std::str::FromStr;
 
+use super::tiling::Tiling;
 use crate::contract::Contract;
 use crate::error::{Error, Result};
 use crate::latent::{Latent, Truncation};
@@ -269,7 +270,7 @@ impl Shard {
         let cut = |k: u64| {
             // Between 0 and n, so it fits.
             let place = whole.start + (n * u128::from(k) / u128::from(self.of)) as u64;
-            if k == self.of { whole.end } else { (place - place % align.max(1)).max(whole.start) }
+            if k == self.of { whole.end } else { Tiling::of(align).start(place).max(whole.start) }
         };
         cut(self.index - 1)..cut(self.index)
     }

@@ -1,19 +1,13 @@
-//! What surrounds the pixels in NumPy's files, `.npy` and `.npz`. Both have their sizes written before the data is known, so
-//! that data can be written in any order, and go on after an interruption. That is why no zip library serves here.
+//! NumPy's zip files of one array, `.npz`. Their sizes are written before the data is known, so that data can be written in any
+//! order, and go on after an interruption. That is why no zip library serves here.
 
-/// The header of a NumPy file of uint8, version 1.0 (numpy.lib.format): padded so that the data starts at a multiple of 64.
-pub(super) fn npy_header(n: u64, [height, width, channels]: [usize; 3]) -> Vec<u8> {
-    const BEFORE_TEXT: usize = 10;
-    let mut text =
-        format!("{{'descr': '|u1', 'fortran_order': False, 'shape': ({n}, {height}, {width}, {channels}), }}").into_bytes();
-    let length = (BEFORE_TEXT + text.len() + 1).next_multiple_of(64) - BEFORE_TEXT;
-    text.resize(length - 1, b' ');
-    text.push(b'\n');
-    let mut header = b"\x93NUMPY\x01\x00".to_vec();
-    header.extend((length as u16).to_le_bytes());
-    header.extend(text);
-    header
-}
+use crc32fast::Hasher;
+
+use super::array::{Array, Ends};
+use super::npy;
+
+/// The format.
+pub(super) const NPZ: Array = Array { name: "npz", head, ends };
 
 /// The name of the array in a `.npz` file, as `numpy.savez(file, array)` gives it.
 const ENTRY: &[u8] = b"arr_0.npy";
@@ -24,11 +18,35 @@ const DATE: u16 = 0x21;
 /// In a field of 32 bits: look into the zip64 field.
 const IN_ZIP64: u32 = u32::MAX;
 
-/// Where in a `.npz` file the checksum stands that [`npz_head`] leaves at 0.
-pub(super) const NPZ_CRC_AT: u64 = 14;
+/// Where in a file the checksum stands that [`local_header`] leaves at 0.
+const CRC_AT: usize = 14;
+
+fn head(count: u64, shape: [usize; 3]) -> Vec<u8> {
+    [local_header(entry_bytes(count, shape)), npy::header(count, shape)].concat()
+}
+
+fn ends(count: u64, shape: [usize; 3], pixels: u32) -> Ends {
+    let mut crc = Hasher::new();
+    crc.update(&npy::header(count, shape));
+    crc.combine(&Hasher::new_with_initial_len(pixels, pixel_bytes(count, shape)));
+    let (crc, bytes) = (crc.finalize(), entry_bytes(count, shape));
+    let mut head = head(count, shape);
+    head[CRC_AT..CRC_AT + 4].copy_from_slice(&crc.to_le_bytes());
+    let end = local_header(bytes).len() as u64 + bytes;
+    vec![(0, head), (end, directory(bytes, crc))]
+}
+
+fn pixel_bytes(count: u64, shape: [usize; 3]) -> u64 {
+    count * shape.iter().product::<usize>() as u64
+}
+
+/// Bytes of the `.npy` file in the zip file.
+fn entry_bytes(count: u64, shape: [usize; 3]) -> u64 {
+    npy::header(count, shape).len() as u64 + pixel_bytes(count, shape)
+}
 
 /// What comes before the entry of a `.npz` file: a zip file's local header (APPNOTE 6.3.10, section 4.3.7), stored, zip64.
-pub(super) fn npz_head(entry_bytes: u64) -> Vec<u8> {
+fn local_header(entry_bytes: u64) -> Vec<u8> {
     let mut head = b"PK\x03\x04".to_vec();
     common_fields(&mut head, 0);
     put16(&mut head, 20);
@@ -41,8 +59,8 @@ pub(super) fn npz_head(entry_bytes: u64) -> Vec<u8> {
 }
 
 /// What comes after it: the directory of one entry, and the two ends of the directory (sections 4.3.12 to 4.3.16).
-pub(super) fn npz_tail(entry_bytes: u64, crc: u32) -> Vec<u8> {
-    let directory_at = npz_head(entry_bytes).len() as u64 + entry_bytes;
+fn directory(entry_bytes: u64, crc: u32) -> Vec<u8> {
+    let directory_at = local_header(entry_bytes).len() as u64 + entry_bytes;
     let mut tail = b"PK\x01\x02".to_vec();
     put16(&mut tail, VERSION);
     common_fields(&mut tail, crc);

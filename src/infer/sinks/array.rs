@@ -1,0 +1,275 @@
+//! One file of all pixels, with something before them and after them: what NumPy's files have in common. It has another name
+//! until it is whole. Its size is known before its pixels are, so these are written in any order.
+
+use std::fs::File;
+use std::io::{self, ErrorKind};
+use std::ops::Range as Span;
+use std::sync::Arc;
+
+use crc32fast::Hasher;
+use serde_json::{Value, json};
+
+use super::sink::{Depth, Layout, Open, Sink, Site, Store};
+use crate::error::{Error, Result};
+use crate::infer::folder::name_of;
+use crate::infer::piece::{Piece, Tally, checksum};
+
+/// Bytes of pixels in one file: what file systems have room for at most.
+const MOST: u64 = 1 << 62;
+
+/// Bytes that do not belong to the pixels, and their place in the file.
+pub(super) type Ends = Vec<(u64, Vec<u8>)>;
+
+/// A format of that kind.
+#[derive(Clone, Copy)]
+pub(super) struct Array {
+    /// Its name, and the ending of its files' names.
+    pub name: &'static str,
+    /// What comes before the pixels while they are written, of `count` images of a shape.
+    pub head: fn(u64, [usize; 3]) -> Vec<u8>,
+    /// What surrounds the pixels of a whole file, whose CRC-32 is known by then.
+    pub ends: fn(u64, [usize; 3], u32) -> Ends,
+}
+
+impl Array {
+    fn head(&self, site: &Site) -> Vec<u8> {
+        (self.head)(site.share.count(), site.shape)
+    }
+
+    fn ends(&self, site: &Site, pixels: u32) -> Ends {
+        (self.ends)(site.share.count(), site.shape, pixels)
+    }
+
+    /// Bytes of a whole file.
+    fn length(&self, site: &Site) -> u64 {
+        let ends = self.ends(site, 0).into_iter().map(|(at, bytes)| at + bytes.len() as u64);
+        ends.fold(self.head(site).len() as u64 + site.pixels(), u64::max)
+    }
+
+    fn open(&self, site: &Arc<Site>, file: File, is_final: bool) -> ArrayFile {
+        ArrayFile { format: *self, data_at: self.head(site).len() as u64, site: Arc::clone(site), file, is_final }
+    }
+}
+
+impl Sink for Array {
+    fn name(&self) -> &'static str {
+        self.name
+    }
+
+    fn layout(&self) -> Layout {
+        Layout::File { stem: "samples", ending: self.name }
+    }
+
+    fn check_size(&self, count: u64, shape: [usize; 3], _: &str) -> Result<()> {
+        let [height, width, channels] = shape;
+        let bytes = count.checked_mul((height * width * channels) as u64);
+        if bytes.is_none_or(|bytes| bytes > MOST) {
+            return Err(Error::usage(
+                format!("{count} images of {height}×{width} pixels are more than one file can hold"),
+                "Cut the job up with --shard, or choose --format tar.",
+            ));
+        }
+        Ok(())
+    }
+
+    fn create(&self, site: &Arc<Site>) -> Result<Box<dyn Store>> {
+        let part = name_of(&site.part);
+        let file = site.folder.create(&part).map_err(site.folder.failed("write", &part))?;
+        let store = self.open(site, file, false);
+        store.reopen()?;
+        Ok(Box::new(store))
+    }
+
+    fn find(&self, site: &Arc<Site>) -> Result<Option<Box<dyn Store>>> {
+        let missing = |e: &io::Error| e.kind() == ErrorKind::NotFound;
+        let (part, whole) = (name_of(&site.part), name_of(&site.path));
+        let (file, is_final) = match site.folder.edit(&part) {
+            Err(e) if missing(&e) => match site.folder.read(&whole) {
+                Err(e) if missing(&e) => return Ok(None),
+                file => (file.map_err(site.folder.failed("read", &whole))?, true),
+            },
+            file => (file.map_err(site.folder.failed("open", &part))?, false),
+        };
+        Ok(Some(Box::new(self.open(site, file, is_final))))
+    }
+
+    fn describe(&self, site: &Site, _: &[Piece], manifest: &mut Value) {
+        manifest["file"] = json!(site.path.file_name().map(|name| name.to_string_lossy()));
+        manifest["bytes"] = json!(self.length(site));
+    }
+
+    fn described(&self, site: &Site, manifest: &Value) -> Option<Vec<Piece>> {
+        let (first, count) = (site.share.places().start, manifest["count"].as_u64()?);
+        let pixels = checksum(&manifest["pixels_crc32"])?;
+        let bytes = count.checked_mul(site.image() as u64)?;
+        Some(vec![Piece { first, count, pixels, bytes, files: pixels }])
+    }
+
+    fn has_size(&self, _: &Site, _: &Value) -> bool {
+        false // the file had its size before it had its pixels
+    }
+}
+
+/// A file at work, or a whole one.
+struct ArrayFile {
+    format: Array,
+    site: Arc<Site>,
+    file: File,
+    /// Where the pixels begin.
+    data_at: u64,
+    is_final: bool,
+}
+
+impl ArrayFile {
+    /// Where in the file the image at a place is.
+    fn at(&self, place: u64) -> u64 {
+        self.data_at + (place - self.site.share.places().start) * self.site.image() as u64
+    }
+
+    fn contents_hold(&self, piece: &Piece) -> io::Result<bool> {
+        let (mut crc, mut buffer, mut done) = (Hasher::new(), vec![0; 256 << 10], 0);
+        while done < piece.bytes {
+            let n = buffer.len().min((piece.bytes - done) as usize);
+            read_at(&self.file, &mut buffer[..n], self.at(piece.first) + done)?;
+            crc.update(&buffer[..n]);
+            done += n as u64;
+        }
+        Ok(crc.finalize() == piece.pixels)
+    }
+
+    fn ends_hold(&self, pixels: u32) -> io::Result<bool> {
+        if self.file.metadata()?.len() != self.format.length(&self.site) {
+            return Ok(false);
+        }
+        for (at, expected) in self.format.ends(&self.site, pixels) {
+            let mut found = vec![0; expected.len()];
+            read_at(&self.file, &mut found, at)?;
+            if found != expected {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+}
+
+impl Store for ArrayFile {
+    fn begin(&self, places: Span<u64>) -> Result<Box<dyn Open + '_>> {
+        Ok(Box::new(Begun { store: self, tally: Tally::new(places.start) }))
+    }
+
+    fn sync(&self, _: &[Piece]) -> io::Result<()> {
+        self.file.sync_data()
+    }
+
+    fn holds(&self, piece: &Piece, depth: Depth) -> Result<bool> {
+        let (site, length) = (&self.site, piece.count * self.site.image() as u64);
+        let name = name_of(&site.path);
+        let there = match self.file.metadata() {
+            Ok(meta) => meta.len(),
+            Err(e) => return Err(site.folder.failed("read", &name)(e)),
+        };
+        if piece.bytes != length || there < self.at(piece.first) + length {
+            return Ok(false);
+        }
+        match depth {
+            Depth::Sizes => Ok(true),
+            Depth::Contents => self.contents_hold(piece).map_err(site.folder.failed("read", &name)),
+        }
+    }
+
+    fn is_final(&self) -> bool {
+        self.is_final
+    }
+
+    fn is_closed(&self, all: &Piece) -> Result<bool> {
+        self.ends_hold(all.pixels).or_else(|e| match e.kind() {
+            ErrorKind::UnexpectedEof => Ok(false),
+            _ => Err(self.site.folder.failed("read", &name_of(&self.site.path))(e)),
+        })
+    }
+
+    fn reopen(&self) -> Result<()> {
+        write_at(&self.file, &self.format.head(&self.site), 0).map_err(Error::io("write", &self.site.part))
+    }
+
+    fn close(&mut self, all: Option<Piece>) -> Result<()> {
+        let Self { format, site, file, .. } = self;
+        let (part, whole) = (name_of(&site.part), name_of(&site.path));
+        let write = || {
+            let ends = format.ends(site, all.map_or(0, |all| all.pixels));
+            ends.iter().try_for_each(|(at, bytes)| write_at(file, bytes, *at))?;
+            file.set_len(format.length(site))?;
+            file.sync_all()
+        };
+        write().map_err(site.folder.failed("write", &part))?;
+        if !site.folder.holds(file, &part) {
+            return Err(site.removed(site.share.count()));
+        }
+        site.folder.rename(&part, &whole).map_err(site.folder.failed("write", &whole))?;
+        self.is_final = true;
+        Ok(())
+    }
+
+    fn discard(&self) -> bool {
+        let _ = self.site.folder.remove(&name_of(&self.site.part)); // whatever made the job end is the error to report
+        true
+    }
+}
+
+/// A piece under way.
+struct Begun<'a> {
+    store: &'a ArrayFile,
+    tally: Tally,
+}
+
+impl Open for Begun<'_> {
+    fn put(&mut self, pixels: &[u8]) -> Result<()> {
+        let Self { store: ArrayFile { file, site, .. }, tally } = self;
+        write_at(file, pixels, self.store.at(tally.next())).map_err(Error::io("write", &site.part))?;
+        tally.images((pixels.len() / site.image()) as u64, pixels);
+        Ok(())
+    }
+
+    fn finish(mut self: Box<Self>) -> Result<Vec<Piece>> {
+        let image = self.store.site.image() as u64;
+        let piece = self.tally.close().map(|piece| Piece { bytes: piece.count * image, files: piece.pixels, ..piece });
+        Ok(piece.into_iter().collect())
+    }
+}
+
+#[cfg(unix)]
+fn read_at(file: &File, bytes: &mut [u8], at: u64) -> io::Result<()> {
+    std::os::unix::fs::FileExt::read_exact_at(file, bytes, at)
+}
+
+#[cfg(windows)]
+fn read_at(file: &File, mut bytes: &mut [u8], mut at: u64) -> io::Result<()> {
+    while !bytes.is_empty() {
+        let n = std::os::windows::fs::FileExt::seek_read(file, bytes, at)?;
+        if n == 0 {
+            return Err(ErrorKind::UnexpectedEof.into());
+        }
+        bytes = &mut bytes[n..];
+        at += n as u64;
+    }
+    Ok(())
+}
+
+/// Writes somewhere in a file; any number of threads at a time.
+#[cfg(unix)]
+fn write_at(file: &File, bytes: &[u8], at: u64) -> io::Result<()> {
+    std::os::unix::fs::FileExt::write_all_at(file, bytes, at)
+}
+
+#[cfg(windows)]
+fn write_at(file: &File, mut bytes: &[u8], mut at: u64) -> io::Result<()> {
+    while !bytes.is_empty() {
+        let written = std::os::windows::fs::FileExt::seek_write(file, bytes, at)?;
+        if written == 0 {
+            return Err(ErrorKind::WriteZero.into());
+        }
+        bytes = &bytes[written..];
+        at += written as u64;
+    }
+    Ok(())
+}

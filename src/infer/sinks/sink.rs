@@ -1,0 +1,186 @@
+//! What the formats have in common: the trait that each of them implements, and what it works with.
+
+use std::io;
+use std::ops::Range as Span;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use crate::error::{Error, Result};
+use crate::image;
+use crate::infer::folder::Folder;
+use crate::infer::piece::Piece;
+use crate::infer::share::Share;
+use crate::infer::tiling::Tiling;
+
+/// A format: all that is particular to it.
+pub(in crate::infer) trait Sink: Sync {
+    /// The name used for `--format`.
+    fn name(&self) -> &'static str;
+
+    /// Whether it makes one file or many, and how they are named.
+    fn layout(&self) -> Layout;
+
+    /// What is made in one go, without shards, a journal and a manifest: its name in messages. `None` for what can be cut up and
+    /// gone on with.
+    fn in_one_go(&self) -> Option<&'static str> {
+        None
+    }
+
+    /// How the places are cut into files, where each holds many images: these are made together, and in the same shard.
+    fn files(&self) -> Option<Tiling> {
+        None
+    }
+
+    /// Refuses what no file can hold. `others` names the formats that have room for any number of images.
+    fn check_size(&self, _count: u64, _shape: [usize; 3], _others: &str) -> Result<()> {
+        Ok(())
+    }
+
+    /// The number that a file of this name in the folder has, if the format makes files of such names there: what its only image is
+    /// called by, or how many files the images before it fill.
+    fn number_of(&self, _file: &Path) -> Option<u64> {
+        None
+    }
+
+    /// Whether a folder of this name in the folder is one that the format puts files into.
+    fn is_subfolder(&self, _name: &str) -> bool {
+        false
+    }
+
+    /// Refuses a folder in which something would lead what is made elsewhere.
+    fn check_folder(&self, _folder: &Folder) -> Result<()> {
+        Ok(())
+    }
+
+    /// Creates what the images go into, and so finds out whether that is possible.
+    fn create(&self, site: &Arc<Site>) -> Result<Box<dyn Store>>;
+
+    /// Opens what an earlier call has made, to look at it. `None` if there is nothing that could be gone on with.
+    fn find(&self, site: &Arc<Site>) -> Result<Option<Box<dyn Store>>>;
+
+    /// Adds to a manifest what the files can be checked by. `pieces` are all of the job's, in the order of their places.
+    fn describe(&self, site: &Site, pieces: &[Piece], manifest: &mut Value);
+
+    /// The pieces that a manifest vouches for. One of an earlier version vouches for sizes only: `None` then.
+    fn described(&self, site: &Site, manifest: &Value) -> Option<Vec<Piece>>;
+
+    /// Whether there are as many bytes as a manifest of an earlier version says.
+    fn has_size(&self, site: &Site, manifest: &Value) -> bool;
+}
+
+/// How a format's files are named.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::infer) enum Layout {
+    /// Many files in a folder, beside which other jobs may have theirs.
+    Folder {
+        /// What stands behind `manifest` in the name of the manifest, by which the format's is told from others'.
+        manifest: &'static str,
+        /// What the files are, in messages.
+        files: &'static str,
+    },
+    /// One file.
+    File {
+        /// What its name begins with if the user names the folder only.
+        stem: &'static str,
+        /// The ending of its name.
+        ending: &'static str,
+    },
+}
+
+/// What the images of a job go into.
+pub(in crate::infer) trait Store: Send + Sync {
+    /// Begins the piece at some places; any thread, any order of pieces.
+    fn begin(&self, places: Span<u64>) -> Result<Box<dyn Open + '_>>;
+
+    /// Waits until pieces are on the disk.
+    fn sync(&self, pieces: &[Piece]) -> io::Result<()>;
+
+    /// Whether a piece is there as it was written.
+    fn holds(&self, piece: &Piece, depth: Depth) -> Result<bool>;
+
+    /// Whether this is a file that has its final name, under which nothing is written to it any more.
+    fn is_final(&self) -> bool {
+        false
+    }
+
+    /// Whether a file has what belongs around its pixels, of which `all` tells.
+    fn is_closed(&self, _all: &Piece) -> Result<bool> {
+        Ok(true)
+    }
+
+    /// Makes it ready for more images, once it has been looked at.
+    fn reopen(&self) -> Result<()> {
+        Ok(())
+    }
+
+    /// Gives a single file what surrounds its pixels, of which `all` tells, and its final name.
+    fn close(&mut self, _all: Option<Piece>) -> Result<()> {
+        Ok(())
+    }
+
+    /// Removes what was begun in vain, where that is one file of a name of its own. Whether it is.
+    fn discard(&self) -> bool {
+        false
+    }
+}
+
+/// A piece under way: images come in the order of their places. What is not finished counts for nothing.
+pub(in crate::infer) trait Open {
+    /// Writes the next images of the piece.
+    fn put(&mut self, pixels: &[u8]) -> Result<()>;
+
+    /// The piece is whole. Gives it, or the parts of it that are vouched for apart.
+    fn finish(self: Box<Self>) -> Result<Vec<Piece>>;
+}
+
+/// How closely to look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::infer) enum Depth {
+    /// Whether the files are there, and as long as they should be.
+    Sizes,
+    /// At every byte.
+    Contents,
+}
+
+/// A job at the place where it is at work.
+pub(in crate::infer) struct Site {
+    /// Which images.
+    pub share: Share,
+    /// Their height, width and channels.
+    pub shape: [usize; 3],
+    /// The folder that is written to.
+    pub folder: Arc<Folder>,
+    /// The one file; that folder, where there are many.
+    pub path: PathBuf,
+    /// The one file until it is whole.
+    pub part: PathBuf,
+}
+
+impl Site {
+    /// Bytes of an image.
+    pub fn image(&self) -> usize {
+        self.shape.iter().product()
+    }
+
+    /// Bytes of all images.
+    pub fn pixels(&self) -> u64 {
+        self.share.count() * self.image() as u64
+    }
+
+    /// An image as a PNG file.
+    pub fn png(&self, pixels: &[u8]) -> Result<Vec<u8>> {
+        let [height, width, channels] = self.shape;
+        image::encode_png(pixels, height, width, channels)
+    }
+
+    /// That images which were made are not there any more at the end.
+    pub fn removed(&self, lost: u64) -> Error {
+        Error::invalid_file(
+            &self.path,
+            format!("files with {lost} of the images were removed or changed while the job was at work"),
+            "The same call with --resume makes again what is not whole.",
+        )
+    }
+}
