@@ -11,6 +11,7 @@ mod lane;
 pub(crate) mod limits;
 mod manifest;
 pub(crate) mod model;
+mod open_job;
 mod output;
 mod piece;
 pub mod pipeline;
@@ -23,7 +24,6 @@ pub mod runtime;
 pub mod selection;
 mod share;
 mod sinks;
-mod stock;
 mod tiling;
 #[cfg(unix)]
 mod trust;

@@ -12,13 +12,13 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounde
 use serde_json::{Value, json};
 
 use super::generator::{Generator, Sampler};
+use super::open_job::{Notes, OpenJob, Writer};
 use super::piece::Piece;
 use super::plan::Plan;
 use super::provider::Provider;
 use super::runtime;
 use super::selection::{Class, Steering};
 use super::sinks::sink::Layout;
-use super::stock::{Notes, Stock, Writer};
 use super::tiling::Tiling;
 use crate::error::{Error, Result};
 use crate::image::Range;
@@ -66,6 +66,8 @@ const LAST_RUN: Duration = Duration::from_secs(5);
 
 /// Between two notes of what is on the disk, at the least.
 const SETTLE_EVERY: Duration = Duration::from_millis(100);
+/// Between two looks whether the folder is still where it was.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 /// Makes the planned images. Memory does not grow with their number (but for a contact sheet).
 ///
@@ -99,26 +101,26 @@ pub fn run(generator: &Generator, job: &Job, plan: &Plan, progress: &dyn Progres
     }
     let first = generator.sampler()?;
     let (identity, shape) = (identity(generator, job, plan)?, generator.image_shape());
-    let mut stock = Stock::open(plan.output(), plan.existing(), identity, shape, progress, stop)?;
-    let gaps = stock.gaps();
+    let mut open = OpenJob::open(plan.output(), plan.existing(), identity, shape, progress, stop)?;
+    let gaps = open.gaps();
     let missing = gaps.iter().map(|gap| gap.end - gap.start).sum::<u64>();
     let tell = |made: u64| progress.update(plan.count() - missing + made, "");
     progress.begin("sampling", plan.count());
     tell(0);
-    let (made, result) = match &stock.writer {
-        Some(writer) => make(generator, first, job, plan, gaps, writer, &mut stock.notes, &tell, stop),
+    let (made, result) = match &open.writer {
+        Some(writer) => make(generator, first, job, plan, gaps, writer, &mut open.notes, &tell, stop),
         None => (0, Ok(())),
     };
     progress.end();
     if result.is_err() || made < missing {
-        let total = stock.count().unwrap_or(made);
-        stock.abandon();
+        let total = open.count().unwrap_or(made);
+        open.abandon();
         if result.is_err() && total > 0 && plan.output().sink().in_one_go().is_none() {
             progress.say(&format!("{total} of {} images are whole; the same call with --resume makes the rest", plan.count()));
         }
         return Err(result.err().unwrap_or_else(|| interrupted(plan, total)));
     }
-    stock.finish()?;
+    open.finish()?;
     Ok(Done { images: made, seconds: started.elapsed().as_secs_f64(), out: plan.path().to_path_buf() })
 }
 
@@ -179,8 +181,16 @@ fn make<'a>(
         let settler = move || settle_all(notes, writer, &to_settle, due);
         let settler = thread::Builder::new().spawn_scoped(scope, settler).map_err(no_thread)?;
         let mut written = Vec::new();
+        let mut looked = Instant::now();
         let mut result = Ok(());
         for pieces in receive {
+            if looked.elapsed() >= LOOK_EVERY {
+                looked = Instant::now();
+                result = writer.check_place();
+                if result.is_err() {
+                    break;
+                }
+            }
             match pieces {
                 Ok(pieces) => {
                     made += pieces.iter().map(|piece| piece.count).sum::<u64>();

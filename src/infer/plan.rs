@@ -4,11 +4,11 @@ use std::io;
 use std::ops::Range as Span;
 use std::path::Path;
 
+pub use super::open_job::Existing;
+use super::open_job::refuse_occupied;
 use super::output::Output;
 use super::selection::{Selection, Shard};
 pub use super::sinks::Format;
-pub use super::stock::Existing;
-use super::stock::refuse_occupied;
 use crate::error::{Error, Result};
 
 /// A checked destination and what goes there. Nothing has been created yet.

@@ -229,6 +229,18 @@ fn a_folder_that_is_removed_or_moved_is_an_error() {
     assert!(!out.exists(), "a job is not to be cut in two");
     sample(&moved, &["--n", "20000", "--resume"]).assert().success();
 
+    // Files that are open are written to wherever they are: the job looks.
+    for format in ["npy", "tar"] {
+        let (out, moved) = (folder.path().join(format!("{format}-from")), folder.path().join(format!("{format}-to")));
+        let child = start(&out, &["--n", "20000000", "--threads", "1", "--format", format]);
+        wait_for("the journal", || pieces_in(&out) > 0);
+        fs::rename(&out, &moved).unwrap();
+        let began = Instant::now();
+        let (code, error) = told(child);
+        assert!(code == Some(1) && error.contains("moved or removed"), "{code:?} {error}");
+        assert!(began.elapsed() < Duration::from_secs(30) && !out.exists());
+    }
+
     // Single images, of formats of many files.
     for format in ["png", "tar"] {
         let out = folder.path().join(format);

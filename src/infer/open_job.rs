@@ -71,7 +71,7 @@ fn refuse_finished(output: &Output) -> Result<()> {
 }
 
 /// A job at its place.
-pub(super) struct Stock {
+pub(super) struct OpenJob {
     /// `None` if there is nothing left to make.
     pub writer: Option<Writer>,
     pub notes: Notes,
@@ -80,7 +80,7 @@ pub(super) struct Stock {
     identity: Value,
 }
 
-/// The half of a stock that all workers share.
+/// The half of an open job that all workers share.
 pub(super) struct Writer {
     site: Arc<Site>,
     store: Box<dyn Store>,
@@ -88,10 +88,10 @@ pub(super) struct Writer {
     begun: AtomicBool,
 }
 
-/// The half of a stock that one thread keeps: the journal, of all formats that are not made in one go.
+/// The half of an open job that one thread keeps: the journal, of all formats that are not made in one go.
 pub(super) struct Notes(Option<Journal>);
 
-impl Stock {
+impl OpenJob {
     /// Creates what the images go into, and so finds out whether that is possible; or opens it again. `identity` says
     /// which job it is: a JSON object, equal for equal bytes.
     pub fn open(
@@ -174,6 +174,14 @@ impl Stock {
 }
 
 impl Writer {
+    /// Whether what is made still arrives where it should.
+    ///
+    /// # Errors
+    /// When the folder was moved or removed.
+    pub fn check_place(&self) -> Result<()> {
+        if self.site.folder.is_in_place() { Ok(()) } else { Err(self.site.folder.gone()) }
+    }
+
     /// Begins the piece at some places; any thread, any order of pieces.
     pub fn begin(&self, places: Span<u64>) -> Result<Box<dyn Open + '_>> {
         self.begun.store(true, Ordering::Relaxed);
