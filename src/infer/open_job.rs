@@ -1,5 +1,5 @@
-//! What there is of a job: which of its files are there, which images of them are whole, and what a job does about that which begins,
-//! goes on, or takes another's place.
+//! What there is of a job: which of its files are there, which images of them are whole, and what a job that begins, goes on or takes
+//! another's place does about it.
 //!
 //! While a job is at work, a hidden journal lies beside the images. What it names is whole, and on the disk. A finished job has a manifest
 //! instead. Before that is written, what is there is compared with what should be.

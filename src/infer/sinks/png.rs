@@ -16,7 +16,7 @@ use crate::infer::share::Share;
 use crate::infer::tiling::Tiling;
 use crate::text;
 
-/// Images up to this number lie in the folder itself.
+/// Images below this number lie in the folder itself.
 const FLAT_UP_TO: u64 = 10_000;
 /// Images in a subfolder.
 const SUBFOLDER: u64 = 1_000;

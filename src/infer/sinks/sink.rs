@@ -38,8 +38,8 @@ pub(in crate::infer) trait Sink: Sync {
         Ok(())
     }
 
-    /// The number that a file of this name in the folder has, if the format makes files of such names there: what its only image is
-    /// called by, or how many files the images before it fill.
+    /// The number in the name of a file inside the folder, if the format makes files of such names there: what the image in it is
+    /// called by, or which of all files it is.
     fn number_of(&self, _file: &Path) -> Option<u64> {
         None
     }
