@@ -5,42 +5,61 @@ use super::shape::Shape;
 
 /// A dense array, row-major.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Array {
+pub struct Array {
+    /// Its sizes.
     pub dims: Vec<usize>,
+    /// As many values as these make.
     pub values: Vec<f32>,
 }
 
 /// One operation on a batch.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) enum Op {
+pub enum Op {
     /// `x Wᵀ + b`; `weight` is `[out, in]`.
     Gemm {
+        /// W.
         weight: Array,
+        /// b, by output channel.
         bias: Option<Vec<f32>>,
     },
-    /// `weight` is `[out, in, k, k]`.
+    /// A convolution; `weight` is `[out, in, k, k]`.
     Conv {
+        /// W.
         weight: Array,
+        /// b, by output channel.
         bias: Option<Vec<f32>>,
+        /// Where the kernels lie.
         window: Window,
     },
-    /// `weight` is `[in, out, k, k]`.
+    /// A transposed convolution; `weight` is `[in, out, k, k]`.
     ConvTranspose {
+        /// W.
         weight: Array,
+        /// b, by output channel.
         bias: Option<Vec<f32>>,
+        /// Where the kernels lie.
         window: Window,
+        /// Rows and columns added at the bottom and the right.
         output_padding: usize,
     },
     /// `x · scale + shift` by channel; `map` says whether height and width follow.
     Affine {
+        /// The factors.
         scale: Vec<f32>,
+        /// What is added then.
         shift: Vec<f32>,
+        /// Whether the values are a map, `[n, c, h, w]`.
         map: bool,
     },
+    /// max(x, 0).
     Relu,
+    /// max(x, slope · x).
     LeakyRelu(f64),
+    /// tanh x.
     Tanh,
+    /// 1 / (1 + e⁻ˣ).
     Sigmoid,
+    /// Each image's values in another shape, in the order channel, row, column.
     Reshape(Shape),
     /// The first so many features as a one-hot vector of the largest.
     Categorical(usize),
@@ -48,23 +67,35 @@ pub(crate) enum Op {
 
 /// What an operation makes or takes, by number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) struct Value(usize);
+pub struct Value(usize);
 
 /// An operation in its place.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Node {
+pub struct Node {
+    /// What it computes.
     pub op: Op,
+    /// From what.
     pub inputs: Vec<Value>,
+    /// What it makes.
     pub output: Value,
 }
 
 /// Operations in an order in which they can be computed, with one input and one output.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Graph {
+pub struct Graph {
+    /// In an order in which they can be computed.
     pub nodes: Vec<Node>,
+    /// What the network takes, images of maps with their channels first.
     pub input: Value,
+    /// What it makes.
     pub output: Value,
     values: usize,
+}
+
+impl Default for Graph {
+    fn default() -> Self {
+        Self::new()
+    }
 }
 
 impl Graph {

@@ -7,7 +7,7 @@
 // Plain types.
 pub mod activation;
 pub mod geometry;
-pub(crate) mod graph;
+pub mod graph;
 pub mod in_place;
 pub mod precision;
 pub(crate) mod rule;

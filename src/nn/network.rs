@@ -144,7 +144,7 @@ impl Network {
     ///
     /// # Errors
     /// When a layer has no exported form, or a weight is not a finite number.
-    pub(crate) fn graph(&self) -> Result<Graph> {
+    pub fn graph(&self) -> Result<Graph> {
         let mut graph = Graph::new();
         let input = graph.input;
         graph.output = self.layers.export(&mut graph, input)?;
