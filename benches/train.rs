@@ -371,12 +371,12 @@ fn thread_counts(cli: &Cli) -> Vec<usize> {
 fn find_python(cli: &Cli) -> Result<OsString> {
     let set = std::env::var_os("GANFORGE_PYTHON").filter(|value| !value.is_empty());
     let python = cli.python.clone().map(OsString::from).or(set).unwrap_or_else(|| "python3".into());
-    let mend = "Run pip install torch, name a Python that has it (--python or GANFORGE_PYTHON), or use --ours-alone.";
+    let hint = "Run pip install torch, name a Python that has it (--python or GANFORGE_PYTHON), or use --ours-alone.";
     let shown = Path::new(&python).display();
     match Command::new(&python).args(["-c", "import torch"]).stderr(Stdio::null()).status() {
         Ok(status) if status.success() => Ok(python),
-        Ok(_) => Err(Error::usage(format!("{shown} has no PyTorch"), mend)),
-        Err(e) => Err(Error::usage(format!("cannot run {shown}: {e}"), mend)),
+        Ok(_) => Err(Error::usage(format!("{shown} has no PyTorch"), hint)),
+        Err(e) => Err(Error::usage(format!("cannot run {shown}: {e}"), hint)),
     }
 }
 

@@ -10,7 +10,7 @@ use sha2::{Digest, Sha256};
 
 use crate::error::{Error, Result};
 use crate::image::Range;
-use crate::latent::{Latent, Law};
+use crate::latent::{Distribution, Latent};
 
 /// The version of this contract, in the metadata as `ganforge.contract`.
 pub const VERSION: &str = "1";
@@ -173,7 +173,10 @@ impl Contract {
             return Err(keys.wrong("ganforge.latent.classes", &format!("{classes} of {size} latents choose a class")));
         }
         Ok(Some(Self {
-            latent: Latent { size, law: keys.one_of("ganforge.latent.law", &[Law::Normal, Law::Uniform], Law::name)? },
+            latent: Latent {
+                size,
+                law: keys.one_of("ganforge.latent.law", &[Distribution::Normal, Distribution::Uniform], Distribution::name)?,
+            },
             classes,
             range: keys.one_of("ganforge.range", &[Range::Tanh, Range::Sigmoid, Range::Byte], Range::name)?,
             layout: keys.one_of("ganforge.layout", &Layout::ALL, Layout::name)?,

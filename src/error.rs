@@ -13,12 +13,12 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[non_exhaustive]
 pub enum Error {
     /// The call is wrong: a flag, a name, a value. The programs leave with exit code 2.
-    #[error("{what}. {mend}")]
+    #[error("{what}. {hint}")]
     Usage {
         /// What is wrong, with the offending value.
         what: String,
-        /// How to mend it: a full sentence.
-        mend: String,
+        /// What the user can do about it: a full sentence.
+        hint: String,
     },
     /// The operating system refused a file operation.
     #[error("cannot {action} {}: {source}.{}", text::path(path), io_advice(source))]
@@ -31,14 +31,14 @@ pub enum Error {
         source: io::Error,
     },
     /// Something read from outside (a data set, a model, a checkpoint, a config) is not what it should be.
-    #[error("{place}: {what}. {mend}")]
+    #[error("{place}: {what}. {hint}")]
     Invalid {
         /// The file, with the key or tensor where it helps.
         place: String,
         /// What was found, and what was expected.
         what: String,
-        /// How to mend it: a full sentence.
-        mend: String,
+        /// What the user can do about it: a full sentence.
+        hint: String,
     },
     /// No usable onnxruntime library, or no provider of the kind asked for.
     #[error("{0}")]
@@ -64,18 +64,18 @@ pub enum Error {
 
 impl Error {
     /// A wrong call.
-    pub fn usage(what: impl Into<String>, mend: impl Into<String>) -> Self {
-        Self::Usage { what: what.into(), mend: mend.into() }
+    pub fn usage(what: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self::Usage { what: what.into(), hint: hint.into() }
     }
 
     /// Wrong contents of something from outside.
-    pub fn invalid(place: impl Into<String>, what: impl Into<String>, mend: impl Into<String>) -> Self {
-        Self::Invalid { place: place.into(), what: what.into(), mend: mend.into() }
+    pub fn invalid(place: impl Into<String>, what: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self::Invalid { place: place.into(), what: what.into(), hint: hint.into() }
     }
 
     /// Wrong contents of a file.
-    pub fn invalid_file(path: &Path, what: impl Into<String>, mend: impl Into<String>) -> Self {
-        Self::invalid(text::path(path), what, mend)
+    pub fn invalid_file(path: &Path, what: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self::invalid(text::path(path), what, hint)
     }
 
     /// For `map_err`: adds what was attempted, and on which path, to an [`io::Error`].

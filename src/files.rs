@@ -119,8 +119,8 @@ impl Lock {
                 Ok(()) | Err(TryLockError::Error(_)) => {}
                 Err(TryLockError::WouldBlock) => {
                     let what = format!("{} is at work in {}", holder(program, &mut file), text::path(folder));
-                    let mend = format!("Wait for its end, or end it first; {} is locked for as long.", text::path(&path));
-                    return Err(Error::usage(what, mend));
+                    let hint = format!("Wait for its end, or end it first; {} is locked for as long.", text::path(&path));
+                    return Err(Error::usage(what, hint));
                 }
             }
             // It may have been removed, by the one that held the lock, since it was opened.
@@ -150,8 +150,8 @@ impl Lock {
             let place = self.path.parent().unwrap_or(Path::new("."));
             if !is_same(&self.folder, fs::metadata(place)) {
                 let what = "the folder was moved or removed while this program was at work in it";
-                let mend = "What was saved before lies where it is now; go on there.";
-                return Err(Error::invalid_file(place, what, mend));
+                let hint = "What was saved before lies where it is now; go on there.";
+                return Err(Error::invalid_file(place, what, hint));
             }
             if self.path.exists() && !is_at(&self.file, &self.path) {
                 let what = "somebody has put another lock in place of this program's, so another one may be at work here";

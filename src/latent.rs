@@ -7,14 +7,14 @@ use crate::random::{Purpose, Stream};
 /// The distribution of one latent component.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Law {
+pub enum Distribution {
     /// N(0, 1).
     Normal,
     /// U(-1, 1).
     Uniform,
 }
 
-impl Law {
+impl Distribution {
     /// The name used in configs and in the metadata of an exported generator.
     pub fn name(self) -> &'static str {
         match self {
@@ -31,7 +31,7 @@ pub struct Latent {
     /// The number of components, at least 1.
     pub size: usize,
     /// The distribution of each.
-    pub law: Law,
+    pub law: Distribution,
 }
 
 impl Latent {
@@ -39,8 +39,8 @@ impl Latent {
     pub fn fill(&self, seed: u64, purpose: Purpose, index: u64, out: &mut [f32]) {
         let mut stream = Stream::at(seed, purpose, index);
         match self.law {
-            Law::Normal => stream.fill_normal(0.0, 1.0, out),
-            Law::Uniform => stream.fill_uniform(-1.0, 1.0, out),
+            Distribution::Normal => stream.fill_normal(0.0, 1.0, out),
+            Distribution::Uniform => stream.fill_uniform(-1.0, 1.0, out),
         }
     }
 
@@ -75,12 +75,12 @@ impl Truncation {
     ///
     /// # Errors
     /// When `x` is not above 0, not finite, or above what the law reaches anyway.
-    pub fn new(x: f64, law: Law) -> crate::error::Result<Self> {
+    pub fn new(x: f64, law: Distribution) -> crate::error::Result<Self> {
         use crate::error::Error;
         if !(x.is_finite() && x > 0.0) {
             return Err(Error::usage(format!("--truncation {x} leaves no latents"), "Choose a number above 0, for example 1."));
         }
-        if law == Law::Uniform && x > 1.0 {
+        if law == Distribution::Uniform && x > 1.0 {
             let what = format!("--truncation {x} is beyond this generator's latents, which are uniform in [-1, 1]");
             return Err(Error::usage(what, "Choose a number up to 1."));
         }
@@ -93,13 +93,13 @@ impl Truncation {
     }
 
     /// Truncates values of `law` in place.
-    pub fn apply(self, law: Law, values: &mut [f32]) {
+    pub fn apply(self, law: Distribution, values: &mut [f32]) {
         use std::f64::consts::SQRT_2;
 
         use statrs::function::erf::{erf, erf_inv, erfc, erfc_inv};
         match law {
-            Law::Uniform => values.iter_mut().for_each(|z| *z = (f64::from(*z) * self.0) as f32),
-            Law::Normal => {
+            Distribution::Uniform => values.iter_mut().for_each(|z| *z = (f64::from(*z) * self.0) as f32),
+            Distribution::Normal => {
                 // 1 − 2Φ(−x) = erf(x/√2). Near the middle and far out each has a form that keeps its digits.
                 let bound = self.0 / SQRT_2;
                 let (inside, outside) = (erf(bound), erfc(bound));

@@ -175,8 +175,8 @@ impl Optimizer {
         let same = slots.len() == self.slots.len()
             && self.slots.iter().all(|(name, slot)| slots.get(name).is_some_and(|new| new.shape() == slot.shape()));
         if !same {
-            let mend = "Resume with the config that the run began with, or from another checkpoint.";
-            return Err(Error::invalid(place, "the optimiser's state belongs to another optimiser or network", mend));
+            let hint = "Resume with the config that the run began with, or from another checkpoint.";
+            return Err(Error::invalid(place, "the optimiser's state belongs to another optimiser or network", hint));
         }
         for (name, slot) in &mut self.slots {
             if let Some(new) = slots.remove(name) {

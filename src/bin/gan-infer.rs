@@ -11,7 +11,7 @@ use ganforge::error::{Error, Result};
 use ganforge::image::Range;
 use ganforge::infer::generator::MAX_BATCH;
 use ganforge::infer::{
-    Class, Existing, Format, Generator, Job, Options, Plan, Provider, SeedList, Selection, Shard, Steering, bench, builtin,
+    Class, Conditioning, Existing, Format, Generator, Job, Options, Plan, Provider, SeedList, Selection, Shard, bench, builtin,
     pipeline, runtime,
 };
 use ganforge::latent::Truncation;
@@ -203,7 +203,7 @@ fn make(sample: Sample) -> Result<()> {
     // Only from here on is anything made that must be left whole: until then one Ctrl-C ends the program, whatever a model does.
     let stop = cli::stop_flag()?;
     let library = runtime::load()?;
-    let steering = Steering {
+    let steering = Conditioning {
         truncation: sample.truncation.map(|x| Truncation::new(x, generator.latent().law)).transpose()?,
         class: sample.class.map(|number| Class::new(number, generator.contract(), generator.name())).transpose()?,
     };

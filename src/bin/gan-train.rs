@@ -340,8 +340,8 @@ fn train(args: &TrainArgs) -> Result<()> {
     }
     let trained = train::load_trained(&folder, None, Which::Best)?;
     let agreement = export::export(&trained, Layout::NhwcU8, Dtype::F32, &folder.onnx_file()).map_err(|error| {
-        let mend = format!("Training is saved. Export it later with: gan-train export {}", text::path(out));
-        Error::Runtime(format!("{error}\n{mend}"))
+        let hint = format!("Training is saved. Export it later with: gan-train export {}", text::path(out));
+        Error::Runtime(format!("{error}\n{hint}"))
     })?;
     let (onnx, step) = (folder.onnx_file(), trained.state.step);
     console.say(&format!("exported {} from step {step} ({:.1e} from candle)", text::path(&onnx), agreement.values));
@@ -435,7 +435,7 @@ fn new_config(args: &TrainArgs) -> Result<TrainConfig> {
     }
     let config = TrainConfig::from_table(table, &place).map_err(|error| match error {
         // Sound before the flags, and not after: the call is wrong, not the file.
-        Error::Invalid { what, mend, .. } if begun_well => Error::usage(format!("the flags do not fit {place}: {what}"), mend),
+        Error::Invalid { what, hint, .. } if begun_well => Error::usage(format!("the flags do not fit {place}: {what}"), hint),
         other => other,
     })?;
     match config.data.source.as_str() {
@@ -466,7 +466,7 @@ fn resumed_config(args: &TrainArgs, folder: &RunFolder) -> Result<TrainConfig> {
     apply(args, &mut table)?;
     TrainConfig::from_table(table, &place).map_err(|error| match error {
         // The run's own config passed: the call is wrong, not the file.
-        Error::Invalid { what, mend, .. } => Error::usage(format!("the flags do not fit {place}: {what}"), mend),
+        Error::Invalid { what, hint, .. } => Error::usage(format!("the flags do not fit {place}: {what}"), hint),
         other => other,
     })
 }
@@ -540,12 +540,12 @@ fn dry_run(config: &TrainConfig, device: &Device, console: &Console) -> Result<(
 fn device(name: &str, console: &Console) -> Result<Device> {
     let cuda = |index: usize| {
         open_cuda(index).map_err(|e| {
-            let mend = if cfg!(feature = "cuda") {
+            let hint = if cfg!(feature = "cuda") {
                 "Check nvidia-smi, or use --device cpu."
             } else {
                 "This gan-train was built without CUDA: build it with --features cuda, or use --device cpu."
             };
-            Error::usage(format!("--device {name}: {e}"), mend)
+            Error::usage(format!("--device {name}: {e}"), hint)
         })
     };
     match name {

@@ -156,7 +156,7 @@ impl Default for OutputConfig {
 pub struct WatchConfig {
     /// Between two looks at the fixed samples and the critic.
     pub every: Span,
-    /// Whether a run ends when the watchdog barks; else it only says so.
+    /// Whether a run ends when the watchdog says that it has failed; else it goes on.
     pub stop: bool,
     /// Between two measurements of the Fréchet distance, which decides what is best.
     pub judge_every: Span,

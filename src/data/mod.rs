@@ -152,7 +152,7 @@ impl Dataset {
 ///
 /// # Errors
 /// When the source is unknown, missing or unreadable, when it holds no images, when more than half of them are broken, or when
-/// it has not the classes asked for.
+/// it does not have the classes asked for.
 pub fn load(source: &str, config: &DataConfig, progress: &dyn Progress) -> Result<Dataset> {
     if !matches!(config.channels, 1 | 3) || !(1..=1024).contains(&config.size) {
         let what = format!("images of {} channels, {} pixels wide", config.channels, config.size);
@@ -312,9 +312,9 @@ fn finish(name: String, config: &DataConfig, loaded: Loaded) -> Result<Dataset> 
 
 /// The labels, if there is one an image, and images of each of the classes and of no other.
 fn checked_labels(name: &str, labels: Result<Vec<u8>, String>, len: usize, classes: usize) -> Result<Vec<u8>> {
-    let mend = "Labels are an IDX file beside that of the images, numbers from 0 on, or folders of images, one a class; data.classes \
+    let hint = "Labels are an IDX file beside that of the images, numbers from 0 on, or folders of images, one a class; data.classes \
                 is how many classes there are.";
-    let refused = |what: String| Error::invalid(name, what, mend);
+    let refused = |what: String| Error::invalid(name, what, hint);
     let labels = labels.map_err(|why| refused(format!("data.classes asks for {classes} classes, but {why}")))?;
     if labels.len() != len {
         return Err(refused(format!("{} labels for {} images", grouped(labels.len()), grouped(len))));

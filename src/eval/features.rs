@@ -20,7 +20,7 @@ use crate::error::{Error, Result};
 use crate::image::{Images, Range};
 use crate::infer::Provider;
 use crate::infer::generator::MAX_BATCH;
-use crate::infer::limits::{self, BATCH_MEMORY, LOAD_TIMEOUT, mend};
+use crate::infer::limits::{self, BATCH_MEMORY, LOAD_TIMEOUT, hint};
 use crate::infer::model::{self, Model, Port};
 use crate::progress::{Progress, Silent};
 
@@ -222,16 +222,16 @@ impl About {
     }
 
     fn from_metadata(place: &str, lookup: impl Fn(&str) -> Option<String>) -> Result<Option<Self>> {
-        let mend = "The file is damaged, or of another version of ganforge: export it again.";
+        let hint = "The file is damaged, or of another version of ganforge: export it again.";
         match lookup("ganforge.features") {
             None => return Ok(None),
             Some(version) if version == VERSION => {}
             Some(version) => {
-                return Err(Error::invalid(place, format!("a feature model of version {version}, expected {VERSION}"), mend));
+                return Err(Error::invalid(place, format!("a feature model of version {version}, expected {VERSION}"), hint));
             }
         }
         let text = |key: &str| {
-            let missing = || Error::invalid(place, format!("metadata ganforge.features.{key} is missing"), mend);
+            let missing = || Error::invalid(place, format!("metadata ganforge.features.{key} is missing"), hint);
             lookup(&format!("ganforge.features.{key}")).ok_or_else(missing)
         };
         Ok(Some(Self {
@@ -482,7 +482,7 @@ impl FeatureModel {
     fn run(&self, images: &Images, rows: std::ops::Range<usize>) -> Result<Vec<f32>> {
         let wrong = |what: String| Error::invalid(&self.model.name, what, EXPECTED);
         let failed = |what: String, e: Error| {
-            Error::invalid(&self.model.name, format!("{what} failed: {}", model::one_line(&e)), mend(&e, EXPECTED))
+            Error::invalid(&self.model.name, format!("{what} failed: {}", model::one_line(&e)), hint(&e, EXPECTED))
         };
         let free = self.spare.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let mut session = match free {

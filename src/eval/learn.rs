@@ -175,13 +175,13 @@ pub struct Source {
 }
 
 /// Images to learn from: data sets one after the other, the classes of each after those of the ones before.
-pub struct Lesson {
+pub struct TrainingSet {
     data: Vec<Dataset>,
     /// A class an image; none if there is a data set without.
     labels: Option<Vec<Vec<u8>>>,
 }
 
-impl Lesson {
+impl TrainingSet {
     /// Data sets of one size and number of channels, each with its labels where it has them.
     ///
     /// # Errors
@@ -318,15 +318,15 @@ fn turned(at: usize, quarters: usize, size: usize) -> usize {
 /// Trains a feature network and fills `out` with its config, weights, provenance and the verified [`MODEL`].
 ///
 /// # Errors
-/// When the config does not fit the lesson, training diverges, onnxruntime is missing, or `out` cannot be written to.
-pub fn train(config: &FeatureConfig, lesson: &Lesson, out: &Path, progress: &dyn Progress) -> Result<Provenance> {
+/// When the config does not fit the training_set, training diverges, onnxruntime is missing, or `out` cannot be written to.
+pub fn train(config: &FeatureConfig, training_set: &TrainingSet, out: &Path, progress: &dyn Progress) -> Result<Provenance> {
     config.check("the feature network's config")?;
-    let form = lesson.data.first().map(|data| (data.size, data.channels));
-    let wanted = lesson.classes(config.task);
+    let form = training_set.data.first().map(|data| (data.size, data.channels));
+    let wanted = training_set.classes(config.task);
     let classes = config.network(&config.layers)?.output().elements();
     if form != Some((config.size, config.channels))
         || classes < wanted
-        || (config.task == Task::Labels && lesson.labels.is_none())
+        || (config.task == Task::Labels && training_set.labels.is_none())
     {
         let what = format!("the network takes other images, or tells {classes} classes where there are {wanted}");
         return Err(Error::usage(what, "Make the config for this data, with labels only where every data set has them."));
@@ -336,7 +336,7 @@ pub fn train(config: &FeatureConfig, lesson: &Lesson, out: &Path, progress: &dyn
     }
     files::create_folder(out)?;
     let started = Instant::now();
-    let (network, provenance) = on_pool(|| learn(config, lesson, progress))?;
+    let (network, provenance) = on_pool(|| learn(config, training_set, progress))?;
     let provenance = Provenance { seconds: started.elapsed().as_secs_f64().round(), ..provenance };
     let text = toml::to_string(config).map_err(|e| Error::invalid(CONFIG, e.to_string(), "Please report this."))?;
     files::write_atomic(&out.join(CONFIG), text.as_bytes())?;
@@ -349,9 +349,9 @@ pub fn train(config: &FeatureConfig, lesson: &Lesson, out: &Path, progress: &dyn
     Ok(provenance)
 }
 
-fn learn(config: &FeatureConfig, lesson: &Lesson, progress: &dyn Progress) -> Result<(Network, Provenance)> {
+fn learn(config: &FeatureConfig, training_set: &TrainingSet, progress: &dyn Progress) -> Result<(Network, Provenance)> {
     let network = config.network(&config.layers)?;
-    let [train, held_out] = lesson.split(config.held_out, config.seed);
+    let [train, held_out] = training_set.split(config.held_out, config.seed);
     let images_a_step = match config.task {
         Task::Labels => config.batch_size,
         Task::Rotations => config.batch_size / QUARTERS,
@@ -372,7 +372,7 @@ fn learn(config: &FeatureConfig, lesson: &Lesson, progress: &dyn Progress) -> Re
             let loss = learn_batch(
                 &network,
                 &mut optimizer,
-                lesson.batch(&places, config, step)?,
+                training_set.batch(&places, config, step)?,
                 Pass::Train { seed: config.seed, number: step },
             )?;
             step += 1;
@@ -382,8 +382,8 @@ fn learn(config: &FeatureConfig, lesson: &Lesson, progress: &dyn Progress) -> Re
         }
     }
     progress.end();
-    let accuracy = accuracy(&network, config, lesson, &held_out)?;
-    let sources = lesson.data.iter();
+    let accuracy = accuracy(&network, config, training_set, &held_out)?;
+    let sources = training_set.data.iter();
     let provenance = Provenance {
         data: sources.map(|d| Source { name: d.name.clone(), sha256: d.sha256.clone(), images: d.len }).collect(),
         images_seen: config.epochs * train.len() as u64,
@@ -423,11 +423,11 @@ fn finite(loss: &Tensor, step: u64) -> Result<f32> {
 }
 
 /// The share of rows told right.
-fn accuracy(network: &Network, config: &FeatureConfig, lesson: &Lesson, places: &[Place]) -> Result<f64> {
+fn accuracy(network: &Network, config: &FeatureConfig, training_set: &TrainingSet, places: &[Place]) -> Result<f64> {
     const BATCH: usize = 256;
     let (mut right, mut rows) = (0.0, 0);
     for (number, places) in places.chunks(BATCH).enumerate() {
-        let (images, classes) = lesson.batch(places, config, HELD_OUT_DRAWS + number as u64)?;
+        let (images, classes) = training_set.batch(places, config, HELD_OUT_DRAWS + number as u64)?;
         let told = network.forward(&images, Pass::Eval)?.argmax(D::Minus1)?;
         right += f64::from(told.eq(&classes)?.to_dtype(DType::F32)?.sum_all()?.to_scalar::<f32>()?);
         rows += classes.elem_count();

@@ -4,7 +4,6 @@ use std::collections::HashMap;
 
 use candle_core::{Device, Tensor};
 use candle_onnx::onnx::ModelProto;
-use ort::environment::Environment;
 use ort::session::Session;
 use prost::Message;
 
@@ -13,7 +12,8 @@ use super::model::{Encoded, cut};
 use crate::contract::{self, Contract, Layout};
 use crate::error::{Error, Result};
 use crate::image::Images;
-use crate::infer::runtime;
+use crate::infer::Provider;
+use crate::infer::model::Model;
 use crate::nn::shape::Shape;
 use crate::nn::{Network, Pass, channels_first, channels_last};
 use crate::random::{Purpose, Stream};
@@ -41,10 +41,9 @@ pub struct Agreement {
 pub(super) fn verify(generator: &Network, contract: &Contract, dtype: Dtype, encoded: &Encoded) -> Result<Agreement> {
     let Encoded { file, raw } = encoded;
     contract::check_seal("the exported file", file)?;
-    let environment = runtime::environment()?;
     let undecoded = |e: prost::DecodeError| Error::Verification(format!("its bytes cannot be decoded: {e}"));
     let part = cut(ModelProto::decode(file.as_slice()).map_err(undecoded)?, raw);
-    let (mut pixels, mut values_of) = (session(environment, file)?, session(environment, &part.encode_to_vec())?);
+    let (mut pixels, mut values_of) = (session(file)?, session(&part.encode_to_vec())?);
     check_metadata(&pixels, contract)?;
     let evaluated = candle_knows(&part, dtype).then_some(&part);
 
@@ -70,7 +69,7 @@ pub(super) fn verify(generator: &Network, contract: &Contract, dtype: Dtype, enc
 /// Compares a feature model with its network on noise in the range it takes, at several batch sizes; gives the largest difference.
 pub(super) fn verify_features(network: &Network, image: [usize; 3], bounds: [f32; 2], file: &[u8]) -> Result<f32> {
     contract::check_seal("the exported file", file)?;
-    let mut session = session(runtime::environment()?, file)?;
+    let mut session = session(file)?;
     let mut largest = 0.0;
     for n in BATCHES {
         let [channels, height, width] = image;
@@ -110,8 +109,9 @@ fn judge(agreement: Agreement, contract: &Contract, dtype: Dtype) -> Result<Agre
     }
 }
 
-fn session(environment: &Environment, file: &[u8]) -> Result<Session> {
-    Ok(Session::builder(environment)?.with_intra_threads(1)?.commit_from_memory(file)?)
+/// Opened as the sampling programs open it.
+fn session(file: &[u8]) -> Result<Session> {
+    Model::in_memory("the exported file", file.to_vec())?.session(Provider::Cpu, false)
 }
 
 /// The metadata must come back as the contract that went in.

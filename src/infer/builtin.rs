@@ -69,8 +69,8 @@ pub fn open(model: Option<&str>, options: &Options) -> Result<Generator> {
             if path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("onnx")) || path.exists() {
                 Generator::open(path, options)
             } else if path.components().count() > 1 {
-                let mend = "Check the path; a built-in generator is named by its name alone, as `gan-infer models` lists them.";
-                Err(Error::usage(format!("there is no file or folder {}", text::path(path)), mend))
+                let hint = "Check the path; a built-in generator is named by its name alone, as `gan-infer models` lists them.";
+                Err(Error::usage(format!("there is no file or folder {}", text::path(path)), hint))
             } else {
                 builtin(Some(model))
             }

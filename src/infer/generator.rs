@@ -15,17 +15,17 @@ use ort::memory::Allocator;
 use ort::session::{RunOptions, Session};
 use ort::value::{DynTensor, DynValue, TensorElementType};
 
-use super::lane::{self, Lane};
-use super::limits::{self, mend};
+use super::bound_session::{self, BoundSession};
+use super::limits::{self, hint};
 pub use super::limits::{BATCH_MEMORY, LOAD_TIMEOUT};
 use super::model::{Model, Port, one_line, one_port};
 pub use super::provider::{CONVOLUTIONAL_BATCH, CUDA_BATCH, DENSE_BATCH, Provider};
-use super::selection::{Selection, Steering, span};
+use super::selection::{Conditioning, Selection, span};
 use super::tiling::Tiling;
 use crate::contract::{self, CHECKSUM_KEY, Contract, Layout};
 use crate::error::{Error, Result};
 use crate::image::{Images, Range};
-use crate::latent::{Latent, Law};
+use crate::latent::{Distribution, Latent};
 
 /// Bytes of f32 images, and of latents, in a batch that nobody has chosen, at most.
 const BATCH_BYTES: i64 = 64 << 20;
@@ -72,7 +72,7 @@ pub struct Generator {
     notes: Vec<String>,
     /// Those of all runs.
     runs: Arc<RunOptions>,
-    spare: Mutex<Vec<Lane>>,
+    spare: Mutex<Vec<BoundSession>>,
 }
 
 /// How the output's elements make images.
@@ -174,7 +174,7 @@ impl Generator {
         let mut latents = limits::zeros(values as usize, || format!("{name}: a batch of {batch} latents of {}", latent.size))?;
         latent.fill_rows(0, 0, &mut latents);
         // What the graph declares may be open or wrong; one run tells what it really does.
-        let failed = |e: Error| Error::invalid(name, format!("a first run failed: {}", one_line(&e)), mend(&e, EXPECTED));
+        let failed = |e: Error| Error::invalid(name, format!("a first run failed: {}", one_line(&e)), hint(&e, EXPECTED));
         let dims = first_run(&mut session, &input.of(batch), &latents, &runs).map_err(failed)?;
         let form = match &contract {
             Some(contract) => promised_form(name, contract, &output, &dims, batch)?,
@@ -183,8 +183,8 @@ impl Generator {
         let range = choose_range(name, options.range, contract.as_ref(), form)?;
         let result = Port { dims, ..output.clone() };
         limits::check_batch(name, &format!("the images {result}"), result.bytes(), room)?;
-        let lane = Lane::new(session, provider, &input.of(batch), &result).map_err(failed)?;
-        let spare = Mutex::new(vec![lane]);
+        let session = BoundSession::new(session, provider, &input.of(batch), &result).map_err(failed)?;
+        let spare = Mutex::new(vec![session]);
         Ok(Self { model, contract, input, output, result, latent, form, range, provider, tf32, batch, notes, runs, spare })
     }
 
@@ -276,7 +276,12 @@ impl Generator {
         let wanted = span(start, n as u64)?;
         let bytes = n.saturating_mul(height * width * channels);
         let mut pixels = limits::zeros(bytes, || format!("{n} images of {height} × {width} × {channels} at once"))?;
-        self.sampler()?.pixels(&Selection::Numbers { seed, start, n: n as u64 }, &Steering::default(), wanted, &mut pixels)?;
+        self.sampler()?.pixels(
+            &Selection::Numbers { seed, start, n: n as u64 },
+            &Conditioning::default(),
+            wanted,
+            &mut pixels,
+        )?;
         Ok(Images { n, height, width, channels, pixels })
     }
 
@@ -304,7 +309,7 @@ impl Generator {
         let image = self.image_shape().iter().product::<usize>();
         let n = self.whole_images(out.len(), image)?;
         let wanted = span(start, n)?;
-        self.sampler()?.pixels(&Selection::Numbers { seed, start, n }, &Steering::default(), wanted, out)
+        self.sampler()?.pixels(&Selection::Numbers { seed, start, n }, &Conditioning::default(), wanted, out)
     }
 
     /// The network's own output for images `start..` of a seed, into a buffer of the caller's: the elements as the graph
@@ -352,18 +357,19 @@ impl Generator {
 
     fn any_sampler(&self) -> Result<Sampler<'_>> {
         let free = self.spare.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        let lane = match free {
-            Some(lane) => lane,
+        let session = match free {
+            Some(session) => session,
             None => {
                 let session = self.model.session(self.provider, self.tf32);
-                let lane = session.and_then(|it| Lane::new(it, self.provider, &self.input.of(self.batch), &self.result));
-                lane.map_err(|e| {
+                let session =
+                    session.and_then(|it| BoundSession::new(it, self.provider, &self.input.of(self.batch), &self.result));
+                session.map_err(|e| {
                     let what = format!("another session of it failed: {}", one_line(&e));
-                    Error::invalid(self.name(), what, mend(&e, "The first one did not: ask for fewer --threads."))
+                    Error::invalid(self.name(), what, hint(&e, "The first one did not: ask for fewer --threads."))
                 })?
             }
         };
-        Ok(Sampler { generator: self, lane: Some(lane) })
+        Ok(Sampler { generator: self, session: Some(session) })
     }
 
     /// Images that are worth handling at a time: whole batches.
@@ -383,7 +389,7 @@ impl Generator {
 /// One session of a [`Generator`], for one thread. Dropped, it is free for the next.
 pub struct Sampler<'a> {
     generator: &'a Generator,
-    lane: Option<Lane>,
+    session: Option<BoundSession>,
 }
 
 impl Sampler<'_> {
@@ -392,7 +398,7 @@ impl Sampler<'_> {
     pub(super) fn pixels(
         &mut self,
         selection: &Selection,
-        steering: &Steering,
+        steering: &Conditioning,
         wanted: Span<u64>,
         out: &mut [u8],
     ) -> Result<()> {
@@ -414,20 +420,20 @@ impl Sampler<'_> {
     /// One run of a batch whose output nobody looks at, for measurements.
     pub(super) fn run_alone(&mut self, latents: &[f32]) -> Result<()> {
         let runs = &self.generator.runs;
-        self.lane()?.run(latents, runs, |_| Ok(()))
+        self.session()?.run(latents, runs, |_| Ok(()))
     }
 
     /// The elements of the images at the places `wanted`, which lie in one batch.
     fn values(&mut self, selection: &Selection, wanted: Span<u64>, out: &mut [f32]) -> Result<()> {
         let form = self.generator.form;
-        self.run(selection, &Steering::default(), wanted, |output, rows| form.values(output, rows, out))
+        self.run(selection, &Conditioning::default(), wanted, |output, rows| form.values(output, rows, out))
     }
 
     /// Runs the batch that `wanted` lies in, and hands on its output and which of its rows are wanted.
     fn run<T>(
         &mut self,
         selection: &Selection,
-        steering: &Steering,
+        steering: &Conditioning,
         wanted: Span<u64>,
         take: impl FnOnce(&DynValue, Span<usize>) -> Result<T>,
     ) -> Result<T> {
@@ -435,24 +441,24 @@ impl Sampler<'_> {
         let first = generator.batches().start(wanted.start);
         let latents = selection.latents(generator.latent, steering, first, generator.batch);
         let rows = (wanted.start - first) as usize..(wanted.end - first) as usize;
-        self.lane()?.run(&latents, &generator.runs, |output| take(output, rows)).map_err(|e| match e {
+        self.session()?.run(&latents, &generator.runs, |output| take(output, rows)).map_err(|e| match e {
             Error::Ort(_) => Error::invalid(
                 generator.name(),
                 format!("in the run of images {wanted:?}: {}", one_line(&e)),
-                mend(&e, "The model is damaged: use another one."),
+                hint(&e, "The model is damaged: use another one."),
             ),
             other => other,
         })
     }
 
-    fn lane(&mut self) -> Result<&mut Lane> {
-        self.lane.as_mut().ok_or_else(|| Error::Ort("the session is gone".into()))
+    fn session(&mut self) -> Result<&mut BoundSession> {
+        self.session.as_mut().ok_or_else(|| Error::Ort("the session is gone".into()))
     }
 }
 
 impl Drop for Sampler<'_> {
     fn drop(&mut self) {
-        self.generator.spare.lock().unwrap_or_else(PoisonError::into_inner).extend(self.lane.take());
+        self.generator.spare.lock().unwrap_or_else(PoisonError::into_inner).extend(self.session.take());
     }
 }
 
@@ -557,7 +563,7 @@ fn strangers_latent(name: &str, input: &Port) -> Result<(Latent, Option<usize>)>
     if !(1..=MAX_LATENT).contains(&size) || batch == 0 || batch > MAX_BATCH as i64 {
         return Err(refused());
     }
-    Ok((Latent { size: size as usize, law: Law::Normal }, usize::try_from(batch).ok()))
+    Ok((Latent { size: size as usize, law: Distribution::Normal }, usize::try_from(batch).ok()))
 }
 
 fn is_float(element: TensorElementType) -> bool {
@@ -649,7 +655,7 @@ fn choose_range(name: &str, asked: Option<Range>, contract: Option<&Contract>, f
 /// The sizes of the output of a session that nothing is known of yet.
 fn first_run(session: &mut Session, input: &Port, latents: &[f32], runs: &RunOptions) -> Result<Vec<i64>> {
     let mut tensor = DynTensor::new(&Allocator::default(), input.element, input.dims.clone())?;
-    lane::fill(&mut tensor, latents)?;
+    bound_session::fill(&mut tensor, latents)?;
     let outputs = session.run_with_options(ort::inputs![tensor], runs)?;
-    Ok(lane::only(&outputs)?.shape().to_vec())
+    Ok(bound_session::only(&outputs)?.shape().to_vec())
 }

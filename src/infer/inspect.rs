@@ -246,14 +246,14 @@ impl Kind {
 /// Why a file is refused, and where in it.
 struct Refusal {
     what: String,
-    mend: &'static str,
+    hint: &'static str,
     /// From the inside to the outside.
     places: Vec<String>,
 }
 
 impl Refusal {
-    fn new(what: impl Into<String>, mend: &'static str) -> Self {
-        Self { what: what.into(), mend, places: Vec::new() }
+    fn new(what: impl Into<String>, hint: &'static str) -> Self {
+        Self { what: what.into(), hint, places: Vec::new() }
     }
 
     fn broken(what: impl Into<String>) -> Self {
@@ -280,7 +280,7 @@ impl Refusal {
 
     fn of(self, name: &str) -> Error {
         let places = if self.places.is_empty() { String::new() } else { format!(" (in {})", self.places.join(" of ")) };
-        Error::invalid(name, format!("{}{places}", self.what), self.mend)
+        Error::invalid(name, format!("{}{places}", self.what), self.hint)
     }
 }
 

@@ -98,7 +98,7 @@ pub(crate) fn zeros<T: Copy + Default>(n: usize, what: impl FnOnce() -> String) 
 }
 
 /// What helps against an error of onnxruntime's: `otherwise`, or more memory.
-pub(crate) fn mend<'a>(error: &Error, otherwise: &'a str) -> &'a str {
+pub(crate) fn hint<'a>(error: &Error, otherwise: &'a str) -> &'a str {
     const SIGNS: [&str; 7] = [
         "bad_alloc",
         "bad allocation",

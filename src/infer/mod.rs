@@ -2,12 +2,12 @@
 //! An example stands at the head of the [crate].
 
 pub mod bench;
+mod bound_session;
 pub mod builtin;
 mod folder;
 pub mod generator;
 mod inspect;
 mod journal;
-mod lane;
 pub(crate) mod limits;
 mod manifest;
 pub(crate) mod model;
@@ -37,4 +37,4 @@ pub use model::look_at_file;
 pub use pipeline::{Done, Job};
 pub use plan::{Existing, Format, Plan};
 pub use provider::Provider;
-pub use selection::{Class, SeedList, Selection, Shard, Steering};
+pub use selection::{Class, Conditioning, SeedList, Selection, Shard};

@@ -13,7 +13,7 @@ use ort::value::{Outlet, TensorElementType, ValueType};
 use sha2::{Digest, Sha256};
 
 use super::inspect::{self, Inspected};
-use super::limits::mend;
+use super::limits::hint;
 use super::provider::Provider;
 use super::runtime;
 use crate::contract;
@@ -105,7 +105,7 @@ impl Model {
             Error::invalid(
                 &self.name,
                 format!("onnxruntime {} cannot load it: {}", library.version, one_line(&e)),
-                mend(&e, "If the file is whole, it may need a newer onnxruntime; else copy or export it again."),
+                hint(&e, "If the file is whole, it may need a newer onnxruntime; else copy or export it again."),
             )
         };
         let on_cpu = || self.session(Provider::Cpu, tf32).map_err(cannot_load);
@@ -170,8 +170,8 @@ fn read_weights(name: &str, path: &Path, length: usize, seen: &Inspected) -> Res
     for file in seen.files() {
         // Its type and size are looked at before it is read.
         let bytes = files::read(&beside(name, path, file)?, left).map_err(|e| match e {
-            Error::Invalid { place, what, mend } => {
-                Error::invalid(name, format!("its weights are in another file, {place}: {what}"), mend)
+            Error::Invalid { place, what, hint } => {
+                Error::invalid(name, format!("its weights are in another file, {place}: {what}"), hint)
             }
             other => other,
         })?;

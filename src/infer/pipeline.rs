@@ -17,7 +17,7 @@ use super::piece::Piece;
 use super::plan::Plan;
 use super::provider::Provider;
 use super::runtime;
-use super::selection::{Class, Steering};
+use super::selection::{Class, Conditioning};
 use super::sinks::sink::Layout;
 use super::tiling::Tiling;
 use crate::error::{Error, Result};
@@ -35,7 +35,7 @@ pub struct Job {
     /// depend on it.
     pub encoders: usize,
     /// What is done to the latents.
-    pub steering: Steering,
+    pub steering: Conditioning,
 }
 
 impl Job {
@@ -43,7 +43,7 @@ impl Job {
     pub fn new(provider: Provider) -> Self {
         let cores = thread::available_parallelism().map_or(1, usize::from);
         let (threads, encoders) = provider.sessions_and_encoders(cores);
-        Self { threads, encoders, steering: Steering::default() }
+        Self { threads, encoders, steering: Conditioning::default() }
     }
 }
 

@@ -275,9 +275,9 @@ impl Search {
         }
     }
 
-    fn failure(&self, mend: &str) -> Error {
+    fn failure(&self, hint: &str) -> Error {
         let tried: String = self.attempts.iter().map(|attempt| format!("\n  {attempt}")).collect();
-        Error::Runtime(format!("no usable onnxruntime library (1.{OLDEST_MINOR} or newer). Tried:{tried}\n{mend}"))
+        Error::Runtime(format!("no usable onnxruntime library (1.{OLDEST_MINOR} or newer). Tried:{tried}\n{hint}"))
     }
 }
 

@@ -17,14 +17,14 @@ pub const MAX_INDEX: u64 = 1 << 63;
 
 /// What is done to the latents before the network sees them.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
-pub struct Steering {
+pub struct Conditioning {
     /// Nearer to 0.
     pub truncation: Option<Truncation>,
     /// Images of one class only.
     pub class: Option<Class>,
 }
 
-/// A class of a generator that was told of classes.
+/// A class of a conditional generator.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Class {
     number: usize,
@@ -131,7 +131,7 @@ impl Selection {
 
     /// The latents at `first..first + rows`, `[rows, latent]`. Beyond the last place the rows still have values: a batch
     /// always is full.
-    pub(super) fn latents(&self, latent: Latent, steering: &Steering, first: u64, rows: usize) -> Vec<f32> {
+    pub(super) fn latents(&self, latent: Latent, steering: &Conditioning, first: u64, rows: usize) -> Vec<f32> {
         let mut values = match self {
             Self::Numbers { seed, .. } => latent.rows(*seed, first, rows),
             Self::Seeds { seeds, number } => {

@@ -176,19 +176,19 @@ impl Network {
     /// # Errors
     /// When one is missing, superfluous or of another shape; `place` names the file. Nothing is changed then.
     pub fn load(&self, tensors: &BTreeMap<String, Tensor>, place: &str) -> Result<()> {
-        let mend = "The file belongs to another network: use the run's own config, or another file.";
+        let hint = "The file belongs to another network: use the run's own config, or another file.";
         let mut expected = 0;
         for Parameter { name, var, .. } in self.parameters() {
-            let tensor = tensors.get(name).ok_or_else(|| Error::invalid(place, format!("tensor {name} is missing"), mend))?;
+            let tensor = tensors.get(name).ok_or_else(|| Error::invalid(place, format!("tensor {name} is missing"), hint))?;
             if tensor.shape() != var.shape() {
                 let what = format!("tensor {name} is {:?}, expected {:?}", tensor.dims(), var.dims());
-                return Err(Error::invalid(place, what, mend));
+                return Err(Error::invalid(place, what, hint));
             }
             expected += 1;
         }
         if tensors.len() != expected {
             let stray = tensors.keys().find(|key| self.parameters().all(|p| p.name != **key));
-            return Err(Error::invalid(place, format!("unexpected tensor {}", stray.map_or("", |s| s)), mend));
+            return Err(Error::invalid(place, format!("unexpected tensor {}", stray.map_or("", |s| s)), hint));
         }
         for Parameter { name, var, .. } in self.parameters() {
             var.set(&tensors[name].to_device(self.device())?.to_dtype(self.dtype())?)?;

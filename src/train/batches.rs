@@ -17,7 +17,7 @@ use crate::random::{Purpose, Stream};
 pub struct Batch {
     /// `[n, size, size, c]`, in the network's range.
     pub images: Tensor,
-    /// One-hot `[n, classes]`, where the networks are told of classes.
+    /// One-hot `[n, classes]`, where the networks are conditional.
     pub classes: Option<Tensor>,
 }
 
@@ -60,7 +60,7 @@ impl<'a> Batches<'a> {
         }
         let foreign = |label: &u8| usize::from(*label) >= config.data.classes;
         if config.data.classes > 0 && (data.labels.len() != data.len || data.labels.iter().any(foreign)) {
-            let what = format!("{} has not the {} classes that the config asks for", data.name, config.data.classes);
+            let what = format!("{} does not have the {} classes that the config asks for", data.name, config.data.classes);
             return Err(Error::usage(what, "Load the data with the config's own data section."));
         }
         let split = data.split(config.data.held_out, config.seed);

@@ -402,7 +402,7 @@ pub fn read_tensors(path: &Path) -> Result<BTreeMap<String, Tensor>> {
     Ok(tensors.into_iter().collect())
 }
 
-/// Reads a safetensors file. Its header comes first: a file that has not the length which that tells is refused with `wrong`
+/// Reads a safetensors file. Its header comes first: a file that does not have the length which that tells is refused with `wrong`
 /// before memory is taken for it.
 ///
 /// # Errors

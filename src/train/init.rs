@@ -327,9 +327,9 @@ impl Misfit {
     }
 
     fn error_beside(self, path: &Path, network: &str, other: &str) -> Error {
-        let mend = format!("{MEND} To begin with the {other} alone, name a file that holds nothing else.");
+        let hint = format!("{MEND} To begin with the {other} alone, name a file that holds nothing else.");
         match self.error(path, network) {
-            Error::Invalid { place, what, .. } => Error::invalid(place, what, mend),
+            Error::Invalid { place, what, .. } => Error::invalid(place, what, hint),
             error => error,
         }
     }

@@ -219,8 +219,8 @@ struct Run<'a> {
     total: u64,
 }
 
-/// What falls due at the end of a round.
-struct Due {
+/// What is to be done at the end of a round.
+struct Actions {
     tell: bool,
     look: bool,
     show: bool,
@@ -276,7 +276,7 @@ impl<'a> Run<'a> {
                 due.save |= better.is_some();
                 self.log.write(&record)?;
                 self.job.progress.update(after, &self.clock.detail(&record, self.total));
-                if let Some(verdict) = self.bark(&record, &due)? {
+                if let Some(verdict) = self.verdict(&record, &due)? {
                     self.show(after)?; // people want to see what became of it
                     return Ok(Some(verdict));
                 }
@@ -318,7 +318,7 @@ impl<'a> Run<'a> {
     }
 
     /// What is due at the end of the round from step `before` to step `after`.
-    fn due(&self, before: u64, after: u64) -> Due {
+    fn due(&self, before: u64, after: u64) -> Actions {
         let Job { config, judge, stop, .. } = self.job;
         let images = |step| self.batches.images_after(config.schedule.critic_steps_before(step));
         // A round may pass over the very step, or the very image.
@@ -334,11 +334,11 @@ impl<'a> Run<'a> {
         let judge = judge.is_some() && config.watch.judge_samples > 0 && due(config.watch.judge_every);
         let save = due(config.output.checkpoint_every) || last;
         let show = due(config.output.sample_every) || last;
-        Due { tell: due(config.output.log_every) || look || judge || save, look, show, judge, save, last }
+        Actions { tell: due(config.output.log_every) || look || judge || save, look, show, judge, save, last }
     }
 
     /// The line of the log for the steps since the last one.
-    fn record(&mut self, due: &Due) -> Result<Record> {
+    fn record(&mut self, due: &Actions) -> Result<Record> {
         let Self { trainer, batches, clock, .. } = self;
         let images = batches.images_after(trainer.critic_steps());
         let means = trainer.take_means()?;
@@ -385,7 +385,7 @@ impl<'a> Run<'a> {
     }
 
     /// What the watchdog ends the run for. If it is not to end it, it only says so; nothing comes back from NaN.
-    fn bark(&mut self, record: &Record, due: &Due) -> Result<Option<Verdict>> {
+    fn verdict(&mut self, record: &Record, due: &Actions) -> Result<Option<Verdict>> {
         let mut verdict = self.watchdog.see(record);
         let mut hopeless = !record.is_finite();
         // Losses may be sound and weights not, since the last step; what is saved pushes a good checkpoint out.

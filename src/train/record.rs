@@ -101,8 +101,8 @@ pub fn read_records(folder: &RunFolder) -> Result<Vec<Record>> {
     let whole = text.rfind('\n').map_or("", |end| &text[..end]);
     let parse = |(number, line): (usize, &str)| {
         serde_json::from_str(line).map_err(|e| {
-            let mend = "Delete that line, or the whole file: training does not need it.";
-            Error::invalid_file(&path, format!("line {}: {e}", number + 1), mend)
+            let hint = "Delete that line, or the whole file: training does not need it.";
+            Error::invalid_file(&path, format!("line {}: {e}", number + 1), hint)
         })
     };
     whole.lines().enumerate().map(parse).collect()

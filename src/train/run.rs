@@ -110,8 +110,8 @@ impl RunFolder {
     pub fn check_free(path: &Path) -> Result<()> {
         let shown = text::path(path);
         if path.join("config.toml").exists() {
-            let mend = format!("Continue it with gan-train --resume {shown}, or choose another --out.");
-            return Err(Error::usage(format!("--out {shown} holds a run already"), mend));
+            let hint = format!("Continue it with gan-train --resume {shown}, or choose another --out.");
+            return Err(Error::usage(format!("--out {shown} holds a run already"), hint));
         }
         match std::fs::read_dir(path).map(|mut entries| entries.next().is_none()) {
             Ok(true) => Ok(()),

@@ -261,7 +261,7 @@ impl Trainer {
         Ok(scores)
     }
 
-    /// The classes that latents `[n, latent]` choose, one-hot `[n, classes]`, where the networks are told of classes.
+    /// The classes that latents `[n, latent]` choose, one-hot `[n, classes]`, where the networks are conditional.
     ///
     /// # Errors
     /// When the device is out of memory.
@@ -413,7 +413,7 @@ fn of_class(values: &Tensor, classes: Option<&Tensor>) -> Result<Tensor> {
     match classes {
         Some(classes) => Ok((values.reshape(classes.shape())? * classes)?.sum(1)?),
         None if values.elem_count() == values.dim(0)? => Ok(values.flatten_all()?),
-        None => Err(Error::usage("a batch without classes, for networks that are told of them", "Give the batch's classes.")),
+        None => Err(Error::usage("a batch without classes, for conditional networks", "Give the batch's classes.")),
     }
 }
 

@@ -21,7 +21,7 @@ pub enum Trouble {
     DeadCritic,
 }
 
-/// What the watchdog says when it barks.
+/// Why the watchdog takes a run to have failed.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Verdict {
     /// What is wrong.
@@ -94,7 +94,7 @@ pub struct Best {
     pub quality: Option<f64>,
 }
 
-/// What the watchdog knows; part of a checkpoint's state, so that a resumed run barks at the same step.
+/// What the watchdog knows; part of a checkpoint's state, so that a resumed run ends at the same step.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Watchdog {
     /// The highest so far: diversity, distance of nearest neighbours, norm of the generator's gradient, spread of the scores.

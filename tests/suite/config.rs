@@ -6,7 +6,7 @@ use ganforge::config::{
 };
 use ganforge::error::Error;
 use ganforge::image::Range;
-use ganforge::latent::{Latent, Law};
+use ganforge::latent::{Distribution, Latent};
 use ganforge::nn::layers::output_shape;
 use ganforge::nn::layers::{Conv, ConvTranspose, Linear};
 use ganforge::nn::{LayerSpec, Shape};
@@ -72,7 +72,7 @@ const BCE: LossConfig = LossConfig::Bce { reduction: Reduction::Mean, critic_sca
 /// What the table of systems says of a preset, besides its layers.
 struct Facts {
     image: (usize, usize, Range),
-    latent: (usize, Law),
+    latent: (usize, Distribution),
     batch: usize,
     length: Option<Span>,
     critic_steps: usize,
@@ -116,7 +116,7 @@ fn sizes(layers: &[LayerSpec], input: Shape) -> Vec<usize> {
 fn wgan_anime_is_as_published() {
     let facts = Facts {
         image: (64, 3, Range::Tanh),
-        latent: (100, Law::Normal),
+        latent: (100, Distribution::Normal),
         batch: 64,
         length: Some(Span::Epochs(10)),
         critic_steps: 1,
@@ -158,7 +158,7 @@ fn wgan_anime_is_as_published() {
 fn the_fashion_systems_are_as_published() {
     let facts = |loss, optimizer, critic_steps| Facts {
         image: (28, 1, Range::Tanh),
-        latent: (100, Law::Normal),
+        latent: (100, Distribution::Normal),
         batch: 128,
         length: Some(Span::Epochs(50)),
         critic_steps,
@@ -212,7 +212,7 @@ fn the_fashion_systems_are_as_published() {
 fn wgan_mnist_mlp_is_as_published() {
     let facts = Facts {
         image: (28, 1, Range::Sigmoid),
-        latent: (10, Law::Uniform),
+        latent: (10, Distribution::Uniform),
         batch: 32,
         length: Some(Span::Steps(1_000_000)),
         critic_steps: 5,
@@ -332,7 +332,7 @@ fn dcgan_64() -> [Vec<LayerSpec>; 2] {
 fn dcgan_anime_is_as_published() {
     let facts = Facts {
         image: (64, 3, Range::Tanh),
-        latent: (100, Law::Normal),
+        latent: (100, Distribution::Normal),
         batch: 512,
         length: Some(Span::Epochs(100)),
         critic_steps: 1,
@@ -357,7 +357,7 @@ fn dcgan_anime_is_as_published() {
 fn the_dcgan_papers_recipe() {
     let facts = |image, latent, batch| Facts {
         image,
-        latent: (latent, Law::Normal),
+        latent: (latent, Distribution::Normal),
         batch,
         length: None,
         critic_steps: 1,

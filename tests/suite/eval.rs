@@ -12,7 +12,7 @@ use ganforge::error::Error;
 use ganforge::eval::features::{DEFAULT_RANGE, Options};
 use ganforge::eval::frechet::frechet;
 use ganforge::eval::kid::kernel_distance;
-use ganforge::eval::learn::{self, FeatureConfig, Lesson, Provenance, Task};
+use ganforge::eval::learn::{self, FeatureConfig, Provenance, Task, TrainingSet};
 use ganforge::eval::neighbours::{by_features, by_pixels, duplicates};
 use ganforge::eval::precision_recall::Manifold;
 use ganforge::eval::typical::{outlier_factors, ranked};
@@ -382,7 +382,7 @@ fn learned(task: Task, folder: &Path) -> Provenance {
     load_runtime();
     let data = digits(1200, 1, 0);
     let labels = (task == Task::Labels).then(|| (0..1200).map(|index| (index % 10) as u8).collect());
-    let lesson = Lesson::new(vec![(data, labels)]).unwrap();
+    let lesson = TrainingSet::new(vec![(data, labels)]).unwrap();
     assert_eq!(lesson.task(), task);
     learn::train(&small(task, lesson.classes(task), 3), &lesson, folder, &Silent).unwrap()
 }
@@ -428,10 +428,10 @@ fn the_same_lesson_gives_the_same_model() {
 #[test]
 fn lessons_that_do_not_fit_are_refused() {
     let (data, other) = (digits(20, 1, 0), digits(20, 3, 0));
-    assert!(Lesson::new(Vec::new()).is_err());
-    assert!(Lesson::new(vec![(data.clone(), Some(vec![0; 19]))]).is_err());
-    assert!(Lesson::new(vec![(data.clone(), None), (other, None)]).is_err());
-    let lesson = Lesson::new(vec![(data.clone(), None), (data.clone(), Some(vec![1; 20]))]).unwrap();
+    assert!(TrainingSet::new(Vec::new()).is_err());
+    assert!(TrainingSet::new(vec![(data.clone(), Some(vec![0; 19]))]).is_err());
+    assert!(TrainingSet::new(vec![(data.clone(), None), (other, None)]).is_err());
+    let lesson = TrainingSet::new(vec![(data.clone(), None), (data.clone(), Some(vec![1; 20]))]).unwrap();
     assert_eq!((lesson.task(), lesson.classes(Task::Rotations)), (Task::Rotations, 4));
     let folder = tempdir().unwrap();
     assert!(learn::train(&small(Task::Labels, 10, 1), &lesson, folder.path(), &Silent).is_err());
@@ -439,7 +439,7 @@ fn lessons_that_do_not_fit_are_refused() {
     // Classes of several sets stand one after the other.
     let classes: [Vec<u8>; 2] = [(0..20).map(|i| i % 3).collect(), (0..20).map(|i| i % 5).collect()];
     let sets = classes.map(|labels| (data.clone(), Some(labels)));
-    assert_eq!(Lesson::new(sets.to_vec()).unwrap().classes(Task::Labels), 8);
+    assert_eq!(TrainingSet::new(sets.to_vec()).unwrap().classes(Task::Labels), 8);
     assert!(FeatureConfig::new(Task::Labels, 7, 1, 10).is_err());
     assert!(FeatureConfig::new(Task::Labels, 28, 2, 10).is_err());
 }

@@ -19,7 +19,7 @@ use ganforge::error::Error;
 use ganforge::eval::{FeatureModel, features};
 use ganforge::image::Range;
 use ganforge::infer::{Generator, Options, Provider, runtime};
-use ganforge::latent::{Latent, Law};
+use ganforge::latent::{Distribution, Latent};
 use prost::Message;
 use tempfile::{TempDir, tempdir};
 
@@ -653,7 +653,7 @@ fn one_ctrl_c_ends_a_load() {
 
 #[test]
 fn one_ctrl_c_ends_a_run() {
-    let first = Latent { size: 4, law: Law::Normal }.rows(0, 0, 1)[0];
+    let first = Latent { size: 4, law: Distribution::Normal }.rows(0, 0, 1)[0];
     let folder = folder_with(&endless(first));
     let output = interrupted(folder.path(), "out/.manifest.json.journal");
     let error = String::from_utf8_lossy(&output.stderr);
@@ -694,7 +694,7 @@ fn one_wrong_image(kind: DataType, c: f32, nan: bool) -> Vec<u8> {
 
 #[test]
 fn an_image_that_is_none_is_named() {
-    let c = Latent { size: 8, law: Law::Normal }.rows(3, 5, 1)[0];
+    let c = Latent { size: 8, law: Distribution::Normal }.rows(3, 5, 1)[0];
     for (kind, nan) in
         [(DataType::Float, false), (DataType::Float, true), (DataType::Float16, false), (DataType::Float16, true)]
     {

@@ -7,7 +7,7 @@ use ganforge::cli::{Console, print_line};
 use ganforge::config::DataConfig;
 use ganforge::data;
 use ganforge::error::{Error, Result};
-use ganforge::eval::learn::{self, FeatureConfig, Lesson, Task};
+use ganforge::eval::learn::{self, FeatureConfig, Task, TrainingSet};
 use ganforge::infer::runtime;
 use ganforge::progress::Progress;
 use ganforge::text::{self, on_one_line};
@@ -63,26 +63,26 @@ pub fn features(args: &FeaturesArgs) -> Result<()> {
         sets.push((data, labels));
     }
     let labelled = sets.iter().filter(|(_, labels)| labels.is_some()).count();
-    let lesson = Lesson::new(sets)?;
+    let training_set = TrainingSet::new(sets)?;
     let task = match args.task {
         None if (1..args.data.len()).contains(&labelled) => {
             let what = format!("{labelled} of {} data sets have labels", args.data.len());
             return Err(Error::usage(what, "Choose --task rotations, which needs none."));
         }
-        Some(Task::Labels) if lesson.task() != Task::Labels => {
+        Some(Task::Labels) if training_set.task() != Task::Labels => {
             return Err(Error::usage(
                 "--task labels: not all the data have labels",
                 "Choose --task rotations, which needs none.",
             ));
         }
-        task => task.unwrap_or_else(|| lesson.task()),
+        task => task.unwrap_or_else(|| training_set.task()),
     };
-    let mut config = FeatureConfig::new(task, size, channels, lesson.classes(task))?;
+    let mut config = FeatureConfig::new(task, size, channels, training_set.classes(task))?;
     config.seed = args.seed;
     config.epochs = args.epochs.unwrap_or(config.epochs);
     config.lr = args.lr.unwrap_or(config.lr);
-    console.say(&format!("learning {} in {} classes", task.name(), lesson.classes(task)));
-    let provenance = learn::train(&config, &lesson, &args.out, &console)?;
+    console.say(&format!("learning {} in {} classes", task.name(), training_set.classes(task)));
+    let provenance = learn::train(&config, &training_set, &args.out, &console)?;
     let model = args.out.join(learn::MODEL);
     match args.json {
         true => print_line(&json!({ "model": model, "task": task, "provenance": provenance }).to_string()),

@@ -8,16 +8,16 @@ fn latents_are_pinned() {
         let rows = Latent { size: 5, law }.rows(seed, index, 1);
         rows.into_iter().map(f32::to_bits).collect::<Vec<_>>()
     };
-    assert_eq!(bits(Law::Normal, 0, 0), NORMAL_0_0);
-    assert_eq!(bits(Law::Normal, 42, 1_000_000), NORMAL_42_1M);
-    assert_eq!(bits(Law::Uniform, 0, 0), UNIFORM_0_0);
-    assert_eq!(bits(Law::Uniform, u64::MAX, 1 << 40), UNIFORM_MAX_2_40);
+    assert_eq!(bits(Distribution::Normal, 0, 0), NORMAL_0_0);
+    assert_eq!(bits(Distribution::Normal, 42, 1_000_000), NORMAL_42_1M);
+    assert_eq!(bits(Distribution::Uniform, 0, 0), UNIFORM_0_0);
+    assert_eq!(bits(Distribution::Uniform, u64::MAX, 1 << 40), UNIFORM_MAX_2_40);
 }
 
 proptest! {
     #[test]
     fn latents_are_addressed(seed: u64, start in 0..1u64 << 62, n in 1usize..9, size in 1usize..40, uniform: bool) {
-        let latent = Latent { size, law: if uniform { Law::Uniform } else { Law::Normal } };
+        let latent = Latent { size, law: if uniform { Distribution::Uniform } else { Distribution::Normal } };
         let rows = latent.rows(seed, start, n);
         prop_assert_eq!(rows.len(), n * size);
         for (row, index) in rows.chunks(size).zip(start..) {
@@ -41,14 +41,14 @@ fn truncated_latents_keep_their_rank() {
     };
     // scipy.stats.truncnorm.ppf(scipy.stats.norm.cdf(z), -x, x)
     for (x, z, expected) in TRUNCATED {
-        let found = truncated(Law::Normal, x, vec![z])[0];
+        let found = truncated(Distribution::Normal, x, vec![z])[0];
         assert!((f64::from(found) - expected).abs() < 1e-6, "{x} {z}: {found} {expected}");
     }
-    assert_eq!(truncated(Law::Uniform, 0.25, vec![-1.0, 0.5]), [-0.25, 0.125]);
+    assert_eq!(truncated(Distribution::Uniform, 0.25, vec![-1.0, 0.5]), [-0.25, 0.125]);
     for wrong in [0.0, -1.0, f64::NAN, f64::INFINITY] {
-        assert!(message(Truncation::new(wrong, Law::Normal)).contains("above 0"));
+        assert!(message(Truncation::new(wrong, Distribution::Normal)).contains("above 0"));
     }
-    assert!(message(Truncation::new(1.5, Law::Uniform)).contains("up to 1"));
+    assert!(message(Truncation::new(1.5, Distribution::Uniform)).contains("up to 1"));
 }
 
 proptest! {
@@ -56,7 +56,7 @@ proptest! {
     fn truncation_bounds_and_orders(x in 0.01f64..20.0, mut z in prop::collection::vec(-6.6f32..6.6, 1..50)) {
         z.sort_by(f32::total_cmp);
         let mut values = z.clone();
-        Truncation::new(x, Law::Normal).unwrap().apply(Law::Normal, &mut values);
+        Truncation::new(x, Distribution::Normal).unwrap().apply(Distribution::Normal, &mut values);
         for (pair, before) in values.windows(2).zip(z.windows(2)) {
             prop_assert!(pair[0] <= pair[1], "{:?} {:?}", before, pair);
         }

@@ -13,9 +13,10 @@ use ganforge::error::Error;
 use ganforge::image::{Images, Range};
 use ganforge::infer::generator::DENSE_BATCH;
 use ganforge::infer::{
-    Existing, Format, Generator, Job, Options, Plan, Provider, SeedList, Selection, Shard, Steering, builtin, pipeline, runtime,
+    Conditioning, Existing, Format, Generator, Job, Options, Plan, Provider, SeedList, Selection, Shard, builtin, pipeline,
+    runtime,
 };
-use ganforge::latent::{Latent, Law, Truncation};
+use ganforge::latent::{Distribution, Latent, Truncation};
 use ganforge::progress::Silent;
 use predicates::prelude::*;
 use predicates::str::contains;

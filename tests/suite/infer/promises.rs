@@ -3,7 +3,7 @@
 use super::*;
 
 fn any_contract() -> impl Strategy<Value = Contract> {
-    let law = prop_oneof![Just(Law::Normal), Just(Law::Uniform)];
+    let law = prop_oneof![Just(Distribution::Normal), Just(Distribution::Uniform)];
     let range = prop_oneof![Just(Range::Tanh), Just(Range::Sigmoid), Just(Range::Byte)];
     let layout = prop_oneof![Just(Layout::NhwcU8), Just(Layout::NchwU8), Just(Layout::NchwF32)];
     let weights = prop_oneof![Just(Weights::Ema), Just(Weights::Raw)];

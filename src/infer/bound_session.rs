@@ -11,14 +11,14 @@ use super::provider::Provider;
 use crate::error::{Error, Result};
 
 /// One of the sessions of a generator, for runs of one batch size.
-pub(super) struct Lane {
+pub(super) struct BoundSession {
     session: Session,
     binding: IoBinding,
     name: String,
     input: DynTensor,
 }
 
-impl Lane {
+impl BoundSession {
     /// Takes the memory. Both ports have all their sizes.
     pub fn new(session: Session, provider: Provider, input: &Port, output: &Port) -> Result<Self> {
         let to = provider.memory(&session, MemoryType::CPUInput)?;
