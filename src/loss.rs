@@ -62,6 +62,19 @@ impl LossConfig {
 }
 
 impl LossConfig {
+    /// What must hold of its constants; `bounded` says whether anything else than the loss bounds the critic's slope.
+    pub(crate) fn check(&self, bounded: bool) -> Result<(), &'static str> {
+        let is_positive = |x: f64| x.is_finite() && x > 0.0;
+        match *self {
+            Self::Wgan { clip: Some(clip), .. } if !is_positive(clip) => Err("loss.clip must be above 0"),
+            Self::Wgan { clip: None, .. } if !bounded => {
+                Err("the wgan loss needs loss.clip, a penalty or critic.norm = \"spectral\": nothing else bounds the critic")
+            }
+            Self::Bce { critic_scale, .. } if !is_positive(critic_scale) => Err("loss.critic_scale must be above 0"),
+            Self::Bce { .. } | Self::Lsgan | Self::Wgan { .. } | Self::Hinge => Ok(()),
+        }
+    }
+
     /// What the critic minimises, a scalar.
     ///
     /// - BCE: `scale · (reduce softplus(−D(x)) + reduce softplus(D(G(z))))`, that is cross-entropy against 1 and 0 (arXiv 1406.2661, eq. 1)

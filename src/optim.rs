@@ -75,6 +75,28 @@ fn rmsprop_tf_eps() -> f64 {
 }
 
 impl OptimizerConfig {
+    /// What must hold of its constants.
+    pub(crate) fn check(&self) -> Result<(), &'static str> {
+        let is_positive = |x: f64| x.is_finite() && x > 0.0;
+        let is_decay = |x: f64| (0.0..1.0).contains(&x);
+        if !is_positive(self.lr()) {
+            return Err("the learning rate must be above 0");
+        }
+        match *self {
+            Self::Adam { betas, .. } if !betas.into_iter().all(is_decay) => {
+                Err("an optimiser's betas must be at least 0 and below 1")
+            }
+            Self::Rmsprop { decay, .. } | Self::RmspropTf { decay, .. } if !is_decay(decay) => {
+                Err("an optimiser's decay must be at least 0 and below 1")
+            }
+            Self::Sgd { momentum, .. } if !is_decay(momentum) => Err("an optimiser's momentum must be at least 0 and below 1"),
+            Self::Adam { eps, .. } | Self::Rmsprop { eps, .. } | Self::RmspropTf { eps, .. } if !is_positive(eps) => {
+                Err("an optimiser's eps must be above 0")
+            }
+            Self::Adam { .. } | Self::Rmsprop { .. } | Self::RmspropTf { .. } | Self::Sgd { .. } => Ok(()),
+        }
+    }
+
     /// The learning rate.
     pub fn lr(&self) -> f64 {
         match *self {

@@ -8,7 +8,6 @@ use crate::loss::LossConfig;
 use crate::nn::init::{Init, InitConfig, Role};
 use crate::nn::layers::{activations_estimate, output_shape, size_estimate};
 use crate::nn::{LayerSpec, Shape};
-use crate::optim::OptimizerConfig;
 use crate::penalty::PenaltyConfig;
 
 /// More parameters and activations an image than any machine this runs on could train; a slip of the pen in a config must
@@ -76,30 +75,10 @@ impl TrainConfig {
         let twice = self.augment.iter().enumerate().any(|(at, kind)| self.augment[..at].contains(kind));
         ensure(!twice, "augment must name each kind at most once")?;
         for optimizer in [self.optimizer.generator, self.optimizer.critic] {
-            ensure(positive(optimizer.lr()), "the learning rate must be above 0")?;
-            let (decays, name, eps) = match optimizer {
-                OptimizerConfig::Adam { betas, eps, .. } => (betas, "betas", eps),
-                OptimizerConfig::Rmsprop { decay, eps, .. } | OptimizerConfig::RmspropTf { decay, eps, .. } => {
-                    ([decay; 2], "decay", eps)
-                }
-                OptimizerConfig::Sgd { momentum, .. } => ([momentum; 2], "momentum", 1.0),
-            };
-            let below_one = decays.iter().all(|decay| (0.0..1.0).contains(decay));
-            ensure(below_one, &format!("an optimiser's {name} must be at least 0 and below 1"))?;
-            ensure(positive(eps), "an optimiser's eps must be above 0")?;
+            optimizer.check().map_err(|what| invalid_config(place, what.to_string()))?;
         }
-        match self.loss {
-            LossConfig::Wgan { clip: Some(clip), .. } => ensure(positive(clip), "loss.clip must be above 0")?,
-            LossConfig::Wgan { clip: None, .. } => {
-                let held = self.penalty.is_some() || self.critic.norm == Some(Norm::Spectral);
-                ensure(
-                    held,
-                    "the wgan loss needs loss.clip, a penalty or critic.norm = \"spectral\": nothing else bounds the critic",
-                )?;
-            }
-            LossConfig::Bce { critic_scale, .. } => ensure(positive(critic_scale), "loss.critic_scale must be above 0")?,
-            LossConfig::Lsgan | LossConfig::Hinge => {}
-        }
+        let bounded = self.penalty.is_some() || self.critic.norm == Some(Norm::Spectral);
+        self.loss.check(bounded).map_err(|what| invalid_config(place, what.to_string()))?;
         if let (LossConfig::Wgan { clip: Some(_), .. }, Some(PenaltyConfig::Gradient { .. })) = (self.loss, self.penalty) {
             let what = "a gradient penalty asks for a slope of 1, which weight clipping forbids: \
                         leave the clipping out (loss = { kind = \"wgan\" }), or the penalty";
