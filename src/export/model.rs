@@ -78,6 +78,7 @@ pub(super) fn encode_features(
 
 /// The part of a model that makes a value, with that, of f32, as its only output.
 pub(super) fn cut(mut model: ModelProto, raw: &str) -> ModelProto {
+    model.metadata_props.clear(); // they promise something else
     if let Some(graph) = &mut model.graph
         && let Some(last) = graph.node.iter().position(|node| node.output.iter().any(|output| output == raw))
     {
