@@ -203,7 +203,7 @@ fn make(sample: Sample) -> Result<()> {
     // Only from here on is anything made that must be left whole: until then one Ctrl-C ends the program, whatever a model does.
     let stop = cli::stop_flag()?;
     let library = runtime::load()?;
-    let steering = Conditioning {
+    let conditioning = Conditioning {
         truncation: sample.truncation.map(|x| Truncation::new(x, generator.latent().law)).transpose()?,
         class: sample.class.map(|number| Class::new(number, generator.contract(), generator.name())).transpose()?,
     };
@@ -216,7 +216,7 @@ fn make(sample: Sample) -> Result<()> {
     };
     console.say(&format!("{} on {} with onnxruntime {}, {what}", generator.name(), generator.provider(), library.version));
     let best = Job::new(generator.provider());
-    let job = Job { threads: sample.threads.map_or(best.threads, usize::from), steering, ..best };
+    let job = Job { threads: sample.threads.map_or(best.threads, usize::from), conditioning, ..best };
     let done = pipeline::run(&generator, &job, &plan, &console, &stop)?;
     let rate = done.images as f64 / done.seconds;
     let before = plan.count() - done.images;

@@ -398,7 +398,7 @@ impl Sampler<'_> {
     pub(super) fn pixels(
         &mut self,
         selection: &Selection,
-        steering: &Conditioning,
+        conditioning: &Conditioning,
         wanted: Span<u64>,
         out: &mut [u8],
     ) -> Result<()> {
@@ -407,8 +407,8 @@ impl Sampler<'_> {
         for part in generator.batches().cut(wanted) {
             let (now, later) = rest.split_at_mut((part.end - part.start) as usize * generator.form.image());
             let place = part.start;
-            let wrong =
-                self.run(selection, steering, part, |output, rows| generator.form.pixels(output, rows, generator.range, now))?;
+            let wrong = self
+                .run(selection, conditioning, part, |output, rows| generator.form.pixels(output, rows, generator.range, now))?;
             if let Some(row) = wrong {
                 return Err(not_finite(generator.name(), selection, place + row as u64));
             }
@@ -433,13 +433,13 @@ impl Sampler<'_> {
     fn run<T>(
         &mut self,
         selection: &Selection,
-        steering: &Conditioning,
+        conditioning: &Conditioning,
         wanted: Span<u64>,
         take: impl FnOnce(&DynValue, Span<usize>) -> Result<T>,
     ) -> Result<T> {
         let generator = self.generator;
         let first = generator.batches().start(wanted.start);
-        let latents = selection.latents(generator.latent, steering, first, generator.batch);
+        let latents = selection.latents(generator.latent, conditioning, first, generator.batch);
         let rows = (wanted.start - first) as usize..(wanted.end - first) as usize;
         self.session()?.run(&latents, &generator.runs, |output| take(output, rows)).map_err(|e| match e {
             Error::Ort(_) => Error::invalid(

@@ -291,7 +291,7 @@ impl Opening<'_> {
                 "the job's journal is a link or a folder, which is not believed",
                 "Put the journal itself there, or begin again with --force.",
             )),
-            None => self.hint(found),
+            None => self.restore(found),
         }
     }
 
@@ -341,7 +341,7 @@ impl Opening<'_> {
     }
 
     /// Makes again what a finished job has lost; begins it where there is none.
-    fn hint(self, found: Option<Box<dyn Store>>) -> Result<Opened> {
+    fn restore(self, found: Option<Box<dyn Store>>) -> Result<Opened> {
         let (output, folder, name) = (self.output, self.folder(), self.name());
         let pieces = match self.checking(found.as_deref(), |holds| self.finished(found.as_deref(), holds))? {
             Some(Finished::Whole) => {

@@ -35,7 +35,7 @@ pub struct Job {
     /// depend on it.
     pub encoders: usize,
     /// What is done to the latents.
-    pub steering: Conditioning,
+    pub conditioning: Conditioning,
 }
 
 impl Job {
@@ -43,7 +43,7 @@ impl Job {
     pub fn new(provider: Provider) -> Self {
         let cores = thread::available_parallelism().map_or(1, usize::from);
         let (threads, encoders) = provider.sessions_and_encoders(cores);
-        Self { threads, encoders, steering: Conditioning::default() }
+        Self { threads, encoders, conditioning: Conditioning::default() }
     }
 }
 
@@ -96,7 +96,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// was raised.
 pub fn run(generator: &Generator, job: &Job, plan: &Plan, progress: &dyn Progress, stop: &AtomicBool) -> Result<Done> {
     let started = Instant::now();
-    if let Some(class) = job.steering.class {
+    if let Some(class) = job.conditioning.class {
         class.check(generator.contract(), generator.name())?;
     }
     let first = generator.sampler()?;
@@ -324,7 +324,7 @@ impl<'a> Worker<'a> {
 
     fn sample(&self, sampler: &mut Sampler<'_>, places: Span<u64>) -> Result<Vec<u8>> {
         let mut pixels = vec![0; (places.end - places.start) as usize * self.image()];
-        sampler.pixels(self.plan.selection(), &self.job.steering, places, &mut pixels)?;
+        sampler.pixels(self.plan.selection(), &self.job.conditioning, places, &mut pixels)?;
         Ok(pixels)
     }
 
@@ -337,7 +337,7 @@ impl<'a> Worker<'a> {
                 return Ok(None);
             }
             pixels.resize((block.end - block.start) as usize * self.image(), 0);
-            sampler.pixels(self.plan.selection(), &self.job.steering, block, &mut pixels)?;
+            sampler.pixels(self.plan.selection(), &self.job.conditioning, block, &mut pixels)?;
             open.put(&pixels)?;
         }
         open.finish().map(Some)
@@ -385,8 +385,8 @@ fn identity(generator: &Generator, job: &Job, plan: &Plan) -> Result<Value> {
         ("onnxruntime", json!(runtime::load()?.version)),
         ("tf32", json!(generator.tf32())),
         ("range", json!(generator.range().map(Range::name))),
-        ("truncation", json!(job.steering.truncation.map(Truncation::bound))),
-        ("class", json!(job.steering.class.map(Class::number))),
+        ("truncation", json!(job.conditioning.truncation.map(Truncation::bound))),
+        ("class", json!(job.conditioning.class.map(Class::number))),
     ];
     facts.extend(others.map(|(key, value)| (key.to_string(), value)));
     Ok(Value::Object(facts))

@@ -131,17 +131,17 @@ impl Selection {
 
     /// The latents at `first..first + rows`, `[rows, latent]`. Beyond the last place the rows still have values: a batch
     /// always is full.
-    pub(super) fn latents(&self, latent: Latent, steering: &Conditioning, first: u64, rows: usize) -> Vec<f32> {
+    pub(super) fn latents(&self, latent: Latent, conditioning: &Conditioning, first: u64, rows: usize) -> Vec<f32> {
         let mut values = match self {
             Self::Numbers { seed, .. } => latent.rows(*seed, first, rows),
             Self::Seeds { seeds, number } => {
                 (first..).take(rows).flat_map(|place| latent.rows(seeds.get(place), *number, 1)).collect()
             }
         };
-        if let Some(truncation) = steering.truncation {
+        if let Some(truncation) = conditioning.truncation {
             truncation.apply(latent.law, &mut values);
         }
-        if let Some(class) = steering.class {
+        if let Some(class) = conditioning.class {
             class.apply(latent.size, &mut values);
         }
         values
