@@ -1,4 +1,4 @@
-//! Moves tensors on in place, by a [`Rule`].
+//! Moves tensors on in place, by a rule.
 
 use candle_core::{Result, Tensor};
 

@@ -4,6 +4,7 @@
 #[cfg(feature = "train")]
 mod augment;
 // Configs and presets: TOML there and back, bases, the published numbers of each preset, damage.
+#[cfg(feature = "train")]
 mod config;
 // Convolutions, batch normalisation and rectifiers against naive loops, finite differences and other numbers of threads.
 #[cfg(feature = "train")]
@@ -57,6 +58,7 @@ mod report;
 #[cfg(all(target_os = "linux", feature = "infer", feature = "cli"))]
 mod runtime;
 // How long, in which rhythm, at which learning rates.
+#[cfg(feature = "train")]
 mod schedule;
 // Models of strangers that mean harm: files they name, memory and time they take, values that are no colours.
 #[cfg(all(unix, feature = "train", feature = "infer", feature = "cli"))]
