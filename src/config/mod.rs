@@ -8,7 +8,7 @@ mod schema;
 
 pub use load::{PRESETS, parse_table, preset_table, resized, set};
 pub use resize::SIZES;
-pub use schedule::{CriticWarmup, GeneratorLatents, LrDecay, Precision, Rates, Schedule, Span};
+pub use schedule::{CriticWarmup, DecayCurve, GeneratorLatents, LrDecay, Precision, Rates, Schedule, Span};
 pub use schema::{NetworkConfig, Norm, OptimizerPair, OutputConfig, TrainConfig, WatchConfig};
 
 pub use crate::augment::Augment;

@@ -318,7 +318,7 @@ fn turned(at: usize, quarters: usize, size: usize) -> usize {
 /// Trains a feature network and fills `out` with its config, weights, provenance and the verified [`MODEL`].
 ///
 /// # Errors
-/// When the config does not fit the training_set, training diverges, onnxruntime is missing, or `out` cannot be written to.
+/// When the config does not fit the training set, training diverges, onnxruntime is missing, or `out` cannot be written to.
 pub fn train(config: &FeatureConfig, training_set: &TrainingSet, out: &Path, progress: &dyn Progress) -> Result<Provenance> {
     config.check("the feature network's config")?;
     let form = training_set.data.first().map(|data| (data.size, data.channels));

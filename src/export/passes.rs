@@ -16,10 +16,16 @@ pub(super) fn optimise(mut graph: Graph) -> Graph {
 fn fold_affine(graph: &mut Graph) {
     let mut at = 0;
     while at < graph.nodes.len() {
-        let Node { inputs, output, .. } = &graph.nodes[at];
+        let Node { op, inputs, output } = &graph.nodes[at];
         let (input, output) = (inputs[0], *output);
-        let maker = graph.maker(input).filter(|_| graph.users(input) == 1);
-        if let (Op::Affine { scale, shift, .. }, Some(maker)) = (graph.nodes[at].op.clone(), maker)
+        let folded = if let Op::Affine { scale, shift, .. } = op
+            && graph.users(input) == 1
+        {
+            graph.maker(input).map(|maker| (maker, scale.clone(), shift.clone()))
+        } else {
+            None
+        };
+        if let Some((maker, scale, shift)) = folded
             && absorb(&mut graph.nodes[maker].op, &scale, &shift)
         {
             graph.nodes[maker].output = output;
@@ -67,17 +73,18 @@ fn absorb_bias(bias: &mut Option<Vec<f32>>, scale: &[f32], shift: &[f32]) {
 /// does not.
 fn first_layer_as_gemm(graph: &mut Graph) {
     for at in (0..graph.nodes.len()).rev() {
-        let Node { op, inputs, output } = graph.nodes[at].clone();
-        let reshaped = graph.maker(inputs[0]).map(|maker| &graph.nodes[maker].op);
+        let Node { op, inputs, output } = &graph.nodes[at];
+        let (input, output) = (inputs[0], *output);
+        let reshaped = graph.maker(input).map(|maker| &graph.nodes[maker].op);
         let is_single = matches!(reshaped, Some(Op::Reshape(Shape::Map { height: 1, width: 1, .. })));
         let Op::ConvTranspose { weight, bias, window, output_padding: 0 } = op else { continue };
         if !is_single || window.padding != 0 {
             continue;
         }
+        let [before, gemm, behind] = as_gemm(weight, bias.clone(), window.kernel);
         let (flat, features) = (graph.value(), graph.value());
-        let [before, gemm, behind] = as_gemm(&weight, bias, window.kernel);
         let node = |op, input, output| Node { op, inputs: vec![input], output };
-        let nodes = [node(before, inputs[0], flat), node(gemm, flat, features), node(behind, features, output)];
+        let nodes = [node(before, input, flat), node(gemm, flat, features), node(behind, features, output)];
         graph.nodes.splice(at..=at, nodes);
     }
 }
@@ -98,10 +105,11 @@ fn as_gemm(weight: &Array, bias: Option<Vec<f32>>, kernel: usize) -> [Op; 3] {
 fn drop_reshapes(graph: &mut Graph) {
     let mut at = 0;
     while at < graph.nodes.len() {
-        let Node { op: Op::Reshape(shape), inputs, output } = graph.nodes[at].clone() else {
+        let Node { op: Op::Reshape(shape), inputs, output } = &graph.nodes[at] else {
             at += 1;
             continue;
         };
+        let (shape, inputs, output) = (*shape, inputs.clone(), *output);
         let before = graph
             .maker(inputs[0])
             .filter(|&maker| matches!(graph.nodes[maker].op, Op::Reshape(_)) && graph.users(inputs[0]) == 1);

@@ -28,7 +28,7 @@ use crate::{files, text};
 
 /// What the metadata of a generator says of the data that its weights were trained on elsewhere.
 const UNKNOWN: &str = "unknown";
-const MEND: &str =
+const HINT: &str =
     "Choose the --preset or --config that the weights were trained with; --size, --width and --set change its layers.";
 
 /// Puts the weights that `path` holds into a trainer at its beginning; the average starts from them, too. `path` is a run's
@@ -323,11 +323,11 @@ impl Misfit {
 
     fn error(self, path: &Path, network: &str) -> Error {
         let key = if self.key.is_empty() { String::new() } else { format!("'{}' ", self.key) };
-        Error::invalid_file(path, format!("{key}does not fit the config's {network}: {}", self.what), MEND)
+        Error::invalid_file(path, format!("{key}does not fit the config's {network}: {}", self.what), HINT)
     }
 
     fn error_beside(self, path: &Path, network: &str, other: &str) -> Error {
-        let hint = format!("{MEND} To begin with the {other} alone, name a file that holds nothing else.");
+        let hint = format!("{HINT} To begin with the {other} alone, name a file that holds nothing else.");
         match self.error(path, network) {
             Error::Invalid { place, what, .. } => Error::invalid(place, what, hint),
             error => error,

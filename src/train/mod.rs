@@ -127,7 +127,7 @@ pub fn train(job: &Job) -> Result<Outcome> {
             return Ok(nothing_left(job, &trainer, &batches, watchdog, total));
         }
         progress.say(&format!("continuing at step {}", trainer.step));
-    } else if let Some(reached) = check_beginning(folder, &batches, config)? {
+    } else if let Some(reached) = check_beginning(folder, &batches)? {
         progress
             .say(&format!("no checkpoint was saved before step {reached}, up to which this run was logged: it begins again"));
     }
@@ -171,10 +171,12 @@ pub fn train(job: &Job) -> Result<Outcome> {
 ///
 /// # Errors
 /// When it must have had a checkpoint: to begin again would replace what it made.
-fn check_beginning(folder: &RunFolder, batches: &Batches, config: &TrainConfig) -> Result<Option<u64>> {
+fn check_beginning(folder: &RunFolder, batches: &Batches) -> Result<Option<u64>> {
     let records = if folder.stats_file().exists() { read_records(folder)? } else { Vec::new() };
     let reached = records.last().map(|record| record.step);
-    let first = batches.in_steps(config.output.checkpoint_every, &config.schedule);
+    // By the config that it was logged under: a resume may have come with another.
+    let before = folder.config()?;
+    let first = batches.in_steps(before.output.checkpoint_every, &before.schedule);
     if folder.onnx_file().exists() || reached.is_some_and(|reached| reached > first) {
         return Err(Error::invalid_file(
             &folder.checkpoints(),

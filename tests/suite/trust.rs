@@ -508,6 +508,13 @@ fn a_run_that_lost_its_checkpoints_does_not_begin_again() {
     fs::remove_file(run.join("generator.onnx")).unwrap();
     said(&mut resume(&run, &["--steps=40"]), 1);
     assert_eq!(fs::read(run.join("stats.jsonl")).unwrap(), log);
+
+    // Killed before its first checkpoint: that it is to have more of them now changes nothing of that.
+    let killed = place.train("killed", &["--steps=20", "--set=output.log_every.steps=5"]);
+    fs::remove_dir_all(killed.join("checkpoints")).unwrap();
+    fs::remove_file(killed.join("generator.onnx")).unwrap();
+    let told = said(&mut resume(&killed, &["--steps=20", "--set=output.checkpoint_every.steps=10"]), 0);
+    assert!(told.contains("up to which this run was logged: it begins again"), "{told}");
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
 
-use super::kind::{Kind, map, within};
+use super::kind::{CRITICS_ONLY, Kind, map, one, within, yes};
 use super::layer::Layer;
 use super::product::{Bilinear, Product, Shapes};
 use crate::error::Result;
@@ -35,14 +35,6 @@ pub struct Conv {
     /// Whether the kernels are divided by their largest singular value (arXiv 1802.05957); critics only.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub spectral: bool,
-}
-
-fn one() -> usize {
-    1
-}
-
-fn yes() -> bool {
-    true
 }
 
 impl Kind for Conv {
@@ -96,7 +88,7 @@ impl Kind for Conv {
     }
 
     fn unfit_for(&self, role: Role) -> Option<&'static str> {
-        (self.spectral && role == Role::Generator).then_some("norm and spectral are for the critic only")
+        (self.spectral && role == Role::Generator).then_some(CRITICS_ONLY)
     }
 }
 

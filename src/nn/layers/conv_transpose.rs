@@ -3,7 +3,7 @@
 use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
 
-use super::kind::{Kind, map, within};
+use super::kind::{Kind, map, one, within, yes};
 use super::layer::{Layer, failure};
 use super::product::{Bilinear, Product, Shapes};
 use crate::error::Result;
@@ -35,14 +35,6 @@ pub struct ConvTranspose {
     /// Whether there is a bias.
     #[serde(default = "yes")]
     pub bias: bool,
-}
-
-fn one() -> usize {
-    1
-}
-
-fn yes() -> bool {
-    true
 }
 
 impl Kind for ConvTranspose {

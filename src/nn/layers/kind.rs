@@ -81,3 +81,16 @@ pub(super) fn map(input: Shape, out: usize, size: impl Fn(usize) -> Option<usize
         _ => Err(format!("the kernel does not fit a map of {height}×{width}")),
     }
 }
+
+/// Why kernels divided by their largest singular value do not belong into a generator.
+pub(super) const CRITICS_ONLY: &str = "norm and spectral are for the critic only";
+
+/// For serde: a field that is on unless a config says otherwise.
+pub(super) fn yes() -> bool {
+    true
+}
+
+/// For serde: a step of 1 unless a config says otherwise.
+pub(super) fn one() -> usize {
+    1
+}

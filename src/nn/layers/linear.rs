@@ -3,7 +3,7 @@
 use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
 
-use super::kind::{Kind, within};
+use super::kind::{CRITICS_ONLY, Kind, within, yes};
 use super::layer::Layer;
 use super::product::{Bilinear, Product, Shapes};
 use crate::error::Result;
@@ -28,10 +28,6 @@ pub struct Linear {
     /// Whether the weight is divided by its largest singular value (arXiv 1802.05957); critics only.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub spectral: bool,
-}
-
-fn yes() -> bool {
-    true
 }
 
 impl Kind for Linear {
@@ -82,7 +78,7 @@ impl Kind for Linear {
     }
 
     fn unfit_for(&self, role: Role) -> Option<&'static str> {
-        (self.spectral && role == Role::Generator).then_some("norm and spectral are for the critic only")
+        (self.spectral && role == Role::Generator).then_some(CRITICS_ONLY)
     }
 }
 
