@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::os::unix::fs::symlink;
-use std::os::unix::process::ExitStatusExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
 use std::time::{Duration, Instant};
@@ -622,13 +622,20 @@ fn a_model_has_its_time() {
 
 /// Samples with a model that does not come to an end, until there is a file of that name; one Ctrl-C then, and what came of it.
 fn interrupted(folder: &Path, sign: &str) -> Output {
-    let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_gan-infer"))
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_gan-infer"));
+    command
         .env("ORT_DYLIB_PATH", crate::infer::runtime_path())
         .args(["--n", "40", "--out", "out", "--provider", "cpu", "--range", "tanh", "--model", "model.onnx"])
         .current_dir(folder)
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
+        .stderr(Stdio::piped());
+    // What a shell starts in the background ignores Ctrl-C, and so does what that starts: also these tests' programs.
+    let listen = || {
+        // SAFETY: a system call that may be made between fork and exec; no handler of ours is replaced in the new process.
+        unsafe { nix::libc::signal(nix::libc::SIGINT, nix::libc::SIG_DFL) };
+        Ok(())
+    };
+    // SAFETY: `listen` makes that one call and touches no memory.
+    let mut child = unsafe { command.pre_exec(listen) }.spawn().unwrap();
     let begun = Instant::now();
     while !folder.join(sign).exists() && begun.elapsed() < AT_ONCE {
         std::thread::sleep(Duration::from_millis(20));
