@@ -222,7 +222,7 @@ impl Training<'_> {
             let real = self.batches.get(self.trainer.critic_steps() + phase.critic_turns)?;
             self.trainer.critic_step(&real, &mut phase)?;
         }
-        self.trainer.generator_step(&mut phase)
+        self.trainer.generator_step(None, &mut phase)
     }
 
     fn measure(&mut self, seconds: f64) -> Result<Measurement> {

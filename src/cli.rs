@@ -1,5 +1,6 @@
 //! What the two programs share: progress on the terminal, interruption, exit codes.
 
+use std::borrow::Cow;
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -134,10 +135,61 @@ pub fn stop_flag() -> Result<Arc<AtomicBool>> {
     Ok(flag)
 }
 
+/// What messages of the library name as a program calls it. The library's errors name its fields and functions, which whoever
+/// embeds it can change; whoever calls a program changes flags.
+const SPELLINGS: &[(&str, &str)] = &[
+    ("`Existing::Overwrite`", "--force"),
+    ("`Existing::Resume`", "--resume"),
+    ("`BUILTIN`", "`gan-infer models`"),
+    ("`FeatureModel::open`", "--features F.onnx"),
+    ("`RunFolder::resume`", "gan-train --resume RUN"),
+    ("`TrainConfig::preset`", "`gan-train presets NAME`"),
+    ("`batch_memory`", "--batch-memory GIB"),
+    ("`batch`", "--batch"),
+    ("`config`", "--config"),
+    ("`data`", "--data"),
+    ("`device`", "--device"),
+    ("`draws`", "--draws"),
+    ("`export::export`", "`gan-train export`"),
+    ("`features::Options::range`", "--features-range"),
+    ("`features::Options::size`", "--features-size"),
+    ("`format`", "--format"),
+    ("`learn::train`", "`gan-train features`"),
+    ("`load_timeout`", "--load-timeout SECONDS"),
+    ("`lr`", "--lr"),
+    ("`n`", "--n"),
+    ("`out`", "--out"),
+    ("`precision`", "--precision"),
+    ("`preset`", "--preset"),
+    ("`provider`", "--provider"),
+    ("`range`", "--range"),
+    ("`runtime::install(false)`", "`gan-infer runtime install`"),
+    ("`runtime::install(true)`", "`gan-infer runtime install --cuda`"),
+    ("`set`", "--set"),
+    ("`shard`", "--shard"),
+    ("`size`", "--size"),
+    ("`threads`", "--threads"),
+    ("`truncation`", "--truncation"),
+    ("`weights`", "--weights"),
+    ("`width`", "--width"),
+];
+
+/// A message of the library with flags and commands in it for its own names.
+fn in_flags(message: &str) -> Cow<'_, str> {
+    let name = |text: &str| SPELLINGS.iter().find(|(name, _)| text.starts_with(name));
+    let mut said = Cow::Borrowed(message);
+    for (at, _) in message.rmatch_indices('`') {
+        if let Some((name, flag)) = name(&message[at..]) {
+            said.to_mut().replace_range(at..at + name.len(), flag);
+        }
+    }
+    said
+}
+
 /// A line on stderr. Nobody may be there any more (a closed terminal, `| head`): work goes on all the same. Names in it may be
-/// a stranger's, so the terminal gets nothing that it would obey.
+/// a stranger's, so the terminal gets nothing that it would obey. Names of the library's own are told as flags.
 pub fn error_line(line: &str) {
-    let _ = writeln!(io::stderr(), "{}", shown(line));
+    let _ = writeln!(io::stderr(), "{}", shown(&in_flags(line)));
 }
 
 /// A line on stdout, where results go. A reader that has gone away is not an error: it has what it wanted. What a terminal

@@ -48,7 +48,7 @@ impl Layout {
     /// All of them.
     pub const ALL: [Self; 3] = [Self::NhwcU8, Self::NchwU8, Self::NchwF32];
 
-    /// The name used in metadata and `--layout`.
+    /// The name used in metadata and on command lines.
     pub fn name(self) -> &'static str {
         match self {
             Self::NhwcU8 => "nhwc-u8",
@@ -69,7 +69,7 @@ pub enum Weights {
 }
 
 impl Weights {
-    /// The name used in metadata and `--weights`.
+    /// The name used in metadata and on command lines.
     pub fn name(self) -> &'static str {
         match self {
             Self::Ema => "ema",

@@ -23,7 +23,7 @@ pub enum Range {
 }
 
 impl Range {
-    /// The name used in configs, metadata and `--range`.
+    /// The name used in configs, metadata and on command lines.
     pub fn name(self) -> &'static str {
         match self {
             Self::Tanh => "tanh",

@@ -4,7 +4,7 @@ use candle_core::{DType, Tensor};
 use candle_nn::loss::mse;
 use serde::{Deserialize, Serialize};
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// How a batch of losses becomes one number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -43,6 +43,9 @@ pub enum LossConfig {
     },
     /// The hinge loss of spectrally normalised GANs (arXiv 1802.05957, eq. 16 and 17).
     Hinge,
+    /// Cross-entropy of whether a real image scores higher than the generated one it is paired with (arXiv 1807.00734): both
+    /// players see both scores. It wants a penalty on the critic's slope, R1 for example (arXiv 2501.05441).
+    Relativistic,
 }
 
 fn one() -> f64 {
@@ -57,6 +60,7 @@ impl LossConfig {
             Self::Lsgan => "lsgan",
             Self::Wgan { .. } => "wgan",
             Self::Hinge => "hinge",
+            Self::Relativistic => "relativistic",
         }
     }
 }
@@ -71,7 +75,15 @@ impl LossConfig {
                 Err("the wgan loss needs loss.clip, a penalty or critic.norm = \"spectral\": nothing else bounds the critic")
             }
             Self::Bce { critic_scale, .. } if !is_positive(critic_scale) => Err("loss.critic_scale must be above 0"),
-            Self::Bce { .. } | Self::Lsgan | Self::Wgan { .. } | Self::Hinge => Ok(()),
+            Self::Bce { .. } | Self::Lsgan | Self::Wgan { .. } | Self::Hinge | Self::Relativistic => Ok(()),
+        }
+    }
+
+    /// Whether the generator's loss is made of real images' scores, too.
+    pub fn pairs_scores(&self) -> bool {
+        match self {
+            Self::Relativistic => true,
+            Self::Bce { .. } | Self::Lsgan | Self::Wgan { .. } | Self::Hinge => false,
         }
     }
 
@@ -81,6 +93,7 @@ impl LossConfig {
     /// - LSGAN: `½ mean (D(x) − 1)² + ½ mean D(G(z))²` (arXiv 1611.04076, eq. 2 with a = 0, b = c = 1)
     /// - WGAN: `reduce D(G(z)) − reduce D(x)` (arXiv 1701.07875, algorithm 1)
     /// - hinge: `mean max(0, 1 − D(x)) + mean max(0, 1 + D(G(z)))` (arXiv 1802.05957, eq. 16)
+    /// - relativistic: `mean softplus(−(D(x) − D(G(z))))`, image by image (arXiv 1807.00734, section 4.1)
     ///
     /// # Errors
     /// When the device is out of memory.
@@ -96,24 +109,31 @@ impl LossConfig {
                 let (real, fake) = ((1.0 - real)?.relu()?, (fake + 1.0)?.relu()?);
                 (real.mean_all()? + fake.mean_all()?)?
             }
+            Self::Relativistic => bce(&(real - fake)?, 1.0)?.mean_all()?,
         })
     }
 
-    /// What the generator minimises, a scalar.
+    /// What the generator minimises, a scalar; with [`Self::pairs_scores`] from scores of as many real images, else without.
     ///
     /// - BCE: `reduce softplus(−D(G(z)))`, the non-saturating form
     /// - LSGAN: `½ mean (D(G(z)) − 1)²`
     /// - WGAN: `−reduce D(G(z))`
     /// - hinge: `−mean D(G(z))` (eq. 17)
+    /// - relativistic: `mean softplus(−(D(G(z)) − D(x)))`
     ///
     /// # Errors
-    /// When the device is out of memory.
-    pub fn generator(&self, fake: &Tensor) -> Result<Tensor> {
+    /// When there are no real scores, though the loss pairs them, or the device is out of memory.
+    pub fn generator(&self, real: Option<&Tensor>, fake: &Tensor) -> Result<Tensor> {
+        let paired = || {
+            let what = format!("the generator's {} loss without scores of real images", self.name());
+            real.ok_or_else(|| Error::usage(what, "Give the generator's step a batch of real images."))
+        };
         Ok(match *self {
             Self::Bce { reduction, .. } => reduce(&bce(fake, 1.0)?, reduction)?,
             Self::Lsgan => (mse(fake, &fake.ones_like()?)? * 0.5)?,
             Self::Wgan { reduction, .. } => reduce(fake, reduction)?.neg()?,
             Self::Hinge => fake.mean_all()?.neg()?,
+            Self::Relativistic => bce(&(fake - paired()?)?, 1.0)?.mean_all()?,
         })
     }
 }

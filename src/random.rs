@@ -10,7 +10,7 @@ use rand_chacha::rand_core::{Rng, SeedableRng};
 /// What a draw is for. Draws of different purposes never overlap, whatever their seeds and indices.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Purpose {
-    /// The latent of image `index`, in training samples and in `gan-infer`: the public numbering of images.
+    /// The latent of image `index`, in training samples and in sampling jobs: the public numbering of images.
     Latent,
     /// The latents of critic step `index`.
     CriticLatent,
@@ -18,6 +18,8 @@ pub enum Purpose {
     GeneratorLatent,
     /// The order of the data in epoch `index`.
     Shuffle,
+    /// The real images that generator step `index` sees, where its loss pairs scores.
+    GeneratorReal,
     /// The initial values of the generator's parameter number `index`.
     GeneratorInit,
     /// The initial values of the critic's parameter number `index`.
@@ -46,6 +48,7 @@ impl Purpose {
             Self::CriticLatent => b"z-critic",
             Self::GeneratorLatent => b"z-gen\0\0\0",
             Self::Shuffle => b"shuffle\0",
+            Self::GeneratorReal => b"real-gen",
             Self::GeneratorInit => b"init-gen",
             Self::CriticInit => b"init-cri",
             Self::Dropout => b"dropout\0",

@@ -7,11 +7,11 @@ use candle_core::Device;
 use clap::builder::RangedU64ValueParser;
 use clap::{Args, Parser, Subcommand};
 use ganforge::cli::{Console, finish, outlive_file_limits, parsed, prepare_training, print_line, stop_flag};
-use ganforge::config::{self, DataConfig, PRESETS, Precision, Span, TrainConfig, WatchConfig};
+use ganforge::config::{self, DataConfig, Overrides, PRESETS, Precision, Span, TrainConfig};
 use ganforge::contract::{Layout, Weights};
 use ganforge::data::{self, Dataset};
 use ganforge::error::{Error, Result};
-use ganforge::eval::Judge;
+use ganforge::eval::FrechetJudge;
 use ganforge::eval::learn::is_feature_folder;
 use ganforge::export::{self, Dtype};
 use ganforge::files;
@@ -22,7 +22,7 @@ use ganforge::text::{self, on_one_line};
 use ganforge::train::report::Paths;
 use ganforge::train::{self, Job, RunFolder, Trained, Which};
 use serde_json::json;
-use toml::{Table, Value};
+use toml::Table;
 
 #[path = "gan-train/eval.rs"]
 mod eval;
@@ -301,7 +301,7 @@ fn train(args: &TrainArgs) -> Result<()> {
         Some(folder) => resumed_config(args, folder)?,
         None => new_config(args)?,
     };
-    let set = set_keys(&args.set);
+    let set = overrides(args).keys();
     let device = device(&args.device, &console)?;
     check_precision(&device, config.schedule.precision)?;
     let out = args.resume.as_ref().or(args.out.as_ref());
@@ -336,7 +336,7 @@ fn train(args: &TrainArgs) -> Result<()> {
 
     if let Some(verdict) = outcome.verdict.as_ref().filter(|_| outcome.best.is_none()) {
         let none = format!("no checkpoint in {} is from before", text::path(&folder.checkpoints()));
-        return Err(Error::Unhealthy(format!("{verdict}, and {none}. {}", verdict.advice())));
+        return Err(Error::Unhealthy(format!("{verdict}, and {none}. {} {KEYS}", verdict.advice())));
     }
     let trained = train::load_trained(&folder, None, Which::Best)?;
     let agreement = export::export(&trained, Layout::NhwcU8, Dtype::F32, &folder.onnx_file()).map_err(|error| {
@@ -353,7 +353,7 @@ fn train(args: &TrainArgs) -> Result<()> {
         let kept = trained.state.step;
         let kept = format!("The checkpoint of step {kept}, the best, is kept and exported.");
         let anyway = format!("To go on all the same: gan-train --resume {} --set watch.stop=false", text::path(out));
-        return Err(Error::Unhealthy(format!("{verdict}. {kept} {} {anyway}", verdict.advice())));
+        return Err(Error::Unhealthy(format!("{verdict}. {kept} {} {KEYS} {anyway}", verdict.advice())));
     }
     if outcome.step < outcome.total_steps {
         let at = match trained.state.step == outcome.step {
@@ -368,27 +368,16 @@ fn train(args: &TrainArgs) -> Result<()> {
     Ok(())
 }
 
-/// Who measures during this run which checkpoint is the best; nobody where the run ends before the first measurement.
-fn judge(config: &TrainConfig, data: &Dataset, console: &Console) -> Option<Judge> {
-    /// Statistics of fewer real images than this are too rough, however few are generated.
-    const REFERENCE: usize = 5000;
-    let WatchConfig { judge_every, judge_samples, .. } = config.watch;
-    let train = data.split(config.data.held_out, config.seed).train;
-    let steps = |span: Span| span.in_steps(&config.schedule, train.len());
-    if judge_samples == 0 || steps(judge_every) > steps(config.schedule.length) {
-        return None;
-    }
-    // Of large images not so many: they are held in memory.
-    let affordable = (1 << 30) / (data.channels * data.size * data.size).max(1);
-    match Judge::builtin(data, &train, judge_samples.max(REFERENCE.min(affordable))) {
-        Ok(judge) => Some(judge),
-        Err(error) => {
-            console
-                .say(&format!("nobody measures which checkpoint is the best; the last healthy one will count as it: {error}"));
-            None
-        }
-    }
+/// Who measures during this run which checkpoint is the best, if anybody does.
+fn judge(config: &TrainConfig, data: &Dataset, console: &Console) -> Option<FrechetJudge> {
+    FrechetJudge::of_run(config, data).unwrap_or_else(|error| {
+        console.say(&format!("nobody measures which checkpoint is the best; the last healthy one will count as it: {error}"));
+        None
+    })
 }
+
+/// How the keys of a config are set that an advice names.
+const KEYS: &str = "(Set a key of the config with --set KEY=VALUE.)";
 
 /// Says before hours of training whether their result can be exported here.
 fn announce_export(console: &Console) {
@@ -426,10 +415,7 @@ fn new_config(args: &TrainArgs) -> Result<TrainConfig> {
         Error::usage("neither --preset nor --config nor --resume is given", "`gan-train presets` lists the presets.")
     })?;
     let begun_well = TrainConfig::from_table(table.clone(), &place).is_ok();
-    for assignment in &args.set {
-        config::set(&mut table, assignment)?;
-    }
-    apply(args, &mut table)?;
+    overrides(args).apply(&mut table)?;
     if args.out.is_none() && !args.dry_run {
         return Err(Error::usage("--out is missing", "Name a new folder for the run, for example --out runs/first."));
     }
@@ -460,10 +446,7 @@ fn resumed_config(args: &TrainArgs, folder: &RunFolder) -> Result<TrainConfig> {
     }
     let place = text::path(&folder.config_file());
     let mut table = config::parse_table(&folder.config()?.to_toml()?, &place)?;
-    for assignment in &args.set {
-        config::set(&mut table, assignment)?;
-    }
-    apply(args, &mut table)?;
+    overrides(args).apply(&mut table)?;
     TrainConfig::from_table(table, &place).map_err(|error| match error {
         // The run's own config passed: the call is wrong, not the file.
         Error::Invalid { what, hint, .. } => Error::usage(format!("the flags do not fit {place}: {what}"), hint),
@@ -471,51 +454,21 @@ fn resumed_config(args: &TrainArgs, folder: &RunFolder) -> Result<TrainConfig> {
     })
 }
 
-/// The keys that `--set` names.
-fn set_keys(assignments: &[String]) -> Vec<String> {
-    let key = |text: &String| text.split_once('=').map(|(key, _)| key.split('.').map(str::trim).collect::<Vec<_>>().join("."));
-    assignments.iter().filter_map(key).collect()
-}
-
-/// Writes the flags over the config, each under its own key.
-fn apply(args: &TrainArgs, table: &mut Table) -> Result<()> {
-    let spans = [("epochs", args.epochs), ("steps", args.steps), ("images", args.images)];
-    for (key, total) in spans.into_iter().filter_map(|(key, total)| Some((key, total?))) {
-        config::set(table, &format!("schedule.length={{ {key} = {total} }}"))?;
+/// What the flags change of a config.
+fn overrides(args: &TrainArgs) -> Overrides {
+    let spans = [args.epochs.map(Span::Epochs), args.steps.map(Span::Steps), args.images.map(Span::Images)];
+    Overrides {
+        set: args.set.clone(),
+        length: spans.into_iter().flatten().next(),
+        batch_size: args.batch_size,
+        precision: args.precision,
+        seed: args.seed,
+        lr: args.lr,
+        checkpoint_every: args.checkpoint_every.map(Span::Steps),
+        sample_every: args.sample_every.map(Span::Steps),
+        init_from: args.init_from.clone(),
+        data: args.data.clone(),
     }
-    let numbers = [
-        ("schedule.batch_size", args.batch_size.map(|n| n.to_string())),
-        ("schedule.precision", args.precision.map(|precision| precision.name().to_string())),
-        ("seed", args.seed.map(|n| n.to_string())),
-        ("optimizer.generator.lr", args.lr.map(|x| format!("{x:e}"))),
-        ("optimizer.critic.lr", args.lr.map(|x| format!("{x:e}"))),
-        ("output.checkpoint_every", args.checkpoint_every.map(|n| format!("{{ steps = {n} }}"))),
-        ("output.sample_every", args.sample_every.map(|n| format!("{{ steps = {n} }}"))),
-    ];
-    for (key, value) in numbers.into_iter().filter_map(|(key, value)| Some((key, value?))) {
-        config::set(table, &format!("{key}={value}"))?;
-    }
-    if let Some(path) = &args.init_from {
-        let whole = path.canonicalize().map_err(Error::io("read", path))?;
-        table.insert("init_from".to_string(), Value::String(whole.display().to_string()));
-    }
-    if let Some(source) = &args.data {
-        // The run may be resumed from another folder: a path is kept whole.
-        let named = data::NAMES.contains(&source.as_str());
-        let path = Path::new(source).canonicalize().ok().filter(|_| !named);
-        let whole = path.map_or(source.clone(), |path| path.display().to_string());
-        match table.get_mut("data") {
-            Some(Value::Table(data)) => data.insert("source".to_string(), Value::String(whole)),
-            _ => {
-                return Err(Error::invalid(
-                    "config",
-                    "there is no [data] section",
-                    "`gan-train presets NAME` prints a complete one.",
-                ));
-            }
-        };
-    }
-    Ok(())
 }
 
 fn dry_run(config: &TrainConfig, device: &Device, console: &Console) -> Result<()> {

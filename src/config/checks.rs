@@ -87,6 +87,8 @@ impl TrainConfig {
         if let Some(penalty) = self.penalty {
             ensure(positive(penalty.weight()), "penalty.weight must be above 0")?;
         }
+        let all = share == 1.0 || !self.loss.pairs_scores();
+        ensure(all, "schedule.generator_top_k leaves scores out, and the relativistic loss pairs all; leave it at 1")?;
         let InitConfig { conv, linear, bias, norm_weight, norm_bias } = self.init;
         for init in [conv, linear, bias, norm_weight, norm_bias] {
             if let Init::Normal { mean, std } = init {

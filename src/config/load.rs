@@ -1,4 +1,4 @@
-//! From presets, files and `--set` to a [`TrainConfig`].
+//! From presets, files and single assignments to a [`TrainConfig`].
 //!
 //! A preset is one TOML file in `presets/`. It may name another as its `base` and then states only what differs.
 
@@ -190,15 +190,15 @@ fn merge(mut base: Table, over: Table) -> Table {
     base
 }
 
-/// Sets `a.b.c = value` in a table, as `--set a.b.c=value` does; the value is TOML, or else taken as a string.
+/// Sets `a.b.c = value` in a table, from the assignment `a.b.c=value`; the value is TOML, or else taken as a string.
 ///
 /// # Errors
 /// When the assignment has no `=`, or a part of the path is not a table.
 pub fn set(table: &mut Table, assignment: &str) -> Result<()> {
     let wrong = |what: &str| {
         Error::usage(
-            format!("--set {assignment}: {what}"),
-            "Write --set section.key=value, for example --set schedule.batch_size=32.",
+            format!("`set` {assignment}: {what}"),
+            "Write `set` section.key=value, for example `set` schedule.batch_size=32.",
         )
     };
     let (path, value) = assignment.split_once('=').ok_or_else(|| wrong("no '='"))?;
@@ -209,8 +209,8 @@ pub fn set(table: &mut Table, assignment: &str) -> Result<()> {
     let mut keys: Vec<&str> = path.split('.').map(str::trim).collect();
     if keys.len() > MAX_DEPTH {
         return Err(Error::usage(
-            format!("--set: its key is made of {} names", keys.len()),
-            "Write --set section.key=value, for example --set schedule.batch_size=32.",
+            format!("`set`: its key is made of {} names", keys.len()),
+            "Write `set` section.key=value, for example `set` schedule.batch_size=32.",
         ));
     }
     let last = keys.pop().filter(|key| !key.is_empty()).ok_or_else(|| wrong("no key"))?;

@@ -1,4 +1,4 @@
-//! [`TrainConfig`]: one struct that serves the library, the preset files, `--config` and the command line.
+//! [`TrainConfig`]: one struct that serves the library, the preset files, config files and the command line.
 
 use serde::{Deserialize, Serialize};
 
@@ -212,5 +212,5 @@ impl TrainConfig {
 
 /// What is wrong with a config, and where it says so.
 pub(super) fn invalid_config(place: &str, what: String) -> Error {
-    Error::invalid(place, what, "`gan-train presets NAME` prints a complete config to compare with.")
+    Error::invalid(place, what, "Compare it with a complete config: `TrainConfig::preset`.")
 }

@@ -8,7 +8,7 @@ use crate::image::Range;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DataConfig {
-    /// Where the images come from, as `--data` takes it; a run's own config names the place it was trained on.
+    /// Where the images come from, as [`crate::data::load`] takes it; a run's own config names the place it was trained on.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub source: String,
     /// Height and width in pixels; other images are cropped to a square and resized.

@@ -48,7 +48,7 @@ impl Features {
         Err(Error::invalid(
             "features",
             what,
-            "The feature model is damaged, or takes another value range: see --features-range.",
+            "The feature model is damaged, or takes another value range: see `features::Options::range`.",
         ))
     }
 
@@ -108,7 +108,7 @@ impl InputRange {
     /// All of them.
     pub const ALL: [Self; 4] = [Self::Tanh, Self::Sigmoid, Self::Byte, Self::Imagenet];
 
-    /// The name used in metadata and by `--features-range`.
+    /// The name used in metadata and on command lines.
     pub fn name(self) -> &'static str {
         match self {
             Self::Tanh => "tanh",
@@ -307,7 +307,7 @@ impl FeatureModel {
         let (name, bytes) = BUILTIN.iter().find(|(known, _)| *known == name).ok_or_else(|| {
             Error::usage(
                 format!("there is no built-in feature model for images of {size} pixels and {channels} channels"),
-                "Name one with --features F.onnx; `gan-train features` trains one.",
+                "Open one from a file (`FeatureModel::open`); `learn::train` trains one.",
             )
         })?;
         Self::from_bytes(name, *bytes, options)
@@ -561,14 +561,14 @@ impl Form {
             ([-1, -1], None) => {
                 return Err(Error::usage(
                     format!("{name} leaves the size of its images open ({input})"),
-                    "Say it with --features-size, for an Inception 299.",
+                    "Say it with `features::Options::size`, for an Inception 299.",
                 ));
             }
             ([height, width], None) if height == width => height,
             ([height, width], Some(size)) if height == width && height == size as i64 => height,
             ([height, width], Some(size)) if height == width => {
                 let what = format!("{name} takes images of {height} pixels, not {size}");
-                return Err(Error::usage(what, "Leave --features-size away."));
+                return Err(Error::usage(what, "Leave `features::Options::size` away."));
             }
             _ => return Err(refused()),
         };
@@ -591,17 +591,17 @@ fn choose_range(
     match (asked, about) {
         (Some(asked), Some(about)) if asked != about.range => Err(Error::usage(
             format!("{name} takes the value range {}, not {asked}", about.range),
-            "Leave --features-range away: the file says it.",
+            "Leave `features::Options::range` away: the file says it.",
         )),
         (_, Some(about)) => Ok(about.range),
         (Some(InputRange::Imagenet), None) if channels != 3 => Err(Error::usage(
             format!("{name} takes grey images, and the range imagenet is for RGB"),
-            "Choose another --features-range.",
+            "Choose another `features::Options::range`.",
         )),
         (Some(asked), None) => Ok(asked),
         (None, None) => {
             notes.push(format!(
-                "{name} does not tell its value range; taken to be {DEFAULT_RANGE} (say it with --features-range)"
+                "{name} does not tell its value range; taken to be {DEFAULT_RANGE} (say it with `features::Options::range`)"
             ));
             Ok(DEFAULT_RANGE)
         }

@@ -1,5 +1,8 @@
 //! Trains the small networks whose features an evaluation compares: a classifier where the images have labels, else one that
 //! tells by how many quarter turns an image was rotated (RotNet, arXiv 1803.07728). Features are what its last layer takes.
+//!
+//! The loop here is not [`crate::train`]'s, which is that of a game: two networks, rounds, latents, an average, samples. This one
+//! has a network, a loss and minutes; it is made of the same networks, optimisers, streams and files.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -198,7 +201,7 @@ impl TrainingSet {
             return Err(Error::invalid(&data.name, what, "Give complete data sets of one form."));
         }
         if sets.is_empty() {
-            return Err(Error::usage("no data to learn from", "Name some with --data."));
+            return Err(Error::usage("no data to learn from", "Name some with `data`."));
         }
         let (data, labels): (Vec<_>, Vec<_>) = sets.into_iter().unzip();
         Ok(Self { data, labels: labels.into_iter().collect() })
@@ -417,7 +420,7 @@ fn finite(loss: &Tensor, step: u64) -> Result<f32> {
     match loss.is_finite() {
         true => Ok(loss),
         false => {
-            Err(Error::invalid("training", format!("the loss is {loss} at step {step}"), "Train again with a lower --lr."))
+            Err(Error::invalid("training", format!("the loss is {loss} at step {step}"), "Train again with a lower `lr`."))
         }
     }
 }

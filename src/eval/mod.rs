@@ -7,10 +7,12 @@
 
 pub mod features;
 pub mod frechet;
+mod judge;
 pub mod kid;
 pub mod learn;
 pub mod neighbours;
 pub mod precision_recall;
+mod select;
 pub mod typical;
 
 use std::fmt;
@@ -30,7 +32,9 @@ use crate::train::{self, Trained};
 
 pub use features::{About, FeatureModel, Features, InputRange};
 use frechet::{Gaussian, Reference};
+pub use judge::FrechetJudge;
 use precision_recall::Manifold;
+pub use select::{Destination, Selected, select};
 
 /// Generated images a draw, and real ones, where nobody asks for another number and the data have twice as many.
 pub const DEFAULT_N: usize = 5000;
@@ -332,7 +336,7 @@ fn images_a_draw(job: &Job, real: usize) -> Result<usize> {
     } else {
         return Ok(n);
     };
-    Err(Error::usage(what, "Give more images, or choose other --n and --draws."))
+    Err(Error::usage(what, "Give more images, or choose another `n`, or other `draws`."))
 }
 
 impl Subject<'_> {
@@ -491,53 +495,5 @@ impl fmt::Display for Report {
             )?;
         }
         write!(f, "Comparable only with scores of the same protocol.")
-    }
-}
-
-/// A quick judge for use during training: the Fréchet distance to reference images whose statistics are taken once.
-pub struct Judge {
-    model: FeatureModel,
-    reference: Reference,
-}
-
-impl Judge {
-    /// Takes the reference's statistics. A few thousand images do; the distance depends on how many are judged, so judge the
-    /// same number every time.
-    ///
-    /// # Errors
-    /// When there are fewer than 2 images, or the model fails.
-    pub fn new(model: FeatureModel, reference: &Images) -> Result<Self> {
-        let reference = Reference::new(Gaussian::of(&model.extract(reference)?)?)?;
-        Ok(Self { model, reference })
-    }
-
-    /// The built-in feature model against the first `n` of some images of a data set, in a random order that is always the same.
-    ///
-    /// # Errors
-    /// When no built-in model takes such images, there are fewer than 2, or the model fails.
-    pub fn builtin(data: &Dataset, indices: &[u32], n: usize) -> Result<Self> {
-        let model = FeatureModel::builtin(data.size, data.channels, &features::Options::default())?;
-        let order = Stream::at(CHOICE_SEED, Purpose::Evaluation, CHOICE).permutation(indices.len() as u32);
-        let chosen: Vec<u32> = order.into_iter().take(n).map(|at| indices[at as usize]).collect();
-        Self::new(model, &data.images(&chosen))
-    }
-
-    /// The Fréchet distance of images to the reference, at least 0.
-    ///
-    /// # Errors
-    /// When there are fewer than 2 images, or the model fails.
-    pub fn frechet(&self, images: &Images) -> Result<f64> {
-        self.reference.distance(&Gaussian::of(&self.model.extract(images)?)?)
-    }
-
-    /// The feature model.
-    pub fn model(&self) -> &FeatureModel {
-        &self.model
-    }
-}
-
-impl train::Judge for Judge {
-    fn distance(&self, images: &Images) -> Result<f64> {
-        self.frechet(images)
     }
 }

@@ -78,7 +78,7 @@ pub struct Stage {
     pub rate: Rate,
 }
 
-/// The whole pipeline, as `gan-infer --n` runs it by default.
+/// The whole pipeline, as a sampling job runs it by default.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Whole {
     /// The format's name.

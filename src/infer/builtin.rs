@@ -8,7 +8,7 @@ use super::generator::{Generator, Options};
 /// A generator that comes with the library.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Builtin {
-    /// The name for `--model`.
+    /// The name by which [`open`] finds it.
     pub name: &'static str,
     /// What it makes, in a line.
     pub about: &'static str,
@@ -39,9 +39,7 @@ pub const BUILTIN: &[Builtin] = &[
 pub fn find(name: Option<&str>) -> Result<&'static Builtin> {
     let names: Vec<&str> = BUILTIN.iter().map(|builtin| builtin.name).collect();
     let Some(name) = name else {
-        return BUILTIN
-            .first()
-            .ok_or_else(|| Error::usage("this build has no built-in generator", "Name a model with --model FILE.onnx."));
+        return BUILTIN.first().ok_or_else(|| Error::usage("this build has no built-in generator", "Name an ONNX file."));
     };
     BUILTIN.iter().find(|builtin| builtin.name == name).ok_or_else(|| {
         let known = match nearest(name, names.iter().copied()) {
@@ -51,12 +49,12 @@ pub fn find(name: Option<&str>) -> Result<&'static Builtin> {
         };
         Error::usage(
             format!("there is no built-in generator '{name}'"),
-            format!("{known} A file is named with its ending: --model {name}.onnx."),
+            format!("{known} A file is named with its ending: {name}.onnx."),
         )
     })
 }
 
-/// Opens what `--model` names: a built-in generator, or an ONNX file (a path that exists or ends in `.onnx`). Without a
+/// Opens what a user names: a built-in generator, or an ONNX file (a path that exists or ends in `.onnx`). Without a
 /// name, the default built-in generator.
 ///
 /// # Errors
@@ -69,7 +67,7 @@ pub fn open(model: Option<&str>, options: &Options) -> Result<Generator> {
             if path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("onnx")) || path.exists() {
                 Generator::open(path, options)
             } else if path.components().count() > 1 {
-                let hint = "Check the path; a built-in generator is named by its name alone, as `gan-infer models` lists them.";
+                let hint = "Check the path; a built-in generator is named by its name alone, as `BUILTIN` lists them.";
                 Err(Error::usage(format!("there is no file or folder {}", text::path(path)), hint))
             } else {
                 builtin(Some(model))

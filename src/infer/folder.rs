@@ -198,7 +198,7 @@ impl Folder {
         Error::invalid_file(
             &self.path,
             "the folder was moved or removed while the job was at work in it",
-            "If it was moved, the same call with the new place and --resume goes on there; else begin again.",
+            "If it was moved, the same call with the new place and `Existing::Resume` goes on there; else begin again.",
         )
     }
 }

@@ -152,13 +152,13 @@ impl Journal {
         let path = folder.join(name);
         let mut lines = Lines::new(&old);
         let Some(first) = lines.next().map_err(Error::io("read", &path))? else { return Ok(None) };
-        let damaged = || Error::invalid_file(&path, "its first line is damaged", "Begin again with --force.");
+        let damaged = || Error::invalid_file(&path, "its first line is damaged", "Begin again with `Existing::Overwrite`.");
         let begun = first.as_deref().and_then(Begun::parse).ok_or_else(damaged)?;
         let (Begun::Job(was) | Begun::Earlier(was)) = &begun;
         if let Some(difference) = difference(&was.identity, identity) {
             return Err(Error::usage(
                 format!("{} is of another job: {difference}", text::path(&path)),
-                "Repeat the call that was interrupted, with --resume; or begin again with --force.",
+                "Repeat the call that was interrupted, with `Existing::Resume`; or begin again with `Existing::Overwrite`.",
             ));
         }
         // Into a file of its own, which takes the old one's place once it is whole: what was damaged is gone then, and nothing is
@@ -325,7 +325,7 @@ pub fn look_at_journal(folder: &Path, name: &Path) -> Result<Option<[u64; 2]>> {
 pub(super) fn busy(folder: &Folder, name: &Path, pid: u32) -> Error {
     let who = if pid > 0 { format!(" (process {pid})") } else { String::new() };
     let what = format!("another gan-infer{who} is at work on it: {} is locked", text::path(&folder.join(name)));
-    Error::usage(what, "Wait for its end, or choose another --out.")
+    Error::usage(what, "Wait for its end, or choose another `out`.")
 }
 
 /// Who wrote last that it is at work; 0 if that cannot be told.

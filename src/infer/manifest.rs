@@ -35,7 +35,8 @@ pub(super) fn find(folder: &Folder, path: &Path) -> Result<Option<Value>> {
         text => text.map_err(folder.failed("read", &name))?,
     };
     let told = serde_json::from_slice(&text);
-    told.map(Some).map_err(|e| Error::invalid_file(path, format!("it is no manifest: {e}"), "Begin again with --force."))
+    told.map(Some)
+        .map_err(|e| Error::invalid_file(path, format!("it is no manifest: {e}"), "Begin again with `Existing::Overwrite`."))
 }
 
 fn read(file: File) -> io::Result<Vec<u8>> {

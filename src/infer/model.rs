@@ -140,7 +140,7 @@ fn check_bytes(name: &str, bytes: &[u8]) -> Result<()> {
     } else {
         return Ok(());
     };
-    Err(Error::invalid(name, what, "Give an ONNX file, such as `gan-train export` writes."))
+    Err(Error::invalid(name, what, "Give an ONNX file, such as `export::export` writes."))
 }
 
 /// All that can be said of a file without onnxruntime, which is loaded after it.

@@ -43,7 +43,7 @@ pub(super) fn refuse_occupied(output: &Output) -> Result<()> {
     if has_journal && output.journal().symlink_metadata().is_ok() {
         return Err(Error::usage(
             format!("{} holds an unfinished job", text::path(output.folder())),
-            "Go on with it: the same call with --resume. Or begin again with --force.",
+            "Go on with it: the same call with `Existing::Resume`. Or begin again with `Existing::Overwrite`.",
         ));
     }
     refuse_finished(output)
@@ -67,7 +67,10 @@ fn refuse_finished(output: &Output) -> Result<()> {
         (_, Some(manifest)) => format!("{} exists already", text::path(&manifest)),
         (_, None) => return Ok(()),
     };
-    Err(Error::usage(what, "Choose another --out, or give --force, which replaces the job there with all of its files."))
+    Err(Error::usage(
+        what,
+        "Choose another `out`, or give `Existing::Overwrite`, which replaces the job there with all of its files.",
+    ))
 }
 
 /// A job at its place.
@@ -289,7 +292,7 @@ impl Opening<'_> {
             None if folder.is_taken(&name) && folder.length(&name).is_none() => Err(Error::invalid_file(
                 &self.output.journal(),
                 "the job's journal is a link or a folder, which is not believed",
-                "Put the journal itself there, or begin again with --force.",
+                "Put the journal itself there, or begin again with `Existing::Overwrite`.",
             )),
             None => self.restore(found),
         }
@@ -345,7 +348,7 @@ impl Opening<'_> {
         let (output, folder, name) = (self.output, self.folder(), self.name());
         let pieces = match self.checking(found.as_deref(), |holds| self.finished(found.as_deref(), holds))? {
             Some(Finished::Whole) => {
-                // A call with --force may have been killed before it began.
+                // A call that overwrites may have been killed before it began.
                 folder.remove(&name).map_err(folder.failed("remove", &name))?;
                 return Ok(Opened { store: None, journal: None });
             }
@@ -385,7 +388,7 @@ impl Opening<'_> {
         let Some(told) = manifest::find(&site.folder, &path)? else { return Ok(None) };
         if let Some(difference) = difference(&told, self.identity) {
             let what = format!("{} is of another job: {difference}", text::path(&path));
-            return Err(Error::usage(what, "Choose another --out, or begin again with --force."));
+            return Err(Error::usage(what, "Choose another `out`, or begin again with `Existing::Overwrite`."));
         }
         let Some(pieces) = sink.described(site, &told) else {
             let of_earlier = if sink.has_size(site, &told) { Finished::Whole } else { Finished::Parts(Vec::new()) };

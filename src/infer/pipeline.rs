@@ -116,7 +116,10 @@ pub fn run(generator: &Generator, job: &Job, plan: &Plan, progress: &dyn Progres
         let total = open.count().unwrap_or(made);
         open.abandon();
         if result.is_err() && total > 0 && plan.output().sink().in_one_go().is_none() {
-            progress.say(&format!("{total} of {} images are whole; the same call with --resume makes the rest", plan.count()));
+            progress.say(&format!(
+                "{total} of {} images are whole; the same call with `Existing::Resume` makes the rest",
+                plan.count()
+            ));
         }
         return Err(result.err().unwrap_or_else(|| interrupted(plan, total)));
     }
@@ -156,7 +159,7 @@ fn make<'a>(
         let mut first = Some(first);
         let no_thread = |e| {
             halt.store(true, Ordering::Relaxed);
-            Error::Runtime(format!("the system gives no more threads: {e}. Ask for fewer with --threads."))
+            Error::Runtime(format!("the system gives no more threads: {e}. Ask for fewer `threads`."))
         };
         let watch = || end_runs(&worker, &nobody_at_work);
         thread::Builder::new().spawn_scoped(scope, watch).map_err(no_thread)?;
@@ -398,10 +401,10 @@ fn interrupted(plan: &Plan, made: u64) -> Error {
     Error::Interrupted(match (sink.in_one_go(), sink.layout()) {
         (Some(_), _) => format!("{made} of {total} images were made; {path} was not written."),
         (None, Layout::File { .. }) => {
-            format!("{made} of {total} images are made. The same call with --resume makes the rest, and then {path}.")
+            format!("{made} of {total} images are made. The same call with `Existing::Resume` makes the rest, and then {path}.")
         }
         (None, Layout::Folder { .. }) => {
-            format!("{made} of {total} images are whole, in {path}. The same call with --resume makes the rest.")
+            format!("{made} of {total} images are whole, in {path}. The same call with `Existing::Resume` makes the rest.")
         }
     })
 }

@@ -101,8 +101,8 @@ impl Provider {
     /// That the library at hand was built without it.
     pub(super) fn not_offered(self, library: &runtime::Located) -> Error {
         Error::Runtime(format!(
-            "the CUDA provider was asked for, but onnxruntime {} at {} has none. Run `gan-infer runtime install --cuda`, or use \
-             --provider cpu.",
+            "the CUDA provider was asked for, but onnxruntime {} at {} has none. Run `runtime::install(true)`, or use \
+             `provider` cpu.",
             library.version,
             text::path(&library.path)
         ))
@@ -112,7 +112,7 @@ impl Provider {
     pub(super) fn not_started(self, library: &runtime::Located, why: &str) -> Error {
         Error::Runtime(format!(
             "the CUDA provider of onnxruntime {} at {} does not start on {self}: {why}. Check the driver with nvidia-smi; \
-             `gan-infer runtime install --cuda` fetches the CUDA libraries; --provider cpu does without.",
+             `runtime::install(true)` fetches the CUDA libraries; `provider` cpu does without.",
             library.version,
             text::path(&library.path)
         ))

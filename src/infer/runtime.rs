@@ -96,7 +96,7 @@ impl fmt::Display for How {
             Self::Given => "given by the caller",
             Self::Variable => "named by ORT_DYLIB_PATH",
             Self::BesideExecutable => "beside the executable",
-            Self::Managed => "installed by gan-infer",
+            Self::Managed => "installed by ganforge",
             Self::Checkout => ".tools of the checkout",
             Self::Python => "Python's site-packages",
             Self::System => "the system's libraries",
@@ -115,14 +115,14 @@ pub fn locate() -> Result<Located> {
         return found.ok_or_else(|| {
             search.failure(&format!(
                 "Set {PATH_VARIABLE} to a library that serves, or unset it: then the usual places are searched, and \
-                 `gan-infer runtime install` can fetch one."
+                 `runtime::install(false)` can fetch one."
             ))
         });
     }
     let found = search.try_usual_places();
     found.ok_or_else(|| {
         search.failure(&format!(
-            "Run `gan-infer runtime install` to fetch it (needs python3 with pip), or `pip install onnxruntime` into the \
+            "Run `runtime::install(false)` to fetch it (needs python3 with pip), or `pip install onnxruntime` into the \
              Python environment in use, or set {PATH_VARIABLE} to the library or its folder."
         ))
     })

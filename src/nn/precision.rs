@@ -17,7 +17,7 @@ pub enum Precision {
 }
 
 impl Precision {
-    /// The name used in configs and by `--precision`.
+    /// The name used in configs and on command lines.
     pub fn name(self) -> &'static str {
         match self {
             Self::F32 => "f32",

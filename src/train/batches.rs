@@ -156,6 +156,17 @@ impl<'a> Batches<'a> {
         self.upload(&places.iter().map(|&place| self.train[place as usize]).collect::<Vec<_>>())
     }
 
+    /// `n` training images for generator step number `step` (from 0), each drawn from all of them: the critic does not learn from
+    /// these, so they count in no epoch.
+    ///
+    /// # Errors
+    /// When the device is out of memory.
+    pub fn drawn(&self, step: u64, n: usize) -> Result<Batch> {
+        let mut random = Stream::at(self.seed, Purpose::GeneratorReal, step);
+        let mut draw = || self.train.get(random.below(self.train.len().max(1) as u32) as usize).copied();
+        self.upload(&(0..n).map_while(|_| draw()).collect::<Vec<_>>())
+    }
+
     /// The first batch of the training images and of the held-out ones, if any are held out.
     ///
     /// # Errors

@@ -327,7 +327,7 @@ pub fn load(from: &Path, trainer: &mut Trainer, data: &Dataset) -> Result<Watchd
             on_one_line(&state.data),
             on_one_line(&data.name)
         );
-        return Err(Error::invalid_file(from, what, "Name the run's own data with --data."));
+        return Err(Error::invalid_file(from, what, "Name the run's own data with `data`."));
     }
     let place = |file: &str| text::path(&from.join(file));
     trainer.generator.load(&read_tensors(&from.join(GENERATOR))?, &place(GENERATOR))?;

@@ -29,7 +29,7 @@ use crate::{files, text};
 /// What the metadata of a generator says of the data that its weights were trained on elsewhere.
 const UNKNOWN: &str = "unknown";
 const HINT: &str =
-    "Choose the --preset or --config that the weights were trained with; --size, --width and --set change its layers.";
+    "Choose the `preset` or `config` that the weights were trained with; `size`, `width` and `set` change its layers.";
 
 /// Puts the weights that `path` holds into a trainer at its beginning; the average starts from them, too. `path` is a run's
 /// folder (its best checkpoint; the generator as it is, or averaged where the checkpoint has no other), a checkpoint's, a

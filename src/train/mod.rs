@@ -250,7 +250,7 @@ impl<'a> Run<'a> {
 
     /// The loop. Gives what the watchdog ended it for.
     fn steps(&mut self) -> Result<Option<Verdict>> {
-        let schedule = &self.job.config.schedule;
+        let (schedule, pairs) = (&self.job.config.schedule, self.job.config.loss.pairs_scores());
         while self.trainer.step < self.total {
             let before = self.trainer.step;
             let after = before + schedule.generator_steps as u64;
@@ -264,7 +264,8 @@ impl<'a> Run<'a> {
                 self.trainer.critic_step(&real, &mut phase)?;
             }
             for _ in 0..schedule.generator_steps {
-                self.trainer.generator_step(&mut phase)?;
+                let real = pairs.then(|| self.batches.drawn(self.trainer.step, phase.images)).transpose()?;
+                self.trainer.generator_step(real.as_ref(), &mut phase)?;
             }
 
             // Tell. Before every save, so that nothing that has diverged replaces what has not.
@@ -464,7 +465,7 @@ fn hours(seconds: f64) -> String {
 }
 
 /// A generator for sampling, with averaged weights where the run has them; images `0..n` of the run's seed, so the same
-/// that `gan-infer --seed SEED` makes.
+/// that a sampling job with that seed makes.
 struct Sampler<'a> {
     config: &'a TrainConfig,
     view: Network,
@@ -589,7 +590,7 @@ impl std::str::FromStr for Which {
 /// When the folder is no run, has no checkpoint yet, or has no averaged weights though these are asked for.
 pub fn load_trained(folder: &RunFolder, weights: Option<Weights>, which: Which) -> Result<Trained> {
     let saved = checkpoint::find(folder, which)?.ok_or_else(|| {
-        Error::invalid_file(folder.path(), "this run has no checkpoint yet", "Continue it with gan-train --resume RUN.")
+        Error::invalid_file(folder.path(), "this run has no checkpoint yet", "Continue it with `RunFolder::resume`.")
     })?;
     load_checkpoint(folder, &saved, weights)
 }
@@ -604,7 +605,7 @@ pub fn load_checkpoint(folder: &RunFolder, saved: &std::path::Path, weights: Opt
     let weights = weights.unwrap_or(if averaged { Weights::Ema } else { Weights::Raw });
     if weights == Weights::Ema && !averaged {
         let what = "this run has no averaged weights (schedule.ema_decay is 0)";
-        return Err(Error::usage(format!("{}: {what}", text::path(folder.path())), "Use --weights raw."));
+        return Err(Error::usage(format!("{}: {what}", text::path(folder.path())), "Use `weights` raw."));
     }
     let generator = generator_network(&config, &Device::Cpu, DType::F32)?;
     let tensors: BTreeMap<String, Tensor> = checkpoint::read_generator(saved, weights)?;

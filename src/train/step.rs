@@ -50,6 +50,8 @@ pub struct Trainer {
 pub struct Phase {
     /// Critic steps made in this phase.
     pub critic_turns: u64,
+    /// Real images of the last of them.
+    pub images: usize,
     /// Forward passes made in this phase: they number the dropout masks.
     passes: u64,
     latents: Option<Tensor>,
@@ -170,6 +172,7 @@ impl Trainer {
 
         // Score both, in separate passes: batch normalisation must not mix them.
         self.clip_critic()?;
+        let n = real.images.dim(0)?;
         let real = self.score(&real.images, real.classes.clone(), phase)?;
         let fake = self.score(&fakes, self.classes_of(&z)?, phase)?;
         let loss = self.config.loss.critic(&real.score, &fake.score)?;
@@ -193,16 +196,18 @@ impl Trainer {
         self.critic_optimizer.step(&self.critic, &gradients, self.rate)?;
         self.sums.add_critic(told)?;
         phase.critic_turns += 1;
+        phase.images = n;
         phase.latents = Some(z);
         phase.fakes = trace.map(|trace| (fakes, trace));
         Ok(())
     }
 
-    /// One generator step. The first of a round may go on from the fakes of the critic's last step.
+    /// One generator step. The first of a round may go on from the fakes of the critic's last step. As many real images as
+    /// that had are seen besides where the loss pairs scores ([`LossConfig::pairs_scores`]).
     ///
     /// # Errors
-    /// When the device is out of memory.
-    pub fn generator_step(&mut self, phase: &mut Phase) -> Result<()> {
+    /// When there are no real images, though the loss asks for some, or the device is out of memory.
+    pub fn generator_step(&mut self, real: Option<&Batch>, phase: &mut Phase) -> Result<()> {
         on_pool(|| {
             let n = phase.latents.as_ref().map_or(Ok(self.config.schedule.batch_size), |z| z.dim(0))?;
             let fresh = match (self.config.schedule.generator_latents, &phase.latents) {
@@ -210,15 +215,15 @@ impl Trainer {
                 (GeneratorLatents::Reused | GeneratorLatents::ReusedFakes, Some(z)) => z.clone(),
                 _ => self.latents(Purpose::GeneratorLatent, self.step, n)?,
             };
-            self.generator_step_with(fresh, phase)
+            self.generator_step_with(real, fresh, phase)
         })
     }
 
     /// As [`Self::generator_step`], with given latents in case the schedule asks for fresh ones.
     ///
     /// # Errors
-    /// When the device is out of memory.
-    pub fn generator_step_with(&mut self, fresh: Tensor, phase: &mut Phase) -> Result<()> {
+    /// As [`Self::generator_step`].
+    pub fn generator_step_with(&mut self, real: Option<&Batch>, fresh: Tensor, phase: &mut Phase) -> Result<()> {
         let latents = self.config.schedule.generator_latents;
         let z = match phase.latents.clone() {
             Some(z) if latents != GeneratorLatents::Fresh => z,
@@ -227,9 +232,13 @@ impl Trainer {
         let made = phase.fakes.take().filter(|_| latents == GeneratorLatents::ReusedFakes);
         let (fakes, trace) = made.map_or_else(|| self.generate_traced(&z, phase), Ok)?;
 
-        // The critic only passes the gradient on.
+        // The critic only passes the gradient on, to the fakes alone.
         let scored = self.score(&fakes, self.classes_of(&z)?, phase)?;
-        let loss = self.config.loss.generator(&top_k(&scored.score, self.config.schedule.generator_top_k)?)?;
+        let real = match real.filter(|_| self.config.loss.pairs_scores()) {
+            Some(real) => Some(self.score(&real.images, real.classes.clone(), phase)?.score.as_detached_tensor()),
+            None => None,
+        };
+        let loss = self.config.loss.generator(real.as_ref(), &top_k(&scored.score, self.config.schedule.generator_top_k)?)?;
         let augmentation = scored.augmentation.clone();
         let to_seen = self.to_critic(scored, &loss.backward()?, Wanted::Input)?;
         let gradients = self.to_generator(trace, to_seen, &augmentation)?;
@@ -386,10 +395,12 @@ impl Trainer {
     }
 
     fn next_pass(&self, phase: &mut Phase) -> Pass {
-        // Three passes a critic step (generator, real, fake), and one for a penalty; at most two in the generator's.
+        // Three passes a critic step (generator, real, fake), and one for a penalty; at most two in the generator's, and one for
+        // real images if it sees any.
         let schedule = &self.config.schedule;
         let a_critic_step = 3 + u64::from(self.config.penalty.is_some());
-        let a_round = a_critic_step * schedule.most_critic_steps() + 2 * schedule.generator_steps as u64;
+        let a_generator_step = 2 + u64::from(self.config.loss.pairs_scores());
+        let a_round = a_critic_step * schedule.most_critic_steps() + a_generator_step * schedule.generator_steps as u64;
         let number = self.step * a_round + phase.passes;
         phase.passes += 1;
         Pass::Train { seed: self.config.seed, number }

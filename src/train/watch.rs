@@ -55,16 +55,16 @@ impl Verdict {
     pub fn advice(&self) -> &'static str {
         match self.trouble {
             Trouble::Collapse => {
-                "Lower the learning rates (--lr), or bound the critic: --set critic.norm=spectral, or a gradient penalty in place \
-                 of weight clipping and batch norm (--set 'loss={ kind = \"wgan\" }' --set 'penalty={ kind = \"gradient\" }' \
-                 --set critic.norm=none)."
+                "Lower the learning rates (optimizer.generator.lr, optimizer.critic.lr), or bound the critic: critic.norm = \"spectral\", \
+                 or a gradient penalty in place of weight clipping and batch norm (loss = { kind = \"wgan\" }, \
+                 penalty = { kind = \"gradient\" }, critic.norm = \"none\")."
             }
             Trouble::Divergence => {
-                "Begin again with a lower learning rate (--lr), and look at curves.png for where it went wrong."
+                "Begin again with lower learning rates (optimizer.generator.lr, optimizer.critic.lr), and look at curves.png for where it went wrong."
             }
             Trouble::DeadCritic => {
-                "Lower the critic's learning rate (--set optimizer.critic.lr=…); with weight clipping, clip less \
-                 (--set loss.clip=…) or use a gradient penalty instead."
+                "Lower the critic's learning rate (optimizer.critic.lr); with weight clipping, clip less \
+                 (loss.clip) or use a gradient penalty instead."
             }
         }
     }

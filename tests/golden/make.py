@@ -313,6 +313,7 @@ LOSSES = {
     "bce-sum-half": {"kind": "bce", "reduction": "sum", "critic_scale": 0.5},
     "lsgan": {"kind": "lsgan"},
     "wgan": {"kind": "wgan", "clip": 0.02},
+    "relativistic": {"kind": "relativistic"},
 }
 
 
@@ -323,15 +324,19 @@ def critic_loss(loss, real, fake):
         return 0.5 * ((real - 1) ** 2).mean() + 0.5 * (fake**2).mean()
     if loss["kind"] == "hinge":
         return (1 - real).clamp(min=0).mean() + (1 + fake).clamp(min=0).mean()
+    if loss["kind"] == "relativistic":
+        return F.softplus(-(real - fake)).mean()
     reduce = torch.sum if loss.get("reduction") == "sum" else torch.mean
     return reduce(fake) - reduce(real)
 
 
-def generator_loss(loss, fake):
+def generator_loss(loss, fake, real=None):
     if loss["kind"] == "bce":
         return bce(loss, fake, 1.0)
     if loss["kind"] == "lsgan":
         return 0.5 * ((fake - 1) ** 2).mean()
+    if loss["kind"] == "relativistic":
+        return F.softplus(-(fake - real)).mean()
     return -fake.sum() if loss["kind"] == "wgan" and loss.get("reduction") == "sum" else -fake.mean()
 
 
@@ -349,7 +354,7 @@ def make_losses():
         critic = critic_loss(loss, real, fake)
         grad_real, grad_fake = torch.autograd.grad(critic, [real, fake])
         tensors[name] = {"critic.loss": critic, "critic.grad_real": grad_real, "critic.grad_fake": grad_fake}
-        value = generator_loss(loss, fake)
+        value = generator_loss(loss, fake, real)
         tensors[name] |= {"generator.loss": value, "generator.grad_fake": torch.autograd.grad(value, fake)[0]}
     save("losses", LOSSES, {"real": real, "fake": fake} | prefixed(tensors))
 

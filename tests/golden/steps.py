@@ -61,6 +61,9 @@ VARIANTS = {
     "classes-r1": ("dcgan-28", ["data.classes=10", R1]),
     "classes-fresh": ("gan-fashion-mlp", ["data.classes=10"]),
     "classes-spectral": ("dcgan-fashion", ["data.classes=10", "schedule.critic_steps=2", 'critic.norm="spectral"']),
+    "relativistic": ("dcgan-fashion", ['loss={ kind = "relativistic" }', R1, 'critic.norm="layer"']),
+    "relativistic-classes": ("dcgan-28", ['loss={ kind = "relativistic" }', R1, "data.classes=10", "schedule.generator_steps=2"]),
+    "relativistic-mlp": ("gan-fashion-mlp", ['loss={ kind = "relativistic" }', R1]),
     "top-k": ("dcgan-28", ["schedule.generator_top_k=0.4"]),
     "top-k-wgan": ("wgan-fashion", ["schedule.generator_top_k=0.75"]),
     "lr-linear": (
@@ -137,10 +140,11 @@ class Passes:
     as a round has at most."""
 
     def restart(self, config, step):
-        """A round begins: three passes a critic step and one for a penalty, at most two a generator step."""
+        """A round begins: three passes a critic step and one for a penalty, at most two a generator step and one
+        for real images."""
         schedule = config["schedule"]
         most = max(schedule["critic_steps"], schedule.get("critic_warmup", {}).get("critic_steps", 0))
-        self.a_round = (3 + ("penalty" in config)) * most + 2 * schedule.get("generator_steps", 1)
+        self.a_round = (3 + ("penalty" in config)) * most + (2 + (config["loss"]["kind"] == "relativistic")) * schedule.get("generator_steps", 1)
         self.step, self.made = step, 0
 
     def begin(self):
@@ -307,11 +311,18 @@ class Training:
         self.fakes = None  # used up: another generator step of the round makes its own
         scores = self.score(fakes, self.chosen(z))
         kept = math.ceil(self.schedule.get("generator_top_k", 1.0) * len(scores) - 1e-9)
-        loss = generator_loss(self.loss, scores[scores.flatten().topk(kept).indices])
+        loss = generator_loss(self.loss, scores[scores.flatten().topk(kept).indices], self.real_scores(len(scores)))
         descend(loss, self.generator, self.generator_optimizer)
         self.step += 1
         self.passes.step = self.step
         return loss.item()
+
+    def real_scores(self, n):
+        """Of images drawn one by one from all, for a loss that pairs them."""
+        if self.loss["kind"] != "relativistic":
+            return None
+        numbers = streams.below(SEED, b"real-gen", self.step, IMAGES, n)
+        return self.score(self.images[numbers], self.labels[numbers]).detach()
 
     def real(self):
         epoch, batch = divmod(self.critic_steps, -(-IMAGES // BATCH))

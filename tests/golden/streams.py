@@ -59,19 +59,26 @@ def normal(seed, purpose, indices, count, mean=0.0, std=1.0):
     return np.float32(mean) + np.float32(std) * pairs
 
 
+def next_below(words, bound):
+    """The next of 0..bound, without bias (Lemire)."""
+    while True:
+        product = next(words) * bound
+        if product % 2**32 >= 2**32 % bound:
+            return product >> 32
+
+
+def below(seed, purpose, index, bound, count):
+    """`count` numbers of 0..bound, each drawn from all."""
+    words = iter(bits(seed, purpose, [index], 4 * count + BLOCK)[0].tolist())
+    return [next_below(words, bound) for _ in range(count)]
+
+
 def permutation(seed, purpose, index, n):
-    """Fisher and Yates, with Lemire's unbiased draws."""
+    """Fisher and Yates."""
     words = iter(bits(seed, purpose, [index], 4 * n + BLOCK)[0].tolist())
-
-    def below(bound):
-        while True:
-            product = next(words) * bound
-            if product % 2**32 >= 2**32 % bound:
-                return product >> 32
-
     order = list(range(n))
     for last in range(n - 1, 0, -1):
-        other = below(last + 1)
+        other = next_below(words, last + 1)
         order[last], order[other] = order[other], order[last]
     return order
 

@@ -315,7 +315,7 @@ fn trained(config: &TrainConfig, device: &Device, dtype: DType) -> Trainer {
             let real = Batch { images, classes: labels(config) };
             trainer.critic_step(&converted(&real, device, dtype), &mut phase).unwrap();
         }
-        trainer.generator_step(&mut phase).unwrap();
+        trainer.generator_step(None, &mut phase).unwrap();
     }
     trainer
 }

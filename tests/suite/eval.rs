@@ -16,7 +16,7 @@ use ganforge::eval::learn::{self, FeatureConfig, Provenance, Task, TrainingSet};
 use ganforge::eval::neighbours::{by_features, by_pixels, duplicates};
 use ganforge::eval::precision_recall::Manifold;
 use ganforge::eval::typical::{outlier_factors, ranked};
-use ganforge::eval::{FeatureModel, Features, InputRange, Judge};
+use ganforge::eval::{FeatureModel, Features, FrechetJudge, InputRange};
 use ganforge::image::{Images, encode_png};
 use ganforge::infer::{Generator, runtime};
 use ganforge::progress::Silent;
@@ -288,7 +288,7 @@ fn what_a_feature_model_does_not_tell_is_asked_for_or_said() {
     let path = golden("stranger_features_nhwc.onnx");
     let guessed = FeatureModel::open(&path, &Options::default()).unwrap();
     assert_eq!(guessed.range(), DEFAULT_RANGE);
-    assert!(guessed.notes().iter().any(|note| note.contains("--features-range")), "{:?}", guessed.notes());
+    assert!(guessed.notes().iter().any(|note| note.contains("`features::Options::range`")), "{:?}", guessed.notes());
     let imagenet = Options { range: Some(InputRange::Imagenet), ..Options::default() };
     assert!(matches!(FeatureModel::open(&path, &imagenet), Err(Error::Usage { .. })));
     let size = Options { size: Some(299), ..Options::default() };
@@ -450,7 +450,7 @@ fn a_judge_prefers_digits_to_noise() {
     learned(Task::Labels, folder.path());
     let model = FeatureModel::open(&folder.path().join(learn::MODEL), &Options::default()).unwrap();
     let (data, fresh) = (digits(300, 1, 0), digits(300, 1, 9));
-    let judge = Judge::new(model, &data.images(&all(&data))).unwrap();
+    let judge = FrechetJudge::new(model, &data.images(&all(&data))).unwrap();
     let same = judge.frechet(&data.images(&all(&data))).unwrap();
     let mut images = fresh.images(&all(&fresh));
     let alike = judge.frechet(&images).unwrap();
@@ -490,7 +490,7 @@ fn the_built_in_features_order_what_people_order() {
     let model = FeatureModel::builtin(28, 1, &Options::default()).unwrap();
     assert_eq!(model.name(), "features-28");
     let (data, fresh) = (digits(1000, 1, 0), digits(1000, 1, 9));
-    let judge = Judge::new(model, &data.images(&all(&data))).unwrap();
+    let judge = FrechetJudge::new(model, &data.images(&all(&data))).unwrap();
     let real = judge.frechet(&fresh.images(&all(&fresh))).unwrap();
     let generator = builtin::open(Some("digits"), &ganforge::infer::Options::default()).unwrap();
     let mut images = generator.sample(0, 0, 1000).unwrap();
@@ -731,7 +731,7 @@ fn real_digits_are_nearer_to_real_digits_than_to_clothes() {
     };
     let (mnist, clothes) = (load("mnist"), load("fashion-mnist"));
     let part = |data: &Dataset, start: u32| data.images(&(start..start + 1000).collect::<Vec<_>>());
-    let judge = Judge::new(FeatureModel::builtin(28, 1, &Options::default()).unwrap(), &part(&mnist, 0)).unwrap();
+    let judge = FrechetJudge::new(FeatureModel::builtin(28, 1, &Options::default()).unwrap(), &part(&mnist, 0)).unwrap();
     let [real, other] = [judge.frechet(&part(&mnist, 1000)), judge.frechet(&part(&clothes, 0))].map(Result::unwrap);
     assert!(20.0 * real < other, "{real} {other}");
 }

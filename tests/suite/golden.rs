@@ -199,7 +199,7 @@ fn losses_and_their_gradients() {
         let gradients = critic.backward().unwrap();
         assert_close(&format!("{case} real"), gradients.get(&real).unwrap(), get("critic.grad_real"), 1e-12);
         assert_close(&format!("{case} fake"), gradients.get(&fake).unwrap(), get("critic.grad_fake"), 1e-12);
-        let generator = loss.generator(&fake).unwrap();
+        let generator = loss.generator(Some(&real), &fake).unwrap();
         assert_close(&format!("{case} generator"), &generator, get("generator.loss"), 1e-12);
         let gradients = generator.backward().unwrap();
         assert_close(&format!("{case} generator"), gradients.get(&fake).unwrap(), get("generator.grad_fake"), 1e-12);
@@ -211,7 +211,7 @@ fn bce_of_confident_logits_is_finite_in_single_precision() {
     let TrainConfig { loss, .. } = TrainConfig::preset("dcgan-28").unwrap();
     for logit in [-200.0f32, -1e30, 0.0, 1e30, 200.0] {
         let scores = Var::from_tensor(&Tensor::new(&[logit], &Device::Cpu).unwrap()).unwrap();
-        let sum = (loss.critic(&scores, &scores).unwrap() + loss.generator(&scores).unwrap()).unwrap();
+        let sum = (loss.critic(&scores, &scores).unwrap() + loss.generator(None, &scores).unwrap()).unwrap();
         assert!(values(&sum)[0].is_finite());
         assert!(values(sum.backward().unwrap().get(&scores).unwrap())[0].is_finite());
     }
@@ -281,7 +281,7 @@ fn training_follows_pytorch_step_by_step() {
                 trainer.critic_step_with(&to_ours(real).into(), z, &mut phase).unwrap();
             }
             let fresh = golden.tensors.get(&format!("{case}/z.{step}.generator"));
-            trainer.generator_step_with(fresh.unwrap_or(get(format!("z.{step}.0"))).clone(), &mut phase).unwrap();
+            trainer.generator_step_with(None, fresh.unwrap_or(get(format!("z.{step}.0"))).clone(), &mut phase).unwrap();
             let means = trainer.take_means().unwrap();
             let critic = critic_losses[(step - 1) * turns..step * turns].iter().sum::<f64>() / turns as f64;
             assert!((means.loss_critic - critic).abs() <= 1e-8 * (1.0 + critic.abs()), "{case} step {step}: critic");

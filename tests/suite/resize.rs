@@ -150,7 +150,7 @@ fn they_train() {
         for _ in 0..2 {
             let mut phase = Phase::default();
             trainer.critic_step(&real, &mut phase).unwrap();
-            trainer.generator_step(&mut phase).unwrap();
+            trainer.generator_step(None, &mut phase).unwrap();
         }
         let means = trainer.take_means().unwrap();
         assert!(means.loss_critic.is_finite() && means.loss_generator.is_finite(), "{size}: {means:?}");

@@ -144,7 +144,9 @@ fn the_first_twenty_steps_of_every_preset_follow_pytorch() {
                 check(1, step, ours.penalty.unwrap_or(0.0), penalty);
             }
             for &loss in &round.generator {
-                trainer.generator_step(&mut phase).unwrap();
+                let real = config.loss.pairs_scores().then(|| batches.drawn(trainer.step, phase.images).unwrap());
+                let real = real.map(|real| converted(&real, &Device::Cpu, DType::F64));
+                trainer.generator_step(real.as_ref(), &mut phase).unwrap();
                 check(2, step, trainer.take_means().unwrap().loss_generator, loss);
             }
         }

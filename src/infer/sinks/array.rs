@@ -66,7 +66,7 @@ impl Sink for Array {
         if bytes.is_none_or(|bytes| bytes > MOST) {
             return Err(Error::usage(
                 format!("{count} images of {height}×{width} pixels are more than one file can hold"),
-                "Cut the job up with --shard, or choose --format tar.",
+                "Cut the job up with `shard`, or choose `format` tar.",
             ));
         }
         Ok(())

@@ -50,7 +50,7 @@ formats! {
 }
 
 impl Format {
-    /// The name used for `--format`.
+    /// The name of the format, also on command lines.
     pub fn name(self) -> &'static str {
         self.sink().name()
     }

@@ -53,7 +53,7 @@ impl Sink for Png {
             None => Ok(()),
             Some((name, _)) => Err(Error::usage(
                 format!("{} is a link, where a folder of images should be", text::path(&folder.join(Path::new(name)))),
-                "Remove it, or choose another --out.",
+                "Remove it, or choose another `out`.",
             )),
         }
     }

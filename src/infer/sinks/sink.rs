@@ -16,7 +16,7 @@ use crate::infer::tiling::Tiling;
 
 /// A format: all that is particular to it.
 pub(in crate::infer) trait Sink: Sync {
-    /// The name used for `--format`.
+    /// The name of the format, also on command lines.
     fn name(&self) -> &'static str;
 
     /// Whether it makes one file or many, and how they are named.
@@ -180,7 +180,7 @@ impl Site {
         Error::invalid_file(
             &self.path,
             format!("files with {lost} of the images were removed or changed while the job was at work"),
-            "The same call with --resume makes again what is not whole.",
+            "The same call with `Existing::Resume` makes again what is not whole.",
         )
     }
 }

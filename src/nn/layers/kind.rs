@@ -37,7 +37,7 @@ pub(super) trait Kind {
         0.0
     }
 
-    /// Channels or features that it makes, if that is for it to say: what `--width` scales.
+    /// Channels or features that it makes, if that is for it to say: what a factor on the width scales.
     fn width(&self) -> Option<usize> {
         None
     }

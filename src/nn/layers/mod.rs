@@ -1,5 +1,5 @@
 //! The kinds of layers. Each is a file that holds all that is known of it: its fields in a config, its shape rule, its
-//! parameters, how `--width` treats it, its passes, and its operations for export.
+//! parameters, how a factor on the width treats it, its passes, and its operations for export.
 //!
 //! [`LayerSpec`] lists them: a layer as configs write it. It is built into a `Layer`, which has parameters. A pass that is
 //! traced leaves a `Traced` of each layer, which knows the ways back.
