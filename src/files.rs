@@ -211,9 +211,12 @@ fn is_at(_: &File, _: &Path) -> bool {
 pub fn create_folder(path: &Path) -> Result<()> {
     // Without dots within it, at which the system stops where there is nothing yet.
     let plain: PathBuf = path.components().collect();
-    fs::create_dir_all(&plain).map_err(|e| match plain.is_symlink() && !plain.exists() {
-        true => Error::invalid_file(path, "it is a link that leads nowhere", "Remove it, or make what it leads to."),
-        false => Error::io("create folder", path)(e),
+    fs::create_dir_all(&plain).map_err(|e| {
+        if plain.is_symlink() && !plain.exists() {
+            Error::invalid_file(path, "it is a link that leads nowhere", "Remove it, or make what it leads to.")
+        } else {
+            Error::io("create folder", path)(e)
+        }
     })
 }
 
@@ -257,9 +260,10 @@ pub fn open(path: &Path) -> Result<(File, u64)> {
     std::os::unix::fs::OpenOptionsExt::custom_flags(&mut options, nix::fcntl::OFlag::O_NONBLOCK.bits());
     let file = options.open(path).map_err(Error::io("read", path))?;
     let meta = file.metadata().map_err(Error::io("read", path))?;
-    match meta.is_file() {
-        true => Ok((file, meta.len())),
-        false => Err(Error::invalid_file(path, format!("it is {}, not a file", kind(&meta)), "Name a regular file.")),
+    if meta.is_file() {
+        Ok((file, meta.len()))
+    } else {
+        Err(Error::invalid_file(path, format!("it is {}, not a file", kind(&meta)), "Name a regular file."))
     }
 }
 

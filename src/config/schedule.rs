@@ -181,10 +181,7 @@ impl Schedule {
         let (mut low, mut high) = (0, critic_steps);
         while low < high {
             let middle = low + (high - low) / 2;
-            match self.critic_steps_before(middle) >= critic_steps {
-                true => high = middle,
-                false => low = middle + 1,
-            }
+            if self.critic_steps_before(middle) >= critic_steps { high = middle } else { low = middle + 1 }
         }
         low
     }
@@ -211,10 +208,7 @@ pub struct Rates {
 impl Rates {
     /// The factor for the round that begins after `step` generator steps.
     pub fn at(&self, step: u64) -> f64 {
-        let climb = match step < self.warmup {
-            true => (step + 1) as f64 / self.warmup as f64,
-            false => 1.0,
-        };
+        let climb = if step < self.warmup { (step + 1) as f64 / self.warmup as f64 } else { 1.0 };
         let Some((curve, begin, end, to)) = self.decay else { return climb };
         let way = (step.saturating_sub(begin) as f64 / end.saturating_sub(begin).max(1) as f64).min(1.0);
         let left = match curve {

@@ -55,9 +55,10 @@ pub(super) fn load_labels(path: &Path) -> Result<Vec<u8>> {
     source.check_promise(path, &format!("{len} labels"), 8, u64::from(len))?;
     let mut labels = Vec::new();
     read_up_to(path, &mut source.bytes, u64::from(len) + 1, &mut labels)?;
-    match labels.len() as u64 == u64::from(len) {
-        true => Ok(labels),
-        false => Err(invalid(path, format!("the header says {len} labels, but {} bytes follow or more", labels.len()))),
+    if labels.len() as u64 == u64::from(len) {
+        Ok(labels)
+    } else {
+        Err(invalid(path, format!("the header says {len} labels, but {} bytes follow or more", labels.len())))
     }
 }
 

@@ -320,12 +320,11 @@ fn checked_labels(name: &str, labels: Result<Vec<u8>, String>, len: usize, class
         return Err(refused(format!("{} labels for {} images", grouped(labels.len()), grouped(len))));
     }
     let found: BTreeSet<usize> = labels.iter().copied().map(usize::from).collect();
-    match found.iter().copied().eq(0..classes) {
-        true => Ok(labels),
-        false => {
-            let found = found.iter().map(usize::to_string).collect::<Vec<_>>().join(", ");
-            Err(refused(format!("data.classes is {classes}, but its labels are {found}")))
-        }
+    if found.iter().copied().eq(0..classes) {
+        Ok(labels)
+    } else {
+        let found = found.iter().map(usize::to_string).collect::<Vec<_>>().join(", ");
+        Err(refused(format!("data.classes is {classes}, but its labels are {found}")))
     }
 }
 

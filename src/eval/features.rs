@@ -522,12 +522,13 @@ impl FeatureModel {
             let image = images.get(row).unwrap_or_default();
             data::refit(image, shape, self.size, self.channels, &mut planes)
                 .map_err(|what| Error::invalid("images to evaluate", what, "Give images of 1 or 3 channels."))?;
-            match self.channels_first {
-                true => values.extend(planes.iter().enumerate().map(|(at, &pixel)| lookup[at / area][usize::from(pixel)])),
-                false => values.extend((0..area).flat_map(|at| {
+            if self.channels_first {
+                values.extend(planes.iter().enumerate().map(|(at, &pixel)| lookup[at / area][usize::from(pixel)]))
+            } else {
+                values.extend((0..area).flat_map(|at| {
                     let (planes, lookup) = (&planes, &lookup);
                     (0..self.channels).map(move |channel| lookup[channel][usize::from(planes[channel * area + at])])
-                })),
+                }))
             }
         }
         Ok(values)
@@ -572,11 +573,10 @@ impl Form {
             }
             _ => return Err(refused()),
         };
-        match (1..=MAX_SIDE).contains(&size) {
-            true => {
-                Ok(Self { channels_first, channels: channels as usize, size: size as usize, batch: usize::try_from(n).ok() })
-            }
-            false => Err(refused()),
+        if (1..=MAX_SIDE).contains(&size) {
+            Ok(Self { channels_first, channels: channels as usize, size: size as usize, batch: usize::try_from(n).ok() })
+        } else {
+            Err(refused())
         }
     }
 }

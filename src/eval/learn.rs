@@ -417,11 +417,10 @@ fn learn_batch(
 
 fn finite(loss: &Tensor, step: u64) -> Result<f32> {
     let loss = loss.to_scalar::<f32>()?;
-    match loss.is_finite() {
-        true => Ok(loss),
-        false => {
-            Err(Error::invalid("training", format!("the loss is {loss} at step {step}"), "Train again with a lower `lr`."))
-        }
+    if loss.is_finite() {
+        Ok(loss)
+    } else {
+        Err(Error::invalid("training", format!("the loss is {loss} at step {step}"), "Train again with a lower `lr`."))
     }
 }
 

@@ -251,9 +251,10 @@ pub fn evaluate(job: &Job, model: &FeatureModel, progress: &dyn Progress) -> Res
     let real = model.extract_parts(looked_at, part, "features of real images", progress)?;
     let numbers = |range: std::ops::Range<usize>| range.map(|number| number as u32).collect::<Vec<_>>();
     let bar = Bar::new(real.select(&numbers(0..n)))?;
-    let real_against_real = match others >= LEAST {
-        true => Some(RealAgainstReal { n: others, scores: bar.judge(&real.select(&numbers(n..n + others)))? }),
-        false => None,
+    let real_against_real = if others >= LEAST {
+        Some(RealAgainstReal { n: others, scores: bar.judge(&real.select(&numbers(n..n + others)))? })
+    } else {
+        None
     };
 
     // Generated ones.

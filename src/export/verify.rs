@@ -83,12 +83,13 @@ pub(super) fn verify_features(network: &Network, image: [usize; 3], bounds: [f32
         let (_, made) = outputs[contract::FEATURES].try_extract_tensor::<f32>()?;
         largest = larger(largest, largest_difference(&expected, made)?);
     }
-    match largest <= TOLERANCE_F32 {
-        true => Ok(largest),
-        false => Err(Error::Verification(format!(
+    if largest <= TOLERANCE_F32 {
+        Ok(largest)
+    } else {
+        Err(Error::Verification(format!(
             "onnxruntime and candle disagree by {largest} (at most {TOLERANCE_F32}) in features. If training diverged, train \
              again with a lower learning rate; otherwise please report this."
-        ))),
+        )))
     }
 }
 
@@ -99,13 +100,14 @@ fn judge(agreement: Agreement, contract: &Contract, dtype: Dtype) -> Result<Agre
     };
     // Written so that NaN fails.
     let good = agreement.values <= tolerance && agreement.pixels.unwrap_or(0) <= pixel_tolerance;
-    match good {
-        true => Ok(agreement),
-        false => Err(Error::Verification(format!(
+    if good {
+        Ok(agreement)
+    } else {
+        Err(Error::Verification(format!(
             "onnxruntime and candle disagree by {} (at most {tolerance}) in values and {:?} (at most {pixel_tolerance}) in pixels. \
              If training diverged, export an earlier checkpoint; otherwise please report this.",
             agreement.values, agreement.pixels
-        ))),
+        )))
     }
 }
 
@@ -118,9 +120,10 @@ fn session(file: &[u8]) -> Result<Session> {
 fn check_metadata(session: &Session, contract: &Contract) -> Result<()> {
     let metadata = session.metadata()?;
     let read = Contract::from_metadata("the exported file", |key| metadata.custom(key))?;
-    match read.as_ref() == Some(contract) {
-        true => Ok(()),
-        false => Err(Error::Verification(format!("its metadata reads back as {read:?}, expected {contract:?}"))),
+    if read.as_ref() == Some(contract) {
+        Ok(())
+    } else {
+        Err(Error::Verification(format!("its metadata reads back as {read:?}, expected {contract:?}")))
     }
 }
 
@@ -180,8 +183,9 @@ fn pixel_difference(contract: &Contract, expected: &[f32], made: &[u8], n: usize
         Layout::NhwcU8 => Images::from_nchw(expected, [n, channels, height, width], range).pixels,
         _ => expected.iter().map(|&value| range.pixel(value)).collect(),
     };
-    match expected.len() == made.len() {
-        true => expected.iter().zip(made).map(|(a, b)| a.abs_diff(*b)).max().unwrap_or(0),
-        false => u8::MAX,
+    if expected.len() == made.len() {
+        expected.iter().zip(made).map(|(a, b)| a.abs_diff(*b)).max().unwrap_or(0)
+    } else {
+        u8::MAX
     }
 }

@@ -125,10 +125,7 @@ impl Folder {
 
     /// The names in it, or in a folder of it that is no link, and whether each is a folder.
     pub fn names(&self, folder: &Path) -> io::Result<Names> {
-        let entries = match folder.as_os_str().is_empty() {
-            true => self.dir.entries()?,
-            false => self.dir.read_dir(folder)?,
-        };
+        let entries = if folder.as_os_str().is_empty() { self.dir.entries()? } else { self.dir.read_dir(folder)? };
         let mut names = Vec::new();
         for entry in entries {
             let entry = entry?;

@@ -43,9 +43,10 @@ pub(crate) fn within<T: Send + 'static>(
         let _ = send.send(work(for_work)); // nobody waits any more: it took too long
     });
     let thread = thread.map_err(|e| Error::Runtime(format!("the system gives no thread to open {name} on: {e}")))?;
-    let answer = match limit.is_zero() {
-        true => receive.recv().map_err(|_| mpsc::RecvTimeoutError::Disconnected),
-        false => receive.recv_timeout(limit),
+    let answer = if limit.is_zero() {
+        receive.recv().map_err(|_| mpsc::RecvTimeoutError::Disconnected)
+    } else {
+        receive.recv_timeout(limit)
     };
     match answer {
         Ok(result) => result,

@@ -46,9 +46,10 @@ impl Model {
         let bytes = files::read(path, inspect::MOST_BYTES)?;
         let seen = look_at(&name, &bytes)?;
         let weights = read_weights(&name, path, bytes.len(), &seen)?;
-        let whole = match weights.is_empty() {
-            true => None,
-            false => Some((inspect::inline(&name, &bytes, &seen, &weights)?, sha256(&bytes, weights.values()))),
+        let whole = if weights.is_empty() {
+            None
+        } else {
+            Some((inspect::inline(&name, &bytes, &seen, &weights)?, sha256(&bytes, weights.values())))
         };
         let content = Content { bytes: bytes.into(), whole, convolutional: seen.convolutional };
         Ok(Self { name, content: Arc::new(content) })
@@ -203,9 +204,10 @@ fn beside(name: &str, path: &Path, file: &str) -> Result<PathBuf> {
         other => other.map_err(Error::io("read", &path.with_file_name(file)))?,
     };
     let folders = [path.parent().map(real).transpose()?, real(&path)?.parent().map(Path::to_path_buf)];
-    match folders.iter().flatten().any(|folder| target.starts_with(folder)) {
-        true => Ok(target),
-        false => Err(wrong("beside it: a link leads elsewhere")),
+    if folders.iter().flatten().any(|folder| target.starts_with(folder)) {
+        Ok(target)
+    } else {
+        Err(wrong("beside it: a link leads elsewhere"))
     }
 }
 

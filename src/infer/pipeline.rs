@@ -142,8 +142,12 @@ fn make<'a>(
 ) -> (u64, Result<()>) {
     let image = generator.image_shape().iter().product();
     let files = plan.output().sink().files();
-    let pieces = files.unwrap_or_else(|| pieces_of(plan.count(), generator.batch(), image, job.threads.max(1)));
-    let threads = job.threads.clamp(1, number_of(pieces, &gaps).max(1));
+    let (count, batch, threads) = (plan.count(), generator.batch(), job.threads.max(1));
+    let tasks = match files {
+        Some(files) => files_of(files, count, batch, threads),
+        None => pieces_of(count, batch, image, threads),
+    };
+    let threads = threads.clamp(1, number_of(tasks, &gaps).max(1));
     // A file of many images is a piece, and too large to hand it over in memory.
     let encoders = if files.is_some() { 0 } else { job.encoders };
     let (queue, hand_over) = bounded::<Made>(threads * QUEUE_PER_WORKER);
@@ -151,8 +155,9 @@ fn make<'a>(
     let (settle, to_settle) = bounded::<Vec<Piece>>(0);
     let due = Mutex::new(Instant::now() + SETTLE_EVERY);
     let (halt, ended) = (AtomicBool::new(false), AtomicBool::new(false));
-    let pieces: Pieces = Box::new(gaps.into_iter().flat_map(move |gap| pieces.cut(gap)));
-    let worker = Worker { generator, job, plan, pieces: Mutex::new(pieces), writer, halt: &halt, stop, ended: &ended };
+    let pieces = files.unwrap_or(tasks);
+    let tasks: Tasks = Box::new(gaps.into_iter().flat_map(move |gap| tasks.cut(gap)));
+    let worker = Worker { generator, job, plan, tasks: Mutex::new(tasks), pieces, writer, halt: &halt, stop, ended: &ended };
     let (at_work, nobody_at_work) = bounded::<()>(0);
     let mut made = 0;
     let result = thread::scope(|scope| {
@@ -253,8 +258,8 @@ fn settle_all(notes: &mut Notes, writer: &Writer, pieces: &Receiver<Vec<Piece>>,
     Ok(())
 }
 
-/// The places of pieces, one after another.
-type Pieces = Box<dyn Iterator<Item = Span<u64>> + Send>;
+/// The places of tasks, one after another.
+type Tasks = Box<dyn Iterator<Item = Span<u64>> + Send>;
 
 /// A piece without its files.
 type Made = (Span<u64>, Vec<u8>);
@@ -270,9 +275,20 @@ fn pieces_of(count: u64, batch: usize, image: usize, threads: usize) -> Tiling {
     Tiling::of((most - most % batch).max(batch))
 }
 
-/// How many pieces the gaps are cut into.
-fn number_of(pieces: Tiling, gaps: &[Span<u64>]) -> usize {
-    let numbers = gaps.iter().map(|gap| pieces.numbers(gap));
+/// The tasks of `count` images in files of many: some files each, for where a task ends in the middle of a batch, the next one makes
+/// that batch again. Whole batches, if so many files are not too many.
+fn files_of(files: Tiling, count: u64, batch: usize, threads: usize) -> Tiling {
+    /// Enough that a batch that is made twice does not count.
+    const MOST: u64 = 16;
+    let fair = (count / files.size() / (4 * threads as u64).max(1)).clamp(1, MOST);
+    let whole = (1..=fair).find(|number| (number * files.size()).is_multiple_of(batch as u64));
+    let number = whole.map_or(fair, |whole| fair - fair % whole);
+    Tiling::of(number * files.size())
+}
+
+/// How many tasks the gaps are cut into.
+fn number_of(tasks: Tiling, gaps: &[Span<u64>]) -> usize {
+    let numbers = gaps.iter().map(|gap| tasks.numbers(gap));
     let number: u64 = numbers.map(|numbers| numbers.end - numbers.start).sum();
     usize::try_from(number).unwrap_or(usize::MAX)
 }
@@ -282,7 +298,9 @@ struct Worker<'a> {
     job: &'a Job,
     plan: &'a Plan,
     /// What is to be made yet.
-    pieces: Mutex<Pieces>,
+    tasks: Mutex<Tasks>,
+    /// How a task is cut into pieces: it is one, or has some.
+    pieces: Tiling,
     writer: &'a Writer,
     /// Something failed elsewhere.
     halt: &'a AtomicBool,
@@ -293,7 +311,7 @@ struct Worker<'a> {
 }
 
 impl<'a> Worker<'a> {
-    /// Makes piece after piece, and writes them, or hands them over. The first error is the last thing sent.
+    /// Makes task after task, and writes them, or hands them over. The first error is the last thing sent.
     fn work(&self, sampler: Option<Sampler<'a>>, queue: Option<&Sender<Made>>, send: &Sender<Result<Vec<Piece>>>) {
         let mut sampler = match sampler.map_or_else(|| self.generator.sampler(), Ok) {
             Ok(sampler) => sampler,
@@ -303,15 +321,15 @@ impl<'a> Worker<'a> {
             }
         };
         while !self.is_over() {
-            let Some(places) = self.pieces.lock().unwrap_or_else(PoisonError::into_inner).next() else { return };
+            let Some(places) = self.tasks.lock().unwrap_or_else(PoisonError::into_inner).next() else { return };
             let goes_on = match queue {
                 Some(queue) => match self.sample(&mut sampler, places.clone()) {
                     Ok(pixels) => queue.send((places, pixels)).is_ok(),
                     Err(e) => self.deliver(Err(e), send),
                 },
-                None => match self.sample_and_write(&mut sampler, places).transpose() {
-                    Some(piece) => self.deliver(piece, send),
-                    None => false,
+                None => match self.sample_and_write(&mut sampler, places, send) {
+                    Ok(goes_on) => goes_on,
+                    Err(e) => self.deliver(Err(e), send),
                 },
             };
             if !goes_on {
@@ -331,19 +349,35 @@ impl<'a> Worker<'a> {
         Ok(pixels)
     }
 
-    /// A piece, block by block; `None` if the job is over before it is whole.
-    fn sample_and_write(&self, sampler: &mut Sampler<'_>, places: Span<u64>) -> Result<Option<Vec<Piece>>> {
-        let mut open = self.writer.begin(places.clone())?;
-        let mut pixels = Vec::new();
-        for block in self.generator.blocks().cut(places) {
+    /// Makes a task block by block, and writes its pieces, each of which is delivered once it is whole. Gives whether there is
+    /// anything to go on for.
+    fn sample_and_write(&self, sampler: &mut Sampler<'_>, task: Span<u64>, send: &Sender<Result<Vec<Piece>>>) -> Result<bool> {
+        let (mut pixels, mut open) = (Vec::new(), None);
+        for block in self.generator.blocks().cut(task.clone()) {
             if self.is_over() {
-                return Ok(None);
+                return Ok(false);
             }
             pixels.resize((block.end - block.start) as usize * self.image(), 0);
-            sampler.pixels(self.plan.selection(), &self.job.conditioning, block, &mut pixels)?;
-            open.put(&pixels)?;
+            sampler.pixels(self.plan.selection(), &self.job.conditioning, block.clone(), &mut pixels)?;
+            let mut rest = &pixels[..];
+            for part in self.pieces.cut(block) {
+                let end = (self.pieces.start(part.start) + self.pieces.size()).min(task.end);
+                let piece = match &mut open {
+                    Some(piece) => piece,
+                    none => none.insert(self.writer.begin(part.start..end)?),
+                };
+                let (now, later) = rest.split_at((part.end - part.start) as usize * self.image());
+                piece.put(now)?;
+                rest = later;
+                if part.end == end
+                    && let Some(piece) = open.take()
+                    && !self.deliver(Ok(piece.finish()?), send)
+                {
+                    return Ok(false);
+                }
+            }
         }
-        open.finish().map(Some)
+        Ok(true)
     }
 
     /// Writes what others have made, until they are done.

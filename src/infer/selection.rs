@@ -54,12 +54,13 @@ impl Class {
 
     /// Refuses a class of another generator.
     pub(super) fn check(self, contract: Option<&Contract>, name: &str) -> Result<()> {
-        match Self::new(self.number, contract, name)? == self {
-            true => Ok(()),
-            false => Err(Error::usage(
+        if Self::new(self.number, contract, name)? == self {
+            Ok(())
+        } else {
+            Err(Error::usage(
                 format!("{name}: class {} is one of another generator's {}", self.number, self.of),
                 "Take the class from this generator's contract.",
-            )),
+            ))
         }
     }
 
@@ -247,9 +248,10 @@ impl fmt::Display for SeedList {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (at, (_, run)) in self.runs.iter().enumerate() {
             let comma = if at > 0 { "," } else { "" };
-            match run.start() == run.end() {
-                true => write!(f, "{comma}{}", run.start())?,
-                false => write!(f, "{comma}{}-{}", run.start(), run.end())?,
+            if run.start() == run.end() {
+                write!(f, "{comma}{}", run.start())?
+            } else {
+                write!(f, "{comma}{}-{}", run.start(), run.end())?
             }
         }
         Ok(())

@@ -1,10 +1,11 @@
 //! Places cut at the multiples of a number.
 //!
-//! The places of a job are cut in four ways, each of which has its own size:
+//! The places of a job are cut in five ways, each of which has its own size:
 //!
 //! - a *batch* is what the network makes in one run;
 //! - a *block* is some batches, whose pixels are handled together because that is worth the while;
-//! - a *piece* is what one thread makes and the journal notes: some batches, or the images of one file of many;
+//! - a *piece* is what the journal notes: some batches, or the images of one file of many;
+//! - a *task* is what one thread makes before it asks for more: a piece, or some files of many images;
 //! - a *part* of a manifest is what its checksums vouch for together.
 //!
 //! All of them are counted from place 0, whichever part of a job is wanted: so each image is made in the same batch by every call.

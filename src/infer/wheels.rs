@@ -140,9 +140,10 @@ fn folders_in(folder: &Path) -> Result<Vec<PathBuf>> {
 fn files_below(folder: &Path, all: &mut Vec<PathBuf>) -> Result<()> {
     for entry in fs::read_dir(folder).map_err(Error::io("read", folder))? {
         let entry = entry.map_err(Error::io("read", folder))?;
-        match entry.file_type().map_err(Error::io("read", folder))?.is_dir() {
-            true => files_below(&entry.path(), all)?,
-            false => all.push(entry.path()),
+        if entry.file_type().map_err(Error::io("read", folder))?.is_dir() {
+            files_below(&entry.path(), all)?
+        } else {
+            all.push(entry.path())
         }
     }
     Ok(())

@@ -65,9 +65,10 @@ impl<'a> Batches<'a> {
         }
         let split = data.split(config.data.held_out, config.seed);
         #[cfg(feature = "cuda")]
-        let resident = match device.is_cuda() {
-            true => Pixels::upload(&data.pixels, &config.data.range.values(), data.channels, data.size, device)?,
-            false => None,
+        let resident = if device.is_cuda() {
+            Pixels::upload(&data.pixels, &config.data.range.values(), data.channels, data.size, device)?
+        } else {
+            None
         };
         Ok(Self {
             #[cfg(feature = "cuda")]

@@ -83,9 +83,10 @@ pub fn find(folder: &RunFolder, which: Which) -> Result<Option<PathBuf>> {
         let all = || {
             numbered(&checkpoints).map(|all| all.into_iter().map(|(step, _)| step.to_string()).collect::<Vec<_>>().join(", "))
         };
-        return match path.is_dir() {
-            true => Ok(Some(path)),
-            false => Err(Error::usage(format!("there is no checkpoint of step {step}"), format!("There are: {}.", all()?))),
+        return if path.is_dir() {
+            Ok(Some(path))
+        } else {
+            Err(Error::usage(format!("there is no checkpoint of step {step}"), format!("There are: {}.", all()?)))
         };
     }
     if !pointer.exists() {
@@ -101,10 +102,7 @@ pub fn find(folder: &RunFolder, which: Which) -> Result<Option<PathBuf>> {
     let name = std::str::from_utf8(&text).ok().map(str::trim).filter(|name| is_number(name));
     let name = name.ok_or_else(|| wrong("it does not hold the number of a checkpoint".to_string()))?;
     let path = checkpoints.join(name);
-    match path.is_dir() {
-        true => Ok(Some(path)),
-        false => Err(wrong(format!("it names the checkpoint {name}, which is not there"))),
-    }
+    if path.is_dir() { Ok(Some(path)) } else { Err(wrong(format!("it names the checkpoint {name}, which is not there"))) }
 }
 
 /// The most bytes of a file that names a checkpoint.
@@ -246,9 +244,10 @@ fn check_sums(path: &Path, bytes: &[u8]) -> Result<()> {
         return Ok(());
     }
     let noted = noted_sums(&path.with_file_name(STATE))?;
-    match noted.is_empty() || noted.get(&*name) == Some(&sum) {
-        true => Ok(()),
-        false => Err(damaged(path, format!("its checksum is not the one in {STATE} beside it"))),
+    if noted.is_empty() || noted.get(&*name) == Some(&sum) {
+        Ok(())
+    } else {
+        Err(damaged(path, format!("its checksum is not the one in {STATE} beside it")))
     }
 }
 
@@ -356,9 +355,10 @@ pub fn read_state(from: &Path) -> Result<State> {
     let bytes = files::read(&path, files::TEXT)?;
     check_sums(&path, &bytes)?;
     let state: State = serde_json::from_slice(&bytes).map_err(|e| damaged(&path, e.to_string()))?;
-    match state.step.max(state.generator_optimizer_steps).max(state.critic_optimizer_steps) <= MAX_STEP {
-        true => Ok(state),
-        false => Err(damaged(&path, format!("it counts more than {MAX_STEP} steps"))),
+    if state.step.max(state.generator_optimizer_steps).max(state.critic_optimizer_steps) <= MAX_STEP {
+        Ok(state)
+    } else {
+        Err(damaged(&path, format!("it counts more than {MAX_STEP} steps")))
     }
 }
 

@@ -180,9 +180,10 @@ impl Opened {
             let what = "no checkpoint of a run, and no run with a checkpoint";
             Error::invalid_file(path, what, "Name a run's folder, a .safetensors file or a PyTorch state dict (.pth).")
         };
-        let folder: PathBuf = match path.join("config.toml").is_file() {
-            true => checkpoint::find(&RunFolder::open(path)?, Which::Best)?.ok_or_else(missing)?,
-            false => path.to_path_buf(),
+        let folder: PathBuf = if path.join("config.toml").is_file() {
+            checkpoint::find(&RunFolder::open(path)?, Which::Best)?.ok_or_else(missing)?
+        } else {
+            path.to_path_buf()
         };
         let mut dicts = Vec::new();
         for (key, names) in

@@ -190,9 +190,10 @@ fn check_beginning(folder: &RunFolder, batches: &Batches) -> Result<Option<u64>>
 /// Says of a run that is as long as was asked for, or longer, that there is nothing to train, and how it goes on.
 fn nothing_left(job: &Job, trainer: &Trainer, batches: &Batches, watchdog: Watchdog, total_steps: u64) -> Outcome {
     let Job { folder, progress, .. } = job;
-    let asked = match trainer.step == total_steps {
-        true => "as many as it was to have".to_string(),
-        false => format!("more than the {total_steps} it is to have now"),
+    let asked = if trainer.step == total_steps {
+        "as many as it was to have".to_string()
+    } else {
+        format!("more than the {total_steps} it is to have now")
     };
     let step = trainer.step;
     progress.say(&format!("this run has {step} steps, {asked}: nothing is trained. It goes on with a larger total length."));

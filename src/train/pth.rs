@@ -278,9 +278,10 @@ fn tensor(name: String, object: Object) -> Result<Option<Stored>, String> {
     let (Some(offset), Some(dims), Some(strides)) = (whole(&offset), all_whole(dims), all_whole(strides)) else {
         return Err(strange);
     };
-    match dims.len() == strides.len() {
-        true => Ok(Some(Stored { name, dims, dtype, strides, offset, storage: storage.clone() })),
-        false => Err(strange),
+    if dims.len() == strides.len() {
+        Ok(Some(Stored { name, dims, dtype, strides, offset, storage: storage.clone() }))
+    } else {
+        Err(strange)
     }
 }
 

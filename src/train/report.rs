@@ -180,10 +180,11 @@ pub fn write(folder: &RunFolder, facts: &Facts) -> Result<()> {
 /// As [`write()`]; and when the run has no log yet.
 pub fn rewrite(folder: &RunFolder, paths: Paths) -> Result<()> {
     let path = folder.facts_file();
-    let mut facts: Facts = match path.exists() {
-        true => serde_json::from_slice(&files::read(&path, files::TEXT)?)
-            .map_err(|e| Error::invalid_file(&path, e.to_string(), "Delete it: the report can do without."))?,
-        false => Facts::default(),
+    let mut facts: Facts = if path.exists() {
+        serde_json::from_slice(&files::read(&path, files::TEXT)?)
+            .map_err(|e| Error::invalid_file(&path, e.to_string(), "Delete it: the report can do without."))?
+    } else {
+        Facts::default()
     };
     if let Some(saved) = checkpoint::latest(folder)? {
         facts.best = checkpoint::read_state(&saved)?.watchdog.best.or(facts.best); // the run may be under way

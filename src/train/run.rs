@@ -129,12 +129,13 @@ impl RunFolder {
     /// # Errors
     /// When the folder holds no run.
     pub fn open(path: &Path) -> Result<Self> {
-        match path.join("config.toml").exists() {
-            true => Ok(Self { path: path.to_path_buf(), lock: None }),
-            false => Err(Error::usage(
+        if path.join("config.toml").exists() {
+            Ok(Self { path: path.to_path_buf(), lock: None })
+        } else {
+            Err(Error::usage(
                 format!("{} is not a run: it has no config.toml", text::path(path)),
                 "Name the folder of a training.",
-            )),
+            ))
         }
     }
 

@@ -165,9 +165,10 @@ impl Trainer {
         // Make fakes. Only if the generator's step will go on from them is it kept how they came about.
         let last_turn = phase.critic_turns + 1 == self.config.schedule.critic_steps_at(self.step);
         let keep = last_turn && self.config.schedule.generator_latents == GeneratorLatents::ReusedFakes;
-        let (fakes, trace) = match keep {
-            true => self.generate_traced(&z, phase).map(|(fakes, trace)| (fakes, Some(trace)))?,
-            false => (self.generate(&z, phase)?, None),
+        let (fakes, trace) = if keep {
+            self.generate_traced(&z, phase).map(|(fakes, trace)| (fakes, Some(trace)))?
+        } else {
+            (self.generate(&z, phase)?, None)
         };
 
         // Score both, in separate passes: batch normalisation must not mix them.

@@ -117,9 +117,10 @@ pub(crate) fn matmul_parallel<T: Float, S: Slot<T>>(
         let (start, len) = (index * block, block.min(side - index * block));
         // SAFETY: the blocks are disjoint, and within the m × n values of `c`.
         unsafe {
-            match by_columns {
-                true => matmul_into([m, k, len], a, sa, &b[start * sb.column_step..], sb, c.at(start), n, false),
-                false => matmul_into([len, k, n], &a[start * sa.row_step..], sa, b, sb, c.at(start * n), n, false),
+            if by_columns {
+                matmul_into([m, k, len], a, sa, &b[start * sb.column_step..], sb, c.at(start), n, false)
+            } else {
+                matmul_into([len, k, n], &a[start * sa.row_step..], sa, b, sb, c.at(start * n), n, false)
             }
         }
     });

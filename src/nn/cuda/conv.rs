@@ -44,9 +44,10 @@ impl Gpu {
             return Ok((from, None));
         }
         let made = self.scratch(len * math.size())?;
-        match swap {
-            true => self.swap_axes(if narrow { "narrow" } else { math.plain() }, from, made.at, dims)?,
-            false => self.convert("narrow", from, made.at, len)?,
+        if swap {
+            self.swap_axes(if narrow { "narrow" } else { math.plain() }, from, made.at, dims)?
+        } else {
+            self.convert("narrow", from, made.at, len)?
         }
         Ok((made.at, Some(made)))
     }

@@ -57,10 +57,8 @@ impl<B: Bilinear> Product<B> {
         let weight = draw.learned(&name("weight"), dims, init, fan_in, 0)?;
         let bias = bias.map(|out| draw.learned(&name("bias"), &[out], draw.init.bias, fan_in, 1)).transpose()?;
         let (out, rest) = (dims[0], dims[1..].iter().product());
-        let spectral = match spectral {
-            true => Some([draw.unit(&name("weight_u"), out, 0)?, draw.unit(&name("weight_v"), rest, 1)?]),
-            false => None,
-        };
+        let spectral =
+            if spectral { Some([draw.unit(&name("weight_u"), out, 0)?, draw.unit(&name("weight_v"), rest, 1)?]) } else { None };
         Ok(Box::new(Self { map, weight, bias, spectral, act }))
     }
 }
