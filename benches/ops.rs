@@ -15,7 +15,7 @@ use ganforge::config::{InitConfig, TrainConfig};
 use ganforge::error::Error;
 use ganforge::nn::activation::Activation;
 use ganforge::nn::conv::{conv, conv_input_grad, conv_weight_grad};
-use ganforge::nn::geometry::Window;
+use ganforge::nn::geometry::ConvWindow;
 use ganforge::nn::layers::Linear;
 use ganforge::nn::norm::{batch_norm, batch_norm_grad};
 use ganforge::nn::precision::Precision;
@@ -33,16 +33,16 @@ const BATCH: usize = 64;
 const PASS: Pass = Pass::Train { seed: 0, number: 0 };
 
 /// A convolution of a critic: (name, channels in, channels out, size in, window).
-type Conv = (&'static str, usize, usize, usize, Window);
+type Conv = (&'static str, usize, usize, usize, ConvWindow);
 
 const CONVS: [Conv; 7] = [
-    ("dcgan-64 first", 3, 64, 64, Window { kernel: 4, stride: 2, padding: 1 }),
-    ("dcgan-64 second", 64, 128, 32, Window { kernel: 4, stride: 2, padding: 1 }),
-    ("dcgan-64 fourth", 256, 512, 8, Window { kernel: 4, stride: 2, padding: 1 }),
-    ("dcgan-64 last", 512, 1, 4, Window { kernel: 4, stride: 1, padding: 0 }),
-    ("wgan-anime second", 128, 256, 32, Window { kernel: 3, stride: 2, padding: 1 }),
-    ("wgan-anime fourth", 512, 1024, 8, Window { kernel: 3, stride: 2, padding: 1 }),
-    ("dcgan-fashion third of the generator", 256, 512, 13, Window { kernel: 5, stride: 2, padding: 1 }),
+    ("dcgan-64 first", 3, 64, 64, ConvWindow { kernel: 4, stride: 2, padding: 1 }),
+    ("dcgan-64 second", 64, 128, 32, ConvWindow { kernel: 4, stride: 2, padding: 1 }),
+    ("dcgan-64 fourth", 256, 512, 8, ConvWindow { kernel: 4, stride: 2, padding: 1 }),
+    ("dcgan-64 last", 512, 1, 4, ConvWindow { kernel: 4, stride: 1, padding: 0 }),
+    ("wgan-anime second", 128, 256, 32, ConvWindow { kernel: 3, stride: 2, padding: 1 }),
+    ("wgan-anime fourth", 512, 1024, 8, ConvWindow { kernel: 3, stride: 2, padding: 1 }),
+    ("dcgan-fashion third of the generator", 256, 512, 13, ConvWindow { kernel: 5, stride: 2, padding: 1 }),
 ];
 
 fn random(dims: &[usize]) -> Result<Tensor> {

@@ -24,7 +24,7 @@ use candle_core::{DType, Device};
 use clap::{Parser, ValueEnum};
 use ganforge::cli::{finish, prepare_training, print_line};
 use ganforge::config::{Precision, TrainConfig};
-use ganforge::data::{Dataset, Report};
+use ganforge::data::{DataReport, Dataset};
 use ganforge::error::{Error, Result};
 use ganforge::files;
 use ganforge::nn::device::{open_cuda, peak_memory};
@@ -201,7 +201,7 @@ fn random_images(config: &TrainConfig) -> Dataset {
     let mut stream = Stream::at(0, Purpose::Synthetic, 0);
     let pixels = (0..len * channels * size * size).map(|_| stream.bits() as u8).collect();
     let labels = (0..len).filter_map(|index| Some(index.checked_rem(config.data.classes)? as u8)).collect();
-    Dataset { name: "random".into(), sha256: String::new(), len, channels, size, pixels, labels, report: Report::default() }
+    Dataset { name: "random".into(), sha256: String::new(), len, channels, size, pixels, labels, report: DataReport::default() }
 }
 
 fn say(line: &impl Serialize) -> Result<()> {

@@ -5,7 +5,7 @@
 //! authors' images lie in [-1, 1] and what a shift or a cut leaves empty becomes 0, mid-grey. Images in [0, 1] are treated as the
 //! same images: filled with ½, and half as much brightness added.
 
-use std::ops::Range as Span;
+use std::ops;
 
 use candle_core::{D, Device, Result as CandleResult, Tensor, bail};
 use rayon::prelude::*;
@@ -278,7 +278,7 @@ fn moved([h, w]: [usize; 2], [rows, columns]: [i64; 2]) -> impl Iterator<Item = 
 }
 
 /// The places on a side from which the place `by` further on lies on it, too.
-fn overlap(side: usize, by: i64) -> Span<usize> {
+fn overlap(side: usize, by: i64) -> ops::Range<usize> {
     let end = side as i64;
     (by.saturating_neg().clamp(0, end) as usize)..(end.saturating_sub(by).clamp(0, end) as usize)
 }
@@ -291,7 +291,7 @@ fn cut<T: Float>(image: &mut [T], [h, w, c]: Dims, [row, column]: [usize; 2], fi
 }
 
 /// What a cut around `middle` covers of a side.
-fn window(side: usize, middle: usize) -> Span<usize> {
+fn window(side: usize, middle: usize) -> ops::Range<usize> {
     let cut = share(CUT, side);
     middle.saturating_sub(cut / 2).min(side)..(middle + cut).saturating_sub(cut / 2).min(side)
 }

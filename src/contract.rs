@@ -15,13 +15,13 @@ use crate::latent::{Distribution, Latent};
 /// The version of this contract, in the metadata as `ganforge.contract`.
 pub const VERSION: &str = "1";
 /// The name of the graph's one input.
-pub const INPUT: &str = "z";
+pub const GENERATOR_INPUT: &str = "z";
 /// The name of the graph's one output.
-pub const OUTPUT: &str = "image";
+pub const GENERATOR_OUTPUT: &str = "image";
 /// The name of a feature model's one input: float32 `[n, channels, size, size]`.
-pub const IMAGE: &str = "image";
+pub const FEATURES_INPUT: &str = "image";
 /// The name of a feature model's one output: float32 `[n, dim]`.
-pub const FEATURES: &str = "features";
+pub const FEATURES_OUTPUT: &str = "features";
 /// The ONNX opset of exported graphs; with [`IR_VERSION`] the widest-supported pair (onnxruntime ≥ 1.14).
 pub const OPSET: i64 = 17;
 /// The ONNX IR version of exported graphs.
@@ -81,7 +81,7 @@ impl Weights {
 /// Everything a stranger needs to know to use an exported generator.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Contract {
-    /// The law and size of `z`.
+    /// The distribution and size of `z`.
     pub latent: Latent,
     /// The largest of so many first values of `z` chooses the class of the image; 0: there are no classes.
     pub classes: usize,
@@ -134,7 +134,7 @@ impl Contract {
             ("ganforge.data.sha256", self.data_sha256.clone()),
             ("ganforge.height", self.height.to_string()),
             ("ganforge.images_seen", self.images_seen.to_string()),
-            ("ganforge.latent.law", self.latent.law.name().to_string()),
+            ("ganforge.latent.distribution", self.latent.distribution.name().to_string()),
             ("ganforge.latent.size", self.latent.size.to_string()),
             ("ganforge.layout", self.layout.name().to_string()),
             ("ganforge.loss", self.loss.clone()),
@@ -175,7 +175,11 @@ impl Contract {
         Ok(Some(Self {
             latent: Latent {
                 size,
-                law: keys.one_of("ganforge.latent.law", &[Distribution::Normal, Distribution::Uniform], Distribution::name)?,
+                distribution: keys.one_of(
+                    "ganforge.latent.distribution",
+                    &[Distribution::Normal, Distribution::Uniform],
+                    Distribution::name,
+                )?,
             },
             classes,
             range: keys.one_of("ganforge.range", &[Range::Tanh, Range::Sigmoid, Range::Byte], Range::name)?,

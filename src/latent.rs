@@ -24,21 +24,22 @@ impl Distribution {
     }
 }
 
-/// The latent space of a generator: `size` independent components of one law.
+/// The latent space of a generator: `size` independent components of one distribution.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Latent {
     /// The number of components, at least 1.
     pub size: usize,
     /// The distribution of each.
-    pub law: Distribution,
+    #[serde(rename = "law")]
+    pub distribution: Distribution,
 }
 
 impl Latent {
     /// Writes the latent at (seed, purpose, index) into `out`, which holds [`Self::size`] values.
     pub fn fill(&self, seed: u64, purpose: Purpose, index: u64, out: &mut [f32]) {
         let mut stream = Stream::at(seed, purpose, index);
-        match self.law {
+        match self.distribution {
             Distribution::Normal => stream.fill_normal(0.0, 1.0, out),
             Distribution::Uniform => stream.fill_uniform(-1.0, 1.0, out),
         }
@@ -61,7 +62,7 @@ impl Latent {
 
 /// The truncation trick (arXiv 1809.11096, section 3.1): latents nearer to 0 give fewer odd images, and less variety.
 ///
-/// Each component keeps its rank: the value at a quantile of the law becomes the value at the same quantile of the law
+/// Each component keeps its rank: the value at a quantile of the distribution becomes the value at the same quantile of the distribution
 /// restricted to [−X, X]. So image `i` with X is image `i` without, made more ordinary, and changes smoothly with X.
 /// - normal: `z' = Φ⁻¹(Φ(−X) + Φ(z) (1 − 2 Φ(−X)))`, with the distribution function Φ of N(0, 1); any X > 0
 /// - uniform: `z' = X z`; 0 < X ≤ 1
@@ -71,16 +72,16 @@ pub struct Truncation(f64);
 
 #[cfg(feature = "infer")]
 impl Truncation {
-    /// Restricts latents of `law` to [−x, x].
+    /// Restricts latents of `distribution` to [−x, x].
     ///
     /// # Errors
-    /// When `x` is not above 0, not finite, or above what the law reaches anyway.
-    pub fn new(x: f64, law: Distribution) -> crate::error::Result<Self> {
+    /// When `x` is not above 0, not finite, or above what the distribution reaches anyway.
+    pub fn new(x: f64, distribution: Distribution) -> crate::error::Result<Self> {
         use crate::error::Error;
         if !(x.is_finite() && x > 0.0) {
             return Err(Error::usage(format!("`truncation` {x} leaves no latents"), "Choose a number above 0, for example 1."));
         }
-        if law == Distribution::Uniform && x > 1.0 {
+        if distribution == Distribution::Uniform && x > 1.0 {
             let what = format!("`truncation` {x} is beyond this generator's latents, which are uniform in [-1, 1]");
             return Err(Error::usage(what, "Choose a number up to 1."));
         }
@@ -92,12 +93,12 @@ impl Truncation {
         self.0
     }
 
-    /// Truncates values of `law` in place.
-    pub fn apply(self, law: Distribution, values: &mut [f32]) {
+    /// Truncates values of `distribution` in place.
+    pub fn apply(self, distribution: Distribution, values: &mut [f32]) {
         use std::f64::consts::SQRT_2;
 
         use statrs::function::erf::{erf, erf_inv, erfc, erfc_inv};
-        match law {
+        match distribution {
             Distribution::Uniform => values.iter_mut().for_each(|z| *z = (f64::from(*z) * self.0) as f32),
             Distribution::Normal => {
                 // 1 − 2Φ(−x) = erf(x/√2). Near the middle and far out each has a form that keeps its digits.

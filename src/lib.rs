@@ -19,7 +19,7 @@
 //! let data = data::load("synthetic", &config.data, &Silent)?;
 //! let folder = train::RunFolder::create(run.as_ref(), &config)?;
 //! let (device, stop) = (candle_core::Device::Cpu, false.into());
-//! train::train(&train::Job { config: &config, data: &data, device: &device, folder: &folder, progress: &Silent, stop: &stop, judge: None, set: &[] })?;
+//! train::train(&train::TrainingJob { config: &config, data: &data, device: &device, folder: &folder, progress: &Silent, stop: &stop, judge: None, set: &[] })?;
 //! export::export(&train::load_trained(&folder, None, train::Which::Best)?, Layout::NhwcU8, export::Dtype::F32, &folder.onnx_file())?;
 //! # Ok(())
 //! # }

@@ -11,8 +11,8 @@ use ganforge::error::{Error, Result};
 use ganforge::image::Range;
 use ganforge::infer::generator::MAX_BATCH;
 use ganforge::infer::{
-    Class, Conditioning, Existing, Format, Generator, Job, Options, Plan, Provider, SeedList, Selection, Shard, bench, builtin,
-    pipeline, runtime,
+    Class, Conditioning, Existing, Format, Generator, Options, Plan, Provider, SamplingJob, SeedList, Selection, Shard, bench,
+    builtin, pipeline, runtime,
 };
 use ganforge::latent::Truncation;
 use ganforge::progress::Progress;
@@ -204,7 +204,7 @@ fn make(sample: Sample) -> Result<()> {
     let stop = cli::stop_flag()?;
     let library = runtime::load()?;
     let conditioning = Conditioning {
-        truncation: sample.truncation.map(|x| Truncation::new(x, generator.latent().law)).transpose()?,
+        truncation: sample.truncation.map(|x| Truncation::new(x, generator.latent().distribution)).transpose()?,
         class: sample.class.map(|number| Class::new(number, generator.contract(), generator.name())).transpose()?,
     };
     for note in generator.notes() {
@@ -215,8 +215,8 @@ fn make(sample: Sample) -> Result<()> {
         Selection::Seeds { number, .. } => format!("image {number} of {} seeds", plan.count()),
     };
     console.say(&format!("{} on {} with onnxruntime {}, {what}", generator.name(), generator.provider(), library.version));
-    let best = Job::new(generator.provider());
-    let job = Job { threads: sample.threads.map_or(best.threads, usize::from), conditioning, ..best };
+    let best = SamplingJob::new(generator.provider());
+    let job = SamplingJob { threads: sample.threads.map_or(best.threads, usize::from), conditioning, ..best };
     let done = pipeline::run(&generator, &job, &plan, &console, &stop)?;
     let rate = done.images as f64 / done.seconds;
     let before = plan.count() - done.images;
@@ -336,7 +336,7 @@ fn facts(generator: &Generator) -> Vec<(String, Value)> {
         ("width", json!(width)),
         ("channels", json!(channels)),
         ("latent.size", json!(generator.latent().size)),
-        ("latent.law", json!(generator.latent().law.name())),
+        ("latent.distribution", json!(generator.latent().distribution.name())),
         ("range", json!(generator.range().map(Range::name))),
         ("batch", json!(generator.batch())),
         ("provider", json!(generator.provider().to_string())),

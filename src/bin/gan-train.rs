@@ -20,7 +20,7 @@ use ganforge::nn::device::{check_precision, open_cuda};
 use ganforge::progress::Progress;
 use ganforge::text::{self, on_one_line};
 use ganforge::train::report::Paths;
-use ganforge::train::{self, Job, RunFolder, Trained, Which};
+use ganforge::train::{self, RunFolder, Trained, TrainingJob, Which};
 use serde_json::json;
 use toml::Table;
 
@@ -288,7 +288,7 @@ fn exported(args: &ExportArgs) -> Result<(Trained, PathBuf)> {
         return Ok((train::load_trained(&folder, args.weights, args.checkpoint.unwrap_or_default())?, folder.onnx_file()));
     };
     args.set.iter().try_for_each(|assignment| config::set(&mut table, assignment))?;
-    let trained = train::init::load_generator(TrainConfig::from_table(table, &place)?, &args.run)?;
+    let trained = train::import_weights::load_generator(TrainConfig::from_table(table, &place)?, &args.run)?;
     let beside = if args.run.is_dir() { args.run.join("generator.onnx") } else { args.run.with_extension("onnx") };
     Ok((trained, beside))
 }
@@ -310,7 +310,7 @@ fn train(args: &TrainArgs) -> Result<()> {
     };
     if resumed.is_none() {
         RunFolder::check_new(out, &config)?;
-        train::init::check(&config)?;
+        train::import_weights::check(&config)?;
     }
     announce_export(&console);
     let data = data::load(&config.data.source, &config.data, &console)?;
@@ -325,7 +325,7 @@ fn train(args: &TrainArgs) -> Result<()> {
     let judge = judge(&config, &data, &console);
     let judge = judge.as_ref().map(|judge| judge as &dyn train::Judge);
     let (progress, stop) = (&console, &stop);
-    let job = Job { config: &config, data: &data, device: &device, folder: &folder, progress, stop, judge, set: &set };
+    let job = TrainingJob { config: &config, data: &data, device: &device, folder: &folder, progress, stop, judge, set: &set };
     let outcome = train::train(&job)?;
     if outcome.seconds > 0.0 {
         console.say(&format!(
@@ -474,7 +474,7 @@ fn overrides(args: &TrainArgs) -> Overrides {
 fn dry_run(config: &TrainConfig, device: &Device, console: &Console) -> Result<()> {
     let data: Dataset = data::load(&config.data.source, &config.data, console)?;
     let batches = train::Batches::new(&data, config, device)?;
-    train::init::check(config)?;
+    train::import_weights::check(config)?;
     let generator = train::generator_network(config, device, candle_core::DType::F32)?;
     let critic = train::critic_network(config, device, candle_core::DType::F32)?;
     print_line(config.to_toml()?.trim_end())?;

@@ -15,7 +15,7 @@ pub(super) const MAX_BYTES: u64 = 256 << 20;
 const MAX_SIDE: u32 = 16_384;
 
 /// What the image was before it was fitted.
-pub(super) struct Source {
+pub(super) struct Original {
     pub width: u32,
     pub height: u32,
     /// Whether any pixel is coloured.
@@ -24,21 +24,21 @@ pub(super) struct Source {
 
 /// Decodes into `out`, `[channels, size, size]`, or gives the reason why not. The format is told by the contents; the
 /// first frame of an animation counts; EXIF orientation is applied.
-pub(super) fn decode(encoded: &[u8], size: usize, channels: usize, out: &mut [u8]) -> Result<Source, String> {
+pub(super) fn decode(encoded: &[u8], size: usize, channels: usize, out: &mut [u8]) -> Result<Original, String> {
     // A decoder's panic is a defect of it that one odd file brings out: that must not end the loading of the others.
     let image = catch_unwind(AssertUnwindSafe(|| read(encoded))).unwrap_or_else(|_| Err("the decoder failed".to_string()))?;
     let (width, height) = (image.width(), image.height());
     let shape = |stored| [width as usize, height as usize, stored];
     if !image.color().has_color() {
         fit(&on_white_grey(image), shape(1), size, channels, out)?;
-        return Ok(Source { width, height, colour: false });
+        return Ok(Original { width, height, colour: false });
     }
     let image = on_white_rgb(image);
     match channels {
         1 => fit(&grey_of(&image), shape(1), size, channels, out)?,
         _ => fit(&image, shape(3), size, channels, out)?,
     }
-    Ok(Source { width, height, colour: image.pixels().any(|Rgb([r, g, b])| r != g || g != b) })
+    Ok(Original { width, height, colour: image.pixels().any(|Rgb([r, g, b])| r != g || g != b) })
 }
 
 fn read(encoded: &[u8]) -> Result<DynamicImage, String> {

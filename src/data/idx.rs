@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use flate2::read::MultiGzDecoder;
 
 use super::config::DataConfig;
-use super::{Loaded, Report, decode, fill};
+use super::{DataReport, Loaded, decode, fill};
 use crate::error::{Error, Result};
 use crate::progress::Progress;
 use crate::{files, memory};
@@ -70,7 +70,7 @@ pub(super) fn load(path: &Path, config: &DataConfig, progress: &dyn Progress) ->
         None => Err("there is no IDX file of labels beside that of the images".to_string()),
     };
     let (size, channels) = (config.size, config.channels);
-    let mut report = Report { found: images.len, ..Report::default() };
+    let mut report = DataReport { found: images.len, ..DataReport::default() };
     report.count(images.len, (images.width, images.height), false);
     if channels == 1 && images.width as usize == size && images.height as usize == size {
         return Ok(Loaded { pixels: images.pixels, labels, report });
@@ -84,7 +84,7 @@ pub(super) fn load(path: &Path, config: &DataConfig, progress: &dyn Progress) ->
     Ok(Loaded { pixels, labels, report })
 }
 
-struct Images {
+struct IdxImages {
     len: usize,
     width: u32,
     height: u32,
@@ -92,24 +92,24 @@ struct Images {
 }
 
 /// A file's contents, unpacked.
-struct Source {
+struct Unpacked {
     bytes: Box<dyn Read>,
     gzip: bool,
     /// Bytes of the file as it is.
     length: u64,
 }
 
-fn open(path: &Path) -> Result<Source> {
+fn open(path: &Path) -> Result<Unpacked> {
     let (mut file, length) = files::open(path)?;
     let mut magic = [0; 2];
     let gzip = file.read_exact(&mut magic).is_ok() && magic == [0x1f, 0x8b];
     file.rewind().map_err(Error::io("read", path))?;
     let file = BufReader::with_capacity(1 << 16, file);
     let bytes: Box<dyn Read> = if gzip { Box::new(MultiGzDecoder::new(file)) } else { Box::new(file) };
-    Ok(Source { bytes, gzip, length })
+    Ok(Unpacked { bytes, gzip, length })
 }
 
-impl Source {
+impl Unpacked {
     /// Refuses, before anything is read, what a header promises and a file of such a length does not keep.
     fn check_promise(&self, path: &Path, promise: &str, header: u64, expected: u64) -> Result<()> {
         let follow = self.length.saturating_sub(header);
@@ -130,7 +130,7 @@ fn big_endian(word: &[u8]) -> u32 {
 }
 
 /// Reads header and pixels. Memory grows with what is really read, and is there for all of it, whatever the header says.
-fn read(path: &Path, config: &DataConfig) -> Result<Images> {
+fn read(path: &Path, config: &DataConfig) -> Result<IdxImages> {
     let mut source = open(path)?;
     let mut header = Vec::new();
     read_up_to(path, &mut source.bytes, 16, &mut header)?;
@@ -165,7 +165,7 @@ fn read(path: &Path, config: &DataConfig) -> Result<Images> {
     if !rest.is_empty() {
         return Err(invalid(path, format!("the header says {promise}, but more bytes follow")));
     }
-    Ok(Images { len: len as usize, width, height, pixels })
+    Ok(IdxImages { len: len as usize, width, height, pixels })
 }
 
 fn check_magic(path: &Path, magic: Option<u32>, found: usize) -> Result<()> {

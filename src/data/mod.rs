@@ -44,7 +44,7 @@ pub struct Dataset {
     /// The class of each image; empty where nobody asked for classes.
     pub labels: Vec<u8>,
     /// What was found on the way.
-    pub report: Report,
+    pub report: DataReport,
 }
 
 /// The numbers of the images to train on and of those held out; each ascending.
@@ -58,7 +58,7 @@ pub struct Split {
 
 /// What a data set's files hold. Its `Display` is a short text for people.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Report {
+pub struct DataReport {
     /// Images found, the broken ones included.
     pub found: usize,
     /// Images in the data set.
@@ -91,7 +91,7 @@ struct Loaded {
     pixels: Vec<u8>,
     /// The class of each image, or why there are none.
     labels: Result<Vec<u8>, String>,
-    report: Report,
+    report: DataReport,
 }
 
 /// The names [`load`] takes besides paths.
@@ -255,7 +255,7 @@ fn draw_synthetic(config: &DataConfig) -> Result<Loaded> {
     let what = format!("{} images", grouped(synthetic::LEN));
     memory::check("synthetic".as_ref(), bytes as u64, &what, "Use a smaller data.size.")?;
     let pixels = synthetic::digits(synthetic::LEN, config.size, config.channels, SEED);
-    let mut report = Report { found: synthetic::LEN, ..Report::default() };
+    let mut report = DataReport { found: synthetic::LEN, ..DataReport::default() };
     let size = config.size as u32;
     report.count(synthetic::LEN, (size, size), config.channels == 3);
     Ok(Loaded { pixels, labels: Ok(synthetic::labels()), report })
@@ -435,7 +435,7 @@ fn decode_all(
     const PART: usize = 64 << 20;
     let bytes = config.channels * config.size * config.size;
     let part = (PART / bytes).max(rayon::current_num_threads());
-    let mut report = Report { found: names.len(), ignored, ..Report::default() };
+    let mut report = DataReport { found: names.len(), ignored, ..DataReport::default() };
     let (mut pixels, mut whole) = (Vec::new(), Vec::new());
     let counter = Counter::new(place, names.len(), progress);
     for (number, part_of_names) in names.chunks(part).enumerate() {
@@ -477,7 +477,7 @@ fn read_bounded(source: impl Read) -> Result<Vec<u8>, String> {
     Ok(bytes)
 }
 
-fn check_health(place: &Path, report: &Report) -> Result<()> {
+fn check_health(place: &Path, report: &DataReport) -> Result<()> {
     let (found, broken) = (report.found, report.broken.len());
     if found == 0 {
         let others = if report.ignored == 0 { String::new() } else { format!("; {}", others(report.ignored)) };
@@ -518,7 +518,7 @@ fn classify(path: &str) -> Entry {
     }
 }
 
-impl Report {
+impl DataReport {
     fn count(&mut self, images: usize, size: (u32, u32), colour: bool) {
         self.used += images;
         *self.sizes.entry(size).or_default() += images;
@@ -544,7 +544,7 @@ impl Report {
     }
 }
 
-impl fmt::Display for Report {
+impl fmt::Display for DataReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         const LISTED: usize = 5;
         let plural = if self.used == 1 { "" } else { "s" };

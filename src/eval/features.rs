@@ -335,7 +335,7 @@ impl FeatureModel {
         drop(metadata);
         let input = model::one_port(name, "input", session.inputs(), EXPECTED)?;
         let output = model::one_port(name, "output", session.outputs(), EXPECTED)?;
-        let form = Form::of(name, &input, options.size)?;
+        let form = InputForm::of(name, &input, options.size)?;
         if output.element != TensorElementType::Float32 {
             return Err(Error::invalid(name, format!("its output is {output}"), EXPECTED));
         }
@@ -348,7 +348,7 @@ impl FeatureModel {
         }
         let range = choose_range(name, options.range, about.as_ref(), form.channels, &mut notes)?;
         let sha256 = model.sha256();
-        let Form { channels_first, channels, size, batch } = form;
+        let InputForm { channels_first, channels, size, batch } = form;
         let rows = batch.unwrap_or(BATCH) as u64;
         let bytes = rows.saturating_mul((channels * size * size * size_of::<f32>()) as u64);
         limits::check_batch(name, &format!("the images of {input}"), bytes, options.batch_memory.unwrap_or(BATCH_MEMORY))?;
@@ -536,7 +536,7 @@ impl FeatureModel {
 }
 
 /// How a model's input takes images.
-struct Form {
+struct InputForm {
     channels_first: bool,
     channels: usize,
     size: usize,
@@ -544,7 +544,7 @@ struct Form {
     batch: Option<usize>,
 }
 
-impl Form {
+impl InputForm {
     fn of(name: &str, input: &Port, size: Option<usize>) -> Result<Self> {
         const MAX_SIDE: i64 = 4096;
         let refused = || Error::invalid(name, format!("its input is {input}"), EXPECTED);

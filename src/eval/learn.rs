@@ -154,7 +154,7 @@ impl FeatureConfig {
 #[serde(deny_unknown_fields)]
 pub struct Provenance {
     /// What it was trained on.
-    pub data: Vec<Source>,
+    pub data: Vec<DataSource>,
     /// Images shown in training, those shown again included; with rotations each counts once.
     pub images_seen: u64,
     /// Images that it never saw.
@@ -168,7 +168,7 @@ pub struct Provenance {
 /// One data set.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Source {
+pub struct DataSource {
     /// Its name.
     pub name: String,
     /// SHA-256 over its pixels.
@@ -221,24 +221,24 @@ impl TrainingSet {
     }
 
     /// Numbers of the images of all sets: to train on, and held out.
-    fn split(&self, held_out: f64, seed: u64) -> [Vec<Place>; 2] {
+    fn split(&self, held_out: f64, seed: u64) -> [Vec<Item>; 2] {
         let mut all = [Vec::new(), Vec::new()];
         for (set, data) in self.data.iter().enumerate() {
             let split = data.split(held_out, seed);
-            all[0].extend(split.train.into_iter().map(|index| Place { set, index }));
-            all[1].extend(split.held_out.into_iter().map(|index| Place { set, index }));
+            all[0].extend(split.train.into_iter().map(|index| Item { set, index }));
+            all[1].extend(split.held_out.into_iter().map(|index| Item { set, index }));
         }
         all
     }
 
-    fn class(&self, place: Place) -> u32 {
+    fn class(&self, place: Item) -> u32 {
         let Some(labels) = &self.labels else { return 0 };
         let before: usize = labels[..place.set].iter().map(|labels| classes_of(labels)).sum();
         before as u32 + u32::from(labels[place.set][place.index as usize])
     }
 
     /// Images `[n, size, size, channels]` and their classes; with rotations four rows an image. `draw` addresses the windows.
-    fn batch(&self, places: &[Place], config: &FeatureConfig, draw: u64) -> Result<(Tensor, Tensor)> {
+    fn batch(&self, places: &[Item], config: &FeatureConfig, draw: u64) -> Result<(Tensor, Tensor)> {
         let (size, channels) = (config.size, config.channels);
         let turns = if config.task == Task::Rotations { QUARTERS } else { 1 };
         let lookup = config.range.values();
@@ -250,7 +250,7 @@ impl TrainingSet {
             // Every row has a window of its own.
             let mut random = Stream::at(config.seed, Purpose::Evaluation, draw);
             random.seek(8 * at as u64);
-            let window = Window::draw(config, &mut random);
+            let window = Crop::draw(config, &mut random);
             for (pixel, out) in out.chunks_exact_mut(channels).enumerate() {
                 if !window.shows(pixel / size, pixel % size) {
                     continue; // grey
@@ -272,13 +272,13 @@ impl TrainingSet {
 }
 
 /// What is seen of an image.
-struct Window {
+struct Crop {
     top: usize,
     left: usize,
     side: usize,
 }
 
-impl Window {
+impl Crop {
     fn draw(config: &FeatureConfig, random: &mut Stream) -> Self {
         let mut up_to = |most: usize| (random.unit() * (most + 1) as f32) as usize;
         let side = config.window + up_to(config.size - config.window);
@@ -301,7 +301,7 @@ fn classes_of(labels: &[u8]) -> usize {
 }
 
 #[derive(Debug, Clone, Copy)]
-struct Place {
+struct Item {
     set: usize,
     index: u32,
 }
@@ -371,7 +371,7 @@ fn learn(config: &FeatureConfig, training_set: &TrainingSet, progress: &dyn Prog
             if step == total - total / 4 {
                 optimizer = adam(config.lr / 10.0)?;
             }
-            let places: Vec<Place> = chunk.iter().map(|&at| train[at as usize]).collect();
+            let places: Vec<Item> = chunk.iter().map(|&at| train[at as usize]).collect();
             let loss = learn_batch(
                 &network,
                 &mut optimizer,
@@ -388,7 +388,7 @@ fn learn(config: &FeatureConfig, training_set: &TrainingSet, progress: &dyn Prog
     let accuracy = accuracy(&network, config, training_set, &held_out)?;
     let sources = training_set.data.iter();
     let provenance = Provenance {
-        data: sources.map(|d| Source { name: d.name.clone(), sha256: d.sha256.clone(), images: d.len }).collect(),
+        data: sources.map(|d| DataSource { name: d.name.clone(), sha256: d.sha256.clone(), images: d.len }).collect(),
         images_seen: config.epochs * train.len() as u64,
         held_out_images: held_out.len(),
         held_out_accuracy: accuracy,
@@ -425,7 +425,7 @@ fn finite(loss: &Tensor, step: u64) -> Result<f32> {
 }
 
 /// The share of rows told right.
-fn accuracy(network: &Network, config: &FeatureConfig, training_set: &TrainingSet, places: &[Place]) -> Result<f64> {
+fn accuracy(network: &Network, config: &FeatureConfig, training_set: &TrainingSet, places: &[Item]) -> Result<f64> {
     const BATCH: usize = 256;
     let (mut right, mut rows) = (0.0, 0);
     for (number, places) in places.chunks(BATCH).enumerate() {
@@ -476,6 +476,6 @@ pub fn export(folder: &Path, path: &Path) -> Result<f32> {
     export::export_features(&trunk, [low, high], about.to_metadata(), path)
 }
 
-fn join(sources: &[Source], field: impl Fn(&Source) -> &String) -> String {
+fn join(sources: &[DataSource], field: impl Fn(&DataSource) -> &String) -> String {
     sources.iter().map(|source| field(source).as_str()).collect::<Vec<_>>().join("+")
 }

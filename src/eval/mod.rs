@@ -2,7 +2,7 @@
 //! memorised its training images.
 //!
 //! A score means something only beside its protocol: the feature model, the number of images and the way they were resized
-//! change it. So [`Report`] holds all of that, and the scores of real images against other real ones, which no generator can
+//! change it. So [`EvaluationReport`] holds all of that, and the scores of real images against other real ones, which no generator can
 //! be expected to better. Scores under different protocols must not be compared.
 
 pub mod features;
@@ -58,7 +58,7 @@ pub enum Subject<'a> {
 }
 
 /// What is judged, against what, and how.
-pub struct Job<'a> {
+pub struct EvaluationJob<'a> {
     /// What is judged.
     pub subject: Subject<'a>,
     /// Its name in the report.
@@ -91,7 +91,7 @@ pub enum RealImages {
 
 /// Scores with the protocol they were taken under.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Report {
+pub struct EvaluationReport {
     /// What was judged.
     pub subject: String,
     /// Fréchet distance, at least 0; lower is better (arXiv 1706.08500).
@@ -238,7 +238,11 @@ const CHOICE: u64 = 1 << 32;
 ///
 /// # Errors
 /// When there are too few images, generated and real images differ in form, or a model fails.
-pub fn evaluate(job: &Job, model: &FeatureModel, progress: &dyn Progress) -> Result<(Report, Option<Images>)> {
+pub fn evaluate(
+    job: &EvaluationJob,
+    model: &FeatureModel,
+    progress: &dyn Progress,
+) -> Result<(EvaluationReport, Option<Images>)> {
     let pool = job.real.1;
     let n = images_a_draw(job, pool.len())?;
     let order = Stream::at(CHOICE_SEED, Purpose::Evaluation, CHOICE).permutation(pool.len() as u32);
@@ -279,7 +283,7 @@ pub fn evaluate(job: &Job, model: &FeatureModel, progress: &dyn Progress) -> Res
 
     let (nearest, sheet) = nearest.unzip();
     let score = |of: fn(&Scores) -> f64| Statistic::of(scores.iter().map(of).collect());
-    let report = Report {
+    let report = EvaluationReport {
         subject: job.name.to_string(),
         frechet: score(|scores| scores.frechet),
         kernel_distance: score(|scores| scores.kernel_distance),
@@ -320,7 +324,7 @@ pub fn evaluate(job: &Job, model: &FeatureModel, progress: &dyn Progress) -> Res
 }
 
 /// How many images each draw and the reference have.
-fn images_a_draw(job: &Job, real: usize) -> Result<usize> {
+fn images_a_draw(job: &EvaluationJob, real: usize) -> Result<usize> {
     let generated = match job.subject {
         Subject::Images(images) => images.len / job.draws.max(1),
         _ => usize::MAX,
@@ -459,7 +463,7 @@ impl Statistic {
     }
 }
 
-impl fmt::Display for Report {
+impl fmt::Display for EvaluationReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Protocol { features, n_real, n_generated, data, .. } = &self.protocol;
         let draws = self.frechet.draws.len();

@@ -14,7 +14,7 @@ use prost::Message;
 
 use super::Dtype;
 use crate::contract::{self, Contract, Layout};
-use crate::nn::geometry::Window;
+use crate::nn::geometry::ConvWindow;
 use crate::nn::graph::{Array, Graph, Node, Op, Value};
 use crate::nn::shape::Shape;
 
@@ -28,13 +28,13 @@ pub(super) struct Encoded {
 /// A generator with what its contract promises.
 pub(super) fn encode(graph: &Graph, contract: &Contract, dtype: Dtype) -> Encoded {
     let mut builder = Builder::new(dtype);
-    let mut values = HashMap::from([(graph.input, contract::INPUT.to_string())]);
+    let mut values = HashMap::from([(graph.input, contract::GENERATOR_INPUT.to_string())]);
     let mut nodes = graph.nodes.as_slice();
     // A code of latents that rounding makes equal would have two ones.
     if let [Node { op: Op::Categorical(categories), inputs, output }, others @ ..] = nodes
         && *inputs == [graph.input]
     {
-        let code = builder.categorical(contract::INPUT, *categories as i64, DataType::Float);
+        let code = builder.categorical(contract::GENERATOR_INPUT, *categories as i64, DataType::Float);
         values.insert(*output, code);
         nodes = others;
     }
@@ -50,7 +50,7 @@ pub(super) fn encode(graph: &Graph, contract: &Contract, dtype: Dtype) -> Encode
     }
     builder.output(&raw, contract);
     if contract.layout == Layout::NchwF32 {
-        raw = contract::OUTPUT.to_string();
+        raw = contract::GENERATOR_OUTPUT.to_string();
     }
     let Contract { height: h, width: w, channels: c, layout, latent, .. } = *contract;
     let (kind, dims) = match layout {
@@ -58,8 +58,8 @@ pub(super) fn encode(graph: &Graph, contract: &Contract, dtype: Dtype) -> Encode
         Layout::NchwU8 => (DataType::Uint8, [c, h, w]),
         Layout::NchwF32 => (DataType::Float, [c, h, w]),
     };
-    let input = value(contract::INPUT, DataType::Float, &[latent.size]);
-    let output = value(contract::OUTPUT, kind, &dims);
+    let input = value(contract::GENERATOR_INPUT, DataType::Float, &[latent.size]);
+    let output = value(contract::GENERATOR_OUTPUT, kind, &dims);
     Encoded { file: builder.finish("generator", input, output, contract.to_metadata()), raw }
 }
 
@@ -71,9 +71,9 @@ pub(super) fn encode_features(
     metadata: BTreeMap<String, String>,
 ) -> Vec<u8> {
     let mut builder = Builder::new(Dtype::F32);
-    builder.nodes(&graph.nodes, &mut HashMap::from([(graph.input, contract::IMAGE.to_string())]));
-    let input = value(contract::IMAGE, DataType::Float, &image);
-    builder.finish("features", input, value(contract::FEATURES, DataType::Float, &[features]), metadata)
+    builder.nodes(&graph.nodes, &mut HashMap::from([(graph.input, contract::FEATURES_INPUT.to_string())]));
+    let input = value(contract::FEATURES_INPUT, DataType::Float, &image);
+    builder.finish("features", input, value(contract::FEATURES_OUTPUT, DataType::Float, &[features]), metadata)
 }
 
 /// The part of a model that makes a value, with that, of f32, as its only output.
@@ -306,7 +306,7 @@ impl Builder {
     }
 }
 
-fn window_attributes(window: &Window) -> Vec<AttributeProto> {
+fn window_attributes(window: &ConvWindow) -> Vec<AttributeProto> {
     vec![ints("kernel_shape", &[window.kernel; 2]), ints("pads", &[window.padding; 4]), ints("strides", &[window.stride; 2])]
 }
 

@@ -142,7 +142,7 @@ fn is_flat(graph: &Graph, value: Value) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::nn::geometry::Window;
+    use crate::nn::geometry::ConvWindow;
 
     /// Operations one behind the other.
     fn chain(ops: Vec<Op>) -> Graph {
@@ -164,7 +164,7 @@ mod tests {
 
     #[test]
     fn a_dcgan_head_becomes_one_gemm() {
-        let window = Window { kernel: 2, stride: 1, padding: 0 };
+        let window = ConvWindow { kernel: 2, stride: 1, padding: 0 };
         let head = vec![
             Op::Reshape(Shape::Map { channels: 3, height: 1, width: 1 }),
             Op::ConvTranspose { weight: array(&[3, 2, 2, 2]), bias: None, window, output_padding: 0 },
@@ -191,7 +191,7 @@ mod tests {
 
     #[test]
     fn what_two_operations_take_is_not_folded() {
-        let window = Window { kernel: 1, stride: 1, padding: 0 };
+        let window = ConvWindow { kernel: 1, stride: 1, padding: 0 };
         let mut graph = Graph::new();
         let conv = graph.add(Op::Conv { weight: array(&[1, 1, 1, 1]), bias: None, window }, &[graph.input]);
         let scaled = graph.add(Op::Affine { scale: vec![2.0], shift: vec![1.0], map: true }, &[conv]);

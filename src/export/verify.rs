@@ -58,7 +58,7 @@ pub(super) fn verify(generator: &Network, contract: &Contract, dtype: Dtype, enc
             agreement.values = larger(agreement.values, largest_difference(&expected, &values)?);
         }
         if contract.layout != Layout::NchwF32 {
-            let made = run::<u8>(&mut pixels, contract::OUTPUT, &z, contract, n)?;
+            let made = run::<u8>(&mut pixels, contract::GENERATOR_OUTPUT, &z, contract, n)?;
             let difference = pixel_difference(contract, &expected, &made, n);
             agreement.pixels = Some(agreement.pixels.unwrap_or(0).max(difference));
         }
@@ -79,8 +79,8 @@ pub(super) fn verify_features(network: &Network, image: [usize; 3], bounds: [f32
         let x = channels_last(&x, Shape::Map { channels, height, width }, n)?;
         let expected: Vec<f32> = channels_first(&network.forward(&x, Pass::Eval)?)?.flatten_all()?.to_vec1()?;
         let input = ort::value::Tensor::from_array(([n, channels, height, width], values))?;
-        let outputs = session.run(ort::inputs![contract::IMAGE => input])?;
-        let (_, made) = outputs[contract::FEATURES].try_extract_tensor::<f32>()?;
+        let outputs = session.run(ort::inputs![contract::FEATURES_INPUT => input])?;
+        let (_, made) = outputs[contract::FEATURES_OUTPUT].try_extract_tensor::<f32>()?;
         largest = larger(largest, largest_difference(&expected, made)?);
     }
     if largest <= TOLERANCE_F32 {
@@ -142,7 +142,7 @@ fn run<T: ort::value::PrimitiveTensorElementType + Clone>(
     n: usize,
 ) -> Result<Vec<T>> {
     let input = ort::value::Tensor::from_array(([n, contract.latent.size], z.to_vec()))?;
-    let outputs = session.run(ort::inputs![contract::INPUT => input])?;
+    let outputs = session.run(ort::inputs![contract::GENERATOR_INPUT => input])?;
     let (_, values) = outputs[output].try_extract_tensor::<T>()?;
     Ok(values.to_vec())
 }
@@ -155,7 +155,7 @@ fn candle_knows(model: &ModelProto, dtype: Dtype) -> bool {
 
 fn run_candle_onnx(model: &ModelProto, output: &str, z: &[f32], contract: &Contract, n: usize) -> Result<Vec<f32>> {
     let z = Tensor::from_slice(z, (n, contract.latent.size), &Device::Cpu)?;
-    let mut outputs = candle_onnx::simple_eval(model, HashMap::from([(contract::INPUT.to_string(), z)]))?;
+    let mut outputs = candle_onnx::simple_eval(model, HashMap::from([(contract::GENERATOR_INPUT.to_string(), z)]))?;
     let image = outputs.remove(output).ok_or_else(|| Error::Verification(format!("candle-onnx found no output '{output}'")))?;
     Ok(image.flatten_all()?.to_vec1()?)
 }

@@ -12,7 +12,7 @@ use serde::Serialize;
 use tempfile::TempDir;
 
 use super::generator::{Generator, Options, Sampler};
-use super::pipeline::{self, Job};
+use super::pipeline::{self, SamplingJob};
 use super::plan::{Existing, Format, Plan};
 use super::provider::Provider;
 use super::selection::Selection;
@@ -39,7 +39,7 @@ pub struct Setup {
 impl Setup {
     /// Batches of 1 to 256, on CUDA of 64 to 1024; one session and as many as serve best.
     pub fn new(provider: Provider, seconds: f64) -> Self {
-        let mut threads = vec![1, Job::new(provider).threads];
+        let mut threads = vec![1, SamplingJob::new(provider).threads];
         threads.dedup();
         Self { batches: provider.batches_to_try().to_vec(), threads, seconds }
     }
@@ -58,7 +58,7 @@ pub struct Rate {
 
 /// The network alone.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Network {
+pub struct NetworkRate {
     /// Images a run.
     pub batch: usize,
     /// Sessions.
@@ -69,7 +69,7 @@ pub struct Network {
 
 /// A stage of the whole.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Stage {
+pub struct StageRate {
     /// What it does.
     pub name: &'static str,
     /// As many as it has in the whole.
@@ -94,7 +94,7 @@ pub struct Whole {
 
 /// What was measured.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Report {
+pub struct BenchReport {
     /// The model's name.
     pub model: String,
     /// Where it ran.
@@ -104,9 +104,9 @@ pub struct Report {
     /// Sessions that the program chooses by itself.
     pub threads: usize,
     /// Over batch sizes and sessions.
-    pub network: Vec<Network>,
+    pub network: Vec<NetworkRate>,
     /// At the program's own choice of threads.
-    pub stages: Vec<Stage>,
+    pub stages: Vec<StageRate>,
     /// At the program's own choice of both.
     pub whole: Vec<Whole>,
 }
@@ -115,14 +115,21 @@ pub struct Report {
 ///
 /// # Errors
 /// When the generator cannot run, or `scratch` cannot be written to.
-pub fn run(generator: &Generator, options: &Options, setup: &Setup, scratch: &Path, progress: &dyn Progress) -> Result<Report> {
+pub fn run(
+    generator: &Generator,
+    options: &Options,
+    setup: &Setup,
+    scratch: &Path,
+    progress: &dyn Progress,
+) -> Result<BenchReport> {
     files::create_folder(scratch)?;
     let folder = tempfile::tempdir_in(scratch).map_err(Error::io("write to", scratch))?;
-    let job = Job::new(generator.provider());
+    let job = SamplingJob::new(generator.provider());
     let threads = job.threads;
     let network = networks(generator, options, setup, progress)?;
-    let own =
-        |all: &[Network]| all.iter().find(|one| (one.batch, one.threads) == (generator.batch(), threads)).map(|one| one.rate);
+    let own = |all: &[NetworkRate]| {
+        all.iter().find(|one| (one.batch, one.threads) == (generator.batch(), threads)).map(|one| one.rate)
+    };
     let raw = match own(&network) {
         Some(rate) => rate,
         None => network_rate(generator, threads, setup.seconds)?,
@@ -144,7 +151,7 @@ pub fn run(generator: &Generator, options: &Options, setup: &Setup, scratch: &Pa
         })
     })?;
     let create = measure_files(writers, setup.seconds, &folder, &pngs)?;
-    let stage = |name, threads, rate| Stage { name, threads, rate };
+    let stage = |name, threads, rate| StageRate { name, threads, rate };
     let stages = [
         stage("latents", threads, latents),
         stage("network", threads, raw),
@@ -155,7 +162,7 @@ pub fn run(generator: &Generator, options: &Options, setup: &Setup, scratch: &Pa
         whole(generator, Format::Npy, setup.seconds, &folder, &stages[..2])?,
         whole(generator, Format::Png, setup.seconds, &folder, &stages)?,
     ];
-    Ok(Report {
+    Ok(BenchReport {
         model: generator.name().to_string(),
         provider: generator.provider().to_string(),
         batch: generator.batch(),
@@ -166,7 +173,7 @@ pub fn run(generator: &Generator, options: &Options, setup: &Setup, scratch: &Pa
     })
 }
 
-fn networks(generator: &Generator, options: &Options, setup: &Setup, progress: &dyn Progress) -> Result<Vec<Network>> {
+fn networks(generator: &Generator, options: &Options, setup: &Setup, progress: &dyn Progress) -> Result<Vec<NetworkRate>> {
     let mut all = Vec::new();
     for &batch in &setup.batches {
         let options = Options { batch: Some(batch), ..*options };
@@ -176,7 +183,7 @@ fn networks(generator: &Generator, options: &Options, setup: &Setup, progress: &
         };
         for &threads in &setup.threads {
             progress.say(&format!("the network alone: batch {batch}, {threads} sessions"));
-            all.push(Network { batch, threads, rate: network_rate(&other, threads, setup.seconds)? });
+            all.push(NetworkRate { batch, threads, rate: network_rate(&other, threads, setup.seconds)? });
         }
     }
     Ok(all)
@@ -218,9 +225,9 @@ fn measure_files(threads: usize, seconds: f64, folder: &TempDir, pngs: &[Vec<u8>
 }
 
 /// The whole, of as many images as take about the time.
-fn whole(generator: &Generator, format: Format, seconds: f64, folder: &TempDir, stages: &[Stage]) -> Result<Whole> {
-    let job = Job::new(generator.provider());
-    let together = |stages: &[Stage]| 1.0 / stages.iter().map(|stage| 1.0 / stage.rate.median).sum::<f64>();
+fn whole(generator: &Generator, format: Format, seconds: f64, folder: &TempDir, stages: &[StageRate]) -> Result<Whole> {
+    let job = SamplingJob::new(generator.provider());
+    let together = |stages: &[StageRate]| 1.0 / stages.iter().map(|stage| 1.0 / stage.rate.median).sum::<f64>();
     // Stages of one pool of threads take turns; the pools run side by side.
     let pools = if job.encoders > 0 { vec![&stages[..2], &stages[2..]] } else { vec![stages] };
     let slower = pools.into_iter().min_by(|a, b| together(a).total_cmp(&together(b))).unwrap_or(stages);
@@ -290,16 +297,16 @@ fn once<W: FnMut(u64) -> Result<u64>>(
 }
 
 /// As a table.
-impl std::fmt::Display for Report {
+impl std::fmt::Display for BenchReport {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let rate = |rate: &Rate| format!("{:>10.0} img/s ({:.0} to {:.0})", rate.median, rate.least, rate.most);
         writeln!(f, "{} on {}, by default batches of {} in {} sessions", self.model, self.provider, self.batch, self.threads)?;
         writeln!(f, "\nthe network alone")?;
-        for Network { batch, threads, rate: one } in &self.network {
+        for NetworkRate { batch, threads, rate: one } in &self.network {
             writeln!(f, "  batch {batch:4}, {threads:2} sessions {}", rate(one))?;
         }
         writeln!(f, "\neach stage alone")?;
-        for Stage { name, threads, rate: one } in &self.stages {
+        for StageRate { name, threads, rate: one } in &self.stages {
             writeln!(f, "  {name:14}{threads:3} threads{}", rate(one))?;
         }
         writeln!(f, "\nthe whole")?;

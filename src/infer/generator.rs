@@ -5,7 +5,7 @@
 //! the count, the start and the number of threads. Across batch sizes pixels agree within 1.
 
 use std::borrow::Cow;
-use std::ops::Range as Span;
+use std::ops;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -64,7 +64,7 @@ pub struct Generator {
     /// `output` as it is for `batch` images.
     result: Port,
     latent: Latent,
-    form: Form,
+    form: OutputForm,
     range: Option<Range>,
     provider: Provider,
     tf32: bool,
@@ -77,7 +77,7 @@ pub struct Generator {
 
 /// How the output's elements make images.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Form {
+struct OutputForm {
     element: Element,
     channels_first: bool,
     height: usize,
@@ -221,7 +221,7 @@ impl Generator {
         self.contract.as_ref()
     }
 
-    /// The latent space. A stranger's law is taken to be normal.
+    /// The latent space. A stranger's distribution is taken to be normal.
     pub fn latent(&self) -> Latent {
         self.latent
     }
@@ -399,7 +399,7 @@ impl Sampler<'_> {
         &mut self,
         selection: &Selection,
         conditioning: &Conditioning,
-        wanted: Span<u64>,
+        wanted: ops::Range<u64>,
         out: &mut [u8],
     ) -> Result<()> {
         let generator = self.generator;
@@ -424,7 +424,7 @@ impl Sampler<'_> {
     }
 
     /// The elements of the images at the places `wanted`, which lie in one batch.
-    fn values(&mut self, selection: &Selection, wanted: Span<u64>, out: &mut [f32]) -> Result<()> {
+    fn values(&mut self, selection: &Selection, wanted: ops::Range<u64>, out: &mut [f32]) -> Result<()> {
         let form = self.generator.form;
         self.run(selection, &Conditioning::default(), wanted, |output, rows| form.values(output, rows, out))
     }
@@ -434,8 +434,8 @@ impl Sampler<'_> {
         &mut self,
         selection: &Selection,
         conditioning: &Conditioning,
-        wanted: Span<u64>,
-        take: impl FnOnce(&DynValue, Span<usize>) -> Result<T>,
+        wanted: ops::Range<u64>,
+        take: impl FnOnce(&DynValue, ops::Range<usize>) -> Result<T>,
     ) -> Result<T> {
         let generator = self.generator;
         let first = generator.batches().start(wanted.start);
@@ -462,13 +462,19 @@ impl Drop for Sampler<'_> {
     }
 }
 
-impl Form {
+impl OutputForm {
     fn image(&self) -> usize {
         self.height * self.width * self.channels
     }
 
     /// Some rows of an output as pixels, channels last. Gives the first of them that holds a value which is no number, if one does.
-    fn pixels(&self, output: &DynValue, rows: Span<usize>, range: Option<Range>, out: &mut [u8]) -> Result<Option<usize>> {
+    fn pixels(
+        &self,
+        output: &DynValue,
+        rows: ops::Range<usize>,
+        range: Option<Range>,
+        out: &mut [u8],
+    ) -> Result<Option<usize>> {
         let range = || range.ok_or_else(|| Error::Ort("the output's range is unknown".into()));
         match self.element {
             Element::U8 => self.put(self.rows::<u8>(output, rows)?, out, |value| value),
@@ -511,7 +517,7 @@ impl Form {
     }
 
     /// Some rows of an output as they are.
-    fn values(&self, output: &DynValue, rows: Span<usize>, out: &mut [f32]) -> Result<()> {
+    fn values(&self, output: &DynValue, rows: ops::Range<usize>, out: &mut [f32]) -> Result<()> {
         match self.element {
             Element::F32 => out.copy_from_slice(self.rows::<f32>(output, rows)?),
             Element::F16 => out.iter_mut().zip(self.rows::<f16>(output, rows)?).for_each(|(out, value)| *out = value.to_f32()),
@@ -523,7 +529,7 @@ impl Form {
     fn rows<'a, T: ort::value::PrimitiveTensorElementType + std::fmt::Debug>(
         &self,
         output: &'a DynValue,
-        rows: Span<usize>,
+        rows: ops::Range<usize>,
     ) -> Result<&'a [T]> {
         let (_, values) = output.try_extract_tensor::<T>()?;
         let part = rows.start * self.image()..rows.end * self.image();
@@ -538,7 +544,8 @@ const EXPECTED: &str = "Expected is a generator: one float32 or float16 input [n
 
 fn promised_latent(name: &str, contract: &Contract, input: &Port) -> Result<Latent> {
     let size = contract.latent.size;
-    let promised = Port { name: contract::INPUT.into(), element: TensorElementType::Float32, dims: vec![-1, size as i64] };
+    let promised =
+        Port { name: contract::GENERATOR_INPUT.into(), element: TensorElementType::Float32, dims: vec![-1, size as i64] };
     if !(1..=MAX_LATENT as usize).contains(&size) || *input != promised {
         return Err(broken_promise(name, &format!("the input {promised}"), input));
     }
@@ -563,7 +570,7 @@ fn strangers_latent(name: &str, input: &Port) -> Result<(Latent, Option<usize>)>
     if !(1..=MAX_LATENT).contains(&size) || batch == 0 || batch > MAX_BATCH as i64 {
         return Err(refused());
     }
-    Ok((Latent { size: size as usize, law: Distribution::Normal }, usize::try_from(batch).ok()))
+    Ok((Latent { size: size as usize, distribution: Distribution::Normal }, usize::try_from(batch).ok()))
 }
 
 fn is_float(element: TensorElementType) -> bool {
@@ -601,7 +608,7 @@ fn choose_batch(name: &str, asked: Option<usize>, fixed: Option<usize>, own: usi
     }
 }
 
-fn promised_form(name: &str, contract: &Contract, output: &Port, dims: &[i64], batch: usize) -> Result<Form> {
+fn promised_form(name: &str, contract: &Contract, output: &Port, dims: &[i64], batch: usize) -> Result<OutputForm> {
     let &Contract { height, width, channels, layout, .. } = contract;
     let (element, channels_first) = match layout {
         Layout::NhwcU8 => (TensorElementType::Uint8, false),
@@ -611,16 +618,20 @@ fn promised_form(name: &str, contract: &Contract, output: &Port, dims: &[i64], b
     let image = if channels_first { [channels, height, width] } else { [height, width, channels] };
     let promised: Vec<i64> = [batch].iter().chain(&image).map(|&dim| dim as i64).collect();
     let sides = [height, width].iter().all(|side| (1..=MAX_SIDE as usize).contains(side));
-    if !sides || !matches!(channels, 1 | 3) || output.name != contract::OUTPUT || output.element != element || dims != promised
+    if !sides
+        || !matches!(channels, 1 | 3)
+        || output.name != contract::GENERATOR_OUTPUT
+        || output.element != element
+        || dims != promised
     {
-        let promised = Port { name: contract::OUTPUT.into(), element, dims: promised };
+        let promised = Port { name: contract::GENERATOR_OUTPUT.into(), element, dims: promised };
         return Err(broken_promise(name, &format!("the output {promised}"), &Port { dims: dims.to_vec(), ..output.clone() }));
     }
     let element = if element == TensorElementType::Uint8 { Element::U8 } else { Element::F32 };
-    Ok(Form { element, channels_first, height, width, channels })
+    Ok(OutputForm { element, channels_first, height, width, channels })
 }
 
-fn strangers_form(name: &str, output: &Port, dims: &[i64], batch: usize) -> Result<Form> {
+fn strangers_form(name: &str, output: &Port, dims: &[i64], batch: usize) -> Result<OutputForm> {
     let refused = |why: &str| {
         let found = Port { dims: dims.to_vec(), ..output.clone() };
         Error::invalid(name, format!("for a batch of {batch} its output is {found}{why}"), EXPECTED)
@@ -636,10 +647,10 @@ fn strangers_form(name: &str, output: &Port, dims: &[i64], batch: usize) -> Resu
         (true, true) => return Err(refused(", and the channels could be the second or the last axis")),
         (false, false) => return Err(refused("")),
     };
-    Ok(Form { element, channels_first, height: height as usize, width: width as usize, channels: channels as usize })
+    Ok(OutputForm { element, channels_first, height: height as usize, width: width as usize, channels: channels as usize })
 }
 
-fn choose_range(name: &str, asked: Option<Range>, contract: Option<&Contract>, form: Form) -> Result<Option<Range>> {
+fn choose_range(name: &str, asked: Option<Range>, contract: Option<&Contract>, form: OutputForm) -> Result<Option<Range>> {
     match (asked, contract) {
         (Some(_), _) if form.element == Element::U8 => {
             Err(Error::usage(format!("{name}: its output is pixels already, so `range` means nothing"), "Leave `range` away."))

@@ -82,7 +82,7 @@ pub(super) fn inspect(name: &str, file: &[u8]) -> Result<Inspected> {
         ));
     }
     let mut walk = Walk::default();
-    let walked = walk.message(Part::whole(file), Kind::Model, 0);
+    let walked = walk.message(Part::whole(file), MessageKind::Model, 0);
     let told = walked.and_then(|()| walk.graph.ok_or_else(|| Refusal::broken("it holds no graph")));
     let (graph, body) = told.map_err(|refusal| refusal.of(name))?;
     let seen = Inspected { convolutional: walk.convolutional, graph, body, external: walk.external };
@@ -179,7 +179,7 @@ impl External {
 
 /// The messages of ONNX that may hold tensors, themselves or in others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
+enum MessageKind {
     Model,
     MainGraph,
     /// A tensor of the main graph.
@@ -196,17 +196,17 @@ enum Kind {
 
 /// What a field of a message is.
 enum Holds {
-    Message(Kind),
+    Message(MessageKind),
     /// Texts, numbers, types: no tensors.
     Others,
     /// No version of ONNX up to IR 14 has such a field.
     Unknown,
 }
 
-impl Kind {
+impl MessageKind {
     /// By the numbers of onnx.proto.
     fn holds(self, number: u32) -> Holds {
-        use Kind::*;
+        use MessageKind::*;
         match (self, number) {
             (Model, 7) => Holds::Message(MainGraph),
             (Model, 20) => Holds::Message(Training),
@@ -267,11 +267,11 @@ impl Refusal {
     }
 
     /// It lies in this message.
-    fn within(mut self, kind: Kind, message: Part) -> Self {
+    fn within(mut self, kind: MessageKind, message: Part) -> Self {
         if let Some((title, name)) = kind.title() {
             let text = |number| message.fields().flatten().find(|field| field.number == number).and_then(|field| field.text());
             let name = text(name).map(|name| format!(" '{}'", shown(name))).unwrap_or_default();
-            let operator = text(OPERATOR).filter(|_| kind == Kind::Node);
+            let operator = text(OPERATOR).filter(|_| kind == MessageKind::Node);
             let operator = operator.map(|operator| format!(" ({})", shown(operator))).unwrap_or_default();
             self.places.push(format!("{title}{name}{operator}"));
         }
@@ -317,7 +317,7 @@ struct Walk {
 }
 
 impl Walk {
-    fn message(&mut self, message: Part, kind: Kind, depth: usize) -> Result<(), Refusal> {
+    fn message(&mut self, message: Part, kind: MessageKind, depth: usize) -> Result<(), Refusal> {
         if depth > MOST_DEPTH {
             return Err(Refusal::broken(format!("more than {MOST_DEPTH} messages lie in one another")));
         }
@@ -336,7 +336,7 @@ impl Walk {
                 (Holds::Unknown, Some(_)) => return Err(Refusal::unknown(&field)),
                 (Holds::Others | Holds::Unknown, _) => {}
             }
-            if kind == Kind::Node && field.number == OPERATOR && field.text() == Some(READS_FILES) {
+            if kind == MessageKind::Node && field.number == OPERATOR && field.text() == Some(READS_FILES) {
                 let what = "it is compiled for one provider and takes the compiled code from elsewhere";
                 return Err(Refusal::new(what, "Give the ONNX file that it was compiled from."));
             }
@@ -344,13 +344,13 @@ impl Walk {
         Ok(())
     }
 
-    fn field(&mut self, field: &Field, part: Part, outer: Kind, kind: Kind, depth: usize) -> Result<(), Refusal> {
+    fn field(&mut self, field: &Field, part: Part, outer: MessageKind, kind: MessageKind, depth: usize) -> Result<(), Refusal> {
         match kind {
-            Kind::Tensor => return no_external(part),
-            Kind::Initializer => return self.initializer(field, part),
-            Kind::MainGraph if self.graph.is_some() => return Err(Refusal::broken("it holds two graphs")),
-            Kind::MainGraph => self.graph = Some((field.span.clone(), part.span())),
-            Kind::Node if outer == Kind::MainGraph => {
+            MessageKind::Tensor => return no_external(part),
+            MessageKind::Initializer => return self.initializer(field, part),
+            MessageKind::MainGraph if self.graph.is_some() => return Err(Refusal::broken("it holds two graphs")),
+            MessageKind::MainGraph => self.graph = Some((field.span.clone(), part.span())),
+            MessageKind::Node if outer == MessageKind::MainGraph => {
                 let operators =
                     part.fields().flatten().filter(|field| field.number == OPERATOR).filter_map(|field| field.text());
                 let convolves = |name: &[u8]| name.windows(4).any(|window| window == b"Conv");
@@ -402,7 +402,7 @@ fn no_external(message: Part) -> Result<(), Refusal> {
             (tensor::DATA_LOCATION, _) => {
                 return Err(Refusal::new("its data is in another file; only weights of the main graph may be", ONE_FILE));
             }
-            (number, Value::Part(_)) if matches!(Kind::Tensor.holds(number), Holds::Unknown) => {
+            (number, Value::Part(_)) if matches!(MessageKind::Tensor.holds(number), Holds::Unknown) => {
                 return Err(Refusal::unknown(&field));
             }
             _ => {}
@@ -486,7 +486,7 @@ impl External {
                     keep = field.number != tensor::RAW_DATA;
                 }
                 (4..=7 | 9..=11, _) => holds_data = true,
-                (number, Value::Part(_)) if matches!(Kind::Initializer.holds(number), Holds::Unknown) => {
+                (number, Value::Part(_)) if matches!(MessageKind::Initializer.holds(number), Holds::Unknown) => {
                     return Err(Refusal::unknown(&field));
                 }
                 _ => {}

@@ -7,7 +7,7 @@
 
 use std::fs::{File, TryLockError};
 use std::io::{self, BufRead, BufReader, Read, Seek, Write};
-use std::ops::Range as Span;
+use std::ops;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ use rayon::prelude::*;
 use serde_json::{Value, json};
 
 use super::folder::Folder;
-use super::piece::{Done, Piece};
+use super::piece::{DonePieces, Piece};
 use crate::error::{Error, Result};
 use crate::text;
 
@@ -24,7 +24,7 @@ pub(super) struct Journal {
     file: File,
     folder: Arc<Folder>,
     name: PathBuf,
-    pub done: Done,
+    pub done: DonePieces,
 }
 
 /// A journal that was there.
@@ -57,13 +57,13 @@ impl Header {
 }
 
 /// What a journal's first line says.
-enum Begun {
+enum FirstLine {
     Job(Header),
     /// In the form of an earlier version: the same job, but its lines vouch for nothing.
     Earlier(Header),
 }
 
-impl Begun {
+impl FirstLine {
     fn parse(line: &str) -> Option<Self> {
         let text = opened(line);
         let told: Value = serde_json::from_str(text.unwrap_or(line)).ok().filter(Value::is_object)?;
@@ -104,7 +104,7 @@ impl Journal {
             io::ErrorKind::AlreadyExists => busy(folder, name, 0),
             _ => folder.failed("create", name)(e),
         })?;
-        let mut journal = Self { file, folder: Arc::clone(folder), name: name.to_path_buf(), done: Done::new(image) };
+        let mut journal = Self { file, folder: Arc::clone(folder), name: name.to_path_buf(), done: DonePieces::new(image) };
         let lines = header.line() + &sealed(&format!("pid {}", std::process::id()));
         match journal.claim().and_then(|()| journal.write(lines.as_bytes())) {
             Ok(()) => Ok(journal),
@@ -144,7 +144,7 @@ impl Journal {
         folder: &Arc<Folder>,
         name: &Path,
         identity: &Value,
-        wanted: &Span<u64>,
+        wanted: &ops::Range<u64>,
         image: usize,
         holds: impl Fn(&Piece) -> Result<bool> + Sync,
     ) -> Result<Option<Resumed>> {
@@ -153,8 +153,8 @@ impl Journal {
         let mut lines = Lines::new(&old);
         let Some(first) = lines.next().map_err(Error::io("read", &path))? else { return Ok(None) };
         let damaged = || Error::invalid_file(&path, "its first line is damaged", "Begin again with `Existing::Overwrite`.");
-        let begun = first.as_deref().and_then(Begun::parse).ok_or_else(damaged)?;
-        let (Begun::Job(was) | Begun::Earlier(was)) = &begun;
+        let begun = first.as_deref().and_then(FirstLine::parse).ok_or_else(damaged)?;
+        let (FirstLine::Job(was) | FirstLine::Earlier(was)) = &begun;
         if let Some(difference) = difference(&was.identity, identity) {
             return Err(Error::usage(
                 format!("{} is of another job: {difference}", text::path(&path)),
@@ -166,7 +166,7 @@ impl Journal {
         let header = Header { identity: identity.clone(), replaces: was.replaces.clone() };
         let mut journal = Self::beside(folder, name, &header, image)?;
         let lost = match journal.take_over(lines, wanted, holds) {
-            Ok(lost) => lost.filter(|_| matches!(begun, Begun::Job(_))),
+            Ok(lost) => lost.filter(|_| matches!(begun, FirstLine::Job(_))),
             Err(e) => {
                 let _ = journal.remove(); // the first error is the one to report
                 return Err(e);
@@ -179,12 +179,12 @@ impl Journal {
     fn take_over(
         &mut self,
         mut lines: Lines,
-        wanted: &Span<u64>,
+        wanted: &ops::Range<u64>,
         holds: impl Fn(&Piece) -> Result<bool> + Sync,
     ) -> Result<Option<u64>> {
         /// Pieces that are looked at together, by all cores.
         const AT_ONCE: usize = 1024;
-        let mut lost = Done::new(0);
+        let mut lost = DonePieces::new(0);
         let (mut all_known, mut ended) = (true, false);
         while !ended {
             let mut pieces = Vec::new();
@@ -213,8 +213,8 @@ impl Journal {
     /// The jobs that a journal tells of: its own, and those that it has not replaced yet. None if it is no journal.
     pub fn jobs(file: &File) -> io::Result<Vec<Value>> {
         let first = Lines::new(file).next()?.flatten();
-        Ok(match first.as_deref().and_then(Begun::parse) {
-            Some(Begun::Job(header) | Begun::Earlier(header)) => {
+        Ok(match first.as_deref().and_then(FirstLine::parse) {
+            Some(FirstLine::Job(header) | FirstLine::Earlier(header)) => {
                 [vec![header.identity], header.replaces.unwrap_or_default()].concat()
             }
             None => Vec::new(),

@@ -5,7 +5,7 @@
 //! instead. Before that is written, what is there is compared with what should be.
 
 use std::fs::File;
-use std::ops::Range as Span;
+use std::ops;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -17,10 +17,10 @@ use super::folder::{Folder, entries, name_of};
 use super::journal::{Header, Journal, Resumed, difference};
 use super::manifest;
 use super::output::Output;
-use super::piece::{Done, Piece};
+use super::piece::{DonePieces, Piece};
 use super::rivals;
 use super::sinks::Format;
-use super::sinks::sink::{Depth, Layout, Open, Site, Store};
+use super::sinks::sink::{Depth, Naming, Open, Site, Store};
 use crate::error::{Error, Result};
 use crate::progress::Progress;
 use crate::text;
@@ -59,11 +59,11 @@ fn refuse_finished(output: &Output) -> Result<()> {
     })?;
     let path = output.path();
     let manifest = output.sink().in_one_go().is_none().then(|| output.manifest()).filter(|manifest| there(manifest));
-    let what = match (output.sink().layout(), manifest) {
-        (Layout::Folder { files, .. }, _) if of_many > 0 => {
+    let what = match (output.sink().naming(), manifest) {
+        (Naming::Folder { files, .. }, _) if of_many > 0 => {
             format!("{} holds {of_many} of these {files} already", text::path(path))
         }
-        (Layout::File { .. }, _) if there(path) => format!("{} exists already", text::path(path)),
+        (Naming::File { .. }, _) if there(path) => format!("{} exists already", text::path(path)),
         (_, Some(manifest)) => format!("{} exists already", text::path(&manifest)),
         (_, None) => return Ok(()),
     };
@@ -122,7 +122,7 @@ impl OpenJob {
     }
 
     /// What is not made yet.
-    pub fn gaps(&self) -> Vec<Span<u64>> {
+    pub fn gaps(&self) -> Vec<ops::Range<u64>> {
         let whole = self.site.share.places();
         match (&self.writer, &self.notes.0) {
             (None, _) => Vec::new(),
@@ -186,7 +186,7 @@ impl Writer {
     }
 
     /// Begins the piece at some places; any thread, any order of pieces.
-    pub fn begin(&self, places: Span<u64>) -> Result<Box<dyn Open + '_>> {
+    pub fn begin(&self, places: ops::Range<u64>) -> Result<Box<dyn Open + '_>> {
         self.begun.store(true, Ordering::Relaxed);
         self.store.begin(places)
     }
@@ -363,10 +363,10 @@ impl Opening<'_> {
             let begun = refuse_finished(output).and_then(|()| self.create());
             return or_nothing(begun, journal);
         };
-        let kept = match output.sink().layout() {
-            Layout::Folder { .. } => pieces,
+        let kept = match output.sink().naming() {
+            Naming::Folder { .. } => pieces,
             // Made anew as a whole: what is there has its name already, and stays until it is replaced.
-            Layout::File { .. } => Vec::new(),
+            Naming::File { .. } => Vec::new(),
         };
         journal.add(&kept)?;
         manifest::forget(output, folder)?;
@@ -401,7 +401,7 @@ impl Opening<'_> {
         };
         let hold = |piece: &Piece| if inside(piece) { holds(piece) } else { Ok(false) };
         let holds: Vec<bool> = pieces.par_iter().map(hold).collect::<Result<_>>()?;
-        let mut done = Done::new(site.image());
+        let mut done = DonePieces::new(site.image());
         let kept = pieces.into_iter().zip(holds).filter(|(piece, holds)| *holds && done.add(*piece));
         let kept: Vec<Piece> = kept.map(|(piece, _)| piece).collect();
         let closed = match (found, done.all(&places)) {

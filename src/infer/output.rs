@@ -9,7 +9,7 @@ use super::folder::Names;
 use super::selection::{Selection, Shard};
 use super::share::Share;
 use super::sinks::Format;
-use super::sinks::sink::{Layout, Sink};
+use super::sinks::sink::{Naming, Sink};
 use super::tiling::Tiling;
 use crate::error::{Error, Result};
 use crate::text;
@@ -127,7 +127,7 @@ impl Output {
     /// images there are.
     pub fn each(&self, names: &mut dyn FnMut(&Path) -> Result<Names>, see: &mut dyn FnMut(&Path) -> Result<()>) -> Result<()> {
         let (sink, numbers) = (self.sink(), self.numbers());
-        if let Layout::File { .. } = sink.layout() {
+        if let Naming::File { .. } = sink.naming() {
             return Ok(());
         }
         let is_ours = |file: &Path| sink.number_of(file).is_some_and(|number| numbers.iter().any(|run| run.contains(&number)));
@@ -146,9 +146,9 @@ impl Output {
 
     /// The folder that is written to.
     pub fn folder(&self) -> &Path {
-        match self.sink().layout() {
-            Layout::Folder { .. } => &self.path,
-            Layout::File { .. } => match self.path.parent() {
+        match self.sink().naming() {
+            Naming::Folder { .. } => &self.path,
+            Naming::File { .. } => match self.path.parent() {
                 Some(parent) if !parent.as_os_str().is_empty() => parent,
                 _ => Path::new("."),
             },
@@ -157,9 +157,9 @@ impl Output {
 
     /// The manifest of a finished job.
     pub fn manifest(&self) -> PathBuf {
-        match self.sink().layout() {
-            Layout::Folder { manifest, .. } => self.path.join(format!("manifest{manifest}{}.json", self.share.suffix())),
-            Layout::File { .. } => {
+        match self.sink().naming() {
+            Naming::Folder { manifest, .. } => self.path.join(format!("manifest{manifest}{}.json", self.share.suffix())),
+            Naming::File { .. } => {
                 let name = self.path.file_name().unwrap_or_default().to_string_lossy().into_owned();
                 self.path.with_file_name(name + ".json")
             }
@@ -200,8 +200,8 @@ fn destination(format: Format, out: &Path, share: &Share) -> Result<PathBuf> {
     let named = Format::of_one_file().find(is_named).map(|(_, known)| known);
     // Shards must not write the same file.
     let shard = share.shard_suffix();
-    match (named, format.sink().layout()) {
-        (Some(named), Layout::File { ending, .. }) if named == ending => {
+    match (named, format.sink().naming()) {
+        (Some(named), Naming::File { ending, .. }) if named == ending => {
             let stem = out.file_stem().unwrap_or_default().to_string_lossy();
             Ok(if shard.is_empty() { out.to_path_buf() } else { out.with_file_name(format!("{stem}{shard}.{ending}")) })
         }
@@ -214,7 +214,7 @@ fn destination(format: Format, out: &Path, share: &Share) -> Result<PathBuf> {
                 format!("Name a folder, or choose {}.", choices.join(", ")),
             ))
         }
-        (None, Layout::Folder { .. }) => Ok(out.to_path_buf()),
-        (None, Layout::File { stem, ending }) => Ok(out.join(format!("{stem}{shard}.{ending}"))),
+        (None, Naming::Folder { .. }) => Ok(out.to_path_buf()),
+        (None, Naming::File { stem, ending }) => Ok(out.join(format!("{stem}{shard}.{ending}"))),
     }
 }

@@ -1,7 +1,7 @@
 //! Finished pieces of a job: images at consecutive places whose files are written, and what these can be checked by.
 
 use std::collections::BTreeMap;
-use std::ops::Range as Span;
+use std::ops;
 
 use crc32fast::Hasher;
 use serde_json::{Value, json};
@@ -28,7 +28,7 @@ impl Piece {
     }
 
     /// Its places.
-    pub fn places(&self) -> Span<u64> {
+    pub fn places(&self) -> ops::Range<u64> {
         self.first..self.end()
     }
 
@@ -104,13 +104,13 @@ fn combine(before: u32, after: u32, length: u64) -> u32 {
 
 /// Finished pieces; neighbours are joined, so that their number does not grow with the images'.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Done {
+pub(super) struct DonePieces {
     pieces: BTreeMap<u64, Piece>,
     /// Bytes of an image.
     image: u64,
 }
 
-impl Done {
+impl DonePieces {
     /// Nothing yet, of images of so many bytes.
     pub fn new(image: usize) -> Self {
         Self { pieces: BTreeMap::new(), image: image as u64 }
@@ -145,12 +145,12 @@ impl Done {
     }
 
     /// All of `wanted` in one piece, once it is done.
-    pub fn all(&self, wanted: &Span<u64>) -> Option<Piece> {
+    pub fn all(&self, wanted: &ops::Range<u64>) -> Option<Piece> {
         self.pieces.get(&wanted.start).copied().filter(|piece| piece.end() == wanted.end)
     }
 
     /// What of `wanted` is not done.
-    pub fn gaps(&self, wanted: &Span<u64>) -> Vec<Span<u64>> {
+    pub fn gaps(&self, wanted: &ops::Range<u64>) -> Vec<ops::Range<u64>> {
         let mut gaps = Vec::new();
         let mut next = wanted.start;
         for piece in self.pieces.values() {

@@ -1,7 +1,7 @@
 //! Any number of images in bounded memory: pieces of the job → workers (a session each, one thread each on CPUs) → encoders →
 //! files; what is finished is noted in the journal.
 
-use std::ops::Range as Span;
+use std::ops;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -18,7 +18,7 @@ use super::plan::Plan;
 use super::provider::Provider;
 use super::runtime;
 use super::selection::{Class, Conditioning};
-use super::sinks::sink::Layout;
+use super::sinks::sink::Naming;
 use super::tiling::Tiling;
 use crate::error::{Error, Result};
 use crate::image::Range;
@@ -28,7 +28,7 @@ use crate::text;
 
 /// How the images of a [`Plan`] are made.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Job {
+pub struct SamplingJob {
     /// Sessions that run in parallel; at least 1. The images do not depend on it.
     pub threads: usize,
     /// Threads that encode and write what the sessions make; 0: each session's thread does it itself. The images do not
@@ -38,7 +38,7 @@ pub struct Job {
     pub conditioning: Conditioning,
 }
 
-impl Job {
+impl SamplingJob {
     /// What serves best on a provider.
     pub fn new(provider: Provider) -> Self {
         let cores = thread::available_parallelism().map_or(1, usize::from);
@@ -49,7 +49,7 @@ impl Job {
 
 /// What was done.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Done {
+pub struct Sampled {
     /// Images made by this call; those that an interrupted one had made do not count.
     pub images: u64,
     /// From the first session to the last byte.
@@ -76,7 +76,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 ///
 /// ```
 /// # fn main() -> ganforge::error::Result<()> {
-/// use ganforge::infer::{Existing, Format, Generator, Job, Options, Plan, Selection, pipeline};
+/// use ganforge::infer::{Existing, Format, Generator, SamplingJob, Options, Plan, Selection, pipeline};
 /// use ganforge::progress::Silent;
 /// # let dir = tempfile::tempdir().unwrap();
 ///
@@ -85,7 +85,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// let generator = Generator::open("onnx/digits.onnx".as_ref(), &Options::default())?;
 /// let numbers = Selection::Numbers { seed: 0, start: 0, n: 100 };
 /// let plan = Plan::new(Format::Npz, out.as_ref(), numbers, None, Existing::Refuse)?;
-/// let done = pipeline::run(&generator, &Job::new(generator.provider()), &plan, &Silent, &false.into())?;
+/// let done = pipeline::run(&generator, &SamplingJob::new(generator.provider()), &plan, &Silent, &false.into())?;
 /// assert!(done.out.ends_with("samples.npz") && done.images == 100);
 /// # Ok(())
 /// # }
@@ -94,7 +94,13 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// # Errors
 /// When the destination cannot be written to (before any image is made, where that can be known), a run fails, or `stop`
 /// was raised.
-pub fn run(generator: &Generator, job: &Job, plan: &Plan, progress: &dyn Progress, stop: &AtomicBool) -> Result<Done> {
+pub fn run(
+    generator: &Generator,
+    job: &SamplingJob,
+    plan: &Plan,
+    progress: &dyn Progress,
+    stop: &AtomicBool,
+) -> Result<Sampled> {
     let started = Instant::now();
     if let Some(class) = job.conditioning.class {
         class.check(generator.contract(), generator.name())?;
@@ -124,7 +130,7 @@ pub fn run(generator: &Generator, job: &Job, plan: &Plan, progress: &dyn Progres
         return Err(result.err().unwrap_or_else(|| interrupted(plan, total)));
     }
     open.finish()?;
-    Ok(Done { images: made, seconds: started.elapsed().as_secs_f64(), out: plan.path().to_path_buf() })
+    Ok(Sampled { images: made, seconds: started.elapsed().as_secs_f64(), out: plan.path().to_path_buf() })
 }
 
 /// Makes the images of the gaps. Gives how many there are now, and why there are not more.
@@ -132,9 +138,9 @@ pub fn run(generator: &Generator, job: &Job, plan: &Plan, progress: &dyn Progres
 fn make<'a>(
     generator: &'a Generator,
     first: Sampler<'a>,
-    job: &Job,
+    job: &SamplingJob,
     plan: &Plan,
-    gaps: Vec<Span<u64>>,
+    gaps: Vec<ops::Range<u64>>,
     writer: &Writer,
     notes: &mut Notes,
     tell: &dyn Fn(u64),
@@ -259,10 +265,10 @@ fn settle_all(notes: &mut Notes, writer: &Writer, pieces: &Receiver<Vec<Piece>>,
 }
 
 /// The places of tasks, one after another.
-type Tasks = Box<dyn Iterator<Item = Span<u64>> + Send>;
+type Tasks = Box<dyn Iterator<Item = ops::Range<u64>> + Send>;
 
 /// A piece without its files.
-type Made = (Span<u64>, Vec<u8>);
+type Made = (ops::Range<u64>, Vec<u8>);
 
 /// The pieces of `count` images: whole batches.
 fn pieces_of(count: u64, batch: usize, image: usize, threads: usize) -> Tiling {
@@ -287,7 +293,7 @@ fn files_of(files: Tiling, count: u64, batch: usize, threads: usize) -> Tiling {
 }
 
 /// How many tasks the gaps are cut into.
-fn number_of(tasks: Tiling, gaps: &[Span<u64>]) -> usize {
+fn number_of(tasks: Tiling, gaps: &[ops::Range<u64>]) -> usize {
     let numbers = gaps.iter().map(|gap| tasks.numbers(gap));
     let number: u64 = numbers.map(|numbers| numbers.end - numbers.start).sum();
     usize::try_from(number).unwrap_or(usize::MAX)
@@ -295,7 +301,7 @@ fn number_of(tasks: Tiling, gaps: &[Span<u64>]) -> usize {
 
 struct Worker<'a> {
     generator: &'a Generator,
-    job: &'a Job,
+    job: &'a SamplingJob,
     plan: &'a Plan,
     /// What is to be made yet.
     tasks: Mutex<Tasks>,
@@ -343,7 +349,7 @@ impl<'a> Worker<'a> {
         self.generator.image_shape().iter().product()
     }
 
-    fn sample(&self, sampler: &mut Sampler<'_>, places: Span<u64>) -> Result<Vec<u8>> {
+    fn sample(&self, sampler: &mut Sampler<'_>, places: ops::Range<u64>) -> Result<Vec<u8>> {
         let mut pixels = vec![0; (places.end - places.start) as usize * self.image()];
         sampler.pixels(self.plan.selection(), &self.job.conditioning, places, &mut pixels)?;
         Ok(pixels)
@@ -351,7 +357,12 @@ impl<'a> Worker<'a> {
 
     /// Makes a task block by block, and writes its pieces, each of which is delivered once it is whole. Gives whether there is
     /// anything to go on for.
-    fn sample_and_write(&self, sampler: &mut Sampler<'_>, task: Span<u64>, send: &Sender<Result<Vec<Piece>>>) -> Result<bool> {
+    fn sample_and_write(
+        &self,
+        sampler: &mut Sampler<'_>,
+        task: ops::Range<u64>,
+        send: &Sender<Result<Vec<Piece>>>,
+    ) -> Result<bool> {
         let (mut pixels, mut open) = (Vec::new(), None);
         for block in self.generator.blocks().cut(task.clone()) {
             if self.is_over() {
@@ -408,7 +419,7 @@ impl<'a> Worker<'a> {
 }
 
 /// What the bytes of the images depend on, in the words of the manifest.
-fn identity(generator: &Generator, job: &Job, plan: &Plan) -> Result<Value> {
+fn identity(generator: &Generator, job: &SamplingJob, plan: &Plan) -> Result<Value> {
     let name = Path::new(generator.name()).file_name().map(|name| name.to_string_lossy().into_owned());
     let mut facts = plan.output().facts();
     let others = [
@@ -432,12 +443,12 @@ fn identity(generator: &Generator, job: &Job, plan: &Plan) -> Result<Value> {
 fn interrupted(plan: &Plan, made: u64) -> Error {
     let (path, total) = (text::path(plan.path()), plan.count());
     let sink = plan.output().sink();
-    Error::Interrupted(match (sink.in_one_go(), sink.layout()) {
+    Error::Interrupted(match (sink.in_one_go(), sink.naming()) {
         (Some(_), _) => format!("{made} of {total} images were made; {path} was not written."),
-        (None, Layout::File { .. }) => {
+        (None, Naming::File { .. }) => {
             format!("{made} of {total} images are made. The same call with `Existing::Resume` makes the rest, and then {path}.")
         }
-        (None, Layout::Folder { .. }) => {
+        (None, Naming::Folder { .. }) => {
             format!("{made} of {total} images are whole, in {path}. The same call with `Existing::Resume` makes the rest.")
         }
     })

@@ -1,7 +1,7 @@
 //! What a job makes and under which names; checked before anything is made.
 
 use std::io;
-use std::ops::Range as Span;
+use std::ops;
 use std::path::Path;
 
 pub use super::open_job::Existing;
@@ -49,7 +49,7 @@ impl Plan {
     }
 
     /// The images to make, by their places in the job.
-    pub fn places(&self) -> Span<u64> {
+    pub fn places(&self) -> ops::Range<u64> {
         self.output.share().places()
     }
 

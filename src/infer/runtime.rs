@@ -46,7 +46,7 @@ use ort::environment::Environment;
 use ort::ep::ExecutionProvider;
 use ort::logging::LogLevel;
 
-use super::{places, wheels};
+use super::{search_paths, wheels};
 use crate::error::{Error, Result};
 use crate::files;
 use crate::progress::Progress;
@@ -110,7 +110,7 @@ impl fmt::Display for How {
 /// When there is none: the message lists every path tried, why it does not serve, and the command that mends it.
 pub fn locate() -> Result<Located> {
     let mut search = Search::default();
-    if let Some(path) = places::variable(PATH_VARIABLE) {
+    if let Some(path) = search_paths::variable(PATH_VARIABLE) {
         let found = search.try_path(How::Variable, Path::new(&path));
         return found.ok_or_else(|| {
             search.failure(&format!(
@@ -169,7 +169,7 @@ pub fn offers_cuda() -> Result<bool> {
 /// Where [`install`] puts onnxruntime: `onnxruntime` below [`HOME_VARIABLE`], or below `ganforge` in the user's data
 /// folder. `None` if the system tells no such folder.
 pub fn managed_folder() -> Option<PathBuf> {
-    let home = places::variable(HOME_VARIABLE).map(PathBuf::from).or_else(|| Some(dirs::data_dir()?.join("ganforge")))?;
+    let home = search_paths::variable(HOME_VARIABLE).map(PathBuf::from).or_else(|| Some(dirs::data_dir()?.join("ganforge")))?;
     Some(home.join("onnxruntime"))
 }
 
@@ -212,18 +212,18 @@ struct Search {
 
 impl Search {
     fn try_usual_places(&mut self) -> Option<Located> {
-        let executable = places::executable();
+        let executable = search_paths::executable();
         let executable = executable.as_deref();
-        self.try_paths(How::BesideExecutable, executable.map(places::beside).unwrap_or_default())
+        self.try_paths(How::BesideExecutable, executable.map(search_paths::beside).unwrap_or_default())
             .or_else(|| self.try_paths(How::Managed, managed_folder()))
-            .or_else(|| self.try_paths(How::Checkout, executable.and_then(places::checkout)))
-            .or_else(|| self.try_paths(How::Python, places::active_site_packages()))
-            .or_else(|| self.try_paths(How::Python, places::known_site_packages()))
+            .or_else(|| self.try_paths(How::Checkout, executable.and_then(search_paths::checkout)))
+            .or_else(|| self.try_paths(How::Python, search_paths::active_site_packages()))
+            .or_else(|| self.try_paths(How::Python, search_paths::known_site_packages()))
             .or_else(|| {
                 let asked = self.ask_python();
                 self.try_paths(How::Python, asked)
             })
-            .or_else(|| self.try_paths(How::System, places::system()))
+            .or_else(|| self.try_paths(How::System, search_paths::system()))
     }
 
     fn try_paths(&mut self, how: How, paths: impl IntoIterator<Item = PathBuf>) -> Option<Located> {
@@ -263,9 +263,9 @@ impl Search {
 
     /// Python's own list of its package folders, without those that the layout told already.
     fn ask_python(&mut self) -> Vec<PathBuf> {
-        match places::ask_python() {
+        match search_paths::ask_python() {
             Ok(folders) => {
-                let known = [places::active_site_packages(), places::known_site_packages()].concat();
+                let known = [search_paths::active_site_packages(), search_paths::known_site_packages()].concat();
                 folders.into_iter().filter(|folder| !known.contains(folder)).collect()
             }
             Err(reason) => {
@@ -329,7 +329,7 @@ fn remember(library: &Path) {
 /// It may set an environment variable: no other thread may read the environment meanwhile, other than by [`mod@std::env`]. So it
 /// is for the beginning of `main`.
 pub unsafe fn disable_telemetry() {
-    if places::variable(TELEMETRY_VARIABLE).is_none() {
+    if search_paths::variable(TELEMETRY_VARIABLE).is_none() {
         // SAFETY: the caller answers for the other threads.
         unsafe { env::set_var(TELEMETRY_VARIABLE, "1") };
     }

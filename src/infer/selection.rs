@@ -4,7 +4,7 @@
 //! numbers the place is the image's number; in a list of seeds it is the place in the list.
 
 use std::fmt;
-use std::ops::{Range as Span, RangeInclusive};
+use std::ops::{self, RangeInclusive};
 use std::str::FromStr;
 
 use super::tiling::Tiling;
@@ -65,7 +65,7 @@ impl Class {
     }
 
     /// Exchanges the largest of the values that choose the class with that of this class: all orders of them are equally likely,
-    /// so what comes out has the law that latents of this class have.
+    /// so what comes out has the distribution that latents of this class have.
     fn apply(self, size: usize, rows: &mut [f32]) {
         for row in rows.chunks_exact_mut(size) {
             let largest = (0..self.of).max_by(|&a, &b| row[a].total_cmp(&row[b])).unwrap_or(self.number);
@@ -100,7 +100,7 @@ impl Selection {
     ///
     /// # Errors
     /// When there are none, or numbers reach [`MAX_INDEX`].
-    pub fn places(&self) -> Result<Span<u64>> {
+    pub fn places(&self) -> Result<ops::Range<u64>> {
         let (start, n) = match self {
             Self::Numbers { start, n, .. } => (*start, *n),
             Self::Seeds { seeds, number } => {
@@ -140,7 +140,7 @@ impl Selection {
             }
         };
         if let Some(truncation) = conditioning.truncation {
-            truncation.apply(latent.law, &mut values);
+            truncation.apply(latent.distribution, &mut values);
         }
         if let Some(class) = conditioning.class {
             class.apply(latent.size, &mut values);
@@ -150,7 +150,7 @@ impl Selection {
 }
 
 /// Places `start..start + n`, if they go that far.
-pub(super) fn span(start: u64, n: u64) -> Result<Span<u64>> {
+pub(super) fn span(start: u64, n: u64) -> Result<ops::Range<u64>> {
     match start.checked_add(n) {
         Some(end) if end <= MAX_INDEX => Ok(start..end),
         _ => Err(Error::usage(
@@ -186,7 +186,7 @@ impl SeedList {
     }
 
     /// The runs of the seeds at some places.
-    pub(super) fn part(&self, places: &Span<u64>) -> Vec<RangeInclusive<u64>> {
+    pub(super) fn part(&self, places: &ops::Range<u64>) -> Vec<RangeInclusive<u64>> {
         let part = |(before, run): &(u64, RangeInclusive<u64>)| {
             let end = before + (run.end() - run.start()) + 1;
             let (from, to) = (places.start.max(*before), places.end.min(end));
@@ -267,7 +267,7 @@ pub struct Shard {
 
 impl Shard {
     /// This shard's places. Cuts lie at multiples of `align`.
-    pub fn part(self, whole: &Span<u64>, align: u64) -> Span<u64> {
+    pub fn part(self, whole: &ops::Range<u64>, align: u64) -> ops::Range<u64> {
         let n = u128::from(whole.end - whole.start);
         let cut = |k: u64| {
             // Between 0 and n, so it fits.

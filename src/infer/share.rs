@@ -1,6 +1,6 @@
 //! The images of one call.
 
-use std::ops::{Range as Span, RangeInclusive};
+use std::ops::{self, RangeInclusive};
 
 use super::selection::{Selection, Shard};
 use super::tiling::Tiling;
@@ -11,7 +11,7 @@ use crate::error::Result;
 pub(super) struct Share {
     selection: Selection,
     shard: Option<Shard>,
-    places: Span<u64>,
+    places: ops::Range<u64>,
 }
 
 impl Share {
@@ -36,7 +36,7 @@ impl Share {
     }
 
     /// The images, by their places in the job.
-    pub fn places(&self) -> Span<u64> {
+    pub fn places(&self) -> ops::Range<u64> {
         self.places.clone()
     }
 

@@ -10,7 +10,7 @@
 //!
 //! All of them are counted from place 0, whichever part of a job is wanted: so each image is made in the same batch by every call.
 
-use std::ops::Range as Span;
+use std::ops;
 
 /// A way to cut places: tiles of one size, the first of which begins at place 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,12 +43,12 @@ impl Tiling {
     }
 
     /// The numbers of the tiles that some places are in.
-    pub fn numbers(self, places: &Span<u64>) -> Span<u64> {
+    pub fn numbers(self, places: &ops::Range<u64>) -> ops::Range<u64> {
         if places.is_empty() { 0..0 } else { self.number(places.start)..self.number(places.end - 1) + 1 }
     }
 
     /// The parts of some places that lie in one tile each, in their order.
-    pub fn cut(self, places: Span<u64>) -> impl Iterator<Item = Span<u64>> + Send {
+    pub fn cut(self, places: ops::Range<u64>) -> impl Iterator<Item = ops::Range<u64>> + Send {
         let numbers = self.numbers(&places);
         numbers.map(move |number| (number * self.0).max(places.start)..((number + 1) * self.0).min(places.end))
     }

@@ -17,7 +17,7 @@ const MOST_LINKS: usize = 40;
 /// Bits of a file's mode.
 const ALL_WRITE: u32 = 0o002;
 const STICKY: u32 = 0o1000;
-const MEND: &str = "if you trust it, set ORT_DYLIB_PATH to the library";
+const HINT: &str = "if you trust it, set ORT_DYLIB_PATH to the library";
 
 /// Succeeds if only root, this user and the executable's owner can change what is at `path`, which must be absolute.
 ///
@@ -39,7 +39,7 @@ pub fn check_library(library: &Path) -> Result<(), String> {
     for folder in [library, &real].into_iter().filter_map(Path::parent) {
         let meta = fs::metadata(folder).map_err(|e| e.to_string())?;
         if meta.mode() & ALL_WRITE != 0 {
-            return Err(format!("not safe: everybody may put libraries into {}; {MEND}", folder.display()));
+            return Err(format!("not safe: everybody may put libraries into {}; {HINT}", folder.display()));
         }
         let neighbours = fs::read_dir(folder).map_err(|e| e.to_string())?.flatten();
         for file in neighbours.filter(|file| file.file_name().to_string_lossy().starts_with("libonnxruntime")) {
@@ -85,11 +85,11 @@ fn push(rest: &mut Vec<OsString>, path: &Path) {
 
 fn look(path: &Path, meta: &Metadata, owners: &[u32]) -> Result<(), String> {
     if !owners.contains(&meta.uid()) {
-        return Err(format!("not safe: {} belongs to user {}, neither root nor you; {MEND}", path.display(), meta.uid()));
+        return Err(format!("not safe: {} belongs to user {}, neither root nor you; {HINT}", path.display(), meta.uid()));
     }
     let writable = meta.mode() & ALL_WRITE != 0 && !meta.is_symlink();
     if writable && !(meta.is_dir() && meta.mode() & STICKY != 0) {
-        return Err(format!("not safe: everybody may write to {}; {MEND}", path.display()));
+        return Err(format!("not safe: everybody may write to {}; {HINT}", path.display()));
     }
     Ok(())
 }

@@ -9,7 +9,7 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use sha2::{Digest, Sha256};
 
-use super::places;
+use super::search_paths;
 use crate::error::{Error, Result};
 use crate::files;
 
@@ -47,11 +47,11 @@ fn run_pip(requirements: &Path, target: &Path, other_ways: &str) -> Result<()> {
         "--require-hashes",
         "--requirement",
     ];
-    let name = places::PYTHON;
-    let python = places::program(name);
+    let name = search_paths::PYTHON;
+    let python = search_paths::program(name);
     let python =
         python.ok_or_else(|| Error::Runtime(format!("there is no {name} on PATH to fetch onnxruntime with. {other_ways}")))?;
-    let output = places::isolated(&python)
+    let output = search_paths::isolated(&python)
         .args(["-c", PIP])
         .args(INSTALL)
         .arg(requirements)

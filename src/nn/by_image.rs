@@ -9,7 +9,7 @@ use super::cpu::{self, for_float};
 #[cfg(feature = "cuda")]
 use super::cuda;
 use super::device::on_device;
-use super::statistics::Line;
+use super::statistics::Affine;
 
 /// Mean and `1 / √(var + eps)` of each image, `[n, 1]` both.
 pub(super) fn statistics(x: &Tensor, eps: f64) -> Result<[Tensor; 2]> {
@@ -44,7 +44,7 @@ pub(super) fn sums(g: &Tensor, x: &Tensor, centre: &Tensor) -> Result<[Tensor; 2
 ///
 /// # Errors
 /// When the shapes do not fit, or the type is neither f32 nor f64.
-pub(super) fn combine(line: &Line<'_>, terms: &[(&Tensor, Tensor)], act: Activation) -> Result<Tensor> {
+pub(super) fn combine(line: &Affine<'_>, terms: &[(&Tensor, Tensor)], act: Activation) -> Result<Tensor> {
     let x = line.x;
     let [n, c] = sizes(x)?;
     if let Some((g, _)) = terms.iter().find(|(g, _)| g.elem_count() != x.elem_count()) {

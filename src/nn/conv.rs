@@ -17,18 +17,18 @@ use super::cpu;
 #[cfg(feature = "cuda")]
 use super::cuda;
 use super::device::on_device;
-use super::geometry::{Direction, Plan, Window};
+use super::geometry::{ConvPlan, ConvWindow, Direction};
 use crate::nn::precision::Precision;
 
 /// `[n, h, w, ci]` with kernels `[co, ci, k, k]` → `[n, h', w', co]`.
 ///
 /// # Errors
 /// When the shapes do not fit or the type is neither f32 nor f64.
-pub fn conv(x: &Tensor, w: &Tensor, window: Window, precision: Precision) -> Result<Tensor> {
+pub fn conv(x: &Tensor, w: &Tensor, window: ConvWindow, precision: Precision) -> Result<Tensor> {
     let (x_dims, kernels) = (dims4(x)?, dims4(w)?);
     let [n, height, width, _] = x_dims;
     let y = [n, window.output(height), window.output(width), kernels[0]];
-    run(Direction::Forward, &Plan::new(window, x_dims, y, kernels)?, [x, w], y, precision)
+    run(Direction::Forward, &ConvPlan::new(window, x_dims, y, kernels)?, [x, w], y, precision)
 }
 
 /// The gradient of [`conv`] to an input of `size` = (h, w), given the output's gradient `[n, h', w', co]`: the transposed
@@ -36,23 +36,35 @@ pub fn conv(x: &Tensor, w: &Tensor, window: Window, precision: Precision) -> Res
 ///
 /// # Errors
 /// When the shapes do not fit or the type is neither f32 nor f64.
-pub fn conv_input_grad(dy: &Tensor, w: &Tensor, window: Window, size: (usize, usize), precision: Precision) -> Result<Tensor> {
+pub fn conv_input_grad(
+    dy: &Tensor,
+    w: &Tensor,
+    window: ConvWindow,
+    size: (usize, usize),
+    precision: Precision,
+) -> Result<Tensor> {
     let (y, kernels) = (dims4(dy)?, dims4(w)?);
     let x = [y[0], size.0, size.1, kernels[1]];
-    run(Direction::InputGrad, &Plan::new(window, x, y, kernels)?, [dy, w], x, precision)
+    run(Direction::InputGrad, &ConvPlan::new(window, x, y, kernels)?, [dy, w], x, precision)
 }
 
 /// The gradient of [`conv`] to its kernels `[co, ci, k, k]`, given its input and the output's gradient.
 ///
 /// # Errors
 /// When the shapes do not fit or the type is neither f32 nor f64.
-pub fn conv_weight_grad(x: &Tensor, dy: &Tensor, window: Window, precision: Precision) -> Result<Tensor> {
+pub fn conv_weight_grad(x: &Tensor, dy: &Tensor, window: ConvWindow, precision: Precision) -> Result<Tensor> {
     let (x_dims, y) = (dims4(x)?, dims4(dy)?);
     let kernels = [y[3], x_dims[3], window.kernel, window.kernel];
-    run(Direction::WeightGrad, &Plan::new(window, x_dims, y, kernels)?, [x, dy], kernels, precision)
+    run(Direction::WeightGrad, &ConvPlan::new(window, x_dims, y, kernels)?, [x, dy], kernels, precision)
 }
 
-fn run(direction: Direction, plan: &Plan, [a, b]: [&Tensor; 2], result: [usize; 4], precision: Precision) -> Result<Tensor> {
+fn run(
+    direction: Direction,
+    plan: &ConvPlan,
+    [a, b]: [&Tensor; 2],
+    result: [usize; 4],
+    precision: Precision,
+) -> Result<Tensor> {
     #[cfg(not(feature = "cuda"))]
     let _ = precision; // CPUs have no other than f32
     let (a, b) = (a.contiguous()?, b.contiguous()?);

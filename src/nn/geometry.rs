@@ -4,7 +4,7 @@ use candle_core::{Result, bail};
 
 /// Where a square kernel lands on its input.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Window {
+pub struct ConvWindow {
     /// Height and width of the kernel.
     pub kernel: usize,
     /// Step between positions.
@@ -13,7 +13,7 @@ pub struct Window {
     pub padding: usize,
 }
 
-impl Window {
+impl ConvWindow {
     /// A kernel of 1: a linear layer at every position.
     pub const POINT: Self = Self { kernel: 1, stride: 1, padding: 0 };
 
@@ -26,8 +26,8 @@ impl Window {
 
 /// What all three kernels need to know: `x` is `[n, h, w, ci]`, `y` is `[n, out_h, out_w, co]`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) struct Plan {
-    pub window: Window,
+pub(super) struct ConvPlan {
+    pub window: ConvWindow,
     pub n: usize,
     pub h: usize,
     pub w: usize,
@@ -37,8 +37,8 @@ pub(super) struct Plan {
     pub co: usize,
 }
 
-impl Plan {
-    pub fn new(window: Window, x: [usize; 4], y: [usize; 4], kernels: [usize; 4]) -> Result<Self> {
+impl ConvPlan {
+    pub fn new(window: ConvWindow, x: [usize; 4], y: [usize; 4], kernels: [usize; 4]) -> Result<Self> {
         let [n, h, w, ci] = x;
         let [m, out_h, out_w, co] = y;
         let (k, stride) = (window.kernel, window.stride);

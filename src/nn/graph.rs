@@ -1,6 +1,6 @@
 //! What a network computes outside training, as a graph of operations with plain weights: what layers are turned into for export.
 
-use super::geometry::Window;
+use super::geometry::ConvWindow;
 use super::shape::Shape;
 
 /// A dense array, row-major.
@@ -29,7 +29,7 @@ pub enum Op {
         /// b, by output channel.
         bias: Option<Vec<f32>>,
         /// Where the kernels lie.
-        window: Window,
+        window: ConvWindow,
     },
     /// A transposed convolution; `weight` is `[in, out, k, k]`.
     ConvTranspose {
@@ -38,7 +38,7 @@ pub enum Op {
         /// b, by output channel.
         bias: Option<Vec<f32>>,
         /// Where the kernels lie.
-        window: Window,
+        window: ConvWindow,
         /// Rows and columns added at the bottom and the right.
         output_padding: usize,
     },

@@ -13,7 +13,7 @@ use super::cpu::{self, for_float};
 use super::cuda;
 use super::device::on_device;
 use super::in_place::{self, InPlace};
-use super::statistics::{BatchNormGradients, BatchNormalised, EPS, LayerNormalised, Line};
+use super::statistics::{Affine, BatchNormGradients, BatchNormalised, EPS, LayerNormalised};
 
 /// Batch normalisation with the batch's own statistics (arXiv 1502.03167) and an activation behind it; `x` is `[n, c]` or
 /// `[n, h, w, c]`. Off the tape: [`batch_norm_grad`] is its gradient.
@@ -71,7 +71,7 @@ pub fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, act: Activation) -
     check(x, weight)?;
     check(x, bias)?;
     let [mean, inverse] = by_image::statistics(x, EPS)?;
-    let line = Line { x, centre: &mean, scale: &inverse.broadcast_mul(weight)?, shift: bias };
+    let line = Affine { x, centre: &mean, scale: &inverse.broadcast_mul(weight)?, shift: bias };
     let y = by_image::combine(&line, &[], act)?;
     Ok(LayerNormalised { y, mean, inverse })
 }
@@ -87,14 +87,14 @@ pub enum Normalised {
 
 /// What the Jacobian or its transpose makes of a `g`, and `Σ g` and `Σ g · x̂` by channel, `[1, c]` for batch normalisation, and
 /// by image and channel, `[n, c]`, for layer normalisation.
-pub struct Moved {
+pub struct JacobianProduct {
     /// Shaped as `g`.
     pub g: Tensor,
     /// Of what was moved.
     pub sums: [Tensor; 2],
 }
 
-impl Moved {
+impl JacobianProduct {
     /// The gradients to weight and bias, `[c]`, if it was [`Normalised::vjp`] that moved it.
     ///
     /// # Errors
@@ -118,11 +118,11 @@ impl Normalised {
     ///
     /// # Errors
     /// When the shapes do not fit, or `dy` shares its memory with another argument.
-    pub fn vjp(&self, x: &Tensor, weight: &Tensor, act: Activation, dy: Tensor) -> Result<Moved> {
+    pub fn vjp(&self, x: &Tensor, weight: &Tensor, act: Activation, dy: Tensor) -> Result<JacobianProduct> {
         match self {
             Self::Batch(made) => {
                 let BatchNormGradients { x: g, weight, bias } = batch_norm_grad(x, weight, made, act, dy)?;
-                Ok(Moved { g, sums: [bias.unsqueeze(0)?, weight.unsqueeze(0)?] })
+                Ok(JacobianProduct { g, sums: [bias.unsqueeze(0)?, weight.unsqueeze(0)?] })
             }
             Self::Layer(made) => {
                 act.grad(&made.y, InPlace::of(&dy))?;
@@ -135,7 +135,7 @@ impl Normalised {
     ///
     /// # Errors
     /// When the shapes do not fit.
-    pub fn jvp(&self, x: &Tensor, weight: &Tensor, dx: &Tensor) -> Result<Moved> {
+    pub fn jvp(&self, x: &Tensor, weight: &Tensor, dx: &Tensor) -> Result<JacobianProduct> {
         match self {
             // One channel has one γ and one σ: the Jacobian is symmetric.
             Self::Batch(_) => self.vjp(x, weight, Activation::None, dx.copy()?),
@@ -195,14 +195,14 @@ impl Normalised {
             to_bias = total(&plain)?;
         }
         let scale = (by_square * (h_along + by_sigma(&product)?)?)?;
-        let line = Line { x, centre: &centre, scale: &scale, shift: &by_sigma(&h_mean)?.neg()? };
+        let line = Affine { x, centre: &centre, scale: &scale, shift: &by_sigma(&h_mean)?.neg()? };
         Ok([by_image::combine(&line, &terms, Activation::None)?, total(&to_weight)?, to_bias])
     }
 }
 
 impl LayerNormalised {
     /// `after · P (before · g) / σ`: the Jacobian has the gain behind it, its transpose before it.
-    fn moved(&self, x: &Tensor, g: &Tensor, before: &Tensor, after: &Tensor) -> Result<Moved> {
+    fn moved(&self, x: &Tensor, g: &Tensor, before: &Tensor, after: &Tensor) -> Result<JacobianProduct> {
         let Self { mean, inverse, .. } = self;
         let [plain, along] = by_image::sums(g, x, mean)?;
         let along = along.broadcast_mul(inverse)?;
@@ -211,9 +211,9 @@ impl LayerNormalised {
         let factor = inverse.broadcast_mul(after)?;
         let shift = factor.broadcast_mul(&average(&plain)?)?.neg()?;
         let scale = factor.broadcast_mul(&average(&along)?.mul(inverse)?)?.neg()?;
-        let line = Line { x, centre: mean, scale: &scale, shift: &shift };
+        let line = Affine { x, centre: mean, scale: &scale, shift: &shift };
         let moved = by_image::combine(&line, &[(g, factor.broadcast_mul(before)?)], Activation::None)?;
-        Ok(Moved { g: moved, sums: [plain, along] })
+        Ok(JacobianProduct { g: moved, sums: [plain, along] })
     }
 }
 

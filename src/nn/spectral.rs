@@ -5,7 +5,7 @@ use candle_core::{Result, Tensor, Var};
 
 use super::conv::{conv, conv_input_grad};
 use super::device::on_device;
-use super::geometry::Window;
+use super::geometry::ConvWindow;
 use crate::nn::precision::Precision;
 
 /// The least norm that a vector is divided by.
@@ -52,7 +52,7 @@ fn times(matrix: &Tensor, v: &Tensor) -> Result<Tensor> {
     let kernels = matrix.reshape((out, rest, 1, 1))?;
     on_device!(
         matrix.device(),
-        cpu: conv(&v.reshape((1, 1, 1, rest))?, &kernels, Window::POINT, Precision::F32)?.reshape(out),
+        cpu: conv(&v.reshape((1, 1, 1, rest))?, &kernels, ConvWindow::POINT, Precision::F32)?.reshape(out),
         cuda: matrix.matmul(&v.reshape((rest, 1))?)?.reshape(out)
     )
 }
@@ -63,7 +63,7 @@ fn transposed_times(matrix: &Tensor, u: &Tensor) -> Result<Tensor> {
     let kernels = matrix.reshape((out, rest, 1, 1))?;
     on_device!(
         matrix.device(),
-        cpu: conv_input_grad(&u.reshape((1, 1, 1, out))?, &kernels, Window::POINT, (1, 1), Precision::F32)?.reshape(rest),
+        cpu: conv_input_grad(&u.reshape((1, 1, 1, out))?, &kernels, ConvWindow::POINT, (1, 1), Precision::F32)?.reshape(rest),
         cuda: u.reshape((1, out))?.matmul(matrix)?.reshape(rest)
     )
 }

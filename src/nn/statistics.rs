@@ -38,7 +38,7 @@ pub struct LayerNormalised {
 }
 
 /// `scale · (x − centre) + shift`; all but `x` are anything that broadcasts to `[n, c]`.
-pub(super) struct Line<'a> {
+pub(super) struct Affine<'a> {
     pub x: &'a Tensor,
     pub centre: &'a Tensor,
     pub scale: &'a Tensor,

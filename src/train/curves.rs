@@ -86,7 +86,7 @@ const PANELS: [Panel; 8] = [
 ];
 
 /// A curve that is there: the finite values by step, ascending.
-struct Line {
+struct DrawnCurve {
     name: &'static str,
     color: RGBColor,
     points: Vec<(f64, f64)>,
@@ -119,8 +119,8 @@ pub(super) fn svgs(records: &[Record]) -> Result<Vec<String>> {
 const DEFECT: &str = "This is a defect of ganforge; please report it.";
 
 /// The panels that have something to show, and losses in any case.
-fn panels(records: &[Record]) -> Vec<(&'static str, Vec<Line>)> {
-    let line = |curve: &Curve| Line {
+fn panels(records: &[Record]) -> Vec<(&'static str, Vec<DrawnCurve>)> {
+    let line = |curve: &Curve| DrawnCurve {
         name: curve.name,
         color: curve.color,
         points: records
@@ -146,7 +146,7 @@ fn size(panels: usize) -> (u32, u32) {
 
 fn plot<B: DrawingBackend>(
     root: DrawingArea<B, Shift>,
-    panels: &[(&str, Vec<Line>)],
+    panels: &[(&str, Vec<DrawnCurve>)],
     records: &[Record],
 ) -> std::result::Result<(), String> {
     register_fonts();
@@ -163,7 +163,7 @@ fn plot<B: DrawingBackend>(
 fn plot_panel<B: DrawingBackend>(
     area: &DrawingArea<B, Shift>,
     caption: &str,
-    lines: &[Line],
+    lines: &[DrawnCurve],
     last: f64,
 ) -> std::result::Result<(), DrawingAreaErrorKind<B::ErrorType>> {
     const RAW: f64 = 0.35; // opacity of the values as they are, behind their moving mean
@@ -192,7 +192,7 @@ fn plot_panel<B: DrawingBackend>(
         .y_label_formatter(&|y| number(*y, high - low))
         .label_style(("sans-serif", 13))
         .draw()?;
-    for Line { name, color, points } in lines {
+    for DrawnCurve { name, color, points } in lines {
         let clipped: Vec<(f64, f64)> = points.iter().map(|&(x, y)| (x, y.clamp(low, high))).collect();
         let (color, mean) = (*color, moving_mean(&clipped));
         if let Some(mean) = &mean {
@@ -218,7 +218,7 @@ fn plot_panel<B: DrawingBackend>(
 
 /// Lowest and highest value to show. A spike must not flatten the curves: what lies further from the middle 98 % of a curve
 /// than half their width is left outside.
-fn frame(lines: &[Line]) -> (f64, f64) {
+fn frame(lines: &[DrawnCurve]) -> (f64, f64) {
     const FEWEST: usize = 20; // of fewer values none is a spike
     let (mut low, mut high) = (f64::INFINITY, f64::NEG_INFINITY);
     for line in lines {

@@ -6,7 +6,7 @@ pub mod checkpoint;
 mod count;
 mod curves;
 mod gif;
-pub mod init;
+pub mod import_weights;
 mod naming;
 #[cfg(feature = "cuda")]
 mod pixels;
@@ -44,7 +44,7 @@ pub use step::{Phase, Trainer};
 pub use watch::{Best, Trouble, Verdict, Watchdog};
 
 /// What a training needs beside its config.
-pub struct Job<'a> {
+pub struct TrainingJob<'a> {
     /// The resolved config.
     pub config: &'a TrainConfig,
     /// The images.
@@ -101,11 +101,11 @@ pub struct Outcome {
 /// # Errors
 /// When the folder cannot be written to, another process trains in it, or a checkpoint belongs to another run or another
 /// config. What was saved before stays.
-pub fn train(job: &Job) -> Result<Outcome> {
+pub fn train(job: &TrainingJob) -> Result<Outcome> {
     // One process a run; what others that were killed left half written goes.
     let held = job.folder.held()?;
-    let job = &Job { folder: &held, ..*job };
-    let Job { config, data, folder, progress, .. } = job;
+    let job = &TrainingJob { folder: &held, ..*job };
+    let TrainingJob { config, data, folder, progress, .. } = job;
     folder.sweep()?;
     let saved = checkpoint::latest(folder)?;
     let changes = changes::check(folder, saved.as_deref(), config, job.set)?;
@@ -132,7 +132,7 @@ pub fn train(job: &Job) -> Result<Outcome> {
             .say(&format!("no checkpoint was saved before step {reached}, up to which this run was logged: it begins again"));
     }
     if saved.is_none() && !config.init_from.is_empty() {
-        progress.say(&init::begin(&mut trainer, Path::new(&config.init_from))?);
+        progress.say(&import_weights::begin(&mut trainer, Path::new(&config.init_from))?);
         // At once: a run that is killed before its next checkpoint must begin with the same weights, whatever became of the file.
         checkpoint::save(folder, &trainer, &batches, &watchdog)?;
     }
@@ -188,8 +188,8 @@ fn check_beginning(folder: &RunFolder, batches: &Batches) -> Result<Option<u64>>
 }
 
 /// Says of a run that is as long as was asked for, or longer, that there is nothing to train, and how it goes on.
-fn nothing_left(job: &Job, trainer: &Trainer, batches: &Batches, watchdog: Watchdog, total_steps: u64) -> Outcome {
-    let Job { folder, progress, .. } = job;
+fn nothing_left(job: &TrainingJob, trainer: &Trainer, batches: &Batches, watchdog: Watchdog, total_steps: u64) -> Outcome {
+    let TrainingJob { folder, progress, .. } = job;
     let asked = if trainer.step == total_steps {
         "as many as it was to have".to_string()
     } else {
@@ -210,13 +210,13 @@ fn nothing_left(job: &Job, trainer: &Trainer, batches: &Batches, watchdog: Watch
 
 /// A training under way.
 struct Run<'a> {
-    job: &'a Job<'a>,
+    job: &'a TrainingJob<'a>,
     trainer: Trainer,
     batches: Batches<'a>,
     watchdog: Watchdog,
     log: stats::Log,
-    sampler: Sampler<'a>,
-    looker: watch::Looker,
+    preview: Preview<'a>,
+    probe: watch::Probe,
     clock: Clock,
     rates: Rates,
     total: u64,
@@ -224,20 +224,26 @@ struct Run<'a> {
 
 /// What is to be done at the end of a round.
 struct Actions {
-    tell: bool,
-    look: bool,
-    show: bool,
+    log: bool,
+    probe: bool,
+    sheet: bool,
     judge: bool,
     save: bool,
     last: bool,
 }
 
 impl<'a> Run<'a> {
-    fn new(job: &'a Job<'a>, trainer: Trainer, batches: Batches<'a>, watchdog: Watchdog, log: stats::Log) -> Result<Self> {
+    fn new(
+        job: &'a TrainingJob<'a>,
+        trainer: Trainer,
+        batches: Batches<'a>,
+        watchdog: Watchdog,
+        log: stats::Log,
+    ) -> Result<Self> {
         let schedule = &job.config.schedule;
         Ok(Self {
-            sampler: Sampler::new(job.config, job.device)?,
-            looker: watch::Looker::new(job.config, &batches, &trainer)?,
+            preview: Preview::new(job.config, job.device)?,
+            probe: watch::Probe::new(job.config, &batches, &trainer)?,
             clock: Clock::start(trainer.step, batches.images_after(trainer.critic_steps())),
             rates: schedule.rates_by(|span| batches.in_steps(span, schedule)),
             total: batches.in_steps(schedule.length, schedule),
@@ -256,7 +262,7 @@ impl<'a> Run<'a> {
             let before = self.trainer.step;
             let after = before + schedule.generator_steps as u64;
             self.trainer.rate = self.rates.at(before);
-            self.trainer.measure = self.due(before, after).tell;
+            self.trainer.measure = self.due(before, after).log;
 
             // Train the critic, then the generator.
             let mut phase = Phase::default();
@@ -271,10 +277,10 @@ impl<'a> Run<'a> {
 
             // Tell. Before every save, so that nothing that has diverged replaces what has not.
             let mut due = self.due(before, after);
-            if due.tell || due.show {
+            if due.log || due.sheet {
                 self.job.folder.check()?;
             }
-            if due.tell {
+            if due.log {
                 let record = self.record(&due)?;
                 let better = record.quality.filter(|quality| self.watchdog.would_improve(*quality));
                 due.save |= better.is_some();
@@ -290,7 +296,7 @@ impl<'a> Run<'a> {
             }
 
             // Show.
-            if due.show {
+            if due.sheet {
                 self.show(after)?;
             }
 
@@ -307,8 +313,8 @@ impl<'a> Run<'a> {
 
     /// The sheet of samples after a step. The training is worth more than its pictures: where one cannot be kept, that is said.
     fn show(&mut self, step: u64) -> Result<()> {
-        let Job { folder, progress, .. } = self.job;
-        let sheet = self.sampler.sheet(&self.trainer)?;
+        let TrainingJob { folder, progress, .. } = self.job;
+        let sheet = self.preview.sheet(&self.trainer)?;
         let path = folder.sample_file(step);
         // Someone may have removed the folder.
         let kept = folder
@@ -323,7 +329,7 @@ impl<'a> Run<'a> {
 
     /// What is due at the end of the round from step `before` to step `after`.
     fn due(&self, before: u64, after: u64) -> Actions {
-        let Job { config, judge, stop, .. } = self.job;
+        let TrainingJob { config, judge, stop, .. } = self.job;
         let images = |step| self.batches.images_after(config.schedule.critic_steps_before(step));
         // A round may pass over the very step, or the very image.
         let passes = |every: u64, [before, after]: [u64; 2]| after / every.max(1) > before / every.max(1);
@@ -333,12 +339,12 @@ impl<'a> Run<'a> {
             Span::Epochs(every) => passes(every.saturating_mul(self.batches.len() as u64), [before, after].map(images)),
         };
         let last = after >= self.total || stop.load(Ordering::SeqCst);
-        let look = due(config.watch.every);
+        let probe = due(config.watch.every);
         // Not at the end besides: a run that ends earlier and is resumed would have measured once more.
         let judge = judge.is_some() && config.watch.judge_samples > 0 && due(config.watch.judge_every);
         let save = due(config.output.checkpoint_every) || last;
-        let show = due(config.output.sample_every) || last;
-        Actions { tell: due(config.output.log_every) || look || judge || save, look, show, judge, save, last }
+        let sheet = due(config.output.sample_every) || last;
+        Actions { log: due(config.output.log_every) || probe || judge || save, probe, sheet, judge, save, last }
     }
 
     /// The line of the log for the steps since the last one.
@@ -351,12 +357,12 @@ impl<'a> Run<'a> {
             Some([train, held_out]) => [Some(mean_score(&train)?), Some(mean_score(&held_out)?)],
             None => [None, None],
         };
-        let look = if due.look { Some(self.looker.look(trainer)?) } else { None };
+        let look = if due.probe { Some(self.probe.observe(trainer)?) } else { None };
         let diversity = look.as_ref().and_then(|look| look.diversity);
         let sound = means.loss_critic.is_finite() && means.loss_generator.is_finite();
         let quality = match self.job.judge.filter(|_| due.judge && sound) {
             Some(judge) => {
-                let distance = judge.distance(&self.sampler.images(trainer, self.job.config.watch.judge_samples)?);
+                let distance = judge.distance(&self.preview.images(trainer, self.job.config.watch.judge_samples)?);
                 // The training is worth more than the measurement.
                 let unmeasured = |error| self.job.progress.say(&format!("warning: the distance was not measured: {error}"));
                 distance.map_err(unmeasured).ok().filter(|distance| distance.is_finite())
@@ -467,13 +473,13 @@ fn hours(seconds: f64) -> String {
 
 /// A generator for sampling, with averaged weights where the run has them; images `0..n` of the run's seed, so the same
 /// that a sampling job with that seed makes.
-struct Sampler<'a> {
+struct Preview<'a> {
     config: &'a TrainConfig,
     view: Network,
     latents: Tensor,
 }
 
-impl<'a> Sampler<'a> {
+impl<'a> Preview<'a> {
     fn new(config: &'a TrainConfig, device: &Device) -> Result<Self> {
         let n = config.output.samples;
         let latents = Tensor::from_vec(config.latent.rows(config.seed, 0, n), (n, config.latent.size), device)?;

@@ -256,7 +256,7 @@ impl Watchdog {
 }
 
 /// Samples and real images that are looked at again and again.
-pub(super) struct Looker {
+pub(super) struct Probe {
     latents: Tensor,
     real: Batch,
     /// Of the real images; `None` if they are too few or all the same.
@@ -264,14 +264,14 @@ pub(super) struct Looker {
 }
 
 /// What a look sees.
-pub(super) struct Look {
+pub(super) struct Observation {
     /// The samples' mean pairwise distance, and the mean distance to the one most alike, relative to the real images'.
     pub diversity: Option<[f64; 2]>,
     /// Standard deviation of the critic's scores of samples and real images together.
     pub spread: f64,
 }
 
-impl Looker {
+impl Probe {
     /// Samples looked at.
     const N: usize = 64;
 
@@ -283,7 +283,7 @@ impl Looker {
     }
 
     /// The weights as they are: an average would hide for long what has become of them.
-    pub(super) fn look(&self, trainer: &Trainer) -> Result<Look> {
+    pub(super) fn observe(&self, trainer: &Trainer) -> Result<Observation> {
         // In the training's batches: more may not fit on the device.
         let batch = trainer.config.schedule.batch_size;
         let mut parts = Vec::new();
@@ -298,7 +298,7 @@ impl Looker {
         };
         let samples = Batch { images: samples, classes: trainer.classes_of(&self.latents)? };
         let scores = [trainer.scores(&self.real)?, trainer.scores(&samples)?].concat();
-        Ok(Look { diversity, spread: deviation(&scores) })
+        Ok(Observation { diversity, spread: deviation(&scores) })
     }
 }
 

@@ -5,7 +5,7 @@ use std::path::Path;
 use ganforge::contract::Layout;
 use ganforge::export::{self, Dtype};
 use ganforge::infer::builtin::{self, BUILTIN};
-use ganforge::infer::{Class, Conditioning, Existing, Format, Generator, Job, Options, Plan, Selection, pipeline};
+use ganforge::infer::{Class, Conditioning, Existing, Format, Generator, Options, Plan, SamplingJob, Selection, pipeline};
 use ganforge::progress::Silent;
 use ganforge::train::{RunFolder, Which, load_trained};
 
@@ -45,7 +45,7 @@ fn a_class_of_the_digits_is_the_digits_of_that_class() {
     let sample = |class: usize| {
         let class = Class::new(class, generator.contract(), generator.name()).unwrap();
         let conditioning = Conditioning { class: Some(class), truncation: None };
-        let job = Job { conditioning, ..Job::new(generator.provider()) };
+        let job = SamplingJob { conditioning, ..SamplingJob::new(generator.provider()) };
         let numbers = Selection::Numbers { seed: 0, start: 0, n: n as u64 };
         let out = folder.path().join(class.number().to_string());
         let plan = Plan::new(Format::Npy, &out, numbers, None, Existing::Refuse).unwrap();
@@ -70,7 +70,10 @@ fn a_class_of_the_digits_is_the_digits_of_that_class() {
     // A class is of one generator.
     let faces = builtin::open(Some("faces"), &Options::default()).unwrap();
     let class = Class::new(3, generator.contract(), "digits").unwrap();
-    let job = Job { conditioning: Conditioning { class: Some(class), truncation: None }, ..Job::new(faces.provider()) };
+    let job = SamplingJob {
+        conditioning: Conditioning { class: Some(class), truncation: None },
+        ..SamplingJob::new(faces.provider())
+    };
     let numbers = Selection::Numbers { seed: 0, start: 0, n: 1 };
     let plan = Plan::new(Format::Npy, &folder.path().join("faces"), numbers, None, Existing::Refuse).unwrap();
     let refused = pipeline::run(&faces, &job, &plan, &Silent, &false.into()).unwrap_err().to_string();

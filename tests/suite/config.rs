@@ -85,7 +85,7 @@ struct Facts {
 fn check(name: &str, facts: &Facts) -> TrainConfig {
     let config = preset(name);
     assert_eq!((config.data.size, config.data.channels, config.data.range), facts.image, "{name}");
-    assert_eq!(config.latent, Latent { size: facts.latent.0, law: facts.latent.1 }, "{name}");
+    assert_eq!(config.latent, Latent { size: facts.latent.0, distribution: facts.latent.1 }, "{name}");
     assert_eq!(config.schedule.batch_size, facts.batch, "{name}");
     if let Some(length) = facts.length {
         assert_eq!(config.schedule.length, length, "{name}");

@@ -4,7 +4,7 @@ use candle_core::{DType, Device, Tensor};
 use ganforge::nn::activation::Activation;
 use ganforge::nn::conv;
 use ganforge::nn::elementwise::{add_bias_activate, bias_grad, multiply, swap_axes};
-use ganforge::nn::geometry::Window;
+use ganforge::nn::geometry::ConvWindow;
 use ganforge::nn::in_place::InPlace;
 use ganforge::nn::norm::{batch_norm, batch_norm_grad};
 use ganforge::nn::precision::Precision;
@@ -21,7 +21,7 @@ struct Case {
     co: usize,
     h: usize,
     w: usize,
-    window: Window,
+    window: ConvWindow,
 }
 
 impl Case {
@@ -39,7 +39,7 @@ impl Case {
 
     /// Every term of the sums: indices into x, kernels and y.
     fn terms(self, mut visit: impl FnMut(usize, usize, usize)) {
-        let Self { ci, co, h, w, window: Window { kernel: k, stride, padding }, .. } = self;
+        let Self { ci, co, h, w, window: ConvWindow { kernel: k, stride, padding }, .. } = self;
         let [n, oh, ow, _] = self.y();
         let inside = |o: usize, tap: usize, size: usize| (o * stride + tap).checked_sub(padding).filter(|&at| at < size);
         for (image, out, oy, ox) in grid([n, co, oh, ow]) {
@@ -64,9 +64,9 @@ fn grid([a, b, c, d]: [usize; 4]) -> impl Iterator<Item = (usize, usize, usize, 
 /// Some with so many channels that the form with fewer multiplications serves them.
 fn cases() -> impl Strategy<Value = Case> {
     let any = (1usize..=7, 1usize..=3)
-        .prop_flat_map(|(kernel, stride)| (0..=kernel).prop_map(move |padding| Window { kernel, stride, padding }));
+        .prop_flat_map(|(kernel, stride)| (0..=kernel).prop_map(move |padding| ConvWindow { kernel, stride, padding }));
     let narrow = (1usize..=9, 1usize..=7, 1usize..=7, any);
-    let halving = (3usize..=5, 0usize..=4).prop_map(|(kernel, padding)| Window { kernel, stride: 2, padding });
+    let halving = (3usize..=5, 0usize..=4).prop_map(|(kernel, padding)| ConvWindow { kernel, stride: 2, padding });
     let wide = (1usize..=3, 32usize..=36, 32usize..=36, halving);
     (prop_oneof![2 => narrow, 1 => wide], 1usize..=13, 1usize..=13)
         .prop_map(|((n, ci, co, window), h, w)| Case { n, ci, co, h, w, window })
@@ -80,15 +80,15 @@ fn uniform(number: u64, dims: &[usize]) -> Tensor {
     Tensor::from_vec(values, dims, &Device::Cpu).unwrap().to_dtype(DType::F64).unwrap()
 }
 
-fn conv(x: &Tensor, w: &Tensor, window: Window) -> candle_core::Result<Tensor> {
+fn conv(x: &Tensor, w: &Tensor, window: ConvWindow) -> candle_core::Result<Tensor> {
     conv::conv(x, w, window, Precision::F32)
 }
 
-fn conv_input_grad(dy: &Tensor, w: &Tensor, window: Window, size: (usize, usize)) -> candle_core::Result<Tensor> {
+fn conv_input_grad(dy: &Tensor, w: &Tensor, window: ConvWindow, size: (usize, usize)) -> candle_core::Result<Tensor> {
     conv::conv_input_grad(dy, w, window, size, Precision::F32)
 }
 
-fn conv_weight_grad(x: &Tensor, dy: &Tensor, window: Window) -> Tensor {
+fn conv_weight_grad(x: &Tensor, dy: &Tensor, window: ConvWindow) -> Tensor {
     conv::conv_weight_grad(x, dy, window, Precision::F32).unwrap()
 }
 
@@ -235,7 +235,7 @@ fn uniform_f32(number: u64, dims: &[usize]) -> Tensor {
 
 #[test]
 fn convolutions_do_not_depend_on_the_number_of_threads() {
-    let window = |kernel, stride, padding| Window { kernel, stride, padding };
+    let window = |kernel, stride, padding| ConvWindow { kernel, stride, padding };
     let cases = [
         (1, 3, 8, 13, 9, window(4, 2, 1)),
         (9, 5, 7, 6, 6, window(3, 1, 1)),
@@ -262,7 +262,7 @@ fn convolutions_do_not_depend_on_the_number_of_threads() {
 /// However a batch is cut into groups, every image must come out as it does alone, and the weight gradient as their sum.
 #[test]
 fn convolutions_of_a_batch_are_those_of_its_images() {
-    let window = |kernel| Window { kernel, stride: 2, padding: 1 };
+    let window = |kernel| ConvWindow { kernel, stride: 2, padding: 1 };
     for (n, ci, co, size, window) in [
         (80, 33, 40, 8, window(4)),
         (70, 180, 170, 4, window(4)),
@@ -291,7 +291,7 @@ fn convolutions_of_a_batch_are_those_of_its_images() {
 
 #[test]
 fn convolutions_take_tensors_in_any_order_of_memory() {
-    let case = Case { n: 3, ci: 2, co: 4, h: 5, w: 7, window: Window { kernel: 3, stride: 2, padding: 1 } };
+    let case = Case { n: 3, ci: 2, co: 4, h: 5, w: 7, window: ConvWindow { kernel: 3, stride: 2, padding: 1 } };
     let (x, w, y) = (uniform(1, &case.x()), uniform(2, &case.kernels()), uniform(3, &case.y()));
     let turned = |t: &Tensor| t.transpose(0, 3).unwrap().contiguous().unwrap().transpose(0, 3).unwrap();
     assert!(!turned(&x).is_contiguous());
@@ -309,7 +309,7 @@ fn convolutions_take_tensors_in_any_order_of_memory() {
 fn convolutions_of_the_wrong_shape_are_errors() {
     let zeros = |dims: &[usize], dtype| Tensor::zeros(dims, dtype, &Device::Cpu).unwrap();
     let f = |dims: &[usize]| zeros(dims, DType::F32);
-    let window = Window { kernel: 3, stride: 2, padding: 1 };
+    let window = ConvWindow { kernel: 3, stride: 2, padding: 1 };
     let (x, w, y) = (f(&[2, 6, 6, 4]), f(&[5, 4, 3, 3]), f(&[2, 3, 3, 5]));
     assert_eq!(conv(&x, &w, window).unwrap().dims(), [2, 3, 3, 5]);
     assert_eq!(conv_input_grad(&y, &w, window, (6, 6)).unwrap().dims(), [2, 6, 6, 4]);
@@ -333,7 +333,11 @@ fn convolutions_of_the_wrong_shape_are_errors() {
     for wrong in [(4, 6), (6, 7), (0, 6), (6, 0), (1, 1)] {
         assert!(conv_input_grad(&y, &w, window, wrong).is_err(), "{wrong:?}");
     }
-    for wrong in [Window { stride: 0, ..window }, Window { kernel: 0, ..window }, Window { padding: 0, kernel: 7, stride: 1 }] {
+    for wrong in [
+        ConvWindow { stride: 0, ..window },
+        ConvWindow { kernel: 0, ..window },
+        ConvWindow { padding: 0, kernel: 7, stride: 1 },
+    ] {
         let kernels = f(&[5, 4, wrong.kernel, wrong.kernel]);
         assert!(conv(&x, &kernels, wrong).is_err(), "{wrong:?}");
         assert!(conv_input_grad(&y, &kernels, wrong, (6, 6)).is_err(), "{wrong:?}");

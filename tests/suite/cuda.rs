@@ -8,12 +8,12 @@ use std::sync::LazyLock;
 use candle_core::{DType, Device, Tensor};
 use ganforge::augment::Augmentation;
 use ganforge::config::{self, InitConfig, Precision, TrainConfig};
-use ganforge::data::{Dataset, Report};
+use ganforge::data::{DataReport, Dataset};
 use ganforge::nn::activation::Activation;
 use ganforge::nn::conv::{conv, conv_input_grad, conv_weight_grad};
 use ganforge::nn::device::open_cuda;
 use ganforge::nn::elementwise::{add_bias_activate, bias_grad, multiply, swap_axes};
-use ganforge::nn::geometry::Window;
+use ganforge::nn::geometry::ConvWindow;
 use ganforge::nn::in_place::InPlace;
 use ganforge::nn::norm::{batch_norm, batch_norm_grad};
 use ganforge::nn::statistics::BatchNormalised;
@@ -88,20 +88,20 @@ fn compare(gpu: &Device, what: &str, arguments: &[Tensor], tolerance: f64, run: 
 }
 
 /// Shapes that presets use, odd ones, and random ones: images, channels in and out, height, width, window.
-fn convolutions() -> Vec<([usize; 5], Window)> {
-    let window = |kernel, stride, padding| Window { kernel, stride, padding };
+fn convolutions() -> Vec<([usize; 5], ConvWindow)> {
+    let window = |kernel, stride, padding| ConvWindow { kernel, stride, padding };
     let mut all = vec![
         ([4, 3, 16, 32, 32], window(4, 2, 1)),
         ([4, 16, 32, 16, 16], window(4, 2, 1)),
         ([8, 32, 64, 8, 8], window(4, 2, 1)),
         ([8, 64, 1, 4, 4], window(4, 1, 0)),
-        ([8, 100, 64, 1, 1], Window::POINT),
+        ([8, 100, 64, 1, 1], ConvWindow::POINT),
         ([8, 48, 20, 4, 4], window(4, 1, 0)),
         ([3, 16, 32, 16, 16], window(3, 2, 1)),
         ([3, 8, 8, 9, 7], window(3, 1, 1)),
         ([2, 5, 7, 13, 11], window(5, 3, 2)),
-        ([1, 1, 1, 1, 1], Window::POINT),
-        ([6, 24, 12, 7, 5], Window::POINT),
+        ([1, 1, 1, 1, 1], ConvWindow::POINT),
+        ([6, 24, 12, 7, 5], ConvWindow::POINT),
         ([2, 8, 8, 6, 6], window(1, 2, 0)),
     ];
     let mut stream = Stream::at(1, Purpose::Latent, 1_000);
@@ -397,7 +397,7 @@ fn batches_on_the_device_are_those_of_the_host() {
         size: 12,
         pixels,
         labels: Vec::new(),
-        report: Report::default(),
+        report: DataReport::default(),
     };
     let [mut ours, mut cpu] = [gpu, &Device::Cpu].map(|device| Batches::new(&data, &config, device).unwrap());
     for step in 0..7 {

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use ganforge::config::DataConfig;
-use ganforge::data::{Dataset, Report, Split, find_named, load, synthetic};
+use ganforge::data::{DataReport, Dataset, Split, find_named, load, synthetic};
 use ganforge::error::{Error, Result};
 use ganforge::progress::Silent;
 use image::{DynamicImage, GrayImage, ImageFormat, Luma, LumaA, Rgb, RgbImage, Rgba, RgbaImage};
@@ -542,7 +542,7 @@ fn unknown_sources_are_explained() {
 proptest! {
     #[test]
     fn a_split_parts_the_set(len in 1usize..500, share in 0.0f64..0.6, seed: u64) {
-        let data = Dataset { name: String::new(), sha256: String::new(), len, channels: 1, size: 0, pixels: vec![], labels: Vec::new(), report: Report::default() };
+        let data = Dataset { name: String::new(), sha256: String::new(), len, channels: 1, size: 0, pixels: vec![], labels: Vec::new(), report: DataReport::default() };
         let Split { train, held_out } = data.split(share, seed);
         prop_assert!(!train.is_empty());
         prop_assert!(train.is_sorted() && held_out.is_sorted());
@@ -565,7 +565,7 @@ fn a_split_depends_on_the_seed_and_survives_odd_shares() {
         size: 0,
         pixels: vec![],
         labels: vec![],
-        report: Report::default(),
+        report: DataReport::default(),
     };
     assert_ne!(data.split(0.1, 1), data.split(0.1, 2));
     assert_eq!(data.split(0.1, 1).held_out.len(), 100);

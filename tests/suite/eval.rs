@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use assert_cmd::Command;
 use candle_core::{Device, Tensor};
 use ganforge::config::DataConfig;
-use ganforge::data::{self, Dataset, Report, synthetic};
+use ganforge::data::{self, DataReport, Dataset, synthetic};
 use ganforge::error::Error;
 use ganforge::eval::features::{DEFAULT_RANGE, Options};
 use ganforge::eval::frechet::frechet;
@@ -207,7 +207,7 @@ fn digits(len: usize, channels: usize, seed: u64) -> Dataset {
         size: 28,
         pixels,
         labels: Vec::new(),
-        report: Report::default(),
+        report: DataReport::default(),
     }
 }
 

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use candle_core::{DType, Device, Tensor, Var};
 use ganforge::config::{InitConfig, LossConfig, OptimizerConfig, PRESETS, TrainConfig};
 use ganforge::nn::conv::{conv, conv_input_grad, conv_weight_grad};
-use ganforge::nn::geometry::Window;
+use ganforge::nn::geometry::ConvWindow;
 use ganforge::nn::layers::Linear;
 use ganforge::nn::precision::Precision;
 use ganforge::nn::{LayerSpec, Shape};
@@ -169,7 +169,7 @@ fn convolutions_of_many_shapes() {
     assert_eq!(cases.len(), 60);
     for case in cases {
         let get = |key: &str| case[key].as_u64().unwrap() as usize;
-        let window = Window { kernel: get("kernel"), stride: get("stride"), padding: get("padding") };
+        let window = ConvWindow { kernel: get("kernel"), stride: get("stride"), padding: get("padding") };
         let (n, ci, co, h, w) = (get("n"), get("ci"), get("co"), get("h"), get("w"));
         for (dtype, tolerance) in [(DType::F64, 1e-9), (DType::F32, 1e-4)] {
             let ours = |number, dims: &[usize]| to_ours(&made(number, dims).to_dtype(dtype).unwrap());

@@ -8,13 +8,13 @@ use std::sync::atomic::AtomicBool;
 
 use candle_core::Device;
 use ganforge::config::{Span, TrainConfig};
-use ganforge::data::{Dataset, Report, synthetic};
+use ganforge::data::{DataReport, Dataset, synthetic};
 use ganforge::error::Error;
 use ganforge::image::encode_png;
 use ganforge::progress::Silent;
 use ganforge::train::report::{self, Facts, Paths};
 use ganforge::train::tensorboard::{self, Event, Events};
-use ganforge::train::{Best, Job, Record, RunFolder, Verdict, read_records, train};
+use ganforge::train::{Best, Record, RunFolder, TrainingJob, Verdict, read_records, train};
 use image::{AnimationDecoder, RgbaImage};
 use serde_json::Value;
 use tempfile::{TempDir, tempdir};
@@ -34,7 +34,7 @@ fn config(steps: u64) -> TrainConfig {
 }
 
 fn digits() -> Dataset {
-    let report = Report { found: 51, used: 50, ..Report::default() };
+    let report = DataReport { found: 51, used: 50, ..DataReport::default() };
     let pixels = synthetic::digits(50, 28, 1, 0);
     Dataset { name: "digits".into(), sha256: "abc".into(), len: 50, channels: 1, size: 28, pixels, labels: Vec::new(), report }
 }
@@ -43,7 +43,7 @@ fn digits() -> Dataset {
 fn go_on(folder: &RunFolder, steps: u64) {
     let (config, data, stop) = (config(steps), digits(), AtomicBool::new(false));
     let (device, progress) = (&Device::Cpu, &Silent);
-    let job = Job { config: &config, data: &data, device, folder, progress, stop: &stop, judge: None, set: &[] };
+    let job = TrainingJob { config: &config, data: &data, device, folder, progress, stop: &stop, judge: None, set: &[] };
     train(&job).unwrap();
 }
 

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
 use ganforge::config::{self, PRESETS, TrainConfig};
-use ganforge::data::{Dataset, Report};
+use ganforge::data::{DataReport, Dataset};
 use ganforge::nn::LayerSpec;
 use ganforge::random::{Purpose, Stream};
 use ganforge::train::{Batch, Batches, Phase, Trainer};
@@ -97,7 +97,16 @@ impl Golden {
         };
         let labels = (0..len).filter_map(|index| Some(index.checked_rem(config.data.classes)? as u8)).collect();
         let pixels = (0..len as u64).flat_map(image).collect();
-        Dataset { name: "noise".into(), sha256: String::new(), len, channels, size, pixels, labels, report: Report::default() }
+        Dataset {
+            name: "noise".into(),
+            sha256: String::new(),
+            len,
+            channels,
+            size,
+            pixels,
+            labels,
+            report: DataReport::default(),
+        }
     }
 }
 

@@ -660,7 +660,7 @@ fn one_ctrl_c_ends_a_load() {
 
 #[test]
 fn one_ctrl_c_ends_a_run() {
-    let first = Latent { size: 4, law: Distribution::Normal }.rows(0, 0, 1)[0];
+    let first = Latent { size: 4, distribution: Distribution::Normal }.rows(0, 0, 1)[0];
     let folder = folder_with(&endless(first));
     let output = interrupted(folder.path(), "out/.manifest.json.journal");
     let error = String::from_utf8_lossy(&output.stderr);
@@ -701,7 +701,7 @@ fn one_wrong_image(kind: DataType, c: f32, nan: bool) -> Vec<u8> {
 
 #[test]
 fn an_image_that_is_none_is_named() {
-    let c = Latent { size: 8, law: Distribution::Normal }.rows(3, 5, 1)[0];
+    let c = Latent { size: 8, distribution: Distribution::Normal }.rows(3, 5, 1)[0];
     for (kind, nan) in
         [(DataType::Float, false), (DataType::Float, true), (DataType::Float16, false), (DataType::Float16, true)]
     {

@@ -11,7 +11,7 @@ use ganforge::data::{self, Dataset};
 use ganforge::error::{Error, Result};
 use ganforge::eval::learn::is_feature_folder;
 use ganforge::eval::neighbours::SHEET_COLUMNS;
-use ganforge::eval::{DEFAULT_DRAWS, FeatureModel, InputRange, Job, RealImages, Subject, evaluate, features};
+use ganforge::eval::{DEFAULT_DRAWS, EvaluationJob, FeatureModel, InputRange, RealImages, Subject, evaluate, features};
 use ganforge::files;
 use ganforge::image::{Range, save_grid};
 use ganforge::infer::{Generator, Options, Provider, builtin};
@@ -166,7 +166,7 @@ pub fn eval(args: &EvalArgs) -> Result<()> {
         Opened::Generator(generator) => Subject::Generator(generator),
         Opened::Images(images) => Subject::Images(images),
     };
-    let job = Job {
+    let job = EvaluationJob {
         subject,
         name: &name_of(&args.subject),
         sha256: &sha256,

@@ -3,13 +3,13 @@
 
 use std::fs::File;
 use std::io::{self, ErrorKind};
-use std::ops::Range as Span;
+use std::ops;
 use std::sync::Arc;
 
 use crc32fast::Hasher;
 use serde_json::{Value, json};
 
-use super::sink::{Depth, Layout, Open, Sink, Site, Store};
+use super::sink::{Depth, Naming, Open, Sink, Site, Store};
 use crate::error::{Error, Result};
 use crate::infer::folder::name_of;
 use crate::infer::piece::{Piece, Tally, checksum};
@@ -56,8 +56,8 @@ impl Sink for Array {
         self.name
     }
 
-    fn layout(&self) -> Layout {
-        Layout::File { stem: "samples", ending: self.name }
+    fn naming(&self) -> Naming {
+        Naming::File { stem: "samples", ending: self.name }
     }
 
     fn check_size(&self, count: u64, shape: [usize; 3], _: &str) -> Result<()> {
@@ -153,8 +153,8 @@ impl ArrayFile {
 }
 
 impl Store for ArrayFile {
-    fn begin(&self, places: Span<u64>) -> Result<Box<dyn Open + '_>> {
-        Ok(Box::new(Begun { store: self, tally: Tally::new(places.start) }))
+    fn begin(&self, places: ops::Range<u64>) -> Result<Box<dyn Open + '_>> {
+        Ok(Box::new(OpenArray { store: self, tally: Tally::new(places.start) }))
     }
 
     fn sync(&self, _: &[Piece]) -> io::Result<()> {
@@ -217,12 +217,12 @@ impl Store for ArrayFile {
 }
 
 /// A piece under way.
-struct Begun<'a> {
+struct OpenArray<'a> {
     store: &'a ArrayFile,
     tally: Tally,
 }
 
-impl Open for Begun<'_> {
+impl Open for OpenArray<'_> {
     fn put(&mut self, pixels: &[u8]) -> Result<()> {
         let Self { store: ArrayFile { file, site, .. }, tally } = self;
         write_at(file, pixels, self.store.at(tally.next())).map_err(Error::io("write", &site.part))?;

@@ -1,12 +1,12 @@
 //! One contact sheet. It lies in memory until it is saved.
 
 use std::io;
-use std::ops::Range as Span;
+use std::ops;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use serde_json::Value;
 
-use super::sink::{Depth, Layout, Open, Sink, Site, Store};
+use super::sink::{Depth, Naming, Open, Sink, Site, Store};
 use crate::error::{Error, Result};
 use crate::image::{self, Images};
 use crate::infer::piece::{Piece, Tally};
@@ -22,8 +22,8 @@ impl Sink for Grid {
         "grid"
     }
 
-    fn layout(&self) -> Layout {
-        Layout::File { stem: "grid", ending: "png" }
+    fn naming(&self) -> Naming {
+        Naming::File { stem: "grid", ending: "png" }
     }
 
     fn in_one_go(&self) -> Option<&'static str> {
@@ -72,8 +72,8 @@ struct Sheet {
 }
 
 impl Store for Sheet {
-    fn begin(&self, places: Span<u64>) -> Result<Box<dyn Open + '_>> {
-        Ok(Box::new(Begun { sheet: self, tally: Tally::new(places.start) }))
+    fn begin(&self, places: ops::Range<u64>) -> Result<Box<dyn Open + '_>> {
+        Ok(Box::new(OpenGrid { sheet: self, tally: Tally::new(places.start) }))
     }
 
     fn sync(&self, _: &[Piece]) -> io::Result<()> {
@@ -92,12 +92,12 @@ impl Store for Sheet {
 }
 
 /// A piece under way.
-struct Begun<'a> {
+struct OpenGrid<'a> {
     sheet: &'a Sheet,
     tally: Tally,
 }
 
-impl Open for Begun<'_> {
+impl Open for OpenGrid<'_> {
     fn put(&mut self, pixels: &[u8]) -> Result<()> {
         let Self { sheet: Sheet { site, pixels: sheet }, tally } = self;
         let at = (tally.next() - site.share.places().start) as usize * site.image();

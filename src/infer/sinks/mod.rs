@@ -9,7 +9,7 @@ mod png;
 pub(super) mod sink;
 mod tar;
 
-use sink::{Layout, Sink};
+use sink::{Naming, Sink};
 
 /// Makes of a table of formats the type that names them, in the order in which they are offered.
 macro_rules! formats {
@@ -57,15 +57,15 @@ impl Format {
 
     /// The format of many files that has this name: other jobs of it may be in the same folder.
     pub(super) fn of_many_files(name: &str) -> Option<Self> {
-        let is_it = |format: &&Self| format.name() == name && matches!(format.sink().layout(), Layout::Folder { .. });
+        let is_it = |format: &&Self| format.name() == name && matches!(format.sink().naming(), Naming::Folder { .. });
         Self::ALL.iter().find(is_it).copied()
     }
 
     /// The formats of one file, each with the ending of that file's name.
     pub(super) fn of_one_file() -> impl Iterator<Item = (Self, &'static str)> {
-        Self::ALL.iter().filter_map(|format| match format.sink().layout() {
-            Layout::File { ending, .. } => Some((*format, ending)),
-            Layout::Folder { .. } => None,
+        Self::ALL.iter().filter_map(|format| match format.sink().naming() {
+            Naming::File { ending, .. } => Some((*format, ending)),
+            Naming::Folder { .. } => None,
         })
     }
 

@@ -1,14 +1,14 @@
 //! A folder of PNG files. One that was being written when the program was killed may be incomplete, and is written again.
 
 use std::io::{self, Write};
-use std::ops::Range as Span;
+use std::ops;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde_json::{Value, json};
 
 use super::files;
-use super::sink::{Depth, Layout, Open, Sink, Site, Store};
+use super::sink::{Depth, Naming, Open, Sink, Site, Store};
 use crate::error::{Error, Result};
 use crate::infer::folder::Folder;
 use crate::infer::piece::{Piece, Tally, join};
@@ -16,9 +16,9 @@ use crate::infer::share::Share;
 use crate::infer::tiling::Tiling;
 use crate::text;
 
-/// Images below this number lie in the folder itself.
+/// PngFolder below this number lie in the folder itself.
 const FLAT_UP_TO: u64 = 10_000;
-/// Images in a subfolder.
+/// PngFolder in a subfolder.
 const SUBFOLDER: u64 = 1_000;
 /// The images that the manifest vouches for together.
 const PARTS: Tiling = Tiling::of(SUBFOLDER);
@@ -31,8 +31,8 @@ impl Sink for Png {
         "png"
     }
 
-    fn layout(&self) -> Layout {
-        Layout::Folder { manifest: "", files: "images" }
+    fn naming(&self) -> Naming {
+        Naming::Folder { manifest: "", files: "images" }
     }
 
     fn number_of(&self, file: &Path) -> Option<u64> {
@@ -59,7 +59,7 @@ impl Sink for Png {
     }
 
     fn create(&self, site: &Arc<Site>) -> Result<Box<dyn Store>> {
-        Ok(Box::new(Images { site: Arc::clone(site) }))
+        Ok(Box::new(PngFolder { site: Arc::clone(site) }))
     }
 
     fn find(&self, site: &Arc<Site>) -> Result<Option<Box<dyn Store>>> {
@@ -90,13 +90,13 @@ impl Sink for Png {
 }
 
 /// The folder at work.
-struct Images {
+struct PngFolder {
     site: Arc<Site>,
 }
 
-impl Store for Images {
-    fn begin(&self, places: Span<u64>) -> Result<Box<dyn Open + '_>> {
-        Ok(Box::new(Begun { site: &self.site, tally: Tally::new(places.start), whole: Vec::new() }))
+impl Store for PngFolder {
+    fn begin(&self, places: ops::Range<u64>) -> Result<Box<dyn Open + '_>> {
+        Ok(Box::new(OpenPngs { site: &self.site, tally: Tally::new(places.start), whole: Vec::new() }))
     }
 
     fn sync(&self, pieces: &[Piece]) -> io::Result<()> {
@@ -109,13 +109,13 @@ impl Store for Images {
 }
 
 /// A piece under way, cut into parts that the manifest vouches for.
-struct Begun<'a> {
+struct OpenPngs<'a> {
     site: &'a Site,
     tally: Tally,
     whole: Vec<Piece>,
 }
 
-impl Open for Begun<'_> {
+impl Open for OpenPngs<'_> {
     fn put(&mut self, pixels: &[u8]) -> Result<()> {
         for pixels in pixels.chunks_exact(self.site.image()) {
             let png = self.site.png(pixels)?;
@@ -146,7 +146,7 @@ fn create_file(folder: &Folder, name: &Path, bytes: &[u8]) -> Result<()> {
 }
 
 /// The names of the files of the images at some places.
-fn names(share: &Share, places: Span<u64>) -> impl Iterator<Item = PathBuf> {
+fn names(share: &Share, places: ops::Range<u64>) -> impl Iterator<Item = PathBuf> {
     places.map(|place| image_name(share.selection().name(place)))
 }
 

@@ -1,7 +1,7 @@
 //! What the formats have in common: the trait that each of them implements, and what it works with.
 
 use std::io;
-use std::ops::Range as Span;
+use std::ops;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -20,7 +20,7 @@ pub(in crate::infer) trait Sink: Sync {
     fn name(&self) -> &'static str;
 
     /// Whether it makes one file or many, and how they are named.
-    fn layout(&self) -> Layout;
+    fn naming(&self) -> Naming;
 
     /// What is made in one go, without shards, a journal and a manifest: its name in messages. `None` for what can be cut up and
     /// gone on with.
@@ -72,7 +72,7 @@ pub(in crate::infer) trait Sink: Sync {
 
 /// How a format's files are named.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::infer) enum Layout {
+pub(in crate::infer) enum Naming {
     /// Many files in a folder, beside which other jobs may have theirs.
     Folder {
         /// What stands behind `manifest` in the name of the manifest, by which the format's is told from others'.
@@ -92,7 +92,7 @@ pub(in crate::infer) enum Layout {
 /// What the images of a job go into.
 pub(in crate::infer) trait Store: Send + Sync {
     /// Begins the piece at some places; any thread, any order of pieces.
-    fn begin(&self, places: Span<u64>) -> Result<Box<dyn Open + '_>>;
+    fn begin(&self, places: ops::Range<u64>) -> Result<Box<dyn Open + '_>>;
 
     /// Waits until pieces are on the disk.
     fn sync(&self, pieces: &[Piece]) -> io::Result<()>;

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
-use std::ops::Range as Span;
+use std::ops;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::files;
 use super::png::file_name;
-use super::sink::{Depth, Layout, Open, Sink, Site, Store};
+use super::sink::{Depth, Naming, Open, Sink, Site, Store};
 use crate::error::Result;
 use crate::infer::folder::Folder;
 use crate::infer::piece::{Piece, Tally};
@@ -28,8 +28,8 @@ impl Sink for Tar {
         "tar"
     }
 
-    fn layout(&self) -> Layout {
-        Layout::Folder { manifest: "-tar", files: "tar files" }
+    fn naming(&self) -> Naming {
+        Naming::Folder { manifest: "-tar", files: "tar files" }
     }
 
     fn files(&self) -> Option<Tiling> {
@@ -76,9 +76,9 @@ struct Tars {
 }
 
 impl Store for Tars {
-    fn begin(&self, places: Span<u64>) -> Result<Box<dyn Open + '_>> {
+    fn begin(&self, places: ops::Range<u64>) -> Result<Box<dyn Open + '_>> {
         let file = Unfinished::create(&self.site.folder, name_at(places.start))?;
-        Ok(Box::new(Begun { site: &self.site, tally: Tally::new(places.start), file: Some(file) }))
+        Ok(Box::new(OpenTar { site: &self.site, tally: Tally::new(places.start), file: Some(file) }))
     }
 
     fn sync(&self, pieces: &[Piece]) -> io::Result<()> {
@@ -91,13 +91,13 @@ impl Store for Tars {
 }
 
 /// A piece under way, which is a tar file.
-struct Begun<'a> {
+struct OpenTar<'a> {
     site: &'a Site,
     tally: Tally,
     file: Option<Unfinished>,
 }
 
-impl Open for Begun<'_> {
+impl Open for OpenTar<'_> {
     fn put(&mut self, pixels: &[u8]) -> Result<()> {
         for pixels in pixels.chunks_exact(self.site.image()) {
             let png = self.site.png(pixels)?;
@@ -117,7 +117,7 @@ impl Open for Begun<'_> {
 }
 
 /// Half a tar file is of no use; it may be why there is no space.
-impl Drop for Begun<'_> {
+impl Drop for OpenTar<'_> {
     fn drop(&mut self) {
         if let Some(Unfinished { builder, folder, part, .. }) = self.file.take() {
             drop(builder);

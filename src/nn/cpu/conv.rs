@@ -6,10 +6,10 @@ use super::float::Float;
 use super::im2col;
 use super::memory::{View, filled};
 use super::winograd::Winograd;
-use crate::nn::geometry::{Direction, Plan};
+use crate::nn::geometry::{ConvPlan, Direction};
 
 /// One of the three convolutions of contiguous tensors of one type; the operands as [`Direction`] says, the result of these sizes.
-pub(in crate::nn) fn conv(direction: Direction, plan: &Plan, operands: [&Tensor; 2], result: [usize; 4]) -> Result<Tensor> {
+pub(in crate::nn) fn conv(direction: Direction, plan: &ConvPlan, operands: [&Tensor; 2], result: [usize; 4]) -> Result<Tensor> {
     match operands.map(Tensor::dtype) {
         [DType::F32, DType::F32] => convolved::<f32>(direction, plan, operands, result),
         [DType::F64, DType::F64] => convolved::<f64>(direction, plan, operands, result),
@@ -17,7 +17,7 @@ pub(in crate::nn) fn conv(direction: Direction, plan: &Plan, operands: [&Tensor;
     }
 }
 
-fn convolved<T: Float>(direction: Direction, plan: &Plan, [a, b]: [&Tensor; 2], result: [usize; 4]) -> Result<Tensor> {
+fn convolved<T: Float>(direction: Direction, plan: &ConvPlan, [a, b]: [&Tensor; 2], result: [usize; 4]) -> Result<Tensor> {
     let (view_a, view_b) = (View::of(a), View::of(b));
     let (first, second) = (view_a.slice::<T>()?, view_b.slice::<T>()?);
     let values = filled(result.iter().product(), |to| match (direction, Winograd::of(plan)) {

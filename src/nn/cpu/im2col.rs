@@ -14,7 +14,7 @@ use super::matrix::{matmul, matmul_parallel, row_major, transpose, transposed};
 use super::memory::{Slot, Workspace, filled, zeroed};
 use super::sums::add_to;
 use super::tasks::{LINES, MAX_SUMS, vectorised};
-use crate::nn::geometry::Plan;
+use crate::nn::geometry::ConvPlan;
 
 /// Values of a group's columns: 1 MB in f32.
 const CACHED_VALUES: usize = 1 << 18;
@@ -23,7 +23,7 @@ const MIN_ROWS: usize = 256;
 /// The batch is cut into at least this many groups, if it has so many images: work for as many cores.
 const MIN_GROUPS: usize = 16;
 
-impl Plan {
+impl ConvPlan {
     /// Values of a column: what one output position sees.
     fn depth(&self) -> usize {
         self.ci * self.window.kernel * self.window.kernel
@@ -139,7 +139,7 @@ fn transpose_parallel<T: Float>(from: &[T], to: &mut [T], rows: usize, columns: 
 }
 
 /// `y [n, out_h, out_w, co]`
-pub(super) fn forward<T: Float>(plan: &Plan, x: &[T], w: &[T], y: &mut [MaybeUninit<T>]) {
+pub(super) fn forward<T: Float>(plan: &ConvPlan, x: &[T], w: &[T], y: &mut [MaybeUninit<T>]) {
     let (depth, co) = (plan.depth(), plan.co);
     plan.with_turned(w, |turned| {
         if plan.is_full() {
@@ -162,7 +162,7 @@ pub(super) fn forward<T: Float>(plan: &Plan, x: &[T], w: &[T], y: &mut [MaybeUni
 }
 
 /// `dx [n, h, w, ci]`
-pub(super) fn input_grad<T: Float>(plan: &Plan, dy: &[T], w: &[T], dx: &mut [MaybeUninit<T>]) {
+pub(super) fn input_grad<T: Float>(plan: &ConvPlan, dy: &[T], w: &[T], dx: &mut [MaybeUninit<T>]) {
     let (depth, co) = (plan.depth(), plan.co);
     plan.with_turned(w, |w| {
         if plan.is_full() {
@@ -180,7 +180,7 @@ pub(super) fn input_grad<T: Float>(plan: &Plan, dy: &[T], w: &[T], dx: &mut [May
 }
 
 /// `dw [co, ci, k, k]`
-pub(super) fn weight_grad<T: Float>(plan: &Plan, x: &[T], dy: &[T], dw: &mut [MaybeUninit<T>]) {
+pub(super) fn weight_grad<T: Float>(plan: &ConvPlan, x: &[T], dy: &[T], dw: &mut [MaybeUninit<T>]) {
     if plan.is_turned() {
         return turned_weight_grad(plan, x, dy, dw);
     }
@@ -191,7 +191,7 @@ pub(super) fn weight_grad<T: Float>(plan: &Plan, x: &[T], dy: &[T], dw: &mut [Ma
 }
 
 /// `dw [co, k, k, ci]`
-fn turned_weight_grad<T: Float, S: Slot<T>>(plan: &Plan, x: &[T], dy: &[T], dw: &mut [S]) {
+fn turned_weight_grad<T: Float, S: Slot<T>>(plan: &ConvPlan, x: &[T], dy: &[T], dw: &mut [S]) {
     let (depth, co) = (plan.depth(), plan.co);
     if plan.is_full() {
         return matmul_parallel([co, plan.n, depth], dy, transposed(co), x, row_major(depth), dw);

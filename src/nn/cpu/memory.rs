@@ -127,14 +127,14 @@ pub(crate) fn copied<'a, T: Float>(to: &'a mut [MaybeUninit<T>], from: &[T]) -> 
 }
 
 /// Memory for intermediate values, kept for the next kernel that asks.
-pub(crate) struct Workspace(Vec<Line>);
+pub(crate) struct Workspace(Vec<CacheLines>);
 
 /// Two cache lines: what adjacent slices of a workspace never share.
 #[derive(Clone, Copy)]
 #[repr(C, align(128))]
-struct Line([f64; 16]);
+struct CacheLines([f64; 16]);
 
-static KEPT: Mutex<Vec<Vec<Line>>> = Mutex::new(Vec::new());
+static KEPT: Mutex<Vec<Vec<CacheLines>>> = Mutex::new(Vec::new());
 
 impl Workspace {
     /// Memory for several slices of T together; their contents are arbitrary.
@@ -148,7 +148,7 @@ impl Workspace {
         drop(kept);
         if buffer.len() < len {
             drop(std::mem::take(&mut buffer));
-            buffer = vec![Line([0.0; 16]); len];
+            buffer = vec![CacheLines([0.0; 16]); len];
         }
         Self(buffer)
     }
@@ -174,5 +174,5 @@ impl Drop for Workspace {
 
 /// Values in the lines that hold `len` values.
 fn padded<T>(len: usize) -> usize {
-    len.next_multiple_of(size_of::<Line>() / size_of::<T>())
+    len.next_multiple_of(size_of::<CacheLines>() / size_of::<T>())
 }

@@ -26,21 +26,21 @@ use super::matrix::{matmul, row_major, transposed};
 use super::memory::{Slot, Workspace, filled, zeroed};
 use super::sums::add_to;
 use super::tasks::{LINES, MAX_SUMS, vectorised};
-use crate::nn::geometry::Plan;
+use crate::nn::geometry::ConvPlan;
 
 /// A term of the inner dimension along one axis: the sample `plus`, less the sample `minus`, meets the sum of some taps.
-struct Part {
+struct Term {
     plus: usize,
     minus: Option<usize>,
     taps: &'static [usize],
 }
 
-const fn part(plus: usize, minus: Option<usize>, taps: &'static [usize]) -> Part {
-    Part { plus, minus, taps }
+const fn part(plus: usize, minus: Option<usize>, taps: &'static [usize]) -> Term {
+    Term { plus, minus, taps }
 }
 
 /// The parts of the three positions along one axis; a tile is two outputs and samples 0 to k + 1, the next one begins at 4.
-type Positions = [&'static [Part]; 3];
+type Positions = [&'static [Term]; 3];
 
 static KERNEL_4: Positions = [
     &[part(0, Some(2), &[0]), part(1, Some(3), &[1])],
@@ -72,13 +72,13 @@ const TASK_ROWS: usize = 128;
 
 /// A convolution in this form.
 pub(super) struct Winograd<'a> {
-    plan: &'a Plan,
+    plan: &'a ConvPlan,
     positions: &'static Positions,
     tiles: (usize, usize),
 }
 
 /// Which product of the three.
-enum Product {
+enum Gemm {
     Forward,
     InputGrad,
     WeightGrad { add: bool },
@@ -86,7 +86,7 @@ enum Product {
 
 impl<'a> Winograd<'a> {
     /// The convolution in this form, if it has one that pays.
-    pub fn of(plan: &'a Plan) -> Option<Self> {
+    pub fn of(plan: &'a ConvPlan) -> Option<Self> {
         let (positions, saving) = match plan.window.kernel {
             4 => (&KERNEL_4, 36.0 / 64.0),
             3 => (&KERNEL_3, 25.0 / 36.0),
@@ -116,7 +116,7 @@ impl<'a> Winograd<'a> {
     }
 
     /// Parts along one axis, each with its position and its number there.
-    fn parts(&self) -> impl Iterator<Item = (usize, usize, &'static Part)> + use<> {
+    fn parts(&self) -> impl Iterator<Item = (usize, usize, &'static Term)> + use<> {
         let positions = self.positions;
         (0..3).flat_map(move |at| positions[at].iter().enumerate().map(move |(number, part)| (at, number, part)))
     }
@@ -142,7 +142,7 @@ impl<'a> Winograd<'a> {
         y.par_chunks_mut(group * plan.y_len()).zip(x.par_chunks(group * plan.x_len())).for_each(|(y, x)| {
             self.with_group(y.len() / plan.y_len(), |v, m| {
                 self.expand(x, v);
-                self.multiply(&Product::Forward, v, m, &mut [], u);
+                self.multiply(&Gemm::Forward, v, m, &mut [], u);
                 self.collect(m, y);
             });
         });
@@ -158,7 +158,7 @@ impl<'a> Winograd<'a> {
         dx.par_chunks_mut(group * plan.x_len()).zip(dy.par_chunks(group * plan.y_len())).for_each(|(dx, dy)| {
             self.with_group(dy.len() / plan.y_len(), |v, m| {
                 self.spread(dy, m);
-                self.multiply(&Product::InputGrad, v, m, &mut [], u);
+                self.multiply(&Gemm::InputGrad, v, m, &mut [], u);
                 self.fold(v, dx);
             });
         });
@@ -179,7 +179,7 @@ impl<'a> Winograd<'a> {
                         self.with_group(dy.len() / plan.y_len(), |v, m| {
                             self.expand(x, v);
                             self.spread(dy, m);
-                            self.multiply(&Product::WeightGrad { add: index > 0 }, v, m, du, &[]);
+                            self.multiply(&Gemm::WeightGrad { add: index > 0 }, v, m, du, &[]);
                         });
                     }
                 })
@@ -200,14 +200,14 @@ impl<'a> Winograd<'a> {
     }
 
     /// The nine products, in blocks of rows.
-    fn multiply<T: Float>(&self, product: &Product, v: &mut [T], m: &mut [T], du: &mut [MaybeUninit<T>], u: &[T]) {
+    fn multiply<T: Float>(&self, product: &Gemm, v: &mut [T], m: &mut [T], du: &mut [MaybeUninit<T>], u: &[T]) {
         let co = self.plan.co;
         let tiles = m.len() / (9 * co);
         let inner = self.inner();
         let starts = |at: usize| inner[..at].iter().sum::<usize>();
         let rows = |total: usize| total.div_ceil(total.div_ceil(TASK_ROWS));
         match *product {
-            Product::Forward => {
+            Gemm::Forward => {
                 let v = &*v;
                 let blocks = m
                     .chunks_mut(tiles * co)
@@ -219,7 +219,7 @@ impl<'a> Winograd<'a> {
                     matmul([m.len() / co, k, co], v, row_major(k), &u[start * co..], row_major(co), m, false);
                 });
             }
-            Product::InputGrad => {
+            Gemm::InputGrad => {
                 let m = &*m;
                 let blocks = split(v, &inner.map(|k| k * tiles)).into_iter().enumerate().flat_map(|(at, v)| {
                     v.chunks_mut(rows(tiles) * inner[at]).enumerate().map(move |(block, v)| (at, block, v))
@@ -230,7 +230,7 @@ impl<'a> Winograd<'a> {
                     matmul([v.len() / k, co, k], m, row_major(co), &u[start * co..], row_major(k), v, false);
                 });
             }
-            Product::WeightGrad { add } => {
+            Gemm::WeightGrad { add } => {
                 let (v, m) = (&*v, &*m);
                 let blocks = split(du, &inner.map(|k| k * co)).into_iter().enumerate().flat_map(|(at, du)| {
                     du.chunks_mut(rows(inner[at]) * co).enumerate().map(move |(block, du)| (at, block, du))
@@ -404,7 +404,7 @@ impl<'a> Winograd<'a> {
 
     /// Kernels `[co, ci, k, k]` → `U`.
     fn kernels<T: Float>(&self, w: &[T], u: &mut [T]) {
-        let Plan { ci, co, .. } = *self.plan;
+        let ConvPlan { ci, co, .. } = *self.plan;
         let k = self.plan.window.kernel;
         let area = k * k;
         // The rows of U that each block of input channels owns: those of all parts at all positions.
@@ -443,7 +443,7 @@ impl<'a> Winograd<'a> {
 
     /// Kernels `[co, ci, k, k]` → `Uᵀ`, position by position: a product takes its second factor best by rows.
     fn turned_kernels<T: Float>(&self, w: &[T], u: &mut [T]) {
-        let Plan { ci, co, .. } = *self.plan;
+        let ConvPlan { ci, co, .. } = *self.plan;
         let k = self.plan.window.kernel;
         let area = k * k;
         let mut rows: Vec<Vec<&mut [T]>> = (0..co).map(|_| Vec::with_capacity(9)).collect();
@@ -477,7 +477,7 @@ impl<'a> Winograd<'a> {
     fn gather<T: Float>(&self, du: &[T], dw: &mut [MaybeUninit<T>]) {
         /// Output channels a task.
         const BLOCK: usize = 64;
-        let Plan { ci, co, .. } = *self.plan;
+        let ConvPlan { ci, co, .. } = *self.plan;
         let k = self.plan.window.kernel;
         let area = k * k;
         dw.par_chunks_mut(BLOCK * ci * area).enumerate().for_each(|(block, dw)| {
@@ -510,7 +510,7 @@ impl<'a> Winograd<'a> {
     }
 
     /// The pairs of parts in the order of the rows of `U`.
-    fn pairs(&self) -> impl Iterator<Item = (&'static Part, &'static Part)> + use<> {
+    fn pairs(&self) -> impl Iterator<Item = (&'static Term, &'static Term)> + use<> {
         let positions = self.positions;
         (0..9).flat_map(move |at| {
             positions[at / 3].iter().flat_map(move |down| positions[at % 3].iter().map(move |along| (down, along)))

@@ -11,14 +11,14 @@ use super::driver::{Gpu, cuda, with};
 use super::memory::{Scratch, address, place, unwritten};
 use super::module::Grid;
 use super::types::{Address, Factors, Math, count, failed};
-use crate::nn::geometry::{Direction, Plan};
+use crate::nn::geometry::{ConvPlan, Direction};
 use crate::nn::in_place::InPlace;
 use crate::nn::precision::Precision;
 
 /// One of the three convolutions of contiguous tensors of one type; the operands as [`Direction`] says, the result of these sizes.
 pub(in crate::nn) fn conv(
     direction: Direction,
-    plan: &Plan,
+    plan: &ConvPlan,
     [a, b]: [&Tensor; 2],
     result: [usize; 4],
     precision: Precision,
@@ -53,7 +53,7 @@ impl Gpu {
     }
 
     /// One of the three convolutions of contiguous operands, in one type.
-    fn conv(&mut self, direction: Direction, plan: &Plan, operands: [Address; 2], out: Address, math: Math) -> Result<()> {
+    fn conv(&mut self, direction: Direction, plan: &ConvPlan, operands: [Address; 2], out: Address, math: Math) -> Result<()> {
         let product = as_product(plan);
         let channels_last = match product {
             Some(_) => true,
@@ -148,7 +148,7 @@ impl Gpu {
 
 /// Rows, depth and output channels of a convolution that is a plain matrix product: a kernel of 1, or one that covers the
 /// whole map, as where a DCGAN's maps begin and end.
-fn as_product(plan: &Plan) -> Option<[usize; 3]> {
+fn as_product(plan: &ConvPlan) -> Option<[usize; 3]> {
     let window = plan.window;
     let covers = plan.positions() == 1 && (plan.h, plan.w) == (window.kernel, window.kernel);
     match (window.padding, window.kernel, window.stride) {

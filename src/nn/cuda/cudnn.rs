@@ -15,7 +15,7 @@ use cudarc::cudnn::sys::cudnnTensorFormat_t::{CUDNN_TENSOR_NCHW, CUDNN_TENSOR_NH
 use cudarc::driver::{CudaSlice, CudaStream, DevicePtr};
 
 use super::types::{Address, Factors, Math, failed};
-use crate::nn::geometry::{Direction, Plan};
+use crate::nn::geometry::{ConvPlan, Direction};
 
 /// Bytes that an algorithm may work in.
 const MAX_WORKSPACE: usize = 1 << 30;
@@ -25,7 +25,7 @@ const CANDIDATES: usize = 16;
 /// cuDNN on one device.
 pub(super) struct Dnn {
     handle: sys::cudnnHandle_t,
-    routes: HashMap<(Direction, Plan, Math), Route>,
+    routes: HashMap<(Direction, ConvPlan, Math), Route>,
     workspace: Option<CudaSlice<u8>>,
 }
 
@@ -64,7 +64,7 @@ impl Dnn {
     ///
     /// # Errors
     /// When cuDNN has no algorithm for it.
-    pub fn prepare(&mut self, direction: Direction, plan: &Plan, math: Math) -> Result<bool> {
+    pub fn prepare(&mut self, direction: Direction, plan: &ConvPlan, math: Math) -> Result<bool> {
         let key = (direction, *plan, math);
         if let Some(route) = self.routes.get(&key) {
             return Ok(route.channels_last);
@@ -87,7 +87,7 @@ impl Dnn {
         &mut self,
         stream: &Arc<CudaStream>,
         direction: Direction,
-        plan: &Plan,
+        plan: &ConvPlan,
         math: Math,
         [a, b]: [Address; 2],
         out: Address,
@@ -164,7 +164,7 @@ impl Route {
     fn find(
         handle: sys::cudnnHandle_t,
         direction: Direction,
-        plan: &Plan,
+        plan: &ConvPlan,
         math: Math,
         channels_last: bool,
     ) -> Result<Option<Self>> {
@@ -238,7 +238,7 @@ impl Drop for WindowDescriptor {
 }
 
 impl Descriptors {
-    fn new(plan: &Plan, math: Math, channels_last: bool) -> Result<Self> {
+    fn new(plan: &ConvPlan, math: Math, channels_last: bool) -> Result<Self> {
         let format = if channels_last { CUDNN_TENSOR_NHWC } else { CUDNN_TENSOR_NCHW };
         let (values, sums) = match math {
             Math::F64 => (sys::cudnnDataType_t::CUDNN_DATA_DOUBLE, sys::cudnnDataType_t::CUDNN_DATA_DOUBLE),

@@ -9,7 +9,7 @@ use super::product::{Bilinear, Product, Shapes};
 use crate::error::Result;
 use crate::nn::activation::Activation;
 use crate::nn::conv::{conv, conv_input_grad, conv_weight_grad};
-use crate::nn::geometry::Window;
+use crate::nn::geometry::ConvWindow;
 use crate::nn::graph::{Array, Graph, Op, Value};
 use crate::nn::init::{Draw, Role};
 use crate::nn::precision::Precision;
@@ -55,7 +55,7 @@ impl Kind for Conv {
             fan_in: channels * kernel * kernel,
             spectral,
         };
-        let map = Map { window: Window { kernel, stride, padding }, precision: draw.place.precision };
+        let map = Map { window: ConvWindow { kernel, stride, padding }, precision: draw.place.precision };
         Product::build(map, &shapes, act, draw)
     }
 
@@ -94,7 +94,7 @@ impl Kind for Conv {
 
 #[derive(Clone)]
 struct Map {
-    window: Window,
+    window: ConvWindow,
     precision: Precision,
 }
 

@@ -9,7 +9,7 @@ use super::product::{Bilinear, Product, Shapes};
 use crate::error::Result;
 use crate::nn::activation::Activation;
 use crate::nn::conv::{conv, conv_input_grad, conv_weight_grad};
-use crate::nn::geometry::Window;
+use crate::nn::geometry::ConvWindow;
 use crate::nn::graph::{Array, Graph, Op, Value};
 use crate::nn::init::Draw;
 use crate::nn::precision::Precision;
@@ -61,7 +61,7 @@ impl Kind for ConvTranspose {
             fan_in: out * kernel * kernel,
             spectral: false,
         };
-        let window = Window { kernel, stride, padding };
+        let window = ConvWindow { kernel, stride, padding };
         let map = Map { window, output_padding, size: (height, width), precision: draw.place.precision };
         Product::build(map, &shapes, act, draw)
     }
@@ -93,7 +93,7 @@ impl Kind for ConvTranspose {
 
 #[derive(Clone)]
 struct Map {
-    window: Window,
+    window: ConvWindow,
     output_padding: usize,
     /// Height and width of the result.
     size: (usize, usize),

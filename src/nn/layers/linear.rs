@@ -9,7 +9,7 @@ use super::product::{Bilinear, Product, Shapes};
 use crate::error::Result;
 use crate::nn::activation::Activation;
 use crate::nn::conv::{conv, conv_input_grad, conv_weight_grad};
-use crate::nn::geometry::Window;
+use crate::nn::geometry::ConvWindow;
 use crate::nn::graph::{Array, Graph, Op, Value};
 use crate::nn::init::{Draw, Role};
 use crate::nn::order::{channels_first, shaped_as};
@@ -102,16 +102,16 @@ fn as_kernels(weight: &Tensor) -> Result<Tensor> {
 
 impl Bilinear for Map {
     fn apply(&self, x: &Tensor, kernels: &Tensor) -> Result<Tensor> {
-        Ok(conv(&as_map(x)?, &as_kernels(kernels)?, Window::POINT, self.precision)?.flatten_from(1)?)
+        Ok(conv(&as_map(x)?, &as_kernels(kernels)?, ConvWindow::POINT, self.precision)?.flatten_from(1)?)
     }
 
     fn to_input(&self, x: &Tensor, kernels: &Tensor, dy: &Tensor) -> Result<Tensor> {
-        let dx = conv_input_grad(&as_map(dy)?, &as_kernels(kernels)?, Window::POINT, (1, 1), self.precision)?;
+        let dx = conv_input_grad(&as_map(dy)?, &as_kernels(kernels)?, ConvWindow::POINT, (1, 1), self.precision)?;
         Ok(shaped_as(&dx.flatten_from(1)?, x)?)
     }
 
     fn to_kernels(&self, x: &Tensor, dy: &Tensor) -> Result<Tensor> {
-        Ok(conv_weight_grad(&as_map(x)?, &as_map(dy)?, Window::POINT, self.precision)?.flatten_from(1)?)
+        Ok(conv_weight_grad(&as_map(x)?, &as_map(dy)?, ConvWindow::POINT, self.precision)?.flatten_from(1)?)
     }
 
     fn op(&self, weight: Array, bias: Option<Vec<f32>>, graph: &mut Graph, x: Value) -> (Op, Value) {

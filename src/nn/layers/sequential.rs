@@ -51,9 +51,9 @@ impl Layer for Sequential {
         for layer in &self.0 {
             let (y, traced) = layer.trace(&x, pass)?;
             x = y;
-            layers.push(Part { learns: layer.parameters().iter().any(|parameter| parameter.trainable), traced });
+            layers.push(TracedLayer { learns: layer.parameters().iter().any(|parameter| parameter.trainable), traced });
         }
-        Ok((x, Box::new(Trace(layers))))
+        Ok((x, Box::new(SequentialTrace(layers))))
     }
 
     fn export(&self, graph: &mut Graph, x: Value) -> Result<Value> {
@@ -61,21 +61,21 @@ impl Layer for Sequential {
     }
 }
 
-struct Part {
+struct TracedLayer {
     learns: bool,
     traced: Box<dyn Traced>,
 }
 
-struct Trace(Vec<Part>);
+struct SequentialTrace(Vec<TracedLayer>);
 
-impl Trace {
+impl SequentialTrace {
     /// The first layer with something to learn; before it nobody asks for gradients.
     fn first(&self) -> usize {
         self.0.iter().position(|part| part.learns).unwrap_or(self.0.len())
     }
 }
 
-impl Traced for Trace {
+impl Traced for SequentialTrace {
     fn vjp(self: Box<Self>, mut dy: Tensor, wanted: Wanted, needs_input: bool) -> Result<(Tensor, Vec<Tensor>)> {
         let first = if needs_input { 0 } else { self.first() };
         let mut gradients = Vec::new();

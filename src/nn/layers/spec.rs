@@ -45,7 +45,7 @@ pub enum LayerSpec {
     /// To a map of `[channels, height, width]`.
     Reshape([usize; 3]),
     /// Turns the first so many features into a one-hot vector of the largest: a categorical code, as InfoGAN has it (arXiv
-    /// 1606.03657), from latents of any law, each category as likely as the others. For generators.
+    /// 1606.03657), from latents of any distribution, each category as likely as the others. For generators.
     Categorical(usize),
 }
 

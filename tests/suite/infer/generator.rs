@@ -6,7 +6,7 @@ use super::*;
 fn a_sealed_generator_tells_and_samples() {
     let generator = open(SEALED, Options::default()).unwrap();
     assert_eq!(generator.image_shape(), [8, 6, 3]);
-    assert_eq!(generator.latent(), Latent { size: 16, law: Distribution::Normal });
+    assert_eq!(generator.latent(), Latent { size: 16, distribution: Distribution::Normal });
     assert_eq!((generator.provider(), generator.batch()), (Provider::Cpu, DENSE_BATCH));
     assert_eq!(generator.contract().map(|contract| contract.seed), Some(7));
     let images = generator.sample(3, 5, 20).unwrap();

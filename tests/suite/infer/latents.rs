@@ -5,7 +5,7 @@ use super::*;
 #[test]
 fn latents_are_pinned() {
     let bits = |law, seed, index| {
-        let rows = Latent { size: 5, law }.rows(seed, index, 1);
+        let rows = Latent { size: 5, distribution: law }.rows(seed, index, 1);
         rows.into_iter().map(f32::to_bits).collect::<Vec<_>>()
     };
     assert_eq!(bits(Distribution::Normal, 0, 0), NORMAL_0_0);
@@ -17,7 +17,7 @@ fn latents_are_pinned() {
 proptest! {
     #[test]
     fn latents_are_addressed(seed: u64, start in 0..1u64 << 62, n in 1usize..9, size in 1usize..40, uniform: bool) {
-        let latent = Latent { size, law: if uniform { Distribution::Uniform } else { Distribution::Normal } };
+        let latent = Latent { size, distribution: if uniform { Distribution::Uniform } else { Distribution::Normal } };
         let rows = latent.rows(seed, start, n);
         prop_assert_eq!(rows.len(), n * size);
         for (row, index) in rows.chunks(size).zip(start..) {

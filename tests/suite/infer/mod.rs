@@ -13,8 +13,8 @@ use ganforge::error::Error;
 use ganforge::image::{Images, Range};
 use ganforge::infer::generator::DENSE_BATCH;
 use ganforge::infer::{
-    Conditioning, Existing, Format, Generator, Job, Options, Plan, Provider, SeedList, Selection, Shard, builtin, pipeline,
-    runtime,
+    Conditioning, Existing, Format, Generator, Options, Plan, Provider, SamplingJob, SeedList, Selection, Shard, builtin,
+    pipeline, runtime,
 };
 use ganforge::latent::{Distribution, Latent, Truncation};
 use ganforge::progress::Silent;

@@ -20,7 +20,7 @@ fn any_contract() -> impl Strategy<Value = Contract> {
             channels,
         )| {
             let [size, height, width] = [size, height, width].map(usize::from);
-            let latent = Latent { size, law };
+            let latent = Latent { size, distribution: law };
             Contract {
                 latent,
                 classes: if size < 4 { 0 } else { size / 2 },

@@ -14,7 +14,7 @@ fn dataset(len: usize) -> Dataset {
         size: 4,
         pixels,
         labels: Vec::new(),
-        report: Report::default(),
+        report: DataReport::default(),
     }
 }
 

@@ -93,7 +93,16 @@ fn what_has_diverged_is_never_the_best() {
     let folder = RunFolder::create(&place.path("run"), &config).unwrap();
     let (judge, stop) = (Flatterer(std::cell::Cell::new(0.0)), false.into());
     let (device, progress, judge) = (Device::Cpu, &Silent, Some(&judge as &dyn Judge));
-    let job = Job { config: &config, data: &images, device: &device, folder: &folder, progress, stop: &stop, judge, set: &[] };
+    let job = TrainingJob {
+        config: &config,
+        data: &images,
+        device: &device,
+        folder: &folder,
+        progress,
+        stop: &stop,
+        judge,
+        set: &[],
+    };
     let outcome = train::train(&job).unwrap();
     assert_eq!(outcome.verdict.map(|verdict| verdict.trouble), Some(Trouble::Divergence));
     assert!(folder.sample_file(outcome.step).is_file());

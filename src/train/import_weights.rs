@@ -75,7 +75,7 @@ fn networks(config: &TrainConfig) -> Result<[Network; 2]> {
 /// When the file is missing, damaged, or holds no such generator.
 pub fn load_generator(config: TrainConfig, path: &Path) -> Result<Trained> {
     let generator = generator_network(&config, &Device::Cpu, DType::F32)?;
-    let opened = Opened::open(path)?;
+    let opened = WeightFile::open(path)?;
     let candidates = opened.candidates();
     let (_, weights) = choose(&candidates, &generator, is_generator).map_err(|misfit| misfit.error(path, "generator"))?;
     generator.load(&read(weights, path)?, &text::path(path))?;
@@ -115,7 +115,7 @@ impl Initial {
 }
 
 fn find(path: &Path, generator: &Network, critic: &Network) -> Result<Initial> {
-    let opened = Opened::open(path)?;
+    let opened = WeightFile::open(path)?;
     let candidates = opened.candidates();
     let named = |is: fn(&str) -> bool| candidates.iter().any(|candidate| is(&candidate.key));
     let chosen = (choose(&candidates, generator, is_generator), choose(&candidates, critic, is_critic));
@@ -149,13 +149,13 @@ fn is_generator(key: &str) -> bool {
 }
 
 /// A file whose tensors are known by name and shape.
-enum Opened {
+enum WeightFile {
     /// By key; they keep no order.
     Tensors(Vec<(String, BTreeMap<String, Tensor>)>),
     Pth(Pth),
 }
 
-impl Opened {
+impl WeightFile {
     fn open(path: &Path) -> Result<Self> {
         if path.is_dir() {
             return Self::open_folder(path);
@@ -218,12 +218,12 @@ fn safetensors(path: &Path) -> Result<BTreeMap<String, Tensor>> {
 
 /// Where a tensor is.
 #[derive(Clone)]
-enum Source<'a> {
+enum TensorAt<'a> {
     Memory(&'a Tensor),
     File(&'a Pth, &'a Stored),
 }
 
-impl Source<'_> {
+impl TensorAt<'_> {
     fn dims(&self) -> &[usize] {
         match self {
             Self::Memory(tensor) => tensor.dims(),
@@ -252,18 +252,18 @@ struct Candidate<'a> {
     key: String,
     /// Whether it is only what lies under a common part of the names of a dict.
     part: bool,
-    tensors: Vec<(String, Source<'a>)>,
+    tensors: Vec<(String, TensorAt<'a>)>,
 }
 
 impl<'a> Candidate<'a> {
     fn sorted(key: &str, tensors: &'a BTreeMap<String, Tensor>) -> Self {
-        let mut tensors: Vec<_> = tensors.iter().map(|(name, tensor)| (name.clone(), Source::Memory(tensor))).collect();
+        let mut tensors: Vec<_> = tensors.iter().map(|(name, tensor)| (name.clone(), TensorAt::Memory(tensor))).collect();
         tensors.sort_by_cached_key(|(name, _)| natural(name));
         Self { key: key.to_string(), part: false, tensors }
     }
 
     fn stored(key: &str, pth: &'a Pth, stored: &'a [Stored]) -> Self {
-        let tensors = stored.iter().map(|stored| (stored.name.clone(), Source::File(pth, stored))).collect();
+        let tensors = stored.iter().map(|stored| (stored.name.clone(), TensorAt::File(pth, stored))).collect();
         Self { key: key.to_string(), part: false, tensors }
     }
 
@@ -304,7 +304,7 @@ impl<'a> Candidate<'a> {
 }
 
 /// A candidate's key, and its tensors by our names.
-type Chosen<'a> = (String, BTreeMap<String, Source<'a>>);
+type Chosen<'a> = (String, BTreeMap<String, TensorAt<'a>>);
 
 /// How a candidate differs from a network.
 struct Misfit {
@@ -446,7 +446,7 @@ fn parted(kind: &str, at: usize, ours: &[String], theirs: &[String]) -> String {
 }
 
 /// Reads what was chosen.
-fn read(weights: BTreeMap<String, Source>, path: &Path) -> Result<BTreeMap<String, Tensor>> {
+fn read(weights: BTreeMap<String, TensorAt>, path: &Path) -> Result<BTreeMap<String, Tensor>> {
     let mut tensors = BTreeMap::new();
     for (name, source) in weights {
         let tensor = source.read()?;
@@ -461,10 +461,10 @@ fn read(weights: BTreeMap<String, Source>, path: &Path) -> Result<BTreeMap<Strin
 }
 
 /// The candidate's tensors by the network's names.
-fn fit<'a>(candidate: &Candidate<'a>, network: &Network) -> Result<BTreeMap<String, Source<'a>>, Misfit> {
+fn fit<'a>(candidate: &Candidate<'a>, network: &Network) -> Result<BTreeMap<String, TensorAt<'a>>, Misfit> {
     let misfit = |alike: usize, what: String| Misfit { named: false, alike, key: candidate.key.clone(), what };
     // Our own files: whatever their tensors are, their names tell.
-    let own: BTreeMap<&str, &Source> = candidate.tensors.iter().map(|(name, source)| (name.as_str(), source)).collect();
+    let own: BTreeMap<&str, &TensorAt> = candidate.tensors.iter().map(|(name, source)| (name.as_str(), source)).collect();
     let same = |name: &str, dims: &[usize]| own.get(name).is_some_and(|source| source.dims() == dims);
     if own.len() == network.parameters().count() && network.parameters().all(|p| same(&p.name, p.var.dims())) {
         return Ok(candidate.tensors.iter().cloned().collect());
