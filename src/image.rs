@@ -91,6 +91,11 @@ impl Images {
         Self { n, height, width, channels, pixels }
     }
 
+    /// From values `[n, height, width, channels]`.
+    pub fn from_nhwc(values: &[f32], [n, height, width, channels]: [usize; 4], range: Range) -> Self {
+        Self { n, height, width, channels, pixels: values.iter().map(|&value| range.pixel(value)).collect() }
+    }
+
     /// The bytes of one image.
     pub fn bytes(&self) -> usize {
         self.height * self.width * self.channels

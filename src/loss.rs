@@ -5,6 +5,7 @@ use candle_nn::loss::mse;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
+use crate::optim::is_positive;
 
 /// How a batch of losses becomes one number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -68,7 +69,6 @@ impl LossConfig {
 impl LossConfig {
     /// What must hold of its constants; `bounded` says whether anything else than the loss bounds the critic's slope.
     pub(crate) fn check(&self, bounded: bool) -> Result<(), &'static str> {
-        let is_positive = |x: f64| x.is_finite() && x > 0.0;
         match *self {
             Self::Wgan { clip: Some(clip), .. } if !is_positive(clip) => Err("loss.clip must be above 0"),
             Self::Wgan { clip: None, .. } if !bounded => {

@@ -77,7 +77,6 @@ fn rmsprop_tf_eps() -> f64 {
 impl OptimizerConfig {
     /// What must hold of its constants.
     pub(crate) fn check(&self) -> Result<(), &'static str> {
-        let is_positive = |x: f64| x.is_finite() && x > 0.0;
         let is_decay = |x: f64| (0.0..1.0).contains(&x);
         if !is_positive(self.lr()) {
             return Err("the learning rate must be above 0");
@@ -225,4 +224,9 @@ fn rule(config: OptimizerConfig, step: u64) -> Rule {
         OptimizerConfig::Sgd { lr, momentum } if momentum != 0.0 => Rule::Momentum { lr, momentum },
         OptimizerConfig::Sgd { lr, .. } => Rule::Sgd { lr },
     }
+}
+
+/// Whether a number is finite and above 0, as rates, weights and bounds must be.
+pub(crate) fn is_positive(x: f64) -> bool {
+    x.is_finite() && x > 0.0
 }

@@ -33,11 +33,26 @@ fn escaped(text: &str, is_wrong: impl Fn(char) -> bool) -> Cow<'_, str> {
     }
     let mut out = String::with_capacity(text.len() + 16);
     for c in text.chars() {
-        match is_wrong(c) {
+        if is_wrong(c) {
             // All of them are below U+10000. Writing to a string does not fail.
-            true => _ = write!(out, "\\u{:04x}", u32::from(c)),
-            false => out.push(c),
+            let _ = write!(out, "\\u{:04x}", u32::from(c));
+        } else {
+            out.push(c);
         }
     }
     Cow::Owned(out)
+}
+
+/// 1234567 as `1,234,567`.
+#[cfg(feature = "train")]
+pub(crate) fn grouped(number: usize) -> String {
+    let digits = number.to_string();
+    let mut text = String::new();
+    for (place, digit) in digits.chars().enumerate() {
+        if place > 0 && (digits.len() - place).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
 }

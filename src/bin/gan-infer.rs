@@ -390,7 +390,7 @@ fn show_runtime(json: bool) -> Result<()> {
 }
 
 fn install(cuda: bool, json: bool) -> Result<()> {
-    let path = runtime::install(cuda, &Console::new(json))?;
+    let path = ganforge::infer::install(cuda, &Console::new(json))?;
     if json { print_json(&json!({ "installed": path })) } else { print_line(&format!("installed {}", text::path(&path))) }
 }
 

@@ -8,24 +8,25 @@ use clap::builder::RangedU64ValueParser;
 use clap::{Args, Parser, Subcommand};
 use ganforge::cli::{Console, finish, outlive_file_limits, parsed, prepare_training, print_line, stop_flag};
 use ganforge::config::{self, DataConfig, Overrides, PRESETS, Precision, Span, TrainConfig};
-use ganforge::contract::{Layout, Weights};
+use ganforge::contract::Layout;
 use ganforge::data::{self, Dataset};
 use ganforge::error::{Error, Result};
 use ganforge::eval::FrechetJudge;
-use ganforge::eval::learn::is_feature_folder;
-use ganforge::export::{self, Dtype};
+use ganforge::export::Dtype;
 use ganforge::files;
 use ganforge::infer::runtime;
 use ganforge::nn::device::{check_precision, open_cuda};
 use ganforge::progress::Progress;
 use ganforge::text::{self, on_one_line};
 use ganforge::train::report::Paths;
-use ganforge::train::{self, RunFolder, Trained, TrainingJob, Which};
+use ganforge::train::{self, RunFolder, TrainingJob, Which};
 use serde_json::json;
 use toml::Table;
 
 #[path = "gan-train/eval.rs"]
 mod eval;
+#[path = "gan-train/export.rs"]
+mod export;
 #[path = "gan-train/learn.rs"]
 mod learn;
 #[path = "gan-train/select.rs"]
@@ -53,7 +54,7 @@ enum Command {
         name: Option<String>,
     },
     /// Export a run's generator, or a .pth or .safetensors file's, to ONNX, verified against candle in onnxruntime.
-    Export(ExportArgs),
+    Export(export::ExportArgs),
     /// Judge a run, a generator or a folder of images: Fréchet and kernel distance, precision, recall, memorisation.
     Eval(eval::EvalArgs),
     /// Train a feature model for `eval`: by labels where the data have them, else by rotations.
@@ -157,43 +158,6 @@ struct TrainArgs {
     json: bool,
 }
 
-#[derive(Args)]
-struct ExportArgs {
-    /// The folder of a run; or, with --preset or --config, a .safetensors file or a PyTorch state dict (.pth).
-    #[arg(value_name = "RUN|FILE")]
-    run: PathBuf,
-    /// Which checkpoint of a RUN: best (the default), latest or the number of a step.
-    #[arg(long, conflicts_with_all = ["preset", "config"])]
-    checkpoint: Option<Which>,
-    /// The preset whose generator a FILE's is.
-    #[arg(long, conflicts_with_all = ["config", "weights"])]
-    preset: Option<String>,
-    /// The config file of a FILE's generator.
-    #[arg(long, value_name = "FILE.toml", conflicts_with = "weights")]
-    config: Option<PathBuf>,
-    /// With --preset or --config: the system for 32, 64 or 128 pixels.
-    #[arg(long, value_name = "PIXELS")]
-    size: Option<usize>,
-    /// With --preset or --config: this factor on the width of every hidden layer.
-    #[arg(long, value_name = "FACTOR")]
-    width: Option<f64>,
-    /// With --preset or --config: any other key of the config.
-    #[arg(long, value_name = "KEY=VALUE")]
-    set: Vec<String>,
-    /// Where to write; by default RUN/generator.onnx, or FILE with the ending .onnx.
-    #[arg(long, value_name = "F.onnx")]
-    out: Option<PathBuf>,
-    /// By default the average where the run has one.
-    #[arg(long)]
-    weights: Option<Weights>,
-    /// Type and axes of the output.
-    #[arg(long, default_value = "nhwc-u8")]
-    layout: Layout,
-    /// Type of the weights.
-    #[arg(long, default_value = "f32")]
-    dtype: Dtype,
-}
-
 /// From 1 to TOML's largest integer.
 fn count() -> RangedU64ValueParser {
     clap::value_parser!(u64).range(1..=i64::MAX as u64)
@@ -216,7 +180,7 @@ fn main() -> ExitCode {
     let cli: Cli = parsed();
     finish(match cli.command {
         Some(Command::Presets { name }) => presets(name.as_deref()),
-        Some(Command::Export(args)) => export(&args),
+        Some(Command::Export(args)) => export::export(&args),
         Some(Command::Eval(args)) => eval::eval(&args),
         Some(Command::Features(args)) => learn::features(&args),
         Some(Command::Select(args)) => select::select(&args),
@@ -252,45 +216,6 @@ fn report(run: &Path, paths: bool) -> Result<()> {
     let folder = RunFolder::open(run)?;
     train::report::rewrite(&folder, if paths { Paths::Shown } else { Paths::Hidden })?;
     print_line(&text::path(&folder.report_file()))
-}
-
-fn export(args: &ExportArgs) -> Result<()> {
-    if is_feature_folder(&args.run) {
-        return learn::export(args);
-    }
-    let (trained, default) = exported(args)?;
-    let path = args.out.clone().unwrap_or(default);
-    train::check_output(&path, &args.run)?;
-    let agreement = export::export(&trained, args.layout, args.dtype, &path)?;
-    print_line(&format!(
-        "{}: {} weights after {} images; largest difference to candle {:.1e} in values, {} of 255 in pixels",
-        text::path(&path),
-        trained.weights.name(),
-        trained.state.images,
-        agreement.values,
-        agreement.pixels.map_or("none".to_string(), |p| p.to_string()),
-    ))
-}
-
-/// What is to be exported, and where to by default.
-fn exported(args: &ExportArgs) -> Result<(Trained, PathBuf)> {
-    let Some((mut table, place)) = base_table(args.preset.as_deref(), args.config.as_deref(), args.size, args.width)? else {
-        if args.run.is_file() {
-            return Err(Error::usage(
-                format!("{} is a file, which does not say what network its weights are of", text::path(&args.run)),
-                "Add --preset NAME or --config FILE.toml; `gan-train presets` lists the presets.",
-            ));
-        }
-        if args.size.is_some() || args.width.is_some() || !args.set.is_empty() {
-            return Err(Error::usage("--size, --width or --set for a run, which has its config", "Leave them out."));
-        }
-        let folder = RunFolder::open(&args.run)?;
-        return Ok((train::load_trained(&folder, args.weights, args.checkpoint.unwrap_or_default())?, folder.onnx_file()));
-    };
-    args.set.iter().try_for_each(|assignment| config::set(&mut table, assignment))?;
-    let trained = train::import_weights::load_generator(TrainConfig::from_table(table, &place)?, &args.run)?;
-    let beside = if args.run.is_dir() { args.run.join("generator.onnx") } else { args.run.with_extension("onnx") };
-    Ok((trained, beside))
 }
 
 fn train(args: &TrainArgs) -> Result<()> {
@@ -339,7 +264,7 @@ fn train(args: &TrainArgs) -> Result<()> {
         return Err(Error::Unhealthy(format!("{verdict}, and {none}. {} {KEYS}", verdict.advice())));
     }
     let trained = train::load_trained(&folder, None, Which::Best)?;
-    let agreement = export::export(&trained, Layout::NhwcU8, Dtype::F32, &folder.onnx_file()).map_err(|error| {
+    let agreement = ganforge::export::export(&trained, Layout::NhwcU8, Dtype::F32, &folder.onnx_file()).map_err(|error| {
         let hint = format!("Training is saved. Export it later with: gan-train export {}", text::path(out));
         Error::Runtime(format!("{error}\n{hint}"))
     })?;

@@ -8,6 +8,7 @@ use crate::loss::LossConfig;
 use crate::nn::init::{Init, InitConfig, Role};
 use crate::nn::layers::{activations_estimate, output_shape, size_estimate};
 use crate::nn::{LayerSpec, Shape};
+use crate::optim::is_positive;
 use crate::penalty::PenaltyConfig;
 
 /// More parameters and activations an image than any machine this runs on could train; a slip of the pen in a config must
@@ -27,7 +28,6 @@ impl TrainConfig {
     /// Checks every value, and that the generator makes what the critic takes.
     pub(crate) fn check(&self, place: &str) -> Result<()> {
         let ensure = |ok: bool, what: &str| if ok { Ok(()) } else { Err(invalid_config(place, what.to_string())) };
-        let positive = |x: f64| x.is_finite() && x > 0.0;
         ensure((4..=1024).contains(&self.data.size), "data.size must be 4 to 1024")?;
         ensure(matches!(self.data.channels, 1 | 3), "data.channels must be 1 or 3")?;
         ensure(self.data.range != Range::Byte, "data.range must be tanh or sigmoid")?;
@@ -85,7 +85,7 @@ impl TrainConfig {
             return Err(invalid_config(place, what.to_string()));
         }
         if let Some(penalty) = self.penalty {
-            ensure(positive(penalty.weight()), "penalty.weight must be above 0")?;
+            ensure(is_positive(penalty.weight()), "penalty.weight must be above 0")?;
         }
         let all = share == 1.0 || !self.loss.pairs_scores();
         ensure(all, "schedule.generator_top_k leaves scores out, and the relativistic loss pairs all; leave it at 1")?;

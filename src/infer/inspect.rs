@@ -8,6 +8,8 @@
 //!
 //! Protobuf lets a field come twice, and the readers disagree about what then counts. So each field is looked at as often as it
 //! comes, and refused where it matters.
+//!
+//! All of it is in one file, long as that is: what is let through is decided by all of it together.
 
 use std::collections::BTreeMap;
 use std::ops::Range;

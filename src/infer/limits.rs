@@ -68,6 +68,9 @@ pub(crate) fn within<T: Send + 'static>(
     }
 }
 
+/// The largest batch size.
+pub const MAX_BATCH: usize = 4096;
+
 /// The most bytes of a batch's latents, and of its output, where nobody says.
 pub const BATCH_MEMORY: u64 = 4 << 30;
 

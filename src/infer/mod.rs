@@ -5,8 +5,10 @@ pub mod bench;
 mod bound_session;
 pub mod builtin;
 mod folder;
+mod form;
 pub mod generator;
 mod inspect;
+mod install;
 mod journal;
 pub(crate) mod limits;
 mod manifest;
@@ -30,6 +32,7 @@ mod trust;
 mod wheels;
 
 pub use generator::{Generator, Options};
+pub use install::install;
 #[doc(hidden)]
 pub use journal::look_at_journal;
 #[doc(hidden)]

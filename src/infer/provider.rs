@@ -101,7 +101,7 @@ impl Provider {
     /// That the library at hand was built without it.
     pub(super) fn not_offered(self, library: &runtime::Located) -> Error {
         Error::Runtime(format!(
-            "the CUDA provider was asked for, but onnxruntime {} at {} has none. Run `runtime::install(true)`, or use \
+            "the CUDA provider was asked for, but onnxruntime {} at {} has none. Run `install(true)`, or use \
              `provider` cpu.",
             library.version,
             text::path(&library.path)
@@ -112,7 +112,7 @@ impl Provider {
     pub(super) fn not_started(self, library: &runtime::Located, why: &str) -> Error {
         Error::Runtime(format!(
             "the CUDA provider of onnxruntime {} at {} does not start on {self}: {why}. Check the driver with nvidia-smi; \
-             `runtime::install(true)` fetches the CUDA libraries; `provider` cpu does without.",
+             `install(true)` fetches the CUDA libraries; `provider` cpu does without.",
             library.version,
             text::path(&library.path)
         ))

@@ -5,7 +5,7 @@
 //! # Where it is looked for
 //! What the caller names ([`load_from`]) or [`PATH_VARIABLE`] names is opened, or nothing is. Else, in this order:
 //! 1. the executable's folder, and `../lib` where that folder is called `bin`;
-//! 2. the folder of [`install`], below [`HOME_VARIABLE`] or the user's data folder;
+//! 2. the folder of [`install`](super::install()), below [`HOME_VARIABLE`] or the user's data folder;
 //! 3. `.tools/python` of this package's checkout, for an executable that cargo built there, in `target/PROFILE`;
 //! 4. Python's package folders: of the environment that `VIRTUAL_ENV` or `CONDA_PREFIX` names; of the `python3` on `PATH` and
 //!    the one it is a link to, or those that pyenv puts behind it; `~/.local`, `/usr/local` and `/usr`. They are read off the
@@ -46,16 +46,14 @@ use ort::environment::Environment;
 use ort::ep::ExecutionProvider;
 use ort::logging::LogLevel;
 
-use super::{search_paths, wheels};
+use super::search_paths;
 use crate::error::{Error, Result};
-use crate::files;
-use crate::progress::Progress;
 
 /// The oldest onnxruntime that serves, as the minor of version 1: the `api-N` feature of `ort` in Cargo.toml.
 pub const OLDEST_MINOR: u32 = ort::MINOR_VERSION;
 /// The environment variable that names the library, or a folder it is in; nothing else is tried if it is set.
 pub const PATH_VARIABLE: &str = "ORT_DYLIB_PATH";
-/// The environment variable that moves the folder of [`install`].
+/// The environment variable that moves the folder of [`install`](super::install()).
 pub const HOME_VARIABLE: &str = "GANFORGE_HOME";
 /// The environment variable by which onnxruntime's telemetry is switched off.
 pub const TELEMETRY_VARIABLE: &str = "ORT_DISABLE_TELEMETRY";
@@ -80,7 +78,7 @@ pub enum How {
     Variable,
     /// It lay beside the executable, or in `../lib` where that is in a folder `bin`.
     BesideExecutable,
-    /// [`install`] put it there.
+    /// [`install`](super::install()) put it there.
     Managed,
     /// It lay in `.tools/python` of the checkout that the executable was built in.
     Checkout,
@@ -115,14 +113,14 @@ pub fn locate() -> Result<Located> {
         return found.ok_or_else(|| {
             search.failure(&format!(
                 "Set {PATH_VARIABLE} to a library that serves, or unset it: then the usual places are searched, and \
-                 `runtime::install(false)` can fetch one."
+                 `install(false)` can fetch one."
             ))
         });
     }
     let found = search.try_usual_places();
     found.ok_or_else(|| {
         search.failure(&format!(
-            "Run `runtime::install(false)` to fetch it (needs python3 with pip), or `pip install onnxruntime` into the \
+            "Run `install(false)` to fetch it (needs python3 with pip), or `pip install onnxruntime` into the \
              Python environment in use, or set {PATH_VARIABLE} to the library or its folder."
         ))
     })
@@ -134,6 +132,16 @@ pub fn locate() -> Result<Located> {
 /// As [`locate`]; or when the library cannot be initialised.
 pub fn load() -> Result<&'static Located> {
     Ok(&loaded(locate)?.located)
+}
+
+/// The library in a folder that is to become the managed one; `otherwise` says what to do if it does not serve.
+///
+/// # Errors
+/// When there is none that serves.
+pub(super) fn only_in(folder: &Path, otherwise: &str) -> Result<Located> {
+    let mut search = Search::default();
+    let found = search.try_path(How::Managed, folder);
+    found.ok_or_else(|| search.failure(otherwise))
 }
 
 /// Like [`load`], but with a library that the caller names: the file, or a folder it is in.
@@ -166,7 +174,7 @@ pub fn offers_cuda() -> Result<bool> {
     Ok(ort::ep::CUDA::is_available()?)
 }
 
-/// Where [`install`] puts onnxruntime: `onnxruntime` below [`HOME_VARIABLE`], or below `ganforge` in the user's data
+/// Where [`install`](super::install()) puts onnxruntime: `onnxruntime` below [`HOME_VARIABLE`], or below `ganforge` in the user's data
 /// folder. `None` if the system tells no such folder.
 pub fn managed_folder() -> Option<PathBuf> {
     let home = search_paths::variable(HOME_VARIABLE).map(PathBuf::from).or_else(|| Some(dirs::data_dir()?.join("ganforge")))?;
@@ -489,61 +497,4 @@ fn same_library(folder: &Path, name: &str) -> Option<PathBuf> {
     let stem = name.split_inclusive(".so.").next().filter(|stem| stem.ends_with(".so."))?;
     let mut entries = fs::read_dir(folder).ok()?.flatten();
     entries.find(|entry| entry.file_name().to_string_lossy().starts_with(stem)).map(|entry| entry.path())
-}
-
-/// Fetches onnxruntime with pip into [`managed_folder`], whole or not at all; returns the library file. The packages are
-/// pinned by hashes, and what arrived is compared with their records before it is opened.
-///
-/// With `cuda`, `onnxruntime-gpu` and NVIDIA's libraries for it: some gigabytes.
-///
-/// # Errors
-/// When there is no Python with pip, pip fails, the folder cannot be written to or others may write to it, or what arrived is
-/// not what was pinned or not a usable library.
-pub fn install(cuda: bool, progress: &dyn Progress) -> Result<PathBuf> {
-    let target = managed_folder().ok_or_else(|| {
-        Error::usage(
-            "the system tells no data folder for this user",
-            format!("Set {HOME_VARIABLE} to a folder of your choice."),
-        )
-    })?;
-    // pip runs in another folder.
-    let target = std::path::absolute(&target).map_err(Error::io("find", &target))?;
-    let parent = target.parent().unwrap_or(&target);
-    files::create_folder(parent)?;
-    safe_to_fill(parent)?;
-    let work = tempfile::Builder::new().prefix(".install-").tempdir_in(parent).map_err(Error::io("write to", parent))?;
-    let fresh = work.path().join("onnxruntime");
-    let package = if cuda { "onnxruntime-gpu and NVIDIA's CUDA libraries" } else { "onnxruntime" };
-    progress.say(&format!("pip installs {package} into {}", target.display()));
-    let other_ways =
-        format!("Mend that, or put libonnxruntime 1.{OLDEST_MINOR} or newer anywhere and set {PATH_VARIABLE} to it.");
-    wheels::fetch(cuda, &fresh, work.path(), &other_ways)?;
-
-    let mut search = Search::default();
-    let found = search.try_path(How::Managed, &fresh);
-    let found = found.ok_or_else(|| {
-        search.failure("pip fetched a library that does not work on this machine: set ORT_DYLIB_PATH to one that does.")
-    })?;
-    let library = found.path.strip_prefix(&fresh).unwrap_or(&found.path).to_path_buf();
-    let old = work.path().join("old");
-    let replaced = target.exists();
-    if replaced {
-        fs::rename(&target, &old).map_err(Error::io("replace", &target))?;
-    }
-    if let Err(e) = fs::rename(&fresh, &target) {
-        if replaced {
-            fs::rename(&old, &target).map_err(Error::io("restore", &target))?;
-        }
-        return Err(Error::io("write", &target)(e));
-    }
-    Ok(target.join(library))
-}
-
-/// Before gigabytes are fetched into a folder from which nothing would be opened.
-fn safe_to_fill(folder: &Path) -> Result<()> {
-    #[cfg(unix)]
-    super::trust::check(folder).map_err(|reason| {
-        Error::invalid_file(folder, reason, format!("Or set {HOME_VARIABLE} to a folder that is yours alone."))
-    })?;
-    Ok(())
 }

@@ -3,6 +3,7 @@
 mod batches;
 pub mod changes;
 pub mod checkpoint;
+mod clock;
 mod count;
 mod curves;
 mod gif;
@@ -10,6 +11,7 @@ pub mod import_weights;
 mod naming;
 #[cfg(feature = "cuda")]
 mod pixels;
+mod preview;
 mod pth;
 mod record;
 pub mod report;
@@ -17,30 +19,31 @@ mod run;
 mod stats;
 mod step;
 pub mod tensorboard;
+mod trained;
 mod watch;
 
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Device};
 
 use crate::config::schedule::Rates;
 use crate::config::{LossConfig, Span, TrainConfig};
-use crate::contract::Weights;
 use crate::data::Dataset;
 use crate::error::{Error, Result};
 use crate::files;
-use crate::image::{self, Images};
-use crate::nn::{Network, Pass, Place, Role, Shape, channels_first};
+use crate::image::Images;
+use crate::nn::{Network, Place, Role, Shape};
 use crate::progress::Progress;
-use crate::text;
 
 pub use batches::{Batch, Batches};
+use clock::Clock;
+pub use preview::sample;
+use preview::{Preview, as_images};
 pub use record::{Record, read_records};
 pub use run::{RunFolder, check_output};
 pub use step::{Phase, Trainer};
+pub use trained::{Trained, Which, load_checkpoint, load_trained};
 pub use watch::{Best, Trouble, Verdict, Watchdog};
 
 /// What a training needs beside its config.
@@ -433,99 +436,6 @@ impl<'a> Run<'a> {
     }
 }
 
-/// Time and pace of this process.
-struct Clock {
-    began: Instant,
-    first_step: u64,
-    first_images: u64,
-}
-
-impl Clock {
-    fn start(step: u64, images: u64) -> Self {
-        Self { began: Instant::now(), first_step: step, first_images: images }
-    }
-
-    fn seconds(&self) -> f64 {
-        self.began.elapsed().as_secs_f64()
-    }
-
-    fn rate(&self, images: u64) -> f64 {
-        (images - self.first_images) as f64 / self.seconds().max(1e-9)
-    }
-
-    fn detail(&self, record: &Record, total: u64) -> String {
-        let steps = (record.step - self.first_step).max(1) as f64;
-        let left = self.seconds() / steps * total.saturating_sub(record.step) as f64;
-        format!(
-            "critic {:.3} generator {:.3} | {:.0} images/s | {} left",
-            record.loss_critic,
-            record.loss_generator,
-            record.images_per_second,
-            hours(left)
-        )
-    }
-}
-
-fn hours(seconds: f64) -> String {
-    let seconds = seconds.round() as u64;
-    format!("{}:{:02}:{:02}", seconds / 3600, seconds / 60 % 60, seconds % 60)
-}
-
-/// A generator for sampling, with averaged weights where the run has them; images `0..n` of the run's seed, so the same
-/// that a sampling job with that seed makes.
-struct Preview<'a> {
-    config: &'a TrainConfig,
-    view: Network,
-    latents: Tensor,
-}
-
-impl<'a> Preview<'a> {
-    fn new(config: &'a TrainConfig, device: &Device) -> Result<Self> {
-        let n = config.output.samples;
-        let latents = Tensor::from_vec(config.latent.rows(config.seed, 0, n), (n, config.latent.size), device)?;
-        Ok(Self { config, view: generator_network(config, device, DType::F32)?, latents })
-    }
-
-    /// A sheet of samples, as a PNG file.
-    fn sheet(&self, trainer: &Trainer) -> Result<Vec<u8>> {
-        self.view.load(&trainer.best_weights(), "the trainer")?;
-        let images = sample(&self.view, self.config, &self.latents)?;
-        let sheet = images.grid(Images::square_columns(images.n));
-        image::encode_png(&sheet.pixels, sheet.height, sheet.width, sheet.channels)
-    }
-
-    /// Images `0..n` of the run's seed, batch by batch.
-    fn images(&self, trainer: &Trainer, n: usize) -> Result<Images> {
-        /// Where batches are larger than this, it is enough.
-        const MOST: usize = 100;
-        let batch = MOST.min(self.config.schedule.batch_size);
-        self.view.load(&trainer.best_weights(), "the trainer")?;
-        let shape = self.config.data.clone();
-        let mut all = Images { n: 0, height: shape.size, width: shape.size, channels: shape.channels, pixels: Vec::new() };
-        for first in (0..n).step_by(batch) {
-            let count = batch.min(n - first);
-            let rows = self.config.latent.rows(self.config.seed, first as u64, count);
-            let latents = Tensor::from_vec(rows, (count, self.config.latent.size), self.latents.device())?;
-            let mut images = sample(&self.view, self.config, &latents)?;
-            all.n += images.n;
-            all.pixels.append(&mut images.pixels);
-        }
-        Ok(all)
-    }
-}
-
-/// Makes images from latents `[n, latent]`, as an exported generator would.
-///
-/// # Errors
-/// When the device is out of memory.
-pub fn sample(generator: &Network, config: &TrainConfig, latents: &Tensor) -> Result<Images> {
-    let Shape::Map { channels, height, width } = config.image_shape() else {
-        return Err(Error::usage("the config's images have no height and width", "Mend data.size and data.channels."));
-    };
-    let values = channels_first(&generator.forward(latents, Pass::Eval)?)?.flatten_all()?.to_vec1::<f32>()?;
-    Ok(Images::from_nchw(&values, [latents.dim(0)?, channels, height, width], config.data.range))
-}
-
 /// The generator of a config at its beginning.
 ///
 /// # Errors
@@ -552,77 +462,4 @@ pub fn critic_network(config: &TrainConfig, device: &Device, dtype: DType) -> Re
 
 fn place(config: &TrainConfig, device: &Device, dtype: DType) -> Place {
     Place { device: device.clone(), dtype, precision: config.schedule.precision }
-}
-
-/// A trained generator as a run folder's latest checkpoint holds it.
-pub struct Trained {
-    /// The run's config.
-    pub config: TrainConfig,
-    /// The generator with the weights asked for.
-    pub generator: Network,
-    /// What the checkpoint says of itself.
-    pub state: checkpoint::State,
-    /// Which weights these are.
-    pub weights: Weights,
-}
-
-/// Which of a run's checkpoints.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Which {
-    /// The best, where the run knows it, else the latest.
-    #[default]
-    Best,
-    /// The latest.
-    Latest,
-    /// The one after so many generator steps.
-    Step(u64),
-}
-
-impl std::str::FromStr for Which {
-    type Err = String;
-
-    fn from_str(text: &str) -> std::result::Result<Self, String> {
-        match (text, text.parse()) {
-            ("best", _) => Ok(Self::Best),
-            ("latest", _) => Ok(Self::Latest),
-            (_, Ok(step)) => Ok(Self::Step(step)),
-            _ => Err("expected best, latest or the number of a step".to_string()),
-        }
-    }
-}
-
-/// Loads a run's generator on the CPU; without `weights`, the average where the run has one.
-///
-/// # Errors
-/// When the folder is no run, has no checkpoint yet, or has no averaged weights though these are asked for.
-pub fn load_trained(folder: &RunFolder, weights: Option<Weights>, which: Which) -> Result<Trained> {
-    let saved = checkpoint::find(folder, which)?.ok_or_else(|| {
-        Error::invalid_file(folder.path(), "this run has no checkpoint yet", "Continue it with `RunFolder::resume`.")
-    })?;
-    load_checkpoint(folder, &saved, weights)
-}
-
-/// As [`load_trained`], from the checkpoint of the run in the folder `saved`.
-///
-/// # Errors
-/// When the folder is no run, the checkpoint is damaged, or has no averaged weights though these are asked for.
-pub fn load_checkpoint(folder: &RunFolder, saved: &std::path::Path, weights: Option<Weights>) -> Result<Trained> {
-    let config = config_of(folder, saved)?;
-    let averaged = config.schedule.ema_decay > 0.0;
-    let weights = weights.unwrap_or(if averaged { Weights::Ema } else { Weights::Raw });
-    if weights == Weights::Ema && !averaged {
-        let what = "this run has no averaged weights (schedule.ema_decay is 0)";
-        return Err(Error::usage(format!("{}: {what}", text::path(folder.path())), "Use `weights` raw."));
-    }
-    let generator = generator_network(&config, &Device::Cpu, DType::F32)?;
-    let tensors: BTreeMap<String, Tensor> = checkpoint::read_generator(saved, weights)?;
-    generator.load(&tensors, &text::path(saved))?;
-    Ok(Trained { config, generator, state: checkpoint::read_state(saved)?, weights })
-}
-
-/// The config that a checkpoint was made with; what it is called, and where the images are, is as the run says now.
-fn config_of(folder: &RunFolder, saved: &Path) -> Result<TrainConfig> {
-    let run = folder.config()?;
-    let Some(made) = checkpoint::read_config(saved, &run)? else { return Ok(run) };
-    Ok(TrainConfig { preset: run.preset, about: run.about, ..made })
 }

@@ -12,12 +12,14 @@ use maud::{DOCTYPE, Markup, PreEscaped, html};
 use serde::{Deserialize, Serialize};
 use sysinfo::{CpuRefreshKind, MemoryRefreshKind, RefreshKind, System};
 
+use super::clock::hours;
 use super::record::Elapsed;
-use super::{Best, Record, RunFolder, Verdict, changes, checkpoint, curves, gif, hours, read_records};
+use super::{Best, Record, RunFolder, Verdict, changes, checkpoint, curves, gif, read_records};
 use crate::config::TrainConfig;
-use crate::data::{Dataset, grouped};
+use crate::data::Dataset;
 use crate::error::{Error, Result};
 use crate::files;
+use crate::text::grouped;
 
 /// What the report says that no other file of the run does. Kept in `report.json`, so that a report can be made again.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]

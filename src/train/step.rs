@@ -6,7 +6,7 @@ use candle_core::backprop::GradStore;
 use candle_core::{DType, Device, Tensor, Var};
 use rayon::prelude::*;
 
-use super::{Batch, critic_network, generator_network};
+use super::{Batch, as_images, critic_network, generator_network};
 use crate::augment::Augmentation;
 use crate::config::{GeneratorLatents, LossConfig, PenaltyConfig, TrainConfig};
 use crate::ema::Ema;
@@ -17,7 +17,7 @@ use crate::nn::cpu::on_pool;
 use crate::nn::device::check_precision;
 use crate::nn::in_place::InPlace;
 use crate::nn::update::{clamp, lerp};
-use crate::nn::{Network, Pass, Trace, Wanted, channels_first, channels_last, chosen};
+use crate::nn::{Network, Pass, Trace, Wanted, channels_first, chosen};
 use crate::optim::Optimizer;
 use crate::penalty::{self, Penalty};
 use crate::random::Purpose;
@@ -322,20 +322,12 @@ impl Trainer {
     }
 
     fn generate(&self, z: &Tensor, phase: &mut Phase) -> Result<Tensor> {
-        self.as_images(&self.generator.forward(z, self.next_pass(phase))?)
+        as_images(&self.generator.forward(z, self.next_pass(phase))?, &self.config)
     }
 
     fn generate_traced(&self, z: &Tensor, phase: &mut Phase) -> Result<(Tensor, Trace)> {
         let (values, trace) = self.generator.forward_traced(z, self.next_pass(phase))?;
-        Ok((self.as_images(&values)?, trace))
-    }
-
-    /// A generator may end in a linear layer.
-    pub(super) fn as_images(&self, values: &Tensor) -> Result<Tensor> {
-        match values.rank() {
-            4 => Ok(values.clone()),
-            _ => Ok(channels_last(values, self.config.image_shape(), values.dim(0)?)?),
-        }
+        Ok((as_images(&values, &self.config)?, trace))
     }
 
     fn score(&self, images: &Tensor, classes: Option<Tensor>, phase: &mut Phase) -> Result<Scored> {

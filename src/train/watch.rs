@@ -4,7 +4,7 @@
 use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
 
-use super::{Batch, Batches, Record, Trainer};
+use super::{Batch, Batches, Record, Trainer, as_images};
 use crate::config::TrainConfig;
 use crate::error::Result;
 use crate::nn::Pass;
@@ -289,7 +289,7 @@ impl Probe {
         let mut parts = Vec::new();
         for first in (0..Self::N).step_by(batch) {
             let latents = self.latents.narrow(0, first, batch.min(Self::N - first))?;
-            parts.push(trainer.as_images(&trainer.generator.forward(&latents, Pass::Eval)?)?);
+            parts.push(as_images(&trainer.generator.forward(&latents, Pass::Eval)?, &trainer.config)?);
         }
         let samples = Tensor::cat(&parts, 0)?;
         let diversity = match (self.reference, distances(&samples)?) {

@@ -13,8 +13,6 @@ use ganforge::progress::Progress;
 use ganforge::text::{self, on_one_line};
 use serde_json::json;
 
-use super::{Dtype, ExportArgs, Layout};
-
 #[derive(Args)]
 pub struct FeaturesArgs {
     /// What `--data` of a training takes; may be given more than once.
@@ -95,16 +93,4 @@ pub fn features(args: &FeaturesArgs) -> Result<()> {
             provenance.seconds,
         )),
     }
-}
-
-/// `gan-train export` of a folder that [`features`] filled.
-pub fn export(args: &ExportArgs) -> Result<()> {
-    let of_runs = args.weights.is_some() || args.checkpoint.is_some() || args.preset.is_some() || args.config.is_some();
-    if of_runs || args.layout != Layout::NhwcU8 || args.dtype != Dtype::F32 {
-        let what = format!("{} holds a feature model, which has one form only", text::path(&args.run));
-        return Err(Error::usage(what, "Give nothing but --out."));
-    }
-    let path = args.out.clone().unwrap_or_else(|| args.run.join(learn::MODEL));
-    let difference = learn::export(&args.run, &path)?;
-    print_line(&format!("{}: features; largest difference to candle {difference:.1e}", text::path(&path)))
 }

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::sink::{Depth, Naming, Open, Sink, Site, Store};
 use crate::error::{Error, Result};
-use crate::image::{self, Images};
+use crate::image::{self, GAP, Images};
 use crate::infer::piece::{Piece, Tally};
 
 /// A sheet may have this many pixels: what common viewers open.
@@ -31,9 +31,8 @@ impl Sink for Grid {
     }
 
     fn check_size(&self, count: u64, shape: [usize; 3], others: &str) -> Result<()> {
-        const GAP: u64 = 2;
-        let [height, width, _] = shape.map(|side| side as u64);
-        let most = (MOST / ((height + GAP) * (width + GAP))).max(1);
+        let ([height, width, _], gap) = (shape.map(|side| side as u64), GAP as u64);
+        let most = (MOST / ((height + gap) * (width + gap))).max(1);
         if count > most {
             return Err(Error::usage(
                 format!("a contact sheet of {count} images of {height}×{width} pixels is too large to look at"),

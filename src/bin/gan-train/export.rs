@@ -1,0 +1,103 @@
+//! `gan-train export`: a trained generator, or a feature model, as an ONNX file.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use ganforge::cli::print_line;
+use ganforge::config::{self, TrainConfig};
+use ganforge::contract::{Layout, Weights};
+use ganforge::error::{Error, Result};
+use ganforge::eval::learn;
+use ganforge::export::{self, Dtype};
+use ganforge::text;
+use ganforge::train::{self, RunFolder, Trained, Which};
+
+use super::base_table;
+
+#[derive(Args)]
+pub struct ExportArgs {
+    /// The folder of a run; or, with --preset or --config, a .safetensors file or a PyTorch state dict (.pth).
+    #[arg(value_name = "RUN|FILE")]
+    run: PathBuf,
+    /// Which checkpoint of a RUN: best (the default), latest or the number of a step.
+    #[arg(long, conflicts_with_all = ["preset", "config"])]
+    checkpoint: Option<Which>,
+    /// The preset whose generator a FILE's is.
+    #[arg(long, conflicts_with_all = ["config", "weights"])]
+    preset: Option<String>,
+    /// The config file of a FILE's generator.
+    #[arg(long, value_name = "FILE.toml", conflicts_with = "weights")]
+    config: Option<PathBuf>,
+    /// With --preset or --config: the system for 32, 64 or 128 pixels.
+    #[arg(long, value_name = "PIXELS")]
+    size: Option<usize>,
+    /// With --preset or --config: this factor on the width of every hidden layer.
+    #[arg(long, value_name = "FACTOR")]
+    width: Option<f64>,
+    /// With --preset or --config: any other key of the config.
+    #[arg(long, value_name = "KEY=VALUE")]
+    set: Vec<String>,
+    /// Where to write; by default RUN/generator.onnx, or FILE with the ending .onnx.
+    #[arg(long, value_name = "F.onnx")]
+    out: Option<PathBuf>,
+    /// By default the average where the run has one.
+    #[arg(long)]
+    weights: Option<Weights>,
+    /// Type and axes of the output.
+    #[arg(long, default_value = "nhwc-u8")]
+    layout: Layout,
+    /// Type of the weights.
+    #[arg(long, default_value = "f32")]
+    dtype: Dtype,
+}
+
+pub fn export(args: &ExportArgs) -> Result<()> {
+    if learn::is_feature_folder(&args.run) {
+        return export_features(args);
+    }
+    let (trained, default) = exported(args)?;
+    let path = args.out.clone().unwrap_or(default);
+    train::check_output(&path, &args.run)?;
+    let agreement = export::export(&trained, args.layout, args.dtype, &path)?;
+    print_line(&format!(
+        "{}: {} weights after {} images; largest difference to candle {:.1e} in values, {} of 255 in pixels",
+        text::path(&path),
+        trained.weights.name(),
+        trained.state.images,
+        agreement.values,
+        agreement.pixels.map_or("none".to_string(), |p| p.to_string()),
+    ))
+}
+
+/// What is to be exported, and where to by default.
+fn exported(args: &ExportArgs) -> Result<(Trained, PathBuf)> {
+    let Some((mut table, place)) = base_table(args.preset.as_deref(), args.config.as_deref(), args.size, args.width)? else {
+        if args.run.is_file() {
+            return Err(Error::usage(
+                format!("{} is a file, which does not say what network its weights are of", text::path(&args.run)),
+                "Add --preset NAME or --config FILE.toml; `gan-train presets` lists the presets.",
+            ));
+        }
+        if args.size.is_some() || args.width.is_some() || !args.set.is_empty() {
+            return Err(Error::usage("--size, --width or --set for a run, which has its config", "Leave them out."));
+        }
+        let folder = RunFolder::open(&args.run)?;
+        return Ok((train::load_trained(&folder, args.weights, args.checkpoint.unwrap_or_default())?, folder.onnx_file()));
+    };
+    args.set.iter().try_for_each(|assignment| config::set(&mut table, assignment))?;
+    let trained = train::import_weights::load_generator(TrainConfig::from_table(table, &place)?, &args.run)?;
+    let beside = if args.run.is_dir() { args.run.join("generator.onnx") } else { args.run.with_extension("onnx") };
+    Ok((trained, beside))
+}
+
+/// The feature model in a folder that `gan-train features` filled.
+fn export_features(args: &ExportArgs) -> Result<()> {
+    let of_runs = args.weights.is_some() || args.checkpoint.is_some() || args.preset.is_some() || args.config.is_some();
+    if of_runs || args.layout != Layout::NhwcU8 || args.dtype != Dtype::F32 {
+        let what = format!("{} holds a feature model, which has one form only", text::path(&args.run));
+        return Err(Error::usage(what, "Give nothing but --out."));
+    }
+    let path = args.out.clone().unwrap_or_else(|| args.run.join(learn::MODEL));
+    let difference = learn::export(&args.run, &path)?;
+    print_line(&format!("{}: features; largest difference to candle {difference:.1e}", text::path(&path)))
+}

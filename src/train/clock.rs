@@ -1,0 +1,43 @@
+//! Time and pace of a training.
+
+use std::time::Instant;
+
+use super::Record;
+
+/// Time and pace of this process.
+pub(super) struct Clock {
+    began: Instant,
+    first_step: u64,
+    first_images: u64,
+}
+
+impl Clock {
+    pub fn start(step: u64, images: u64) -> Self {
+        Self { began: Instant::now(), first_step: step, first_images: images }
+    }
+
+    pub fn seconds(&self) -> f64 {
+        self.began.elapsed().as_secs_f64()
+    }
+
+    pub fn rate(&self, images: u64) -> f64 {
+        (images - self.first_images) as f64 / self.seconds().max(1e-9)
+    }
+
+    pub fn detail(&self, record: &Record, total: u64) -> String {
+        let steps = (record.step - self.first_step).max(1) as f64;
+        let left = self.seconds() / steps * total.saturating_sub(record.step) as f64;
+        format!(
+            "critic {:.3} generator {:.3} | {:.0} images/s | {} left",
+            record.loss_critic,
+            record.loss_generator,
+            record.images_per_second,
+            hours(left)
+        )
+    }
+}
+
+pub(super) fn hours(seconds: f64) -> String {
+    let seconds = seconds.round() as u64;
+    format!("{}:{:02}:{:02}", seconds / 3600, seconds / 60 % 60, seconds % 60)
+}
