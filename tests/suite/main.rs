@@ -27,6 +27,8 @@ mod export;
 // Layers, networks, losses, optimisers and whole training steps against numbers from PyTorch.
 #[cfg(feature = "train")]
 mod golden;
+// What holds of the source itself.
+mod house;
 // Latents, the contract, opening and sampling generators, gan-infer.
 #[cfg(all(feature = "infer", feature = "cli"))]
 mod infer;
