@@ -134,7 +134,7 @@ impl Contract {
             ("ganforge.data.sha256", self.data_sha256.clone()),
             ("ganforge.height", self.height.to_string()),
             ("ganforge.images_seen", self.images_seen.to_string()),
-            ("ganforge.latent.distribution", self.latent.distribution.name().to_string()),
+            ("ganforge.latent.law", self.latent.distribution.name().to_string()),
             ("ganforge.latent.size", self.latent.size.to_string()),
             ("ganforge.layout", self.layout.name().to_string()),
             ("ganforge.loss", self.loss.clone()),
@@ -176,7 +176,7 @@ impl Contract {
             latent: Latent {
                 size,
                 distribution: keys.one_of(
-                    "ganforge.latent.distribution",
+                    "ganforge.latent.law",
                     &[Distribution::Normal, Distribution::Uniform],
                     Distribution::name,
                 )?,

@@ -336,7 +336,7 @@ fn facts(generator: &Generator) -> Vec<(String, Value)> {
         ("width", json!(width)),
         ("channels", json!(channels)),
         ("latent.size", json!(generator.latent().size)),
-        ("latent.distribution", json!(generator.latent().distribution.name())),
+        ("latent.law", json!(generator.latent().distribution.name())),
         ("range", json!(generator.range().map(Range::name))),
         ("batch", json!(generator.batch())),
         ("provider", json!(generator.provider().to_string())),

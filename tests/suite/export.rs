@@ -176,7 +176,7 @@ fn the_metadata_tells_a_stranger_everything() {
         ("ganforge.data.sha256", &"ab".repeat(32)),
         ("ganforge.height", "28"),
         ("ganforge.images_seen", "384"),
-        ("ganforge.latent.distribution", "uniform"),
+        ("ganforge.latent.law", "uniform"),
         ("ganforge.latent.size", "10"),
         ("ganforge.layout", "nhwc-u8"),
         ("ganforge.loss", "wgan"),

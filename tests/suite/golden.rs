@@ -189,7 +189,7 @@ fn convolutions_of_many_shapes() {
 #[test]
 fn losses_and_their_gradients() {
     let golden = golden("losses.safetensors");
-    assert_eq!(golden.cases.len(), 4);
+    assert_eq!(golden.cases.len(), 5);
     for (case, spec) in &golden.cases {
         let loss: LossConfig = serde_json::from_value(spec.clone()).unwrap();
         let get = |name: &str| golden.get(&format!("{case}/{name}"));
