@@ -155,6 +155,7 @@ const SPELLINGS: &[(&str, &str)] = &[
     ("`features::Options::size`", "--features-size"),
     ("`format`", "--format"),
     ("`learn::train`", "`gan-train features`"),
+    ("`init_from`", "--init-from"),
     ("`load_timeout`", "--load-timeout SECONDS"),
     ("`lr`", "--lr"),
     ("`n`", "--n"),

@@ -88,6 +88,23 @@ impl Truncation {
         Ok(Self(x))
     }
 
+    /// By which factor the latents are shorter on the mean square: the root of what is left of their variance, 0 to 1. What
+    /// a generator without a normalised input makes of its latents changes with their length, which was one and the same in training.
+    pub fn shrinks(self, distribution: Distribution) -> f64 {
+        use std::f64::consts::{PI, SQRT_2};
+        match distribution {
+            Distribution::Uniform => self.0,
+            // 1 − 2 X φ(X) / (2 Φ(X) − 1), with the density φ of N(0, 1).
+            Distribution::Normal => {
+                let density = (-0.5 * self.0 * self.0).exp() / (2.0 * PI).sqrt();
+                let inside = statrs::function::erf::erf(self.0 / SQRT_2);
+                // For a small X the terms cancel; then the law between is all but uniform.
+                let left = if self.0 < 1e-3 { self.0 * self.0 / 3.0 } else { 1.0 - 2.0 * self.0 * density / inside };
+                left.max(0.0).sqrt()
+            }
+        }
+    }
+
     /// The bound X.
     pub fn bound(self) -> f64 {
         self.0

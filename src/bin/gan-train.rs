@@ -100,9 +100,10 @@ struct TrainArgs {
     /// This factor on the width of every hidden layer, for example 0.25.
     #[arg(long, value_name = "FACTOR")]
     width: Option<f64>,
-    /// Begin with the weights of a run, a .safetensors file or a PyTorch state dict (.pth) of the same architecture.
+    /// Begin with the weights of a run, a .safetensors file or a PyTorch state dict (.pth) of the same architecture; given twice, of
+    /// a file of the generator's and one of the critic's.
     #[arg(long, value_name = "RUN|FILE")]
-    init_from: Option<PathBuf>,
+    init_from: Vec<PathBuf>,
     /// Images: a folder, a zip, IDX files, or mnist, fashion-mnist, synthetic.
     #[arg(long)]
     data: Option<String>,

@@ -2,6 +2,7 @@
 
 mod checks;
 mod load;
+mod one_or_many;
 mod overrides;
 pub(crate) mod resize;
 pub(crate) mod schedule;

@@ -28,8 +28,8 @@ pub struct Overrides {
     pub checkpoint_every: Option<Span>,
     /// The interval between sample sheets.
     pub sample_every: Option<Span>,
-    /// Weights to begin with.
-    pub init_from: Option<PathBuf>,
+    /// Weights to begin with, if there are any.
+    pub init_from: Vec<PathBuf>,
     /// Where the images come from.
     pub data: Option<String>,
 }
@@ -69,9 +69,12 @@ impl Overrides {
         if let Some(seed) = self.seed {
             table.insert("seed".to_string(), number(seed));
         }
-        if let Some(path) = &self.init_from {
-            let whole = path.canonicalize().map_err(Error::io("read", path))?;
-            table.insert("init_from".to_string(), Value::String(whole.display().to_string()));
+        if !self.init_from.is_empty() {
+            let whole = |path: &PathBuf| {
+                let whole = path.canonicalize().map_err(Error::io("read", path))?;
+                Ok(Value::String(whole.display().to_string()))
+            };
+            table.insert("init_from".to_string(), Value::Array(self.init_from.iter().map(whole).collect::<Result<_>>()?));
         }
         Ok(())
     }

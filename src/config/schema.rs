@@ -27,9 +27,10 @@ pub struct TrainConfig {
     /// The seed of every random draw of the run. Below 2⁶³, TOML's largest integer.
     #[serde(default)]
     pub seed: u64,
-    /// Weights to begin with instead of drawn ones: a run's folder, a .safetensors file or a PyTorch state dict (.pth).
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub init_from: String,
+    /// Weights to begin with instead of drawn ones: a run's folder, a .safetensors file or a PyTorch state dict (.pth); or two files,
+    /// one of the generator and one of the critic.
+    #[serde(default, skip_serializing_if = "Vec::is_empty", with = "super::one_or_many")]
+    pub init_from: Vec<String>,
     /// The form the images take.
     pub data: DataConfig,
     /// The generator's input.

@@ -25,7 +25,8 @@ use crate::contract::Weights;
 use crate::data::Dataset;
 use crate::error::{Error, Result};
 use crate::image::Images;
-use crate::infer::{Generator, runtime};
+use crate::infer::{Conditioning, Generator, runtime};
+use crate::latent::Truncation;
 use crate::nn::cpu::on_pool;
 use crate::progress::Progress;
 use crate::random::{Purpose, Stream};
@@ -50,6 +51,7 @@ pub const SEARCHED: usize = 500;
 const SHOWN: usize = 32;
 
 /// What is judged.
+#[derive(Clone, Copy)]
 pub enum Subject<'a> {
     /// An ONNX file of a generator; draw k takes seed k.
     Generator(&'a Generator),
@@ -60,6 +62,7 @@ pub enum Subject<'a> {
 }
 
 /// What is judged, against what, and how.
+#[derive(Clone, Copy)]
 pub struct EvaluationJob<'a> {
     /// What is judged.
     pub subject: Subject<'a>,
@@ -106,84 +109,24 @@ pub fn evaluate(
     model: &FeatureModel,
     progress: &dyn Progress,
 ) -> Result<(EvaluationReport, Option<Images>)> {
-    let pool = job.real.1;
-    let n = images_a_draw(job, pool.len())?;
-    let order = Stream::at(CHOICE_SEED, Purpose::Evaluation, CHOICE).permutation(pool.len() as u32);
-    let order: Vec<u32> = order.into_iter().map(|at| pool[at as usize]).collect();
-    let others = order.len().min(2 * n) - n;
+    Bar::new(job, model, progress)?.judge(job, None, model, progress)
+}
 
-    // Real images: the first n are the reference, the next n are judged against it.
-    let looked_at = if job.neighbours { order.len() } else { n + others };
-    let part = |range: std::ops::Range<usize>| job.data.images(&order[range]);
-    let real = model.extract_parts(looked_at, part, "features of real images", progress)?;
-    let numbers = |range: std::ops::Range<usize>| range.map(|number| number as u32).collect::<Vec<_>>();
-    let bar = Bar::new(real.select(&numbers(0..n)))?;
-    let real_against_real = if others >= LEAST {
-        Some(RealAgainstReal { n: others, scores: bar.judge(&real.select(&numbers(n..n + others)))? })
-    } else {
-        None
-    };
-
-    // Generated ones.
-    let (mut scores, mut duplicates, mut nearest, mut preparation) = (Vec::new(), Vec::new(), None, String::new());
-    for draw in 0..job.draws {
-        let images = job.subject.draw(draw, n, job.draws, progress)?;
-        if [images.height, images.width, images.channels] != [job.data.size, job.data.size, job.data.channels] {
-            let what = format!("{} makes images of {}×{}×{}", job.name, images.height, images.width, images.channels);
-            return Err(Error::usage(what, "The data must be loaded in that form; only square images are judged."));
-        }
-        preparation = model.preparation(&images);
-        let part = |range: std::ops::Range<usize>| images.part(range);
-        let features = model.extract_parts(images.n, part, "features of generated images", progress)?;
-        scores.push(bar.judge(&features)?);
-        duplicates.push(neighbours::duplicates(&images) as f64 / images.n as f64);
-        if draw == 0 && job.neighbours {
-            let count = images.n.min(SEARCHED);
-            let generated = (images.part(0..count), features.select(&numbers(0..count)));
-            nearest = Some(search(&generated, job.data, &order, &real, n..n + others.min(SEARCHED))?);
-        }
-    }
-
-    let (nearest, sheet) = nearest.unzip();
-    let score = |of: fn(&Scores) -> f64| Statistic::of(scores.iter().map(of).collect());
-    let report = EvaluationReport {
-        subject: job.name.to_string(),
-        frechet: score(|scores| scores.frechet),
-        kernel_distance: score(|scores| scores.kernel_distance),
-        precision: score(|scores| scores.precision),
-        recall: score(|scores| scores.recall),
-        duplicates: Statistic::of(duplicates),
-        real_against_real,
-        nearest,
-        protocol: Protocol {
-            features: FeatureProtocol {
-                name: model.name().to_string(),
-                sha256: model.sha256().to_string(),
-                dim: model.dim(),
-                size: model.size(),
-                channels: model.channels(),
-                range: model.range(),
-                about: model.about().cloned(),
-            },
-            image: [job.data.size, job.data.size, job.data.channels],
-            preparation,
-            data: job.data.name.clone(),
-            data_sha256: job.data.sha256.clone(),
-            real_images: job.real.0,
-            n_real: n,
-            n_generated: n,
-            seeds: if matches!(job.subject, Subject::Images(_)) { Vec::new() } else { (0..job.draws as u64).collect() },
-            choice_seed: CHOICE_SEED,
-            kernel_subsets: [if n > kid::SUBSET { kid::SUBSETS } else { 1 }, kid::SUBSET.min(n)],
-            neighbour: precision_recall::NEIGHBOUR,
-            weights: job.subject.weights().map(Weights::name),
-            images_seen: job.subject.images_seen(),
-            subject_sha256: job.sha256.to_string(),
-            ganforge: env!("CARGO_PKG_VERSION"),
-            onnxruntime: runtime::load()?.version.clone(),
-        },
-    };
-    Ok((report, sheet))
+/// Judges a generator once for each of some truncations of its latents (`None` for none), against the same real images, which are not
+/// searched for neighbours.
+///
+/// # Errors
+/// As [`evaluate`]; and when the subject has no latents, or they cannot be truncated so.
+pub fn compare_truncations(
+    job: &EvaluationJob,
+    bounds: &[Option<f64>],
+    model: &FeatureModel,
+    progress: &dyn Progress,
+) -> Result<Vec<EvaluationReport>> {
+    let job = &EvaluationJob { neighbours: false, ..*job };
+    let bounds: Vec<Option<Truncation>> = bounds.iter().map(|bound| job.subject.truncation(*bound)).collect::<Result<_>>()?;
+    let bar = Bar::new(job, model, progress)?;
+    bounds.into_iter().map(|bound| bar.judge(job, bound, model, progress).map(|(report, _)| report)).collect()
 }
 
 /// How many images each draw and the reference have.
@@ -209,15 +152,28 @@ fn images_a_draw(job: &EvaluationJob, real: usize) -> Result<usize> {
 
 impl Subject<'_> {
     /// The images of a draw.
-    fn draw(&self, draw: usize, n: usize, draws: usize, progress: &dyn Progress) -> Result<Images> {
+    fn draw(
+        &self,
+        draw: usize,
+        n: usize,
+        draws: usize,
+        truncation: Option<Truncation>,
+        progress: &dyn Progress,
+    ) -> Result<Images> {
         /// Images made at a time.
         const PART: usize = 64;
         let seed = draw as u64;
         let make = |start: usize, count: usize| match self {
-            Self::Generator(generator) => generator.sample(seed, start as u64, count),
+            Self::Generator(generator) => {
+                generator.sample_with(&Conditioning { truncation, class: None }, seed, start as u64, count)
+            }
             Self::Trained(trained) => {
-                let latents = trained.config.latent.rows(seed, start as u64, count);
-                let latents = Tensor::from_vec(latents, (count, trained.config.latent.size), &Device::Cpu)?;
+                let latent = trained.config.latent;
+                let mut latents = latent.rows(seed, start as u64, count);
+                if let Some(truncation) = truncation {
+                    truncation.apply(latent.distribution, &mut latents);
+                }
+                let latents = Tensor::from_vec(latents, (count, latent.size), &Device::Cpu)?;
                 on_pool(|| train::sample(&trained.generator, &trained.config, &latents))
             }
             Self::Images(images) => {
@@ -239,6 +195,19 @@ impl Subject<'_> {
         Ok(all)
     }
 
+    /// A truncation of its latents.
+    fn truncation(&self, bound: Option<f64>) -> Result<Option<Truncation>> {
+        let Some(bound) = bound else { return Ok(None) };
+        let latent = match self {
+            Self::Generator(generator) => generator.latent(),
+            Self::Trained(trained) => trained.config.latent,
+            Self::Images(_) => {
+                return Err(Error::usage("`truncation` of images that are there", "Judge the generator that made them."));
+            }
+        };
+        Truncation::new(bound, latent.distribution).map(Some)
+    }
+
     fn weights(&self) -> Option<Weights> {
         match self {
             Self::Generator(generator) => Some(generator.contract()?.weights),
@@ -256,29 +225,144 @@ impl Subject<'_> {
     }
 }
 
-/// The reference, with what is computed of it once.
+/// What generated images are held against: real ones, with what is computed of them once.
 struct Bar {
-    features: Features,
-    gaussian: Reference,
+    /// Images a draw, and in the reference.
+    n: usize,
+    /// The real images, in a random order: the first `n` are the reference, the next `others` are judged against it.
+    order: Vec<u32>,
+    others: usize,
+    /// Of those two, or of all if they are searched.
+    real: Features,
+    reference: Reference,
     manifold: Manifold,
+    neighbourhoods: Manifold,
+    kernel: Features,
+    real_against_real: Option<RealAgainstReal>,
 }
 
 impl Bar {
-    fn new(features: Features) -> Result<Self> {
-        let gaussian = Reference::new(Gaussian::of(&features)?)?;
-        let manifold = Manifold::new(&features, precision_recall::NEIGHBOUR)?;
-        Ok(Self { features, gaussian, manifold })
+    fn new(job: &EvaluationJob, model: &FeatureModel, progress: &dyn Progress) -> Result<Self> {
+        let pool = job.real.1;
+        let n = images_a_draw(job, pool.len())?;
+        let order = Stream::at(CHOICE_SEED, Purpose::Evaluation, CHOICE).permutation(pool.len() as u32);
+        let order: Vec<u32> = order.into_iter().map(|at| pool[at as usize]).collect();
+        let others = order.len().min(2 * n) - n;
+        let looked_at = if job.neighbours { order.len() } else { n + others };
+        let part = |range: std::ops::Range<usize>| job.data.images(&order[range]);
+        let real = model.extract_parts(looked_at, part, "features of real images", progress)?;
+        let kernel = real.select(&numbers(0..n));
+        let reference = Reference::new(Gaussian::of(&kernel)?)?;
+        let manifold = Manifold::new(&kernel, precision_recall::NEIGHBOUR)?;
+        let neighbourhoods = Manifold::new(&kernel, precision_recall::DENSITY_NEIGHBOUR)?;
+        let mut bar = Self { n, order, others, real, reference, manifold, neighbourhoods, kernel, real_against_real: None };
+        if others >= LEAST {
+            let scores = bar.score(&bar.real.select(&numbers(n..n + others)))?;
+            bar.real_against_real = Some(RealAgainstReal { n: others, scores });
+        }
+        Ok(bar)
     }
 
-    fn judge(&self, features: &Features) -> Result<Scores> {
+    fn score(&self, features: &Features) -> Result<Scores> {
         let manifold = Manifold::new(features, precision_recall::NEIGHBOUR)?;
+        let [density, coverage] = self.neighbourhoods.density_and_coverage(&manifold)?;
         Ok(Scores {
-            frechet: self.gaussian.distance(&Gaussian::of(features)?)?,
-            kernel_distance: kid::kernel_distance(&self.features, features, kid::SUBSETS, kid::SUBSET, CHOICE_SEED)?,
+            frechet: self.reference.distance(&Gaussian::of(features)?)?,
+            kernel_distance: kid::kernel_distance(&self.kernel, features, kid::SUBSETS, kid::SUBSET, CHOICE_SEED)?,
             precision: self.manifold.coverage(&manifold)?,
             recall: manifold.coverage(&self.manifold)?,
+            density,
+            coverage,
         })
     }
+
+    fn judge(
+        &self,
+        job: &EvaluationJob,
+        truncation: Option<Truncation>,
+        model: &FeatureModel,
+        progress: &dyn Progress,
+    ) -> Result<(EvaluationReport, Option<Images>)> {
+        let (mut scores, mut duplicates, mut nearest, mut preparation) = (Vec::new(), Vec::new(), None, String::new());
+        for draw in 0..job.draws {
+            let images = job.subject.draw(draw, self.n, job.draws, truncation, progress)?;
+            if [images.height, images.width, images.channels] != [job.data.size, job.data.size, job.data.channels] {
+                let what = format!("{} makes images of {}×{}×{}", job.name, images.height, images.width, images.channels);
+                return Err(Error::usage(what, "The data must be loaded in that form; only square images are judged."));
+            }
+            preparation = model.preparation(&images);
+            let part = |range: std::ops::Range<usize>| images.part(range);
+            let features = model.extract_parts(images.n, part, "features of generated images", progress)?;
+            scores.push(self.score(&features)?);
+            duplicates.push(neighbours::duplicates(&images) as f64 / images.n as f64);
+            if draw == 0 && job.neighbours {
+                let count = images.n.min(SEARCHED);
+                let generated = (images.part(0..count), features.select(&numbers(0..count)));
+                let others = self.n..self.n + self.others.min(SEARCHED);
+                nearest = Some(search(&generated, job.data, &self.order, &self.real, others)?);
+            }
+        }
+        let (nearest, sheet) = nearest.unzip();
+        let score = |of: fn(&Scores) -> f64| Statistic::of(scores.iter().map(of).collect());
+        let (duplicates, coverage) = (Statistic::of(duplicates), score(|scores| scores.coverage));
+        let report = EvaluationReport {
+            subject: job.name.to_string(),
+            frechet: score(|scores| scores.frechet),
+            kernel_distance: score(|scores| scores.kernel_distance),
+            precision: score(|scores| scores.precision),
+            recall: score(|scores| scores.recall),
+            density: score(|scores| scores.density),
+            warnings: report::warnings(&duplicates, &coverage, self.real_against_real.as_ref()),
+            coverage,
+            duplicates,
+            real_against_real: self.real_against_real,
+            nearest,
+            protocol: self.protocol(job, truncation, model, preparation)?,
+        };
+        Ok((report, sheet))
+    }
+
+    fn protocol(
+        &self,
+        job: &EvaluationJob,
+        truncation: Option<Truncation>,
+        model: &FeatureModel,
+        preparation: String,
+    ) -> Result<Protocol> {
+        Ok(Protocol {
+            features: FeatureProtocol {
+                name: model.name().to_string(),
+                sha256: model.sha256().to_string(),
+                dim: model.dim(),
+                size: model.size(),
+                channels: model.channels(),
+                range: model.range(),
+                about: model.about().cloned(),
+            },
+            image: [job.data.size, job.data.size, job.data.channels],
+            preparation,
+            data: job.data.name.clone(),
+            data_sha256: job.data.sha256.clone(),
+            real_images: job.real.0,
+            n_real: self.n,
+            n_generated: self.n,
+            seeds: if matches!(job.subject, Subject::Images(_)) { Vec::new() } else { (0..job.draws as u64).collect() },
+            choice_seed: CHOICE_SEED,
+            kernel_subsets: [if self.n > kid::SUBSET { kid::SUBSETS } else { 1 }, kid::SUBSET.min(self.n)],
+            neighbour: precision_recall::NEIGHBOUR,
+            density_neighbour: precision_recall::DENSITY_NEIGHBOUR,
+            truncation: truncation.map(Truncation::bound),
+            weights: job.subject.weights().map(Weights::name),
+            images_seen: job.subject.images_seen(),
+            subject_sha256: job.sha256.to_string(),
+            ganforge: env!("CARGO_PKG_VERSION"),
+            onnxruntime: runtime::load()?.version.clone(),
+        })
+    }
+}
+
+fn numbers(range: std::ops::Range<usize>) -> Vec<u32> {
+    range.map(|number| number as u32).collect()
 }
 
 /// Neighbours of generated images, and for comparison of the real images in `others` (places in `order`), among all of `order`.

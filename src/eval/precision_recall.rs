@@ -1,6 +1,9 @@
 //! Improved precision and recall (arXiv 1904.06991, algorithm 1): the share of generated images inside the manifold of the real
 //! ones, and of real images inside that of the generated. A manifold is the union of balls around the features of its images,
-//! each as large as the distance to the k-th nearest other one.
+//! each as large as the distance to the k-th nearest other one. Density and coverage (arXiv 2002.09797) count the balls of the real
+//! images alone: one odd real image, whose ball is large, then makes no crowd of generated ones good.
+
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use faer::Mat;
 use rayon::prelude::*;
@@ -9,8 +12,10 @@ use super::features::Features;
 use super::frechet::product;
 use crate::error::{Error, Result};
 
-/// Which neighbour gives a ball its radius, as in the paper.
+/// Which neighbour gives a ball its radius for precision and recall, as in the paper.
 pub const NEIGHBOUR: usize = 3;
+/// Which does for density and coverage, as in theirs.
+pub const DENSITY_NEIGHBOUR: usize = 5;
 
 /// Vectors of one side compared at a time with all of the other, at most, and distances in such a block: 64 MB.
 const BLOCK: usize = 512;
@@ -64,6 +69,8 @@ pub struct Manifold {
     points: Points,
     /// Squared, a point.
     radii: Vec<f64>,
+    /// Which neighbour gave them.
+    k: usize,
 }
 
 impl Manifold {
@@ -81,7 +88,7 @@ impl Manifold {
             row[own] = f64::INFINITY;
             *row.select_nth_unstable_by(k - 1, f64::total_cmp).1
         });
-        Ok(Self { points, radii })
+        Ok(Self { points, radii, k })
     }
 
     /// The share of another set's vectors that lie in at least one ball, 0 to 1.
@@ -89,13 +96,42 @@ impl Manifold {
     /// # Errors
     /// When the features are of another length, or there are none.
     pub fn coverage(&self, of: &Self) -> Result<f64> {
+        self.check(of)?;
+        let inside = of.points.map_distances(&self.points, |at, row| self.balls_around(of, at, row).next().is_some());
+        Ok(inside.iter().filter(|inside| **inside).count() as f64 / inside.len() as f64)
+    }
+
+    /// Density and coverage of another set's vectors (arXiv 2002.09797, eq. 3 and 4). Density is in how many balls each of them lies on the mean,
+    /// over `k`: about 1 where they lie among these as these among themselves, and more in a crowd. Coverage is the share of the balls that
+    /// have any of them inside, 0 to 1.
+    ///
+    /// # Errors
+    /// As [`Self::coverage`].
+    pub fn density_and_coverage(&self, of: &Self) -> Result<[f64; 2]> {
+        self.check(of)?;
+        let covered: Vec<AtomicBool> = self.radii.iter().map(|_| AtomicBool::new(false)).collect();
+        let counts = of.points.map_distances(&self.points, |at, row| {
+            self.balls_around(of, at, row).map(|ball| covered[ball].store(true, Ordering::Relaxed)).count()
+        });
+        let covered = covered.into_iter().filter(|covered| covered.load(Ordering::Relaxed)).count();
+        let density = counts.iter().sum::<usize>() as f64 / (self.k * counts.len()) as f64;
+        Ok([density, covered as f64 / self.radii.len() as f64])
+    }
+
+    fn check(&self, of: &Self) -> Result<()> {
         if self.points.columns.nrows() != of.points.columns.nrows() || of.points.len() == 0 {
             return Err(Error::usage("features of different lengths", "Take both from the same feature model."));
         }
-        let inside = of.points.map_distances(&self.points, |at, row| {
-            let balls = self.radii.iter().zip(&self.points.norms);
-            row.iter().zip(balls).any(|(distance, (radius, norm))| *distance <= radius + EQUAL * (norm + of.points.norms[at]))
-        });
-        Ok(inside.iter().filter(|inside| **inside).count() as f64 / inside.len() as f64)
+        Ok(())
+    }
+
+    /// The numbers of the balls that another set's vector lies in, by its squared distances to their centres.
+    fn balls_around<'a>(&'a self, of: &'a Self, at: usize, distances: &'a [f64]) -> impl Iterator<Item = usize> + 'a {
+        let norm_of = of.points.norms[at];
+        let balls = self.radii.iter().zip(&self.points.norms).enumerate();
+        let inside = move |((ball, (radius, norm)), distance): ((usize, (&f64, &f64)), &f64)| {
+            (*distance <= radius + EQUAL * (norm + norm_of)).then_some(ball)
+        };
+        balls.zip(distances).filter_map(inside)
     }
 }

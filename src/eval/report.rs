@@ -20,12 +20,20 @@ pub struct EvaluationReport {
     pub precision: Statistic,
     /// Share of real images that the generator covers, 0 to 1.
     pub recall: Statistic,
+    /// How densely generated images lie among real ones: about 1 for real ones (arXiv 2002.09797). Unlike precision it does not
+    /// call images good for lying in the wide surroundings of one odd real image.
+    pub density: Statistic,
+    /// Share of real images with a generated one in their surroundings, 0 to 1 (arXiv 2002.09797).
+    pub coverage: Statistic,
     /// Share of generated images that are the exact copy of an earlier one of their draw.
     pub duplicates: Statistic,
     /// The same scores of other real images in place of the generated ones; none if there are too few.
     pub real_against_real: Option<RealAgainstReal>,
     /// Neighbours among the real images, if they were searched for.
     pub nearest: Option<NearestReport>,
+    /// What a reader of these scores should know before he believes one of them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
     /// How all this was measured.
     pub protocol: Protocol,
 }
@@ -62,6 +70,10 @@ pub struct Scores {
     pub precision: f64,
     /// Recall, 0 to 1.
     pub recall: f64,
+    /// Density, at least 0.
+    pub density: f64,
+    /// Coverage, 0 to 1.
+    pub coverage: f64,
 }
 
 /// How near generated images come to real ones. A generator that memorises has a median well below that of real images.
@@ -115,6 +127,11 @@ pub struct Protocol {
     pub kernel_subsets: [usize; 2],
     /// The neighbour that gives precision's and recall's balls their radius.
     pub neighbour: usize,
+    /// The same for density and coverage.
+    pub density_neighbour: usize,
+    /// What latents were truncated to, if they were.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub truncation: Option<f64>,
     /// Averaged or raw weights, where that is known.
     pub weights: Option<&'static str>,
     /// Images the generator was trained on, where that is known.
@@ -171,6 +188,8 @@ impl fmt::Display for EvaluationReport {
             ("kernel distance", &self.kernel_distance, real.map(|real| real.kernel_distance)),
             ("precision", &self.precision, real.map(|real| real.precision)),
             ("recall", &self.recall, real.map(|real| real.recall)),
+            ("density", &self.density, real.map(|real| real.density)),
+            ("coverage", &self.coverage, real.map(|real| real.coverage)),
             ("exact duplicates", &self.duplicates, None),
         ];
         for (name, score, real) in rows {
@@ -191,6 +210,31 @@ impl fmt::Display for EvaluationReport {
                 nearest.exact_copies
             )?;
         }
+        for warning in &self.warnings {
+            writeln!(f, "warning: {warning}")?;
+        }
         write!(f, "Comparable only with scores of the same protocol.")
     }
+}
+
+/// Why some scores say less than they seem to: of images that are all alike, precision tells nothing.
+pub(super) fn warnings(duplicates: &Statistic, coverage: &Statistic, real: Option<&RealAgainstReal>) -> Vec<String> {
+    /// This share of copies is no accident.
+    const COPIES: f64 = 0.1;
+    /// Below this part of what real images cover, the generated ones are of few kinds, or of another kind.
+    const COVERED: f64 = 0.25;
+    let mut warnings = Vec::new();
+    if duplicates.mean > COPIES {
+        warnings.push(format!("{:.0} % of the images are copies of others of them", 100.0 * duplicates.mean));
+    }
+    let most = real.map_or(1.0, |real| real.scores.coverage);
+    if coverage.mean < COVERED * most {
+        warnings.push(format!(
+            "only {:.1} % of the real images have a generated one near by, where of other real ones {:.0} % have: the generated ones are \
+             of few kinds, or of another. Precision says nothing of such images",
+            100.0 * coverage.mean,
+            100.0 * most
+        ));
+    }
+    warnings
 }

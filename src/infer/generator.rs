@@ -238,16 +238,22 @@ impl Generator {
     /// When a float output's range is not known, indices reach [`super::selection::MAX_INDEX`], the network gives NaN or infinity
     /// instead of an image (the message names it), or onnxruntime fails.
     pub fn sample(&self, seed: u64, start: u64, n: usize) -> Result<Images> {
+        self.sample_with(&Conditioning::default(), seed, start, n)
+    }
+
+    /// As [`Self::sample`], with something done to the latents.
+    ///
+    /// # Errors
+    /// As [`Self::sample`]; and when the class is another generator's.
+    pub fn sample_with(&self, conditioning: &Conditioning, seed: u64, start: u64, n: usize) -> Result<Images> {
+        if let Some(class) = conditioning.class {
+            class.check(self.contract(), self.name())?;
+        }
         let [height, width, channels] = self.image_shape();
         let wanted = span(start, n as u64)?;
         let bytes = n.saturating_mul(height * width * channels);
         let mut pixels = limits::zeros(bytes, || format!("{n} images of {height} × {width} × {channels} at once"))?;
-        self.sampler()?.pixels(
-            &Selection::Numbers { seed, start, n: n as u64 },
-            &Conditioning::default(),
-            wanted,
-            &mut pixels,
-        )?;
+        self.sampler()?.pixels(&Selection::Numbers { seed, start, n: n as u64 }, conditioning, wanted, &mut pixels)?;
         Ok(Images { n, height, width, channels, pixels })
     }
 

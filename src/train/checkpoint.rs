@@ -13,7 +13,7 @@ use super::batches::Batches;
 use super::count::Shift;
 use super::run::{PARTIAL, remove_folder};
 use super::step::raw_weights;
-use super::{RunFolder, Trainer, Watchdog, Which};
+use super::{Best, RunFolder, Trainer, Watchdog, Which};
 use crate::config::{self, TrainConfig};
 use crate::contract::{self, Weights};
 use crate::data::Dataset;
@@ -32,6 +32,7 @@ const STATE: &str = "state.json";
 const SUMS: &str = "SHA256SUMS";
 const LATEST: &str = "latest";
 const BEST: &str = "best";
+const END: &str = "end.json";
 
 /// What a checkpoint says of itself, in `state.json`. There is no random state: every draw is addressed by the step.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -173,6 +174,47 @@ pub(super) fn settle(folder: &RunFolder, trainer: &Trainer, watchdog: &Watchdog)
         point(&checkpoints.join(BEST), &name(step))?;
     }
     prune(&checkpoints, trainer.step, trainer.config.output.keep_checkpoints, best)
+}
+
+/// Keeps what was measured of a run's last checkpoint at its end, and lets `best` name that one if it is better than all before. It is not in
+/// the checkpoint: a run that is made longer is to be the same as one that was as long from the beginning, which did not measure here.
+///
+/// # Errors
+/// When the folder cannot be written to.
+pub(super) fn save_end(folder: &RunFolder, watchdog: &Watchdog, end: Best) -> Result<()> {
+    let json = serde_json::to_string(&end).map_err(|e| Error::invalid(END, e.to_string(), "Please report this."))?;
+    files::write_atomic(&folder.checkpoints().join(END), (json + "\n").as_bytes())?;
+    settle_end(folder, watchdog, end)
+}
+
+/// What was measured at the end of a run that has made so many steps, if anything was.
+///
+/// # Errors
+/// When it is damaged.
+pub(super) fn end(folder: &RunFolder, step: u64) -> Result<Option<Best>> {
+    let path = folder.checkpoints().join(END);
+    if !path.exists() {
+        return Ok(None);
+    }
+    let end: Best = serde_json::from_slice(&files::read(&path, files::TEXT)?).map_err(|e| damaged(&path, e.to_string()))?;
+    Ok(Some(end).filter(|end| end.step == step))
+}
+
+/// Lets `best` name the last checkpoint, if what was measured of it at the end is better than all before.
+pub(super) fn settle_end(folder: &RunFolder, watchdog: &Watchdog, end: Best) -> Result<()> {
+    if end.quality.is_some_and(|quality| watchdog.would_improve(quality)) {
+        point(&folder.checkpoints().join(BEST), &format!("{:08}", end.step))?;
+    }
+    Ok(())
+}
+
+/// Forgets the end of a run that goes on.
+pub(super) fn forget_end(folder: &RunFolder) -> Result<()> {
+    let path = folder.checkpoints().join(END);
+    match std::fs::remove_file(&path) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::io("remove", &path)(e)),
+        _ => Ok(()),
+    }
 }
 
 /// Whether no weight is NaN or infinite, nor what the optimisers keep: an infinite average stops a weight for good.

@@ -31,26 +31,28 @@ const UNKNOWN: &str = "unknown";
 const HINT: &str =
     "Choose the `preset` or `config` that the weights were trained with; `size`, `width` and `set` change its layers.";
 
-/// Puts the weights that `path` holds into a trainer at its beginning; the average starts from them, too. `path` is a run's
+/// Puts the weights that files hold into a trainer at its beginning; the average starts from them, too. Each path is a run's
 /// folder (its best checkpoint; the generator as it is, or averaged where the checkpoint has no other), a checkpoint's, a
 /// `.safetensors` file or a PyTorch state dict. Returns a line that says what came from where.
 ///
 /// # Errors
-/// When the file is missing, damaged, or holds neither a generator nor a critic like these; or holds both, and one of them
-/// is of another architecture. Nothing is changed then.
-pub fn begin(trainer: &mut Trainer, path: &Path) -> Result<String> {
-    let found = find(path, &trainer.generator, &trainer.critic)?;
-    let place = text::path(path);
-    if let Some((_, weights)) = &found.generator {
-        trainer.generator.load(weights, &place)?;
-        if trainer.ema.is_some() {
-            trainer.ema = Some(Ema::new(trainer.config.schedule.ema_decay, &trainer.generator)?);
+/// When a file is missing, damaged, or holds neither a generator nor a critic like these; or holds both, and one of them
+/// is of another architecture; or two files hold the same network. Nothing is changed then.
+pub fn begin(trainer: &mut Trainer, paths: &[impl AsRef<Path>]) -> Result<String> {
+    let found = find_all(paths, &trainer.generator, &trainer.critic)?;
+    for (path, Initial { generator, critic }) in &found {
+        let place = text::path(path);
+        if let Some((_, weights)) = generator {
+            trainer.generator.load(weights, &place)?;
+            if trainer.ema.is_some() {
+                trainer.ema = Some(Ema::new(trainer.config.schedule.ema_decay, &trainer.generator)?);
+            }
+        }
+        if let Some((_, weights)) = critic {
+            trainer.critic.load(weights, &place)?;
         }
     }
-    if let Some((_, weights)) = &found.critic {
-        trainer.critic.load(weights, &place)?;
-    }
-    Ok(found.told(path))
+    Ok(told(&found))
 }
 
 /// Checks, before a run begins, that it can begin with what `config.init_from` names; nothing to do if it names nothing.
@@ -62,7 +64,7 @@ pub fn check(config: &TrainConfig) -> Result<()> {
         return Ok(());
     }
     let [generator, critic] = networks(config)?;
-    find(Path::new(&config.init_from), &generator, &critic).map(|_| ())
+    find_all(&config.init_from, &generator, &critic).map(|_| ())
 }
 
 fn networks(config: &TrainConfig) -> Result<[Network; 2]> {
@@ -103,14 +105,37 @@ struct Initial {
     critic: Option<Named>,
 }
 
-impl Initial {
-    fn told(&self, path: &Path) -> String {
-        let of = |network: &Option<Named>| match network {
-            Some((key, _)) if key.is_empty() => "from the file".to_string(),
-            Some((key, _)) => format!("from '{key}'"),
-            None => "drawn anew".to_string(),
-        };
-        format!("begins with {}: generator {}, critic {}", text::path(path), of(&self.generator), of(&self.critic))
+/// What came from where.
+fn told(found: &[(PathBuf, Initial)]) -> String {
+    let from = |of: fn(&Initial) -> &Option<Named>| {
+        let (path, key) = found.iter().find_map(|(path, initial)| of(initial).as_ref().map(|(key, _)| (path, key)))?;
+        Some(match (key.is_empty(), found.len()) {
+            (true, 1) => "from the file".to_string(),
+            (true, _) => format!("from {}", text::path(path)),
+            (false, 1) => format!("from '{key}'"),
+            (false, _) => format!("from '{key}' in {}", text::path(path)),
+        })
+    };
+    let [generator, critic] =
+        [from(|it| &it.generator), from(|it| &it.critic)].map(|it| it.unwrap_or("drawn anew".to_string()));
+    match found {
+        [(path, _)] => format!("begins with {}: generator {generator}, critic {critic}", text::path(path)),
+        _ => format!("begins with: generator {generator}, critic {critic}"),
+    }
+}
+
+/// What each file has for a run; no network may be in two of them.
+fn find_all(paths: &[impl AsRef<Path>], generator: &Network, critic: &Network) -> Result<Vec<(PathBuf, Initial)>> {
+    let find = |path: &Path| Ok((path.to_path_buf(), find(path, generator, critic)?));
+    let found: Vec<(PathBuf, Initial)> = paths.iter().map(|path| find(path.as_ref())).collect::<Result<_>>()?;
+    let holders = |of: fn(&Initial) -> bool| found.iter().filter(move |(_, initial)| of(initial)).collect::<Vec<_>>();
+    let twice = [("generator", holders(|it| it.generator.is_some())), ("critic", holders(|it| it.critic.is_some()))];
+    match twice.iter().find(|(_, holders)| holders.len() > 1) {
+        Some((network, holders)) => {
+            let names = holders.iter().map(|(path, _)| text::path(path)).collect::<Vec<_>>().join(" and ");
+            Err(Error::usage(format!("`init_from`: {names} each hold a {network}"), "Name one file a network."))
+        }
+        None => Ok(found),
     }
 }
 

@@ -22,7 +22,6 @@ pub mod tensorboard;
 mod trained;
 mod watch;
 
-use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use candle_core::{DType, Device};
@@ -91,6 +90,8 @@ pub struct Outcome {
     pub images_per_second: f64,
     /// The best checkpoint.
     pub best: Option<Best>,
+    /// How often the distance was measured that it is the best by; before a resume, too.
+    pub measurements: usize,
     /// Why the watchdog ended it, if it did.
     pub verdict: Option<Verdict>,
     /// What else it has said, where it was not to end the run; before a resume, too.
@@ -127,15 +128,16 @@ pub fn train(job: &TrainingJob) -> Result<Outcome> {
         batches.go_on([state.step, state.images], state.counted, &config.schedule);
         let total = batches.in_steps(config.schedule.length, &config.schedule);
         if trainer.step >= total {
-            return Ok(nothing_left(job, &trainer, &batches, watchdog, total));
+            return nothing_left(job, &trainer, &batches, watchdog, total);
         }
+        checkpoint::forget_end(folder)?;
         progress.say(&format!("continuing at step {}", trainer.step));
     } else if let Some(reached) = check_beginning(folder, &batches)? {
         progress
             .say(&format!("no checkpoint was saved before step {reached}, up to which this run was logged: it begins again"));
     }
     if saved.is_none() && !config.init_from.is_empty() {
-        progress.say(&import_weights::begin(&mut trainer, Path::new(&config.init_from))?);
+        progress.say(&import_weights::begin(&mut trainer, &config.init_from)?);
         // At once: a run that is killed before its next checkpoint must begin with the same weights, whatever became of the file.
         checkpoint::save(folder, &trainer, &batches, &watchdog)?;
     }
@@ -155,11 +157,15 @@ pub fn train(job: &TrainingJob) -> Result<Outcome> {
     let trained = run.steps();
     progress.end();
     folder.check()?; // nothing is written where the run is not any more
+    let end = if matches!(trained, Ok(None)) { run.judge_end()? } else { None };
     let mut outcome = run.outcome();
+    outcome.best = run.watchdog.best_with(end);
     outcome.verdict = trained.as_ref().ok().cloned().flatten();
     outcome.warnings.retain(|said| Some(said) != outcome.verdict.as_ref());
     run.log.finish()?;
+    outcome.measurements = count_measurements(folder, end)?;
     facts.best = outcome.best;
+    facts.measurements = outcome.measurements;
     facts.warnings = outcome.warnings.clone();
     facts.verdict = outcome.verdict.clone();
     facts.ended = trained.as_ref().err().map(ToString::to_string);
@@ -191,8 +197,18 @@ fn check_beginning(folder: &RunFolder, batches: &Batches) -> Result<Option<u64>>
 }
 
 /// Says of a run that is as long as was asked for, or longer, that there is nothing to train, and how it goes on.
-fn nothing_left(job: &TrainingJob, trainer: &Trainer, batches: &Batches, watchdog: Watchdog, total_steps: u64) -> Outcome {
+fn nothing_left(
+    job: &TrainingJob,
+    trainer: &Trainer,
+    batches: &Batches,
+    watchdog: Watchdog,
+    total_steps: u64,
+) -> Result<Outcome> {
     let TrainingJob { folder, progress, .. } = job;
+    let end = checkpoint::end(folder, trainer.step)?;
+    if let Some(end) = end {
+        checkpoint::settle_end(folder, &watchdog, end)?;
+    }
     let asked = if trainer.step == total_steps {
         "as many as it was to have".to_string()
     } else {
@@ -207,8 +223,16 @@ fn nothing_left(job: &TrainingJob, trainer: &Trainer, batches: &Batches, watchdo
         progress.say(&format!("warning: the run is whole, but its report is not written: {error}"));
     }
     let images = batches.images_after(trainer.critic_steps());
-    let Watchdog { best, said: warnings, .. } = watchdog;
-    Outcome { step, total_steps, images, seconds: 0.0, images_per_second: 0.0, best, verdict: None, warnings }
+    let (best, measurements) = (watchdog.best_with(end), count_measurements(folder, end)?);
+    let warnings = watchdog.said;
+    let seconds = 0.0;
+    Ok(Outcome { step, total_steps, images, seconds, images_per_second: 0.0, best, measurements, verdict: None, warnings })
+}
+
+/// How often the distance was measured in a run so far.
+fn count_measurements(folder: &RunFolder, end: Option<Best>) -> Result<usize> {
+    let records = if folder.stats_file().exists() { read_records(folder)? } else { Vec::new() };
+    Ok(records.iter().filter(|record| record.quality.is_some()).count() + usize::from(end.is_some()))
 }
 
 /// A training under way.
@@ -220,6 +244,8 @@ struct Run<'a> {
     log: stats::Log,
     preview: Preview<'a>,
     probe: watch::Probe,
+    /// The step of the last measurement of this process.
+    measured: Option<u64>,
     clock: Clock,
     rates: Rates,
     total: u64,
@@ -250,6 +276,7 @@ impl<'a> Run<'a> {
             clock: Clock::start(trainer.step, batches.images_after(trainer.critic_steps())),
             rates: schedule.rates_by(|span| batches.in_steps(span, schedule)),
             total: batches.in_steps(schedule.length, schedule),
+            measured: None,
             job,
             trainer,
             batches,
@@ -343,7 +370,7 @@ impl<'a> Run<'a> {
         };
         let last = after >= self.total || stop.load(Ordering::SeqCst);
         let probe = due(config.watch.every);
-        // Not at the end besides: a run that ends earlier and is resumed would have measured once more.
+        // Not at the end besides, which is judged apart: a run that ends earlier and is resumed would have measured once more.
         let judge = judge.is_some() && config.watch.judge_samples > 0 && due(config.watch.judge_every);
         let save = due(config.output.checkpoint_every) || last;
         let sheet = due(config.output.sample_every) || last;
@@ -352,7 +379,7 @@ impl<'a> Run<'a> {
 
     /// The line of the log for the steps since the last one.
     fn record(&mut self, due: &Actions) -> Result<Record> {
-        let Self { trainer, batches, clock, .. } = self;
+        let Self { trainer, batches, .. } = self;
         let images = batches.images_after(trainer.critic_steps());
         let means = trainer.take_means()?;
         let mean_score = |images: &Batch| trainer.scores(images).map(|all| all.iter().sum::<f64>() / all.len() as f64);
@@ -364,14 +391,11 @@ impl<'a> Run<'a> {
         let diversity = look.as_ref().and_then(|look| look.diversity);
         let sound = means.loss_critic.is_finite() && means.loss_generator.is_finite();
         let quality = match self.job.judge.filter(|_| due.judge && sound) {
-            Some(judge) => {
-                let distance = judge.distance(&self.preview.images(trainer, self.job.config.watch.judge_samples)?);
-                // The training is worth more than the measurement.
-                let unmeasured = |error| self.job.progress.say(&format!("warning: the distance was not measured: {error}"));
-                distance.map_err(unmeasured).ok().filter(|distance| distance.is_finite())
-            }
+            Some(judge) => self.distance(judge)?,
             None => None,
         };
+        self.measured = quality.map(|_| self.trainer.step).or(self.measured);
+        let Self { trainer, batches, clock, .. } = self;
         let wasserstein = matches!(self.job.config.loss, LossConfig::Wgan { .. });
         Ok(Record {
             step: trainer.step,
@@ -395,6 +419,30 @@ impl<'a> Run<'a> {
             seconds: clock.seconds(),
             images_per_second: clock.rate(images),
         })
+    }
+
+    /// Measures the last checkpoint of a run that has come to its end, if others were measured on the way and it was not: between
+    /// the last of those and the end there may be much training.
+    fn judge_end(&mut self) -> Result<Option<Best>> {
+        let (step, watch) = (self.trainer.step, &self.job.config.watch);
+        let compared = self.watchdog.best.is_some_and(|best| best.quality.is_some());
+        let Some(judge) = self.job.judge.filter(|_| watch.judge_samples > 0 && compared && step >= self.total) else {
+            return Ok(None);
+        };
+        if self.measured == Some(step) {
+            return Ok(None);
+        }
+        let Some(quality) = self.distance(judge)? else { return Ok(None) };
+        let end = Best { step, quality: Some(quality) };
+        checkpoint::save_end(self.job.folder, &self.watchdog, end)?;
+        Ok(Some(end))
+    }
+
+    /// The Fréchet distance of samples to real images. The training is worth more than the measurement.
+    fn distance(&self, judge: &dyn Judge) -> Result<Option<f64>> {
+        let samples = self.preview.images(&self.trainer, self.job.config.watch.judge_samples)?;
+        let unmeasured = |error| self.job.progress.say(&format!("warning: the distance was not measured: {error}"));
+        Ok(judge.distance(&samples).map_err(unmeasured).ok().filter(|distance| distance.is_finite()))
     }
 
     /// What the watchdog ends the run for. If it is not to end it, it only says so; nothing comes back from NaN.
@@ -430,6 +478,7 @@ impl<'a> Run<'a> {
             seconds: self.clock.seconds(),
             images_per_second: self.clock.rate(images),
             best: self.watchdog.best,
+            measurements: 0,
             verdict: None,
             warnings: self.watchdog.said.clone(),
         }

@@ -14,7 +14,7 @@ use sysinfo::{CpuRefreshKind, MemoryRefreshKind, RefreshKind, System};
 
 use super::clock::hours;
 use super::record::Elapsed;
-use super::{Best, Record, RunFolder, Verdict, changes, checkpoint, curves, gif, read_records};
+use super::{Best, Record, RunFolder, Verdict, changes, checkpoint, count_measurements, curves, gif, read_records};
 use crate::config::TrainConfig;
 use crate::data::Dataset;
 use crate::error::{Error, Result};
@@ -38,6 +38,9 @@ pub struct Facts {
     /// The best checkpoint.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub best: Option<Best>,
+    /// How often the distance was measured that it is the best by.
+    #[serde(default)]
+    pub measurements: usize,
     /// The images trained on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub data: Option<DataFacts>,
@@ -189,7 +192,11 @@ pub fn rewrite(folder: &RunFolder, paths: Paths) -> Result<()> {
         Facts::default()
     };
     if let Some(saved) = checkpoint::latest(folder)? {
-        facts.best = checkpoint::read_state(&saved)?.watchdog.best.or(facts.best); // the run may be under way
+        // The run may be under way.
+        let state = checkpoint::read_state(&saved)?;
+        let end = checkpoint::end(folder, state.step)?;
+        facts.best = state.watchdog.best_with(end).or(facts.best);
+        facts.measurements = count_measurements(folder, end)?;
     }
     render(folder, &facts, paths)
 }
@@ -225,7 +232,7 @@ summary{cursor:pointer}";
 fn page(folder: &RunFolder, facts: &Facts, records: &[Record], paths: Paths) -> Result<Markup> {
     let mut config = folder.config()?;
     if paths == Paths::Hidden {
-        for path in [&mut config.data.source, &mut config.init_from] {
+        for path in config.init_from.iter_mut().chain([&mut config.data.source]) {
             *path = last_part(path);
         }
     }
@@ -294,13 +301,14 @@ fn outcome(facts: &Facts, records: &[Record]) -> Markup {
                 "At step " (grouped_u64(step)) " of " (grouped_u64(facts.total_steps)) ": the run goes on, or was stopped."
             }
         }
-        @if let Some(best) = &facts.best { p.best { "Best checkpoint: step " (grouped_u64(best.step)) " – " (why(best)) } }
+        @if let Some(best) = &facts.best { p.best { "Best checkpoint: step " (grouped_u64(best.step)) " – " (why(best, facts.measurements)) } }
     }
 }
 
-fn why(best: &Best) -> String {
+fn why(best: &Best, measurements: usize) -> String {
     match best.quality {
-        Some(quality) => format!("Fréchet distance {quality:.2}, the least measured"),
+        Some(quality) if measurements == 1 => format!("Fréchet distance {quality:.2}, the only one measured"),
+        Some(quality) => format!("Fréchet distance {quality:.2}, the least of {measurements} measured"),
         None => "the last that nothing is known against".to_string(),
     }
 }

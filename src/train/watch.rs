@@ -178,6 +178,12 @@ impl Watchdog {
         verdict
     }
 
+    /// The best checkpoint, where the last one was measured at the end of the run besides.
+    pub(super) fn best_with(&self, end: Option<Best>) -> Option<Best> {
+        let better = end.filter(|end| end.quality.is_some_and(|quality| self.would_improve(quality)));
+        better.or(self.best)
+    }
+
     /// Whether nothing is known against the run at present.
     pub fn is_content(&self) -> bool {
         self.suspicion.is_none()

@@ -6,7 +6,8 @@
 eval.safetensors    all f32 but for the scores, which are f64; metadata key `spec`: the versions that made the numbers
     CASE.x, CASE.y      features [n, d] of two sets; `few` has fewer vectors than values, so singular covariances
     CASE.scores         Fréchet distance (scipy.linalg.sqrtm of the product of the covariances), kernel distance (of all
-                        vectors at once), precision and recall (k = 3, all distances), of y against x
+                        vectors at once), precision and recall (k = 3, all distances), density and coverage (k = 5), of
+                        y against x
     images              [5, 12, 12, 3] as bytes in f32
     nchw.features       what stranger_features.onnx gives for them as RGB in ImageNet's normalisation, its maps averaged
     nhwc.features       what stranger_features_nhwc.onnx gives for them as grey (ITU-R BT.601, Pillow's) in [0, 1]
@@ -54,6 +55,14 @@ def precision_recall(x, y, k=3):
     return inside(y, x), inside(x, y)
 
 
+def density_coverage(x, y, k=5):
+    """arXiv 2002.09797, equations 3 and 4."""
+    distances = lambda a, b: np.sqrt(((a[:, None] - b[None]) ** 2).sum(-1))
+    radii = np.sort(distances(x, x), axis=1)[:, k]
+    inside = distances(x, y) <= radii[:, None]
+    return inside.sum() / (k * len(y)), inside.any(1).mean()
+
+
 def cases(rng):
     x, y = rng.standard_normal((2, 300, 6))
     mix = rng.standard_normal((6, 6))
@@ -71,7 +80,7 @@ for name, x, y in cases(rng):
     x, y = x.astype(np.float32), y.astype(np.float32)
     tensors |= {f"{name}.x": x, f"{name}.y": y}
     x, y = x.astype(np.float64), y.astype(np.float64)
-    tensors[f"{name}.scores"] = np.array([frechet(x, y), kernel_distance(x, y), *precision_recall(x, y)])
+    tensors[f"{name}.scores"] = np.array([frechet(x, y), kernel_distance(x, y), *precision_recall(x, y), *density_coverage(x, y)])
 
 images = rng.integers(0, 256, (5, 12, 12, 3), dtype=np.uint8)
 tensors["images"] = images.astype(np.float32)

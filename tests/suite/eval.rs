@@ -50,6 +50,10 @@ fn precision_recall(real: &Features, made: &Features) -> (f64, f64) {
     (real.coverage(&made).unwrap(), made.coverage(&real).unwrap())
 }
 
+fn density_coverage(real: &Features, made: &Features) -> [f64; 2] {
+    Manifold::new(real, 5).unwrap().density_and_coverage(&Manifold::new(made, 5).unwrap()).unwrap()
+}
+
 #[test]
 fn scores_are_those_of_numpy_and_scipy() {
     let goldens = goldens();
@@ -62,7 +66,9 @@ fn scores_are_those_of_numpy_and_scipy() {
         assert!((frechet(&x, &y).unwrap() / expected[0] - 1.0).abs() < 1e-6, "{name}: {expected:?}");
         assert!((frechet(&y, &x).unwrap() / expected[0] - 1.0).abs() < 1e-6, "{name}: the other way round");
         assert!((distance / expected[1] - 1.0).abs() < 1e-9, "{name}: {distance}, {expected:?}");
-        assert_eq!([precision, recall], expected[2..], "{name}");
+        let [density, coverage] = density_coverage(&x, &y);
+        assert_eq!([precision, recall, coverage], [expected[2], expected[3], expected[5]], "{name}");
+        assert!((density - expected[4]).abs() < 1e-12, "{name}: {density}, {expected:?}");
         cases += 1;
     }
     assert_eq!(cases, 3);
@@ -101,6 +107,9 @@ fn the_same_images_score_as_such_and_order_plays_no_part() {
     // Also where many vectors coincide, and all radii are 0 but for rounding.
     let doubled = x.select(&[order.clone(), order.clone(), order.clone(), order].concat());
     assert_eq!(precision_recall(&doubled, &doubled), (1.0, 1.0));
+    // Each vector lies in its own ball and in those of others: at least of the 5 that have it among their nearest, on the mean.
+    let [density, coverage] = density_coverage(&x, &shuffled);
+    assert!(density >= 1.0 && coverage == 1.0, "{density} {coverage}");
 }
 
 #[test]
@@ -166,6 +175,8 @@ fn a_generator_that_makes_one_image_is_precise_and_has_no_recall() {
     let (precision, recall) = precision_recall(&real, &made);
     assert_eq!(precision, 1.0);
     assert!(recall <= 1.0 / 300.0);
+    // What precision does not tell: next to none of the real images has one near by.
+    assert!(density_coverage(&real, &made)[1] < 0.1);
     let images = Images { n: 4, height: 1, width: 2, channels: 1, pixels: vec![1, 2, 3, 4, 1, 2, 1, 2] };
     assert_eq!(duplicates(&images), 2);
 }

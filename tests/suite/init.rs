@@ -75,7 +75,7 @@ fn images(trainer: &Trainer) -> Tensor {
 /// How far a trainer's generator is from PyTorch's after it began with `path`.
 fn error_from(path: &Path) -> f64 {
     let mut trainer = trainer();
-    import_weights::begin(&mut trainer, path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    import_weights::begin(&mut trainer, &[path]).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
     furthest(&images(&trainer), &computed()["images"])
 }
 
@@ -83,7 +83,7 @@ fn error_from(path: &Path) -> f64 {
 fn a_state_dict_computes_what_it_does_in_pytorch() {
     let mut trainer = trainer();
     let critic = trainer.critic.parameters().next().unwrap().var.as_detached_tensor().copy().unwrap();
-    let told = import_weights::begin(&mut trainer, &golden("netG.pth")).unwrap();
+    let told = import_weights::begin(&mut trainer, &[&golden("netG.pth")]).unwrap();
     assert!(told.contains("netG.pth: generator from the file, critic drawn anew"), "{told}");
     assert!(furthest(&images(&trainer), &computed()["images"]) < 2e-6);
     assert_eq!(furthest(trainer.critic.parameters().next().unwrap().var.as_tensor(), &critic), 0.0);
@@ -97,7 +97,7 @@ fn a_state_dict_computes_what_it_does_in_pytorch() {
 #[test]
 fn a_checkpoint_of_both_in_other_types_orders_and_wrappings() {
     let mut trainer = trainer();
-    let told = import_weights::begin(&mut trainer, &golden("checkpoint.pth")).unwrap();
+    let told = import_weights::begin(&mut trainer, &[&golden("checkpoint.pth")]).unwrap();
     assert!(told.contains("generator from 'netG', critic from 'netD'"), "{told}");
     let made = computed();
     assert!(furthest(&images(&trainer), &made["images_half"]) < 2e-6);
@@ -126,7 +126,7 @@ fn spectral_normalisation_by_both_of_pytorchs_names() {
     save(&path, &computed().into_iter().filter_map(|(name, tensor)| Some((older(&name)?, tensor))).collect());
     for file in [golden("spectral.pth"), path] {
         let mut trainer = Trainer::new(&config, &Device::Cpu, DType::F32).unwrap();
-        let told = import_weights::begin(&mut trainer, &file).unwrap();
+        let told = import_weights::begin(&mut trainer, &[&file]).unwrap();
         assert!(told.contains("generator drawn anew, critic from the file"), "{told}");
         let shape = Shape::Map { channels: 3, height: 32, width: 32 };
         let images = channels_last(&computed()["images"], shape, 7).unwrap();
@@ -158,7 +158,7 @@ fn safetensors_by_any_names() {
     assert!(error_from(&path) < 2e-6 || panic!("not found"));
     all.insert("_orig_mod.module.step".to_string(), Tensor::zeros(1, DType::F32, &Device::Cpu).unwrap());
     save(&path, &all);
-    let told = import_weights::begin(&mut trainer(), &path).unwrap();
+    let told = import_weights::begin(&mut trainer(), &[&path]).unwrap();
     assert!(told.contains("generator from 'gan'"), "{told}");
 }
 
@@ -173,7 +173,7 @@ fn of_several_generators_the_averaged_one_is_taken() {
     );
     save(&path, &tensors);
     let mut trainer = trainer();
-    let told = import_weights::begin(&mut trainer, &path).unwrap();
+    let told = import_weights::begin(&mut trainer, &[&path]).unwrap();
     assert!(told.contains("generator from 'g_ema'"), "{told}");
     assert!(furthest(&images(&trainer), &computed()["images"]) < 2e-6);
 }
@@ -182,7 +182,7 @@ fn of_several_generators_the_averaged_one_is_taken() {
 fn refused(path: &Path) -> String {
     let mut trainer = trainer();
     let before = images(&trainer);
-    let error = import_weights::begin(&mut trainer, path).unwrap_err().to_string();
+    let error = import_weights::begin(&mut trainer, &[path]).unwrap_err().to_string();
     assert_eq!(furthest(&images(&trainer), &before), 0.0);
     assert!(error.starts_with(&path.display().to_string()) || error.starts_with("cannot read"), "{error}");
     error
@@ -227,7 +227,7 @@ fn a_critic_of_another_architecture_is_not_dropped_in_silence() {
     let mut config = config();
     config.critic.layers.remove(3); // its first batch_norm
     let mut trainer = Trainer::new(&config, &Device::Cpu, DType::F32).unwrap();
-    let error = import_weights::begin(&mut trainer, &golden("checkpoint.pth")).unwrap_err().to_string();
+    let error = import_weights::begin(&mut trainer, &[&golden("checkpoint.pth")]).unwrap_err().to_string();
     assert!(error.contains("'netD' does not fit the config's critic: normalisation 1 is"), "{error}");
     assert!(error.contains("To begin with the generator alone, name a file that holds nothing else"), "{error}");
 }
@@ -390,7 +390,7 @@ fn a_strangers_generator_is_exported_and_sampled() {
     let made = Generator::open(&onnx, &Options::default()).unwrap().sample(0, 0, 5).unwrap();
     // What the network of PyTorch's weights makes of the same latents.
     let mut trainer = trainer();
-    import_weights::begin(&mut trainer, &path).unwrap();
+    import_weights::begin(&mut trainer, &[&path]).unwrap();
     let config = config();
     let z = Tensor::from_vec(config.latent.rows(0, 0, 5), (5, 8), &Device::Cpu).unwrap();
     let ours = ganforge::train::sample(&trainer.generator, &config, &z).unwrap();

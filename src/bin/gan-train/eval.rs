@@ -11,7 +11,9 @@ use ganforge::data::{self, Dataset};
 use ganforge::error::{Error, Result};
 use ganforge::eval::learn::is_feature_folder;
 use ganforge::eval::neighbours::SHEET_COLUMNS;
-use ganforge::eval::{DEFAULT_DRAWS, EvaluationJob, FeatureModel, InputRange, RealImages, Subject, evaluate, features};
+use ganforge::eval::{
+    DEFAULT_DRAWS, EvaluationJob, FeatureModel, InputRange, RealImages, Subject, compare_truncations, evaluate, features,
+};
 use ganforge::files;
 use ganforge::image::{Range, save_grid};
 use ganforge::infer::{Generator, Options, Provider, builtin};
@@ -22,7 +24,7 @@ use sha2::{Digest, Sha256};
 
 #[derive(Args)]
 pub struct EvalArgs {
-    /// A run's folder, a generator's ONNX file, or a folder or zip of generated images.
+    /// A run's folder, a generator's ONNX file, or generated images: a folder, a zip, or npy, npz and tar files of `gan-infer`.
     #[arg(value_name = "RUN|F.onnx|DIR")]
     subject: String,
     /// Real images, as a training takes them; by default those of the run.
@@ -42,6 +44,9 @@ pub struct EvalArgs {
     /// Of a run: averaged or raw weights; by default the average where there is one.
     #[arg(long)]
     weights: Option<Weights>,
+    /// Of a generator: its latents truncated to ±X, as by `gan-infer --truncation`; several (1,2,3) make a table of scores.
+    #[arg(long, value_name = "X,…", value_delimiter = ',')]
+    truncation: Vec<f64>,
     /// Of a run: compare with the images it held out, not with those it was trained on.
     #[arg(long)]
     held_out: bool,
@@ -137,7 +142,7 @@ pub fn eval(args: &EvalArgs) -> Result<()> {
     let (opened, sha256) = open(args, &console)?;
     let form = form(args, &opened)?;
     let out = args.out.clone().or_else(|| match (&opened, &args.checkpoint) {
-        (Opened::Run(_), None) => Some(Path::new(&args.subject).join("evaluation.json")),
+        (Opened::Run(_), None) if args.truncation.is_empty() => Some(Path::new(&args.subject).join("evaluation.json")),
         _ => None,
     });
     if let Some(out) = out.as_deref().filter(|out| out.is_dir()) {
@@ -176,6 +181,9 @@ pub fn eval(args: &EvalArgs) -> Result<()> {
         draws: args.draws as usize,
         neighbours: !args.no_neighbours,
     };
+    if !args.truncation.is_empty() {
+        return table(args, &job, &model, out.as_deref(), &console);
+    }
     let (report, sheet) = evaluate(&job, &model, &console)?;
 
     let json =
@@ -191,6 +199,32 @@ pub fn eval(args: &EvalArgs) -> Result<()> {
         }
     }
     print_line(&if args.json { json } else { report.to_string() })
+}
+
+/// The scores without truncation and with each that is asked for.
+fn table(args: &EvalArgs, job: &EvaluationJob, model: &FeatureModel, out: Option<&Path>, console: &Console) -> Result<()> {
+    let bounds: Vec<Option<f64>> = std::iter::once(None).chain(args.truncation.iter().copied().map(Some)).collect();
+    let reports = compare_truncations(job, &bounds, model, console)?;
+    let json =
+        serde_json::to_string_pretty(&reports).map_err(|e| Error::invalid("report", e.to_string(), "Please report this."))?;
+    if let Some(out) = out {
+        files::write_atomic(out, (json.clone() + "\n").as_bytes())?;
+        console.say(&format!("written: {}", text::path(out)));
+    }
+    if args.json {
+        return print_line(&json);
+    }
+    print_line(&format!(
+        "{:<12}{:>12}{:>12}{:>12}{:>12}{:>12}",
+        "truncation", "Fréchet", "precision", "recall", "density", "coverage"
+    ))?;
+    for (bound, report) in bounds.iter().zip(&reports) {
+        let bound = bound.map_or("none".to_string(), |bound| bound.to_string());
+        let scores = [&report.frechet, &report.precision, &report.recall, &report.density, &report.coverage];
+        let scores: String = scores.iter().map(|score| format!("{:>12.3}", score.mean)).collect();
+        print_line(&format!("{bound:<12}{scores}"))?;
+    }
+    Ok(())
 }
 
 /// Opens what is to be judged, and says what is of it.
