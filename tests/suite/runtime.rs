@@ -290,7 +290,7 @@ fn what_is_tried_and_opened_is_told() {
     let facts: serde_json::Value = serde_json::from_slice(&run.get_output().stdout).unwrap();
     assert_eq!(facts["onnxruntime.opened"], serde_json::json!([planted]));
     let missed =
-        format!("{} (installed by gan-infer): no such file", place.path().join(".local/share/ganforge/onnxruntime").display());
+        format!("{} (installed by ganforge): no such file", place.path().join(".local/share/ganforge/onnxruntime").display());
     run.stderr(contains(missed).and(contains(format!("\nopened {}\n", planted.display()))));
 
     let out = place.path().join("out");

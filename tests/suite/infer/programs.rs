@@ -145,7 +145,7 @@ fn onnxruntime_is_found_by_the_rules() {
     copy_to(".local/lib/python3.9/site-packages/onnxruntime/capi");
     assert_eq!(how(None), "Python's site-packages");
     copy_to("home/onnxruntime/onnxruntime/capi");
-    assert_eq!(how(Some(("GANFORGE_HOME", &folder.path().join("home")))), "installed by gan-infer");
+    assert_eq!(how(Some(("GANFORGE_HOME", &folder.path().join("home")))), "installed by ganforge");
     copy_to("lib");
     assert_eq!(how(Some(("GANFORGE_HOME", &folder.path().join("home")))), "beside the executable");
 }
