@@ -53,18 +53,18 @@ impl Overrides {
             ("schedule", "precision", self.precision.map(|precision| Value::String(precision.name().to_string()))),
             ("output", "checkpoint_every", self.checkpoint_every.map(span).transpose()?),
             ("output", "sample_every", self.sample_every.map(span).transpose()?),
-            ("data", "source", self.data.as_deref().map(|source| Value::String(whole(source)))),
         ];
         for (name, key, value) in values.into_iter().filter_map(|(name, key, value)| Some((name, key, value?))) {
             section(table, name)?.insert(key.to_string(), value);
         }
         if let Some(lr) = self.lr {
             for side in ["generator", "critic"] {
-                let Some(Value::Table(optimizer)) = section(table, "optimizer")?.get_mut(side) else {
-                    return Err(missing(&format!("optimizer.{side}")));
-                };
-                optimizer.insert("lr".to_string(), Value::Float(lr));
+                section(section(table, "optimizer")?, side)?.insert("lr".to_string(), Value::Float(lr));
             }
+        }
+        if let Some(source) = &self.data {
+            let Some(Value::Table(data)) = table.get_mut("data") else { return Err(no_section("data")) };
+            data.insert("source".to_string(), Value::String(whole(source)));
         }
         if let Some(seed) = self.seed {
             table.insert("seed".to_string(), number(seed));
@@ -94,11 +94,15 @@ fn whole(source: &str) -> String {
     path.map_or(source.to_string(), |path| path.display().to_string())
 }
 
+/// A section, made if it is not there: what is missing in it is told when the config is read as a whole.
 fn section<'a>(table: &'a mut Table, name: &str) -> Result<&'a mut Table> {
-    table.get_mut(name).and_then(Value::as_table_mut).ok_or_else(|| missing(name))
+    match table.entry(name).or_insert_with(|| Value::Table(Table::new())) {
+        Value::Table(section) => Ok(section),
+        _ => Err(no_section(name)),
+    }
 }
 
-fn missing(name: &str) -> Error {
+fn no_section(name: &str) -> Error {
     let what = format!("there is no [{name}] section");
     Error::invalid("config", what, "Compare it with a complete config: `TrainConfig::preset`.")
 }

@@ -311,7 +311,10 @@ class Training:
         self.fakes = None  # used up: another generator step of the round makes its own
         scores = self.score(fakes, self.chosen(z))
         kept = math.ceil(self.schedule.get("generator_top_k", 1.0) * len(scores) - 1e-9)
-        loss = generator_loss(self.loss, scores[scores.flatten().topk(kept).indices], self.real_scores(len(scores)))
+        real = self.real_scores(len(scores))
+        # Pairs keep their order; without, it plays no part.
+        chosen = scores if real is not None else scores[scores.flatten().topk(kept).indices]
+        loss = generator_loss(self.loss, chosen, real)
         descend(loss, self.generator, self.generator_optimizer)
         self.step += 1
         self.passes.step = self.step

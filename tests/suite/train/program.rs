@@ -62,7 +62,7 @@ fn wrong_calls_say_how_to_mend_them() {
         (with(&["--frobnicate"]), "unexpected argument '--frobnicate'"),
         (with(&["--resume", &run]), "cannot be used with"),
         (only(&["--resume", &run, "--lr", "1e-3"]), "change it on purpose with --set optimizer.generator.lr=X"),
-        (only(&["--resume", &full]), "has no config.toml. Name a folder that gan-train made"),
+        (only(&["--resume", &full]), "has no config.toml. Name the folder of a training"),
         (only(&["--resume", &out]), "has no config.toml"),
         (only(&["export", &full]), "has no config.toml"),
         (only(&["export", &run, "--weights", "ema"]), "Use --weights raw"),
