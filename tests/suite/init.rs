@@ -106,6 +106,45 @@ fn a_checkpoint_of_both_in_other_types_orders_and_wrappings() {
     assert!(furthest(&scores, &made["scores"]) < 1e-5);
 }
 
+/// The system of PyTorch's standard example, as narrow as its golden checkpoints are.
+fn example() -> TrainConfig {
+    let table = ganforge::config::preset_table("dcgan-64").unwrap();
+    let table = ganforge::config::resized(table, "dcgan-64", None, Some(1.0 / 32.0)).unwrap();
+    TrainConfig::from_table(table, "dcgan-64").unwrap()
+}
+
+#[test]
+fn both_networks_of_the_standard_example_begin_a_run() {
+    let computed: BTreeMap<String, Tensor> =
+        candle_core::safetensors::load(golden("example.safetensors"), &Device::Cpu).unwrap().into_iter().collect();
+    let files = [golden("example_netG.pth"), golden("example_netD.pth")];
+    let mut trainer = Trainer::new(&example(), &Device::Cpu, DType::F32).unwrap();
+    let told = import_weights::begin(&mut trainer, &files).unwrap();
+    assert!(told.contains("netG.pth, critic from ") && told.ends_with("netD.pth"), "{told}");
+    let images = trainer.generator.forward(&computed["z"], Pass::Eval).unwrap();
+    assert!(furthest(&channels_first(&images).unwrap(), &computed["images"]) < 2e-6);
+    let scores = trainer.critic.forward(&images, Pass::Eval).unwrap();
+    assert!(furthest(&scores, &computed["scores"]) < 1e-5);
+
+    // Each alone, and neither twice.
+    let mut alone = Trainer::new(&example(), &Device::Cpu, DType::F32).unwrap();
+    let told = import_weights::begin(&mut alone, &files[1..]).unwrap();
+    assert!(told.contains("generator drawn anew, critic from the file"), "{told}");
+    let twice = import_weights::begin(&mut alone, &[&files[0], &files[0]]).unwrap_err().to_string();
+    assert!(twice.contains("each hold a generator"), "{twice}");
+
+    // As the keys of a config, and for export.
+    let mut config = example();
+    config.init_from = files.iter().map(|file| file.display().to_string()).collect();
+    let text = config.to_toml().unwrap();
+    assert!(text.contains("init_from = [") && TrainConfig::from_toml(&text, "it").unwrap() == config);
+    config.init_from.truncate(1);
+    let text = config.to_toml().unwrap();
+    assert!(text.contains("init_from = \"") && TrainConfig::from_toml(&text, "it").unwrap() == config);
+    let exported = import_weights::load_generator(example(), &files[0]).unwrap();
+    assert!(furthest(&exported.generator.forward(&computed["z"], Pass::Eval).unwrap(), &images) == 0.0);
+}
+
 #[test]
 fn spectral_normalisation_by_both_of_pytorchs_names() {
     let mut table = ganforge::config::preset_table("dcgan-64").unwrap();
