@@ -282,3 +282,17 @@ fn kind(meta: &Metadata) -> &'static str {
     }
     if meta.is_dir() { "a folder" } else { "something else" }
 }
+
+/// Bytes that this user may still write to the file system of a folder; `None` where it does not say.
+#[cfg(all(unix, feature = "infer"))]
+#[allow(clippy::useless_conversion, reason = "on some systems these are numbers of 32 bits")]
+pub(crate) fn free_space(folder: &Path) -> Option<u64> {
+    let told = nix::sys::statvfs::statvfs(folder).ok().filter(|told| told.blocks() > 0)?;
+    u64::from(told.blocks_available()).checked_mul(u64::from(told.fragment_size()))
+}
+
+/// As on Unix; other systems are not asked.
+#[cfg(all(not(unix), feature = "infer"))]
+pub(crate) fn free_space(_: &Path) -> Option<u64> {
+    None
+}

@@ -105,6 +105,21 @@ impl Truncation {
         }
     }
 
+    /// What to know before it is used, where it does more harm than good: generators whose input is not normalised, as a DCGAN's is not, make
+    /// washed-out images of latents much shorter than those they were trained on.
+    pub fn warning(self, distribution: Distribution) -> Option<String> {
+        /// From here on it hurts: measured with the built-in generators (models/README.md).
+        const SHORT: f64 = 0.95;
+        let factor = self.shrinks(distribution);
+        (factor < SHORT).then(|| {
+            format!(
+                "truncated to ±{}, latents are {factor:.2} times as long as the generator was trained on: a DCGAN washes its images out and \
+                 makes fewer kinds (models/README.md has a table of what that costs)",
+                self.0
+            )
+        })
+    }
+
     /// The bound X.
     pub fn bound(self) -> f64 {
         self.0

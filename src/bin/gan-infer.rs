@@ -1,18 +1,21 @@
 //! Makes images with an exported generator.
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use ganforge::cli::{self, Console, print_line};
 use ganforge::contract::CHECKSUM_KEY;
 use ganforge::error::{Error, Result};
-use ganforge::image::Range;
+use ganforge::files;
+use ganforge::image;
 use ganforge::infer::generator::MAX_BATCH;
 use ganforge::infer::{
-    Class, Conditioning, Existing, Format, Generator, Options, Plan, Provider, SamplingJob, SeedList, Selection, Shard, bench,
-    builtin, pipeline, runtime,
+    Class, Conditioning, Existing, Format, Generator, Options, Plan, Provider, Sampled, SamplingJob, SeedList, Selection,
+    Shard, bench, builtin, pipeline, runtime, stream,
 };
 use ganforge::latent::Truncation;
 use ganforge::progress::Progress;
@@ -37,10 +40,11 @@ struct Cli {
 #[derive(Args)]
 struct Sample {
     /// How many images
-    #[arg(long, required_unless_present = "seeds", allow_negative_numbers = true, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(short, long, required_unless_present = "seeds", allow_negative_numbers = true, value_parser = clap::value_parser!(u64).range(1..))]
     n: Option<u64>,
-    /// The folder to write to, created if need be; for npy, npz and grid also a file name with their ending
-    #[arg(long, required = true, value_name = "DIR")]
+    /// The folder to write to, created if need be; or a file that ends in .npy, .npz, .png (a contact sheet) or .tar; or - for stdout, as
+    /// npy, tar or grid
+    #[arg(short, long, required = true, value_name = "DIR|FILE|-")]
     out: Option<PathBuf>,
     /// The first image's number
     #[arg(long, value_name = "K", default_value_t = 0)]
@@ -52,9 +56,9 @@ struct Sample {
     #[arg(long, value_name = "LIST", conflicts_with_all = ["n", "seed"])]
     seeds: Option<SeedList>,
     /// PNG files, one NumPy file (uint8, [n, height, width, channels]), the same in an npz file (arr_0), WebDataset tar
-    /// files, or one contact sheet
-    #[arg(long, value_enum, default_value_t)]
-    format: Format,
+    /// files, or one contact sheet [default: what the ending of --out says, else png]
+    #[arg(long, value_enum)]
+    format: Option<Format>,
     /// Draw latents from the part of their distribution within ±X: fewer odd images, less variety
     #[arg(long, value_name = "X")]
     truncation: Option<f64>,
@@ -103,7 +107,7 @@ struct How {
     batch: Option<u16>,
     /// The value range of a float output, for a model that does not say it
     #[arg(long, value_enum)]
-    range: Option<Range>,
+    range: Option<image::Range>,
     /// Let CUDA round to TF32: faster, other pixels
     #[arg(long)]
     tf32: bool,
@@ -198,7 +202,7 @@ fn main() -> ExitCode {
 
 fn make(sample: Sample) -> Result<()> {
     let console = Console::new(sample.quiet);
-    let plan = sample.plan()?;
+    let goal = sample.goal()?;
     let generator = builtin::open(sample.open.model.as_deref(), &sample.open.how.options())?;
     // Only from here on is anything made that must be left whole: until then one Ctrl-C ends the program, whatever a model does.
     let stop = cli::stop_flag()?;
@@ -210,16 +214,25 @@ fn make(sample: Sample) -> Result<()> {
     for note in generator.notes() {
         console.say(note);
     }
-    let what = match plan.selection() {
-        Selection::Numbers { seed, .. } => format!("seed {seed}, images {}", range_text(&plan)),
-        Selection::Seeds { number, .. } => format!("image {number} of {} seeds", plan.count()),
+    if let Some(warning) = conditioning.truncation.and_then(|truncation| truncation.warning(generator.latent().distribution)) {
+        console.say(&format!("warning: {warning}"));
+    }
+    let what = match goal.selection() {
+        Selection::Numbers { seed, .. } => format!("seed {seed}, images {}", range_text(&goal.places()?)),
+        Selection::Seeds { number, .. } => format!("image {number} of {} seeds", goal.count()?),
     };
     console.say(&format!("{} on {} with onnxruntime {}, {what}", generator.name(), generator.provider(), library.version));
     let best = SamplingJob::new(generator.provider());
     let job = SamplingJob { threads: sample.threads.map_or(best.threads, usize::from), conditioning, ..best };
-    let done = pipeline::run(&generator, &job, &plan, &console, &stop)?;
+    let done = match &goal {
+        Goal::Files(plan) => pipeline::run(&generator, &job, plan, &console, &stop)?,
+        Goal::Stdout { selection, format } => {
+            stream(&generator, &job, selection, *format, &mut std::io::stdout(), &console, &stop)?
+        }
+        Goal::OneTar { selection, path, force } => one_tar(&generator, &job, selection, path, *force, &console, &stop)?,
+    };
     let rate = done.images as f64 / done.seconds;
-    let before = plan.count() - done.images;
+    let before = goal.count()? - done.images;
     let earlier = if before > 0 { format!(", {before} were there") } else { String::new() };
     console.say(&format!(
         "{} images in {:.1} s ({rate:.0} img/s){earlier} → {}",
@@ -229,7 +242,7 @@ fn make(sample: Sample) -> Result<()> {
     ));
     if sample.json {
         return print_json(&json!({
-            "count": plan.count(),
+            "count": goal.count()?,
             "made": done.images,
             "seconds": done.seconds,
             "images_per_second": rate,
@@ -244,23 +257,86 @@ fn make(sample: Sample) -> Result<()> {
             "class": sample.class,
             "batch": generator.batch(),
             "threads": job.threads,
-            "format": sample.format.name(),
+            "format": goal.format().name(),
             "out": done.out,
         }));
     }
     Ok(())
 }
 
+/// One tar file, which has its name once it is whole.
+fn one_tar(
+    generator: &Generator,
+    job: &SamplingJob,
+    selection: &Selection,
+    path: &Path,
+    force: bool,
+    console: &Console,
+    stop: &AtomicBool,
+) -> Result<Sampled> {
+    if path.symlink_metadata().is_ok() && !force {
+        return Err(Error::usage(format!("{} exists already", text::path(path)), "Choose another --out, or give --force."));
+    }
+    let folder = path.parent().filter(|folder| *folder != Path::new("")).unwrap_or(Path::new("."));
+    files::create_folder(folder)?;
+    let mut file = std::io::BufWriter::new(files::temporary(folder)?);
+    let done = stream(generator, job, selection, Format::Tar, &mut file, console, stop)?;
+    let file = file.into_inner().map_err(|e| Error::io("write", path)(e.into_error()))?;
+    file.as_file()
+        .sync_all()
+        .and_then(|()| file.persist(path).map(drop).map_err(|e| e.error))
+        .map_err(Error::io("write", path))?;
+    Ok(Sampled { out: path.to_path_buf(), ..done })
+}
+
+/// Where the images go.
+enum Goal {
+    /// Files that can be gone on with, or a sheet.
+    Files(Plan),
+    /// A pipe.
+    Stdout { selection: Selection, format: Format },
+    /// One tar file, however many images.
+    OneTar { selection: Selection, path: PathBuf, force: bool },
+}
+
+impl Goal {
+    fn selection(&self) -> &Selection {
+        match self {
+            Self::Files(plan) => plan.selection(),
+            Self::Stdout { selection, .. } | Self::OneTar { selection, .. } => selection,
+        }
+    }
+
+    fn format(&self) -> Format {
+        match self {
+            Self::Files(plan) => plan.format(),
+            Self::Stdout { format, .. } => *format,
+            Self::OneTar { .. } => Format::Tar,
+        }
+    }
+
+    fn places(&self) -> Result<Range<u64>> {
+        match self {
+            Self::Files(plan) => Ok(plan.places()),
+            Self::Stdout { selection, .. } | Self::OneTar { selection, .. } => selection.places(),
+        }
+    }
+
+    fn count(&self) -> Result<u64> {
+        self.places().map(|places| places.end - places.start)
+    }
+}
+
 /// `40 to 99`, or `none`.
-fn range_text(plan: &Plan) -> String {
-    match plan.places() {
+fn range_text(places: &Range<u64>) -> String {
+    match places {
         places if places.is_empty() => "none".to_string(),
         places => format!("{} to {}", places.start, places.end - 1),
     }
 }
 
 impl Sample {
-    fn plan(&self) -> Result<Plan> {
+    fn goal(&self) -> Result<Goal> {
         let selection = match (&self.seeds, self.n) {
             (Some(seeds), _) => Selection::Seeds { seeds: seeds.clone(), number: self.start },
             (None, Some(n)) => Selection::Numbers { seed: self.seed, start: self.start, n },
@@ -272,7 +348,33 @@ impl Sample {
             _ => Existing::Refuse,
         };
         let out = self.out.as_deref().ok_or_else(|| Error::usage("--out is missing", "Say where to."))?;
-        Plan::new(self.format, out, selection, self.shard, existing)
+        let one_go = |what: &str| {
+            if self.shard.is_some() || self.resume {
+                let what = format!("{what} is made in one go, without --shard and --resume");
+                return Err(Error::usage(what, "Name a folder, or a .npy or .npz file."));
+            }
+            Ok(())
+        };
+        if out == Path::new("-") {
+            one_go("what goes to stdout")?;
+            let format = self
+                .format
+                .filter(|format| matches!(format, Format::Npy | Format::Tar | Format::Grid))
+                .ok_or_else(|| Error::usage("--out -: in which format?", "Add --format npy, --format tar or --format grid."))?;
+            if self.json {
+                return Err(Error::usage("--json and --out - both go to stdout", "Leave --json away."));
+            }
+            return Ok(Goal::Stdout { selection, format });
+        }
+        let ending = out.extension().map(|ending| ending.to_ascii_lowercase()).filter(|_| !out.is_dir());
+        let is_tar = ending.as_deref() == Some("tar".as_ref()) && self.format.is_none_or(|format| format == Format::Tar);
+        if is_tar {
+            one_go("one tar file")?;
+            return Ok(Goal::OneTar { selection, path: out.to_path_buf(), force: self.force });
+        }
+        let named = ending.as_deref().and_then(|ending| Format::of_file(ending.to_str()?));
+        let format = self.format.or(named).unwrap_or_default();
+        Plan::new(format, out, selection, self.shard, existing).map(Goal::Files)
     }
 }
 
@@ -337,7 +439,7 @@ fn facts(generator: &Generator) -> Vec<(String, Value)> {
         ("channels", json!(channels)),
         ("latent.size", json!(generator.latent().size)),
         ("latent.law", json!(generator.latent().distribution.name())),
-        ("range", json!(generator.range().map(Range::name))),
+        ("range", json!(generator.range().map(image::Range::name))),
         ("batch", json!(generator.batch())),
         ("provider", json!(generator.provider().to_string())),
         ("contract", json!(generator.contract().is_some())),

@@ -4,6 +4,7 @@ mod config;
 mod decode;
 mod folder;
 mod idx;
+mod packed;
 mod report;
 pub mod synthetic;
 mod zip;
@@ -115,6 +116,7 @@ impl Dataset {
 /// - `mnist`, `fashion-mnist`: a folder of that name, see [`find_named`], in `$GANFORGE_DATA`, `data` or the current folder;
 /// - a folder with `train-images-idx3-ubyte` or `train-images-idx3-ubyte.gz` (its test set is not used);
 /// - an IDX file of images, plain or gzip, whatever its name;
+/// - a `.npy` or `.npz` file of uint8 images `[n, height, width, channels]`, a tar file of images (WebDataset), or a folder of such files;
 /// - a folder or a zip archive of images (see [`EXTENSIONS`]), its subfolders included, in the order of their paths.
 ///
 /// Images are cropped to their central square and resized; transparent parts become white. Broken ones are left out and
@@ -138,7 +140,9 @@ pub fn load(source: &str, config: &DataConfig, progress: &dyn Progress) -> Resul
         ErrorKind::NotFound => unknown(source),
         _ => Error::io("read", &path)(e),
     })?;
+    let samples = packed::find(&path)?;
     let loaded = match idx::training_file(&path) {
+        None if !samples.is_empty() => packed::load(&samples, config, progress)?,
         Some(file) => idx::load(&file, config, progress)?,
         None if kind.is_dir() => folder::load(&path, config, progress)?,
         None if kind.is_file() => load_file(&path, config, progress)?,

@@ -42,6 +42,18 @@ impl DataReport {
         *(if colour { &mut self.colour } else { &mut self.grey }) += images;
     }
 
+    /// Adds what was found elsewhere.
+    pub(super) fn add(&mut self, other: Self) {
+        self.found += other.found;
+        self.used += other.used;
+        self.broken.extend(other.broken);
+        self.ignored += other.ignored;
+        self.duplicates += other.duplicates;
+        other.sizes.into_iter().for_each(|(size, count)| *self.sizes.entry(size).or_default() += count);
+        self.grey += other.grey;
+        self.colour += other.colour;
+    }
+
     fn sizes_text(&self) -> String {
         let text = |&(width, height): &(u32, u32)| format!("{width}×{height}");
         let by_area = |size: &&(u32, u32)| u64::from(size.0) * u64::from(size.1);

@@ -15,6 +15,7 @@ use serde_json::Value;
 
 use super::folder::{Folder, entries, name_of};
 use super::journal::{Header, Journal, Resumed, difference};
+use super::labels::Labels;
 use super::manifest;
 use super::output::Output;
 use super::piece::{DonePieces, Piece};
@@ -102,6 +103,7 @@ impl OpenJob {
         existing: Existing,
         identity: Value,
         shape: [usize; 3],
+        labels: Option<Labels>,
         progress: &dyn Progress,
         stop: &AtomicBool,
     ) -> Result<Self> {
@@ -109,7 +111,8 @@ impl OpenJob {
         sink.check_size(share.count(), shape, &Format::not_in_one_go())?;
         let folder = Arc::new(Folder::open(output.folder())?);
         sink.check_folder(&folder)?;
-        let site = Arc::new(Site { share, shape, folder, path: output.path().to_path_buf(), part: output.part() });
+        let (path, part) = (output.path().to_path_buf(), output.part());
+        let site = Arc::new(Site { share, shape, folder, path, part, labels });
         let opening = Opening { output, identity: &identity, site: &site, progress, stop };
         let Opened { store, journal } = match existing {
             _ if sink.in_one_go().is_some() => Opened { store: Some(sink.create(&site)?), journal: None },

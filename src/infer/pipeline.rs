@@ -12,6 +12,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounde
 use serde_json::{Value, json};
 
 use super::generator::{Generator, Sampler};
+use super::labels::Labels;
 use super::open_job::{Notes, OpenJob, Writer};
 use super::piece::Piece;
 use super::plan::Plan;
@@ -107,7 +108,8 @@ pub fn run(
     }
     let first = generator.sampler()?;
     let (identity, shape) = (identity(generator, job, plan)?, generator.image_shape());
-    let mut open = OpenJob::open(plan.output(), plan.existing(), identity, shape, progress, stop)?;
+    let labels = Labels::of(generator, plan.selection(), job.conditioning).filter(|_| plan.output().sink().has_labels());
+    let mut open = OpenJob::open(plan.output(), plan.existing(), identity, shape, labels, progress, stop)?;
     let gaps = open.gaps();
     let missing = gaps.iter().map(|gap| gap.end - gap.start).sum::<u64>();
     let tell = |made: u64| progress.update(plan.count() - missing + made, "");
@@ -271,7 +273,7 @@ type Tasks = Box<dyn Iterator<Item = ops::Range<u64>> + Send>;
 type Made = (ops::Range<u64>, Vec<u8>);
 
 /// The pieces of `count` images: whole batches.
-fn pieces_of(count: u64, batch: usize, image: usize, threads: usize) -> Tiling {
+pub(super) fn pieces_of(count: u64, batch: usize, image: usize, threads: usize) -> Tiling {
     /// Bytes of pixels: a piece that is handed over to an encoder lies in memory.
     const MOST_BYTES: usize = 4 << 20;
     /// Enough that nobody waits for the journal.
@@ -437,6 +439,9 @@ fn identity(generator: &Generator, job: &SamplingJob, plan: &Plan) -> Result<Val
         ("class", json!(job.conditioning.class.map(Class::number))),
     ];
     facts.extend(others.map(|(key, value)| (key.to_string(), value)));
+    // Files of earlier versions were without; to go on with one of those would make two halves.
+    let labels = Labels::of(generator, plan.selection(), job.conditioning).filter(|_| plan.output().sink().has_labels());
+    facts.extend(labels.map(|labels| ("labels".to_string(), json!(labels.classes()))));
     Ok(Value::Object(facts))
 }
 

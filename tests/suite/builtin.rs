@@ -79,3 +79,55 @@ fn a_class_of_the_digits_is_the_digits_of_that_class() {
     let refused = pipeline::run(&faces, &job, &plan, &Silent, &false.into()).unwrap_err().to_string();
     assert!(refused.contains("knows no classes"), "{refused}");
 }
+
+#[test]
+fn classes_stand_beside_the_images() {
+    let generator = builtin::open(Some("digits"), &Options::default()).unwrap();
+    let (latent, n) = (generator.latent(), 40);
+    let folder = tempfile::tempdir().unwrap();
+    let numbers = Selection::Numbers { seed: 5, start: 970, n };
+    let sample = |format: Format| {
+        let plan = Plan::new(format, folder.path(), numbers.clone(), None, Existing::Refuse).unwrap();
+        let job = SamplingJob::new(generator.provider());
+        pipeline::run(&generator, &job, &plan, &Silent, &false.into()).unwrap().out
+    };
+    let rows = latent.rows(5, 970, n as usize);
+    let chosen = |z: &[f32]| (0..10u8).max_by(|&a, &b| z[usize::from(a)].total_cmp(&z[usize::from(b)])).unwrap();
+    let expected: Vec<u8> = rows.chunks_exact(latent.size).map(chosen).collect();
+    assert!((0..10).filter(|class| expected.contains(class)).count() > 7);
+
+    // As text in tar files, under the image's name.
+    sample(Format::Tar);
+    let mut told = Vec::new();
+    for name in ["000000.tar", "000001.tar"] {
+        let mut archive = ::tar::Archive::new(std::fs::File::open(folder.path().join(name)).unwrap());
+        for entry in archive.entries().unwrap() {
+            let (mut entry, mut text) = (entry.unwrap(), String::new());
+            let name = entry.path().unwrap().display().to_string();
+            if let Some(number) = name.strip_suffix(".cls") {
+                std::io::Read::read_to_string(&mut entry, &mut text).unwrap();
+                assert_eq!(number, format!("{:06}", 970 + told.len()));
+                told.push(text.parse::<u8>().unwrap());
+            }
+        }
+    }
+    assert_eq!(told, expected);
+
+    // As the second array of an npz file, which any zip library reads.
+    let file = sample(Format::Npz);
+    let mut archive = ::zip::ZipArchive::new(std::fs::File::open(&file).unwrap()).unwrap();
+    let mut read = |name: &str| {
+        let mut bytes = Vec::new();
+        std::io::Read::read_to_end(&mut archive.by_name(name).unwrap(), &mut bytes).unwrap();
+        bytes
+    };
+    let labels = read("arr_1.npy");
+    assert!(String::from_utf8_lossy(&labels).contains("'shape': (40,)"));
+    assert_eq!(labels[labels.len() - n as usize..], expected);
+    assert!(read("arr_0.npy").len() > 40 * 28 * 28);
+    // It stays what it is when it is looked at again.
+    let before = std::fs::read(&file).unwrap();
+    let plan = Plan::new(Format::Npz, folder.path(), numbers, None, Existing::Resume).unwrap();
+    let done = pipeline::run(&generator, &SamplingJob::new(generator.provider()), &plan, &Silent, &false.into()).unwrap();
+    assert!(done.images == 0 && std::fs::read(&file).unwrap() == before);
+}

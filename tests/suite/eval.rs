@@ -613,6 +613,53 @@ fn gan_train_eval_judges_runs_files_and_folders() {
     assert_eq!(copied["nearest"]["by_pixels"]["generated"], 0.0);
     assert!(score(&copied, "frechet") < 0.5 * score(&run, "frechet"));
     assert!(score(&copied, "recall") > 0.8 && score(&copied, "recall") > score(&run, "recall"));
+    assert!(score(&copied, "coverage") > 0.9 && copied["warnings"].is_null());
+
+    // The sampler's own files in place of the folder; a folder of them, too.
+    let sampled = |out: &str, flags: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_gan-infer"));
+        command.env("ORT_DYLIB_PATH", crate::infer::runtime_path()).args(["--n", "60", "--quiet", "--model"]);
+        command.arg(bench.path("run/generator.onnx")).arg("--out").arg(bench.path(out)).args(flags).assert().success();
+    };
+    sampled("png", &[]);
+    let by_png = bench.json("png", &data);
+    for (out, subject, flags) in [
+        ("some.npy", "some.npy", &[][..]),
+        ("some.npz", "some.npz", &[]),
+        ("some.tar", "some.tar", &[]),
+        ("tars", "tars", &["--format", "tar"]),
+        ("arrays", "arrays", &["--format", "npy"]),
+    ] {
+        sampled(out, flags);
+        let report = bench.json(subject, &data);
+        assert_eq!(report["frechet"], by_png["frechet"], "{subject}");
+        assert_eq!(report["protocol"]["subject_sha256"], by_png["protocol"]["subject_sha256"], "{subject}");
+    }
+    let mut broken = fs::read(bench.path("some.npy")).unwrap();
+    broken.truncate(5000);
+    fs::write(bench.path("broken.npy"), &broken).unwrap();
+    bench.eval("broken.npy", &data).assert().code(1).stderr(contains("promises 47040 bytes, and"));
+
+    // Flat grey is near to some real image, and of one kind.
+    let header = String::from_utf8_lossy(&broken).into_owned();
+    assert!(header.contains("(60, 28, 28, 1)"));
+    let mut grey = fs::read(bench.path("some.npy")).unwrap();
+    let pixels = grey.len() - 60 * 28 * 28;
+    grey[pixels..].fill(60);
+    fs::write(bench.path("grey.npy"), grey).unwrap();
+    let flat = bench.json("grey.npy", &data);
+    let warnings = flat["warnings"].to_string();
+    assert!(warnings.contains("are copies of others") && warnings.contains("of few kinds"), "{warnings}");
+
+    // Truncated latents, beside those that are not.
+    let table = bench.eval("run/generator.onnx", &[&data[..], &["--n=40", "--truncation=0.1,3"]].concat()).assert().success();
+    let table = String::from_utf8_lossy(&table.get_output().stdout).into_owned();
+    assert_eq!(table.lines().count(), 4, "{table}");
+    let reports = bench.json("run/generator.onnx", &[&data[..], &["--n=40", "--truncation=0.1,3"]].concat());
+    assert_eq!(reports[0]["frechet"], bench.json("run/generator.onnx", &[&data[..], &["--n=40"]].concat())["frechet"]);
+    assert_eq!((&reports[1]["protocol"]["truncation"], &reports[0]["protocol"]["truncation"]), (&0.1.into(), &Value::Null));
+    assert!(reports[1]["frechet"]["mean"] != reports[0]["frechet"]["mean"]);
+    bench.eval("png", &[&data[..], &["--truncation=1"]].concat()).assert().code(2).stderr(contains("--truncation of images"));
 }
 
 #[test]

@@ -256,8 +256,9 @@ fn open(args: &EvalArgs, console: &Console) -> Result<(Opened, String)> {
         let sha256 = hash(&files::read(&checkpoint::generator_file(&saved, trained.weights), files::LARGE)?);
         return Ok((Opened::Run(Box::new(trained)), sha256));
     }
-    let is_zip = path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("zip"));
-    if path.is_dir() || (is_zip && path.is_file()) {
+    let holds_images =
+        |ending: &std::ffi::OsStr| ["zip", "npy", "npz", "tar"].iter().any(|known| ending.eq_ignore_ascii_case(known));
+    if path.is_dir() || (path.extension().is_some_and(holds_images) && path.is_file()) {
         let images = load_images(&args.subject, args.size, console)?;
         let sha256 = images.sha256.clone();
         return Ok((Opened::Images(Box::new(images)), sha256));

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use super::sink::{Depth, Naming, Open, Sink, Site, Store};
 use crate::error::{Error, Result};
+use crate::files;
 use crate::infer::folder::name_of;
 use crate::infer::piece::{Piece, Tally, checksum};
 
@@ -25,29 +26,19 @@ pub(super) type Ends = Vec<(u64, Vec<u8>)>;
 pub(super) struct Array {
     /// Its name, and the ending of its files' names.
     pub name: &'static str,
-    /// What comes before the pixels while they are written, of `count` images of a shape.
-    pub head: fn(u64, [usize; 3]) -> Vec<u8>,
+    /// Whether it holds the classes of the images, too.
+    pub has_labels: bool,
+    /// What comes before the pixels while they are written.
+    pub head: fn(&Site) -> Vec<u8>,
     /// What surrounds the pixels of a whole file, whose CRC-32 is known by then.
-    pub ends: fn(u64, [usize; 3], u32) -> Ends,
+    pub ends: fn(&Site, u32) -> Ends,
+    /// Bytes of a whole file.
+    pub length: fn(&Site) -> u64,
 }
 
 impl Array {
-    fn head(&self, site: &Site) -> Vec<u8> {
-        (self.head)(site.share.count(), site.shape)
-    }
-
-    fn ends(&self, site: &Site, pixels: u32) -> Ends {
-        (self.ends)(site.share.count(), site.shape, pixels)
-    }
-
-    /// Bytes of a whole file.
-    fn length(&self, site: &Site) -> u64 {
-        let ends = self.ends(site, 0).into_iter().map(|(at, bytes)| at + bytes.len() as u64);
-        ends.fold(self.head(site).len() as u64 + site.pixels(), u64::max)
-    }
-
     fn open(&self, site: &Arc<Site>, file: File, is_final: bool) -> ArrayFile {
-        ArrayFile { format: *self, data_at: self.head(site).len() as u64, site: Arc::clone(site), file, is_final }
+        ArrayFile { format: *self, data_at: (self.head)(site).len() as u64, site: Arc::clone(site), file, is_final }
     }
 }
 
@@ -58,6 +49,10 @@ impl Sink for Array {
 
     fn naming(&self) -> Naming {
         Naming::File { stem: "samples", ending: self.name }
+    }
+
+    fn has_labels(&self) -> bool {
+        self.has_labels
     }
 
     fn check_size(&self, count: u64, shape: [usize; 3], _: &str) -> Result<()> {
@@ -73,6 +68,7 @@ impl Sink for Array {
     }
 
     fn create(&self, site: &Arc<Site>) -> Result<Box<dyn Store>> {
+        check_space(site, (self.length)(site))?;
         let part = name_of(&site.part);
         let file = site.folder.create(&part).map_err(site.folder.failed("write", &part))?;
         let store = self.open(site, file, false);
@@ -95,7 +91,7 @@ impl Sink for Array {
 
     fn describe(&self, site: &Site, _: &[Piece], manifest: &mut Value) {
         manifest["file"] = json!(site.path.file_name().map(|name| name.to_string_lossy()));
-        manifest["bytes"] = json!(self.length(site));
+        manifest["bytes"] = json!((self.length)(site));
     }
 
     fn described(&self, site: &Site, manifest: &Value) -> Option<Vec<Piece>> {
@@ -138,10 +134,10 @@ impl ArrayFile {
     }
 
     fn ends_hold(&self, pixels: u32) -> io::Result<bool> {
-        if self.file.metadata()?.len() != self.format.length(&self.site) {
+        if self.file.metadata()?.len() != (self.format.length)(&self.site) {
             return Ok(false);
         }
-        for (at, expected) in self.format.ends(&self.site, pixels) {
+        for (at, expected) in (self.format.ends)(&self.site, pixels) {
             let mut found = vec![0; expected.len()];
             read_at(&self.file, &mut found, at)?;
             if found != expected {
@@ -189,16 +185,16 @@ impl Store for ArrayFile {
     }
 
     fn reopen(&self) -> Result<()> {
-        write_at(&self.file, &self.format.head(&self.site), 0).map_err(Error::io("write", &self.site.part))
+        write_at(&self.file, &(self.format.head)(&self.site), 0).map_err(Error::io("write", &self.site.part))
     }
 
     fn close(&mut self, all: Option<Piece>) -> Result<()> {
         let Self { format, site, file, .. } = self;
         let (part, whole) = (name_of(&site.part), name_of(&site.path));
         let write = || {
-            let ends = format.ends(site, all.map_or(0, |all| all.pixels));
+            let ends = (format.ends)(site, all.map_or(0, |all| all.pixels));
             ends.iter().try_for_each(|(at, bytes)| write_at(file, bytes, *at))?;
-            file.set_len(format.length(site))?;
+            file.set_len((format.length)(site))?;
             file.sync_all()
         };
         write().map_err(site.folder.failed("write", &part))?;
@@ -235,6 +231,17 @@ impl Open for OpenArray<'_> {
         let piece = self.tally.close().map(|piece| Piece { bytes: piece.count * image, files: piece.pixels, ..piece });
         Ok(piece.into_iter().collect())
     }
+}
+
+/// Refuses a file for which there is no room, before hours of work.
+fn check_space(site: &Site, bytes: u64) -> Result<()> {
+    let Some(free) = files::free_space(site.folder.path()).filter(|free| *free < bytes) else { return Ok(()) };
+    let gib = |bytes: u64| bytes as f64 / (1u64 << 30) as f64;
+    Err(Error::invalid_file(
+        &site.path,
+        format!("the file will have {:.2} GiB, and there are {:.2} GiB free where it is to be", gib(bytes), gib(free)),
+        "Free some space there, choose another `out`, or ask for fewer images.",
+    ))
 }
 
 #[cfg(unix)]

@@ -3,11 +3,11 @@
 mod array;
 mod files;
 mod grid;
-mod npy;
+pub(super) mod npy;
 mod npz;
-mod png;
+pub(super) mod png;
 pub(super) mod sink;
-mod tar;
+pub(super) mod tar;
 
 use sink::{Naming, Sink};
 
@@ -67,6 +67,11 @@ impl Format {
             Naming::File { ending, .. } => Some((*format, ending)),
             Naming::Folder { .. } => None,
         })
+    }
+
+    /// The format of a file with this ending, in lower case: `npy`, `npz`, or `png` for a contact sheet.
+    pub fn of_file(ending: &str) -> Option<Self> {
+        Self::of_one_file().find(|(_, known)| *known == ending).map(|(format, _)| format)
     }
 
     /// The names of the formats that can be cut up and gone on with: `a, b or c`.

@@ -1,15 +1,30 @@
 //! NumPy's files, `.npy`.
 
 use super::array::Array;
+use super::sink::Site;
 
 /// The format.
-pub(super) const NPY: Array = Array { name: "npy", head: header, ends: |count, shape, _| vec![(0, header(count, shape))] };
+pub(super) const NPY: Array = Array {
+    name: "npy",
+    has_labels: false,
+    head,
+    ends: |site, _| vec![(0, head(site))],
+    length: |site| head(site).len() as u64 + site.pixels(),
+};
 
-/// The header of a NumPy file of uint8, version 1.0 (numpy.lib.format): padded so that the data starts at a multiple of 64.
-pub(super) fn header(n: u64, [height, width, channels]: [usize; 3]) -> Vec<u8> {
+fn head(site: &Site) -> Vec<u8> {
+    header(site.share.count(), site.shape)
+}
+
+/// The header of a NumPy file of `n` images.
+pub(in crate::infer) fn header(n: u64, [height, width, channels]: [usize; 3]) -> Vec<u8> {
+    header_of(&format!("({n}, {height}, {width}, {channels})"))
+}
+
+/// The header of a NumPy file of uint8 in a shape, version 1.0 (numpy.lib.format): padded so that the data starts at a multiple of 64.
+pub(super) fn header_of(shape: &str) -> Vec<u8> {
     const BEFORE_TEXT: usize = 10;
-    let mut text =
-        format!("{{'descr': '|u1', 'fortran_order': False, 'shape': ({n}, {height}, {width}, {channels}), }}").into_bytes();
+    let mut text = format!("{{'descr': '|u1', 'fortran_order': False, 'shape': {shape}, }}").into_bytes();
     let length = (BEFORE_TEXT + text.len() + 1).next_multiple_of(64) - BEFORE_TEXT;
     text.resize(length - 1, b' ');
     text.push(b'\n');

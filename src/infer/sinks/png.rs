@@ -151,7 +151,7 @@ fn names(share: &Share, places: ops::Range<u64>) -> impl Iterator<Item = PathBuf
 }
 
 /// The name of the PNG file of an image.
-pub(super) fn file_name(number: u64) -> String {
+pub(in crate::infer) fn file_name(number: u64) -> String {
     format!("{number:06}.png")
 }
 

@@ -10,6 +10,7 @@ use serde_json::Value;
 use crate::error::{Error, Result};
 use crate::image;
 use crate::infer::folder::Folder;
+use crate::infer::labels::Labels;
 use crate::infer::piece::Piece;
 use crate::infer::share::Share;
 use crate::infer::tiling::Tiling;
@@ -26,6 +27,11 @@ pub(in crate::infer) trait Sink: Sync {
     /// gone on with.
     fn in_one_go(&self) -> Option<&'static str> {
         None
+    }
+
+    /// Whether the files hold the classes of the images, too, where the generator was told classes.
+    fn has_labels(&self) -> bool {
+        false
     }
 
     /// How the places are cut into files, where each holds many images: these are made together, and in the same shard.
@@ -156,6 +162,8 @@ pub(in crate::infer) struct Site {
     pub path: PathBuf,
     /// The one file until it is whole.
     pub part: PathBuf,
+    /// What class each image is of, where the generator was told classes.
+    pub labels: Option<Labels>,
 }
 
 impl Site {

@@ -1,4 +1,5 @@
-//! WebDataset: tar files of PNG files. Each has another name until it is whole.
+//! WebDataset: tar files of PNG files. Beside each, where the generator was told classes, a file of the same name with the number of the image's
+//! class as text, `.cls`. Each tar file has another name until it is whole.
 
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
@@ -34,6 +35,10 @@ impl Sink for Tar {
 
     fn files(&self) -> Option<Tiling> {
         Some(FILES)
+    }
+
+    fn has_labels(&self) -> bool {
+        true
     }
 
     fn number_of(&self, file: &Path) -> Option<u64> {
@@ -102,7 +107,8 @@ impl Open for OpenTar<'_> {
         for pixels in pixels.chunks_exact(self.site.image()) {
             let png = self.site.png(pixels)?;
             if let Some(file) = &mut self.file {
-                file.add(&file_name(self.site.share.selection().name(self.tally.next())), &png)?;
+                let label = self.site.labels.as_ref().map(|labels| labels.at(self.tally.next()));
+                file.add(&file_name(self.site.share.selection().name(self.tally.next())), &png, label)?;
             }
             self.tally.images(1, pixels);
         }
@@ -142,13 +148,8 @@ impl Unfinished {
         Ok(Self { builder: ::tar::Builder::new(BufWriter::new(summed)), folder: Arc::clone(folder), part, name })
     }
 
-    /// A file like any other of that name and those bytes: no time, no owner.
-    fn add(&mut self, name: &str, bytes: &[u8]) -> Result<()> {
-        let mut header = ::tar::Header::new_gnu();
-        header.set_size(bytes.len() as u64);
-        header.set_mode(0o644);
-        header.set_mtime(0);
-        self.builder.append_data(&mut header, name, bytes).map_err(self.folder.failed("write", &self.part))
+    fn add(&mut self, name: &str, png: &[u8], label: Option<u8>) -> Result<()> {
+        add(&mut self.builder, name, png, label).map_err(self.folder.failed("write", &self.part))
     }
 
     /// Gives it its name. Tells how many bytes it has, and their CRC-32.
@@ -159,6 +160,30 @@ impl Unfinished {
         folder.rename(&part, &name).map_err(folder.failed("write", &name))?;
         Ok((bytes, crc.finalize()))
     }
+}
+
+/// What a tar file ends in: two empty blocks.
+pub(in crate::infer) const END: [u8; 1024] = [0; 1024];
+
+/// Adds an image to what goes into a tar file before [`END`].
+pub(in crate::infer) fn entries(name: &str, png: &[u8], label: Option<u8>, to: &mut Vec<u8>) -> io::Result<()> {
+    let mut builder = ::tar::Builder::new(Vec::new());
+    add(&mut builder, name, png, label)?;
+    to.extend_from_slice(builder.get_ref()); // without its end
+    Ok(())
+}
+
+/// Adds an image, and its class if it has one: files like any others of those names and bytes, without time and owner.
+fn add(to: &mut ::tar::Builder<impl Write>, name: &str, png: &[u8], label: Option<u8>) -> io::Result<()> {
+    let class = label.map(|label| (name.replace(".png", ".cls"), label.to_string().into_bytes()));
+    for (name, bytes) in [(name, png)].into_iter().chain(class.iter().map(|(name, class)| (name.as_str(), class.as_slice()))) {
+        let mut header = ::tar::Header::new_gnu();
+        header.set_size(bytes.len() as u64);
+        header.set_mode(0o644);
+        header.set_mtime(0);
+        to.append_data(&mut header, name, bytes)?;
+    }
+    Ok(())
 }
 
 /// A file that sums up what is written to it.

@@ -231,3 +231,93 @@ fn tar_files_of_others_are_seen() {
     assert_eq!(fs::read(folder.path().join("000003.tar")).unwrap(), b"mine");
     sample(folder.path(), &["--n", "2000", "--start", "950", "--format", "tar"]).assert().success();
 }
+
+/// What a call writes to stdout.
+fn piped(flags: &[&str]) -> Vec<u8> {
+    sample(Path::new("-"), &[flags, &["--quiet"]].concat()).assert().success().get_output().stdout.clone()
+}
+
+/// The files in a tar file, by their names.
+fn untarred(bytes: &[u8]) -> BTreeMap<PathBuf, Vec<u8>> {
+    let mut archive = ::tar::Archive::new(bytes);
+    let entries = archive.entries().unwrap().map(|entry| {
+        let (mut entry, mut bytes) = (entry.unwrap(), Vec::new());
+        std::io::Read::read_to_end(&mut entry, &mut bytes).unwrap();
+        (entry.path().unwrap().into_owned(), bytes)
+    });
+    entries.collect()
+}
+
+#[test]
+fn a_pipe_gets_what_files_would_hold() {
+    let folder = tempdir().unwrap();
+    let many = ["--n", "2100", "--start", "950"];
+    sample(folder.path(), &[&many[..], &["--format", "npy"]].concat()).assert().success();
+    let npy = fs::read(folder.path().join("samples.npy")).unwrap();
+    for threads in ["1", "3"] {
+        assert!(piped(&[&many[..], &["--format", "npy", "--threads", threads]].concat()) == npy, "{threads} threads");
+    }
+    let images = folder.path().join("images");
+    sample(&images, &many).assert().success();
+    let one_by_name: BTreeMap<PathBuf, Vec<u8>> =
+        images_in(&images).into_iter().map(|(name, bytes)| (name.file_name().unwrap().into(), bytes)).collect();
+    let tar = piped(&[&many[..], &["--format", "tar"]].concat());
+    assert!(untarred(&tar) == one_by_name && one_by_name.len() == 2100);
+    // One tar file, however many images, by its ending.
+    let file = folder.path().join("new/all.tar");
+    sample(&file, &many).assert().success();
+    assert!(fs::read(&file).unwrap() == tar);
+    sample(&file, &many).assert().code(2).stderr(contains("all.tar exists already"));
+    sample(&file, &["--n", "3", "--force"]).assert().success();
+    assert_eq!(untarred(&fs::read(&file).unwrap()).len(), 3);
+    assert_eq!(fs::read_dir(folder.path().join("new")).unwrap().count(), 1);
+
+    // A sheet, or the one image itself.
+    sample(folder.path(), &["--n", "30", "--format", "grid"]).assert().success();
+    assert!(piped(&["--n", "30", "--format", "grid"]) == fs::read(folder.path().join("grid.png")).unwrap());
+    assert!(piped(&["--n", "1", "--start", "950", "--format", "grid"]) == one_by_name[Path::new("000950.png")]);
+
+    for (flags, says) in [
+        (&["--n", "3"][..], "in which format"),
+        (&["--n", "3", "--format", "npz"], "in which format"),
+        (&["--n", "3", "--format", "npy", "--json"], "both go to stdout"),
+        (&["--n", "3", "--format", "npy", "--shard", "1/2"], "in one go"),
+    ] {
+        sample(Path::new("-"), flags).assert().code(2).stdout("").stderr(contains(says));
+    }
+    sample(&file, &["--n", "3", "--resume"]).assert().code(2).stderr(contains("in one go"));
+}
+
+#[test]
+fn the_ending_of_out_chooses_the_format() {
+    let folder = tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    sample(&path("a.npy"), &["--n", "4"]).assert().success();
+    assert_eq!(read_npy(&path("a.npy")).1.len(), 4 * 144);
+    sample(&path("a.npz"), &["--n", "4"]).assert().success();
+    assert!(fs::read(path("a.npz")).unwrap().starts_with(b"PK"));
+    sample(&path("a.png"), &["--n", "4"]).assert().success();
+    assert_eq!(image::open(path("a.png")).unwrap().width(), 2 * 8 + 2);
+    // What is said outright counts, and a folder stays one.
+    sample(&path("b.npz"), &["--n", "4", "--format", "npy"])
+        .assert()
+        .code(2)
+        .stderr(contains("names a file that format npy does not make"));
+    fs::create_dir(path("c.npy")).unwrap();
+    sample(&path("c.npy"), &["--n", "4"]).assert().success();
+    assert_eq!(images_in(&path("c.npy")).len(), 4);
+    // The short flags.
+    let mut command = gan_infer();
+    command.arg("--model").arg(golden(SEALED)).args(["-n", "2", "--provider", "cpu", "-o"]).arg(path("d")).assert().success();
+    assert_eq!(images_in(&path("d")).len(), 2);
+}
+
+#[test]
+#[cfg(unix)]
+fn a_file_without_room_is_refused_before_any_work() {
+    let folder = tempdir().unwrap();
+    // 144 TB, which no disk of a test has.
+    let refused = sample(&folder.path().join("x.npy"), &["--n", "1000000000000"]).assert().code(1);
+    refused.stderr(contains("GiB free where it is to be").and(contains("134110")));
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+}

@@ -49,6 +49,27 @@ fn truncated_latents_keep_their_rank() {
         assert!(message(Truncation::new(wrong, Distribution::Normal)).contains("above 0"));
     }
     assert!(message(Truncation::new(1.5, Distribution::Uniform)).contains("up to 1"));
+
+    // How much shorter they are, as told and as drawn; and from where on that is warned of.
+    for (x, distribution, warns) in [
+        (0.0005, Distribution::Normal, true),
+        (0.3, Distribution::Normal, true),
+        (1.0, Distribution::Normal, true),
+        (2.0, Distribution::Normal, true),
+        (2.5, Distribution::Normal, false),
+        (4.0, Distribution::Normal, false),
+        (0.5, Distribution::Uniform, true),
+        (1.0, Distribution::Uniform, false),
+    ] {
+        let truncation = Truncation::new(x, distribution).unwrap();
+        let plain = Latent { size: 100_000, distribution }.rows(3, 0, 1);
+        let mut cut = plain.clone();
+        truncation.apply(distribution, &mut cut);
+        let norm = |values: &[f32]| values.iter().map(|value| f64::from(*value).powi(2)).sum::<f64>().sqrt();
+        let (told, drawn) = (truncation.shrinks(distribution), norm(&cut) / norm(&plain));
+        assert!((told / drawn - 1.0).abs() < 0.01, "±{x}: {told} {drawn}");
+        assert_eq!(truncation.warning(distribution).is_some(), warns, "±{x}");
+    }
 }
 
 proptest! {

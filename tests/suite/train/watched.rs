@@ -77,6 +77,52 @@ impl Judge for Flatterer {
 }
 
 #[test]
+fn the_end_of_a_run_is_judged_too() {
+    let place = Place::new();
+    let data = place.data().display().to_string();
+    let train = |name: &str, steps: u64| {
+        let mut table = config::preset_table("digits").unwrap();
+        let flags =
+            [DROPOUT, &["--set=output.checkpoint_every={ steps = 4 }", "--set=watch.judge_every={ steps = 4 }"]].concat();
+        let settings = flags.iter().filter_map(|flag| flag.strip_prefix("--set="));
+        let more = [format!("data.source={data}"), format!("schedule.length={{ steps = {steps} }}")];
+        settings.map(|setting| setting.to_string()).chain(more).for_each(|setting| config::set(&mut table, &setting).unwrap());
+        let config = TrainConfig::from_table(table, "it").unwrap();
+        let images = data::load(&data, &config.data, &Silent).unwrap();
+        let path = place.path(name);
+        let folder = if path.exists() { RunFolder::resume(&path).unwrap() } else { RunFolder::create(&path, &config).unwrap() };
+        // Each is better than the one before.
+        let (judge, stop) = (Flatterer(std::cell::Cell::new(1000.0 - steps as f64)), false.into());
+        let (device, progress, judge) = (Device::Cpu, &Silent, Some(&judge as &dyn Judge));
+        let (config, data, folder, set) = (&config, &images, &folder, &["output".to_string()][..]);
+        train::train(&TrainingJob { config, data, device: &device, folder, progress, stop: &stop, judge, set }).unwrap()
+    };
+    let best = |name: &str| fs::read_to_string(place.path(name).join("checkpoints/best")).unwrap().trim().to_string();
+
+    // Measured at 4 and, by itself, at the end.
+    let outcome = train("run", 6);
+    assert_eq!((outcome.best.unwrap().step, outcome.measurements, best("run")), (6, 2, "00000006".to_string()));
+    let report = fs::read_to_string(place.path("run/report.html")).unwrap();
+    assert!(report.contains("the least of 2 measured"), "{report}");
+    // What goes on from there knows nothing of it, and asked for nothing more it is known again.
+    let run = RunFolder::open(&place.path("run")).unwrap();
+    let saved = checkpoint::latest(&run).unwrap().unwrap();
+    assert_eq!(checkpoint::read_state(&saved).unwrap().watchdog.best.map(|best| best.step), Some(4));
+    let outcome = train("run", 6);
+    assert_eq!((outcome.best.unwrap().step, outcome.measurements, best("run")), (6, 2, "00000006".to_string()));
+    train::report::rewrite(&run, train::report::Paths::Hidden).unwrap();
+    assert!(fs::read_to_string(place.path("run/report.html")).unwrap().contains("step 6 – "));
+
+    // Made longer, it is the run that was as long from the beginning; at a measured end nothing is measured twice.
+    train("run", 8);
+    assert!(!place.path("run/checkpoints/end.json").exists());
+    let whole = train("whole", 8);
+    assert_eq!((whole.best.unwrap().step, whole.measurements), (8, 2));
+    let weights = |name: &str| fs::read(place.path(name).join("checkpoints/00000008/generator.safetensors")).unwrap();
+    assert!(weights("run") == weights("whole"));
+}
+
+#[test]
 fn what_has_diverged_is_never_the_best() {
     let place = Place::new();
     let mut table = config::preset_table("digits").unwrap();

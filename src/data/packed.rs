@@ -1,0 +1,203 @@
+//! Many images in one file, as samplers write them: NumPy arrays (`.npy`, `.npz`) and tar files of images (WebDataset).
+
+use std::fs::{self, File};
+use std::io::{BufReader, Read};
+use std::path::{Path, PathBuf};
+
+use ::zip::ZipArchive;
+
+use super::config::DataConfig;
+use super::{DataReport, Entry, Loaded, classify, decode, decode_all, fill};
+use crate::error::{Error, Result};
+use crate::progress::Progress;
+use crate::{files, memory};
+
+/// The endings of such files.
+const ENDINGS: [&str; 3] = ["npy", "npz", "tar"];
+
+/// What more than that many bytes is no header.
+const MOST_HEADER: usize = 1 << 16;
+
+/// The files that a source is made of, in the order of their names, if it is one of these, or a folder that holds some and no images.
+///
+/// # Errors
+/// When the folder cannot be read.
+pub(super) fn find(source: &Path) -> Result<Vec<PathBuf>> {
+    if !source.is_dir() {
+        return Ok(if ending(source).is_some() { vec![source.to_path_buf()] } else { Vec::new() });
+    }
+    let entries = fs::read_dir(source).map_err(Error::io("read", source))?;
+    let mut packed = Vec::new();
+    for entry in entries {
+        let path = entry.map_err(Error::io("read", source))?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        match classify(&name) {
+            Entry::Hidden => {}
+            _ if path.is_dir() => return Ok(Vec::new()),
+            Entry::Image => return Ok(Vec::new()),
+            Entry::Other if ending(&path).is_some() => packed.push(path),
+            Entry::Other => {}
+        }
+    }
+    packed.sort();
+    Ok(packed)
+}
+
+fn ending(path: &Path) -> Option<&'static str> {
+    let ending = path.extension()?.to_str()?.to_ascii_lowercase();
+    ENDINGS.into_iter().find(|known| *known == ending)
+}
+
+/// Loads all images of some files.
+///
+/// # Errors
+/// When one of them is damaged, or holds no images.
+pub(super) fn load(packed: &[PathBuf], config: &DataConfig, progress: &dyn Progress) -> Result<Loaded> {
+    let mut all = Loaded {
+        pixels: Vec::new(),
+        labels: Err("classes in files of samples are not read".to_string()),
+        report: DataReport::default(),
+    };
+    for path in packed {
+        let Loaded { pixels, report, .. } = match ending(path) {
+            Some("tar") => load_tar(path, config, progress)?,
+            Some("npz") => load_array(path, open_npz(path)?, config, progress)?,
+            _ => load_array(path, Box::new(BufReader::new(files::open(path)?.0)), config, progress)?,
+        };
+        all.pixels.extend(pixels);
+        all.report.add(report);
+    }
+    Ok(all)
+}
+
+/// The first array of an `.npz` file.
+fn open_npz(path: &Path) -> Result<Box<dyn Read>> {
+    let wrong = |what: String| Error::invalid_file(path, what, "Give a file that numpy.savez or gan-infer wrote.");
+    let open = || ZipArchive::new(BufReader::new(File::open(path)?));
+    let mut archive = open().map_err(|e| wrong(format!("not a readable zip archive: {e}")))?;
+    let names = archive.file_names_raw().map(|name| String::from_utf8_lossy(name).into_owned());
+    let mut names: Vec<String> = names.filter(|name| name.ends_with(".npy")).collect();
+    names.sort();
+    let name = names.first().ok_or_else(|| wrong("it holds no .npy array".to_string()))?;
+    let mut bytes = Vec::new();
+    let mut entry = archive.by_name(name).map_err(|e| wrong(e.to_string()))?;
+    memory::check(path, entry.size(), "its array", "Take fewer images a file.")?;
+    let promised = entry.size();
+    entry.by_ref().take(promised).read_to_end(&mut bytes).map_err(Error::io("read", path))?;
+    Ok(Box::new(std::io::Cursor::new(bytes)))
+}
+
+/// uint8 `[n, height, width, channels]` or `[n, height, width]`.
+fn load_array(path: &Path, mut source: Box<dyn Read>, config: &DataConfig, progress: &dyn Progress) -> Result<Loaded> {
+    let wrong =
+        |what: String| Error::invalid_file(path, what, "Give uint8 images [n, height, width, 1 or 3], or [n, height, width].");
+    let header = read_header(&mut source).map_err(wrong)?;
+    let shape = shape_in(&header).ok_or_else(|| wrong(format!("its header says {}", header.trim())))?;
+    let (n, [height, width, stored]) = match shape[..] {
+        [n, height, width] => (n, [height, width, 1]),
+        [n, height, width, channels @ (1 | 3)] => (n, [height, width, channels]),
+        _ => return Err(wrong(format!("its shape is {shape:?}"))),
+    };
+    let image = height.checked_mul(width).and_then(|area| area.checked_mul(stored)).filter(|bytes| *bytes > 0);
+    let bytes = image.and_then(|image| image.checked_mul(n));
+    let (Some(image), Some(bytes)) = (image, bytes) else { return Err(wrong(format!("its shape is {shape:?}"))) };
+    memory::check(path, bytes as u64, "its images", "Take fewer images a file.")?;
+    let mut raw = Vec::new();
+    source.take(bytes as u64).read_to_end(&mut raw).map_err(Error::io("read", path))?;
+    if raw.len() != bytes {
+        return Err(wrong(format!("its header promises {bytes} bytes, and {} follow", raw.len())));
+    }
+    let (size, channels) = (config.size, config.channels);
+    let (pixels, results) = fill(path, [n, channels * size * size], progress, |index, out| {
+        let pixels = &raw[index * image..(index + 1) * image];
+        let fitted = match (stored, channels) {
+            (3, 1) => decode::fit(&decode::grey_of(pixels), [width, height, 1], size, 1, out),
+            _ => decode::fit(pixels, [width, height, stored], size, channels, out),
+        };
+        fitted.map(|()| stored == 3 && pixels.chunks_exact(3).any(|rgb| rgb[0] != rgb[1] || rgb[1] != rgb[2]))
+    })?;
+    let mut report = DataReport { found: n, ..DataReport::default() };
+    for colour in results {
+        report.count(1, (width as u32, height as u32), colour.map_err(wrong)?);
+    }
+    if n == 0 {
+        return Err(wrong("it holds no images".to_string()));
+    }
+    Ok(Loaded { pixels, labels: Err(String::new()), report })
+}
+
+/// The text of a NumPy header (numpy.lib.format), up to the data.
+fn read_header(source: &mut dyn Read) -> Result<String, String> {
+    let ends = |e: std::io::Error| format!("it ends inside the header: {e}");
+    let mut magic = [0; 8];
+    source.read_exact(&mut magic).map_err(ends)?;
+    if &magic[..6] != b"\x93NUMPY" {
+        return Err("it does not begin as a NumPy file".to_string());
+    }
+    let mut length = [0; 4];
+    let bytes = if magic[6] == 1 { 2 } else { 4 };
+    source.read_exact(&mut length[..bytes]).map_err(ends)?;
+    let length = u32::from_le_bytes(length) as usize;
+    if length > MOST_HEADER {
+        return Err(format!("its header is to have {length} bytes"));
+    }
+    let mut text = vec![0; length];
+    source.read_exact(&mut text).map_err(ends)?;
+    Ok(String::from_utf8_lossy(&text).into_owned())
+}
+
+/// The shape that a header says, if it is one of bytes in C's order.
+fn shape_in(header: &str) -> Option<Vec<usize>> {
+    let after = |key: &str| Some(header.split_once(&format!("'{key}':"))?.1.trim_start());
+    let bytes = ["'|u1'", "'<u1'", "'>u1'"].iter().any(|descr| after("descr").is_some_and(|text| text.starts_with(descr)));
+    let (shape, _) = after("shape")?.strip_prefix('(')?.split_once(')')?;
+    let shape = shape.split(',').map(str::trim).filter(|extent| !extent.is_empty());
+    let shape = shape.map(|extent| extent.parse().ok()).collect::<Option<Vec<usize>>>()?;
+    (bytes && after("fortran_order")?.starts_with("False")).then_some(shape)
+}
+
+/// The images in a tar file, in the order in which they are there.
+fn load_tar(path: &Path, config: &DataConfig, progress: &dyn Progress) -> Result<Loaded> {
+    let wrong =
+        |e: std::io::Error| Error::invalid_file(path, format!("not a readable tar file: {e}"), "Fetch or make it again.");
+    let mut archive = ::tar::Archive::new(files::open(path)?.0);
+    let (mut names, mut places, mut ignored) = (Vec::new(), Vec::new(), 0);
+    for entry in archive.entries_with_seek().map_err(wrong)? {
+        let entry = entry.map_err(wrong)?;
+        if !entry.header().entry_type().is_file() {
+            continue;
+        }
+        let name = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
+        match classify(&name) {
+            Entry::Image => {
+                names.push(name);
+                places.push((entry.raw_file_position(), entry.size()));
+            }
+            Entry::Other => ignored += 1,
+            Entry::Hidden => {}
+        }
+    }
+    let file = files::open(path)?.0;
+    decode_all(path, &names, ignored, config, progress, |index| read_part(&file, places[index]))
+}
+
+fn read_part(file: &File, (at, size): (u64, u64)) -> Result<Vec<u8>, String> {
+    if size > decode::MAX_BYTES {
+        return Err("larger than an image can be".to_string());
+    }
+    let mut bytes = vec![0; size as usize];
+    #[cfg(unix)]
+    std::os::unix::fs::FileExt::read_exact_at(file, &mut bytes, at).map_err(|e| e.to_string())?;
+    #[cfg(windows)]
+    {
+        let mut done = 0;
+        while done < bytes.len() {
+            match std::os::windows::fs::FileExt::seek_read(file, &mut bytes[done..], at + done as u64) {
+                Ok(0) => return Err("the file ends early".to_string()),
+                Ok(n) => done += n,
+                Err(e) => return Err(e.to_string()),
+            }
+        }
+    }
+    Ok(bytes)
+}
