@@ -30,8 +30,8 @@ pub struct Overrides {
     pub sample_every: Option<Span>,
     /// Weights to begin with.
     pub init_from: Option<PathBuf>,
-    /// Where the images come from.
-    pub data: Option<String>,
+    /// Where the images come from; empty: from where the config says.
+    pub data: Vec<String>,
 }
 
 impl Overrides {
@@ -53,7 +53,7 @@ impl Overrides {
             ("schedule", "precision", self.precision.map(|precision| Value::String(precision.name().to_string()))),
             ("output", "checkpoint_every", self.checkpoint_every.map(span).transpose()?),
             ("output", "sample_every", self.sample_every.map(span).transpose()?),
-            ("data", "source", self.data.as_deref().map(|source| Value::String(whole(source)))),
+            ("data", "source", sources(&self.data)),
         ];
         for (name, key, value) in values.into_iter().filter_map(|(name, key, value)| Some((name, key, value?))) {
             section(table, name)?.insert(key.to_string(), value);
@@ -81,6 +81,15 @@ impl Overrides {
         let key =
             |text: &String| text.split_once('=').map(|(key, _)| key.split('.').map(str::trim).collect::<Vec<_>>().join("."));
         self.set.iter().filter_map(key).collect()
+    }
+}
+
+/// One source as a text, several as a list.
+fn sources(data: &[String]) -> Option<Value> {
+    match data {
+        [] => None,
+        [source] => Some(Value::String(whole(source))),
+        several => Some(Value::Array(several.iter().map(|source| Value::String(whole(source))).collect())),
     }
 }
 

@@ -4,7 +4,8 @@ use serde::{Deserialize, Serialize};
 
 use super::schedule::{Schedule, Span};
 use crate::augment::Augment;
-use crate::data::DataConfig;
+use crate::contract;
+use crate::data::{DataConfig, Dataset};
 use crate::error::{Error, Result};
 use crate::latent::Latent;
 use crate::loss::LossConfig;
@@ -183,6 +184,15 @@ impl TrainConfig {
         }
         if let Some(scores) = self.critic.layers.iter_mut().rev().find(|layer| layer.width().is_some()) {
             scores.set_width(classes);
+        }
+    }
+
+    /// Takes over what the data call their classes, where the networks are told the classes and nobody has named them yet.
+    pub fn name_classes(&mut self, data: &Dataset) {
+        let DataConfig { classes, class_names, .. } = &mut self.data;
+        let names = data.report.class_names();
+        if *classes > 0 && class_names.is_empty() && contract::check_class_names(&names, *classes).is_ok() {
+            *class_names = names;
         }
     }
 

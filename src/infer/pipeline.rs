@@ -437,6 +437,11 @@ fn identity(generator: &Generator, job: &SamplingJob, plan: &Plan) -> Result<Val
         ("class", json!(job.conditioning.class.map(Class::number))),
     ];
     facts.extend(others.map(|(key, value)| (key.to_string(), value)));
+    // Only where there are names: the manifests of other generators stay what they were.
+    if let Some(contract) = generator.contract().filter(|contract| !contract.class_names.is_empty()) {
+        let name = job.conditioning.class.and_then(|class| contract.class_names.get(class.number()));
+        facts.insert("class_name".to_string(), json!(name));
+    }
     Ok(Value::Object(facts))
 }
 

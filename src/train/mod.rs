@@ -107,7 +107,9 @@ pub struct Outcome {
 pub fn train(job: &TrainingJob) -> Result<Outcome> {
     // One process a run; what others that were killed left half written goes.
     let held = job.folder.held()?;
-    let job = &TrainingJob { folder: &held, ..*job };
+    let mut named = job.config.clone();
+    named.name_classes(job.data);
+    let job = &TrainingJob { config: &named, folder: &held, ..*job };
     let TrainingJob { config, data, folder, progress, .. } = job;
     folder.sweep()?;
     let saved = checkpoint::latest(folder)?;

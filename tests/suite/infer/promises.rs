@@ -24,6 +24,11 @@ fn any_contract() -> impl Strategy<Value = Contract> {
             Contract {
                 latent,
                 classes: if size < 4 { 0 } else { size / 2 },
+                class_names: if named {
+                    (0..if size < 4 { 0 } else { size / 2 }).map(|n| format!("{preset}{n}")).collect()
+                } else {
+                    vec![]
+                },
                 range,
                 layout,
                 height,

@@ -199,7 +199,7 @@ fn a_run_folder_is_complete() {
     (expected.seed, expected.latent.size, expected.schedule.batch_size) = (3, 8, 16);
     (expected.generator, expected.critic) = (config.generator.clone(), config.critic.clone());
     expected.init.conv = Init::Normal { mean: 0.0, std: 0.3 };
-    expected.data.source = place.data().canonicalize().unwrap().display().to_string();
+    expected.data.source = place.data().canonicalize().unwrap().display().to_string().into();
     expected.schedule.length = Span::Steps(7);
     expected.output.log_every = Span::Steps(2);
     (expected.output.sample_every, expected.output.checkpoint_every) = (Span::Steps(3), Span::Steps(3));
