@@ -78,8 +78,8 @@ struct Loaded {
 pub const NAMES: [&str; 3] = ["synthetic", "mnist", "fashion-mnist"];
 
 /// The extensions by which images are recognised, in any case: the formats of photographs and drawings that can be read without C.
-/// Not read are those that need a library in C (HEIC, AVIF, JPEG XL, raw files of cameras), icons, and images of light (OpenEXR,
-/// Radiance HDR), which do not say which of their values is white.
+/// Not read are those that need a library in C (HEIC, AVIF) or that the crate image does not know (JPEG XL, raw files of cameras),
+/// icons, and images of light (OpenEXR, Radiance HDR), which do not say which of their values is white.
 pub const EXTENSIONS: [&str; 15] =
     ["jpg", "jpeg", "png", "bmp", "webp", "gif", "tif", "tiff", "tga", "qoi", "pnm", "pbm", "pgm", "ppm", "pam"];
 
@@ -174,7 +174,7 @@ fn join(parts: Vec<(String, Loaded)>) -> Result<(String, Loaded)> {
     let several = parts.len() > 1;
     let name = parts.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>().join("+");
     let total: usize = parts.iter().map(|(_, part)| part.pixels.len()).sum();
-    let mut parts = parts.into_iter();
+    let mut parts = told_apart(parts).into_iter();
     let Some((first_name, mut all)) = parts.next() else { return Err(Error::usage("no data set is named", hint)) };
     if !several {
         return Ok((name, all));
@@ -195,6 +195,19 @@ fn join(parts: Vec<(String, Loaded)>) -> Result<(String, Loaded)> {
     });
     all.classes = known.collect::<Result<Vec<_>, String>>().and_then(Classes::of_all);
     Ok((name, all))
+}
+
+/// Numbers sources that have the name of one before them, so that the names of images tell them apart.
+fn told_apart(mut parts: Vec<(String, Loaded)>) -> Vec<(String, Loaded)> {
+    let mut seen: HashMap<String, usize> = HashMap::new();
+    for (name, _) in &mut parts {
+        let times = seen.entry(name.clone()).or_default();
+        *times += 1;
+        if *times > 1 {
+            *name = format!("{name} ({times})");
+        }
+    }
+    parts
 }
 
 /// Puts the source's name before those of its images, all of which have one afterwards.

@@ -101,9 +101,9 @@ impl DataReport {
         if self.classes.len() < 2 {
             return String::new();
         }
-        let called = |class: &ClassCount| match &class.name {
-            Some(name) => format!("{} {}", on_one_line(name), grouped(class.images)),
-            None => format!("{}: {}", class.number, grouped(class.images)),
+        let called = |class: &ClassCount| {
+            let name = class.name.clone().unwrap_or_else(|| class.number.to_string());
+            format!("{} ({})", on_one_line(&name), grouped(class.images))
         };
         let all: Vec<String> = self.classes.iter().map(called).collect();
         format!("{} classes: {}", self.classes.len(), all.join(", "))

@@ -54,6 +54,9 @@ const DROPOUT: System = &[
 /// Five critic steps and clipping.
 const WGAN: System = &["--preset=wgan-mnist-mlp", "--batch-size=8"];
 
+/// The same with images that are mirrored at random.
+const MIRRORED: System = &["--preset=wgan-mnist-mlp", "--batch-size=8", "--set=data.flip=true"];
+
 /// A folder with a small data set, and room for runs.
 struct Place(TempDir);
 
