@@ -4,13 +4,14 @@
 //! - Opset 17, IR 8, no external data.
 //! - `metadata_props` carries everything below, and a SHA-256 over the whole file (see `checksum`).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use sha2::{Digest, Sha256};
 
 use crate::error::{Error, Result};
 use crate::image::Range;
 use crate::latent::{Distribution, Latent};
+use crate::text::on_one_line;
 
 /// The version of this contract, in the metadata as `ganforge.contract`.
 pub const VERSION: &str = "1";
@@ -31,6 +32,10 @@ pub const PRODUCER: &str = "ganforge";
 /// The metadata key of the file's checksum.
 pub const CHECKSUM_KEY: &str = "ganforge.sha256";
 const DIGITS: usize = 64;
+/// The metadata key of the names of classes.
+const CLASS_NAMES_KEY: &str = "ganforge.classes.names";
+/// The longest name of a class in bytes: with 256 classes 256 KiB.
+const LONGEST_NAME: usize = 1024;
 
 /// The type and axes of the output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -85,6 +90,8 @@ pub struct Contract {
     pub latent: Latent,
     /// The largest of so many first values of `z` chooses the class of the image; 0: there are no classes.
     pub classes: usize,
+    /// What the classes are called, by their numbers; empty where nobody has said.
+    pub class_names: Vec<String>,
     /// The value range of the network (before the conversion to pixels, if the graph has one).
     pub range: Range,
     /// The output's type and axes.
@@ -124,6 +131,7 @@ impl Contract {
             _ => "NominalRange_0_255",
         };
         let classes = (self.classes > 0).then(|| ("ganforge.latent.classes", self.classes.to_string()));
+        let names = (!self.class_names.is_empty()).then(|| (CLASS_NAMES_KEY, serde_json::json!(self.class_names).to_string()));
         [
             ("Image.BitmapPixelFormat", pixel_format.to_string()),
             ("Image.ColorSpaceGamma", "SRGB".to_string()),
@@ -146,6 +154,7 @@ impl Contract {
         ]
         .into_iter()
         .chain(classes)
+        .chain(names)
         .map(|(key, value)| (key.to_string(), value))
         .collect()
     }
@@ -182,6 +191,7 @@ impl Contract {
                 )?,
             },
             classes,
+            class_names: keys.class_names(classes)?,
             range: keys.one_of("ganforge.range", &[Range::Tanh, Range::Sigmoid, Range::Byte], Range::name)?,
             layout: keys.one_of("ganforge.layout", &Layout::ALL, Layout::name)?,
             height: keys.number("ganforge.height")?,
@@ -198,6 +208,26 @@ impl Contract {
     }
 }
 
+/// Refuses names of classes that are not one a class, all different, none of them empty or longer than 1024 bytes.
+///
+/// # Errors
+/// With what is wrong, in words.
+pub fn check_class_names(names: &[String], classes: usize) -> Result<(), String> {
+    if names.len() != classes {
+        return Err(format!("{} names for {classes} classes", names.len()));
+    }
+    let mut seen = BTreeSet::new();
+    for name in names {
+        if !(1..=LONGEST_NAME).contains(&name.len()) {
+            return Err(format!("a name of {} bytes; it must have 1 to {LONGEST_NAME}", name.len()));
+        }
+        if !seen.insert(name) {
+            return Err(format!("two classes are called '{}'", on_one_line(name)));
+        }
+    }
+    Ok(())
+}
+
 struct Keys<'a, F> {
     place: &'a str,
     lookup: &'a F,
@@ -211,6 +241,14 @@ impl<F: Fn(&str) -> Option<String>> Keys<'_, F> {
     fn number<T: std::str::FromStr>(&self, key: &str) -> Result<T> {
         let text = self.text(key)?;
         text.parse().map_err(|_| self.wrong(key, &format!("'{text}', not a number in range")))
+    }
+
+    fn class_names(&self, classes: usize) -> Result<Vec<String>> {
+        let Some(text) = (self.lookup)(CLASS_NAMES_KEY) else { return Ok(Vec::new()) };
+        let wrong = |what: &str| self.wrong(CLASS_NAMES_KEY, what);
+        let names: Vec<String> = serde_json::from_str(&text).map_err(|_| wrong("not a list of names in JSON"))?;
+        check_class_names(&names, classes).map_err(|what| wrong(&what))?;
+        Ok(names)
     }
 
     fn one_of<T: Copy>(&self, key: &str, all: &[T], name: fn(T) -> &'static str) -> Result<T> {

@@ -28,6 +28,11 @@ pub(crate) fn check(place: &Path, bytes: u64, what: &str, hint: &str) -> Result<
     Err(Error::invalid_file(place, what, format!("{hint} Where more can be had, {VARIABLE} says how many GiB may be taken.")))
 }
 
+/// Whether there is so much memory. Where `GANFORGE_MEMORY` is no number, the system's own figure counts.
+pub(crate) fn is_there(bytes: u64) -> bool {
+    bytes <= allowed().ok().flatten().unwrap_or_else(available)
+}
+
 /// What the environment allows, in bytes.
 fn allowed() -> Result<Option<u64>> {
     let Some(text) = std::env::var_os(VARIABLE).filter(|text| !text.is_empty()) else { return Ok(None) };

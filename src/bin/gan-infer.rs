@@ -62,9 +62,9 @@ struct Sample {
     /// Draw latents from the part of their distribution within ±X: fewer odd images, less variety
     #[arg(long, value_name = "X")]
     truncation: Option<f64>,
-    /// Images of this class only, from 0, of a generator that was trained with data.classes
-    #[arg(long, value_name = "K")]
-    class: Option<usize>,
+    /// Images of this class only, by its name or its number from 0, of a generator that was trained with data.classes
+    #[arg(long, value_name = "NAME|K")]
+    class: Option<String>,
     /// The I-th of N parts, 1/N to N/N; all together are the whole
     #[arg(long, value_name = "I/N")]
     shard: Option<Shard>,
@@ -209,7 +209,7 @@ fn make(sample: Sample) -> Result<()> {
     let library = runtime::load()?;
     let conditioning = Conditioning {
         truncation: sample.truncation.map(|x| Truncation::new(x, generator.latent().distribution)).transpose()?,
-        class: sample.class.map(|number| Class::new(number, generator.contract(), generator.name())).transpose()?,
+        class: sample.class.as_deref().map(|it| Class::named(it, generator.contract(), generator.name())).transpose()?,
     };
     for note in generator.notes() {
         console.say(note);
@@ -241,6 +241,7 @@ fn make(sample: Sample) -> Result<()> {
         text::path(&done.out)
     ));
     if sample.json {
+        let class_name = conditioning.class.and_then(|class| class_names(&generator).get(class.number()));
         return print_json(&json!({
             "count": goal.count()?,
             "made": done.images,
@@ -254,7 +255,8 @@ fn make(sample: Sample) -> Result<()> {
             "start": sample.start,
             "shard": sample.shard.map(|shard| shard.to_string()),
             "truncation": sample.truncation,
-            "class": sample.class,
+            "class": conditioning.class.map(Class::number),
+            "class_name": class_name,
             "batch": generator.batch(),
             "threads": job.threads,
             "format": goal.format().name(),
@@ -451,10 +453,17 @@ fn facts(generator: &Generator) -> Vec<(String, Value)> {
     for (key, value) in generator.contract().iter().flat_map(|contract| contract.to_metadata()) {
         let own = key.strip_prefix("ganforge.").filter(|_| key != CHECKSUM_KEY);
         if let Some(key) = own.filter(|key| facts.iter().all(|(known, _)| known != key)) {
-            facts.push((key.to_string(), json!(value)));
+            // A list is in the metadata as JSON.
+            let value = if key == "classes.names" { json!(class_names(generator)) } else { json!(value) };
+            facts.push((key.to_string(), value));
         }
     }
     facts
+}
+
+/// What the generator's classes are called, if it says so.
+fn class_names(generator: &Generator) -> &[String] {
+    generator.contract().map_or(&[], |contract| &contract.class_names)
 }
 
 fn runtime_facts() -> Result<Vec<(String, Value)>> {

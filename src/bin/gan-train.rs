@@ -70,10 +70,11 @@ enum Command {
         #[arg(long)]
         paths: bool,
     },
-    /// Say what a data set holds: how many images, which sizes, what is broken, what is double.
+    /// Say what a data set holds: how many images, which sizes and classes, what is broken, what is double.
     Data {
-        /// What `--data` takes.
-        source: String,
+        /// What `--data` takes; of several the images of all.
+        #[arg(required = true, value_name = "SOURCE")]
+        sources: Vec<String>,
         /// Height and width the images are brought to.
         #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u16).range(4..=1024))]
         size: u16,
@@ -83,6 +84,9 @@ enum Command {
         /// Nothing on stderr.
         #[arg(long)]
         quiet: bool,
+        /// All of it for programs, on stdout: the name and reason of every image left out, every copy by name, sizes, classes.
+        #[arg(long)]
+        json: bool,
     },
 }
 
@@ -104,9 +108,9 @@ struct TrainArgs {
     /// a file of the generator's and one of the critic's.
     #[arg(long, value_name = "RUN|FILE")]
     init_from: Vec<PathBuf>,
-    /// Images: a folder, a zip, IDX files, or mnist, fashion-mnist, synthetic.
+    /// Images: a folder, a zip, IDX files, or mnist, fashion-mnist, synthetic; given several times, the images of all.
     #[arg(long)]
-    data: Option<String>,
+    data: Vec<String>,
     /// The new folder of the run.
     #[arg(long, value_name = "RUN")]
     out: Option<PathBuf>,
@@ -186,7 +190,7 @@ fn main() -> ExitCode {
         Some(Command::Features(args)) => learn::features(&args),
         Some(Command::Select(args)) => select::select(&args),
         Some(Command::Report { run, paths }) => report(&run, paths),
-        Some(Command::Data { source, size, channels, quiet }) => describe_data(&source, size, channels, quiet),
+        Some(Command::Data { sources, size, channels, quiet, json }) => describe_data(&sources, size, channels, quiet, json),
         None => train(&cli.train),
     })
 }
@@ -201,16 +205,23 @@ fn presets(name: Option<&str>) -> Result<()> {
     }
 }
 
-fn describe_data(source: &str, size: u16, channels: u8, quiet: bool) -> Result<()> {
+fn describe_data(sources: &[String], size: u16, channels: u8, quiet: bool, json: bool) -> Result<()> {
     if !matches!(channels, 1 | 3) {
         return Err(Error::usage(format!("--channels {channels}"), "Use 1 (grey) or 3 (RGB)."));
     }
     // The value range plays no part: pixels stay bytes.
     let (size, channels) = (usize::from(size), usize::from(channels));
-    let form = DataConfig::plain(source, size, channels);
-    let data = data::load(source, &form, &Console::new(quiet))?;
+    let data = data::load(sources, &DataConfig::plain(sources, size, channels), &Console::new(quiet))?;
+    if json {
+        let mut told = data.report.to_json();
+        told["name"] = json!(data.name);
+        told["sha256"] = json!(data.sha256);
+        told["as_used"] = json!({ "size": size, "channels": channels });
+        return print_line(&told.to_string());
+    }
+    let classes = Some(data.report.classes_text()).filter(|text| !text.is_empty()).map(|text| format!("\n{text}"));
     let hash = format!("sha256 {} of the pixels at {size}×{size}, {channels} channels", data.sha256);
-    print_line(&format!("{}: {}\n{hash}", on_one_line(&data.name), data.report))
+    print_line(&format!("{}: {}{}\n{hash}", on_one_line(&data.name), data.report, classes.unwrap_or_default()))
 }
 
 fn report(run: &Path, paths: bool) -> Result<()> {
@@ -350,13 +361,13 @@ fn new_config(args: &TrainArgs) -> Result<TrainConfig> {
         Error::Invalid { what, hint, .. } if begun_well => Error::usage(format!("the flags do not fit {place}: {what}"), hint),
         other => other,
     })?;
-    match config.data.source.as_str() {
-        "" => Err(Error::usage(
+    if config.data.source.is_empty() {
+        return Err(Error::usage(
             "--data is missing",
             "Name a folder of images, a zip, IDX files, or mnist, fashion-mnist, synthetic.",
-        )),
-        _ => Ok(config),
+        ));
     }
+    Ok(config)
 }
 
 /// A run's config, with what the flags change of it; the training compares it with what its checkpoint was made with.
@@ -399,6 +410,9 @@ fn overrides(args: &TrainArgs) -> Overrides {
 
 fn dry_run(config: &TrainConfig, device: &Device, console: &Console) -> Result<()> {
     let data: Dataset = data::load(&config.data.source, &config.data, console)?;
+    let mut config = config.clone();
+    config.name_classes(&data);
+    let config = &config;
     let batches = train::Batches::new(&data, config, device)?;
     train::import_weights::check(config)?;
     let generator = train::generator_network(config, device, candle_core::DType::F32)?;

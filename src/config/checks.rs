@@ -2,6 +2,7 @@
 
 use super::schedule::{CriticWarmup, Span};
 use super::schema::{Norm, TrainConfig, invalid_config};
+use crate::contract;
 use crate::error::Result;
 use crate::image::Range;
 use crate::loss::LossConfig;
@@ -33,6 +34,11 @@ impl TrainConfig {
         ensure(self.data.range != Range::Byte, "data.range must be tanh or sigmoid")?;
         ensure((0.0..=0.5).contains(&self.data.held_out), "data.held_out must be 0 to 0.5")?;
         ensure(matches!(self.data.classes, 0 | 2..=256), "data.classes must be 2 to 256, or 0 for none")?;
+        if !self.data.class_names.is_empty() {
+            let refused = |what| invalid_config(place, format!("data.class_names: {what}"));
+            contract::check_class_names(&self.data.class_names, self.data.classes).map_err(refused)?;
+        }
+        ensure(!self.data.source.iter().any(str::is_empty), "data.source must not name an empty path")?;
         ensure((1..=65_536).contains(&self.latent.size), "latent.size must be 1 to 65536")?;
         ensure((1..=65_536).contains(&self.schedule.batch_size), "schedule.batch_size must be 1 to 65536")?;
         let latents = self.latent.size * self.schedule.batch_size;

@@ -2,7 +2,6 @@
 
 mod checks;
 mod load;
-mod one_or_many;
 mod overrides;
 pub(crate) mod resize;
 pub(crate) mod schedule;
@@ -15,7 +14,7 @@ pub use schedule::{CriticWarmup, DecayCurve, GeneratorLatents, LrDecay, Precisio
 pub use schema::{NetworkConfig, Norm, OptimizerPair, OutputConfig, TrainConfig, WatchConfig};
 
 pub use crate::augment::Augment;
-pub use crate::data::DataConfig;
+pub use crate::data::{DataConfig, Sources};
 pub use crate::loss::{LossConfig, Reduction};
 pub use crate::nn::init::{Init, InitConfig};
 pub use crate::optim::OptimizerConfig;

@@ -30,8 +30,8 @@ pub struct Overrides {
     pub sample_every: Option<Span>,
     /// Weights to begin with, if there are any.
     pub init_from: Vec<PathBuf>,
-    /// Where the images come from.
-    pub data: Option<String>,
+    /// Where the images come from; empty: from where the config says.
+    pub data: Vec<String>,
 }
 
 impl Overrides {
@@ -62,9 +62,9 @@ impl Overrides {
                 section(section(table, "optimizer")?, side)?.insert("lr".to_string(), Value::Float(lr));
             }
         }
-        if let Some(source) = &self.data {
+        if let Some(source) = sources(&self.data) {
             let Some(Value::Table(data)) = table.get_mut("data") else { return Err(no_section("data")) };
-            data.insert("source".to_string(), Value::String(whole(source)));
+            data.insert("source".to_string(), source);
         }
         if let Some(seed) = self.seed {
             table.insert("seed".to_string(), number(seed));
@@ -84,6 +84,15 @@ impl Overrides {
         let key =
             |text: &String| text.split_once('=').map(|(key, _)| key.split('.').map(str::trim).collect::<Vec<_>>().join("."));
         self.set.iter().filter_map(key).collect()
+    }
+}
+
+/// One source as a text, several as a list.
+fn sources(data: &[String]) -> Option<Value> {
+    match data {
+        [] => None,
+        [source] => Some(Value::String(whole(source))),
+        several => Some(Value::Array(several.iter().map(|source| Value::String(whole(source))).collect())),
     }
 }
 

@@ -4,7 +4,8 @@ use serde::{Deserialize, Serialize};
 
 use super::schedule::{Schedule, Span};
 use crate::augment::Augment;
-use crate::data::DataConfig;
+use crate::contract;
+use crate::data::{DataConfig, Dataset, Sources};
 use crate::error::{Error, Result};
 use crate::latent::Latent;
 use crate::loss::LossConfig;
@@ -29,8 +30,8 @@ pub struct TrainConfig {
     pub seed: u64,
     /// Weights to begin with instead of drawn ones: a run's folder, a .safetensors file or a PyTorch state dict (.pth); or two files,
     /// one of the generator and one of the critic.
-    #[serde(default, skip_serializing_if = "Vec::is_empty", with = "super::one_or_many")]
-    pub init_from: Vec<String>,
+    #[serde(default, skip_serializing_if = "Sources::is_empty")]
+    pub init_from: Sources,
     /// The form the images take.
     pub data: DataConfig,
     /// The generator's input.
@@ -184,6 +185,15 @@ impl TrainConfig {
         }
         if let Some(scores) = self.critic.layers.iter_mut().rev().find(|layer| layer.width().is_some()) {
             scores.set_width(classes);
+        }
+    }
+
+    /// Takes over what the data call their classes, where the networks are told the classes and nobody has named them yet.
+    pub fn name_classes(&mut self, data: &Dataset) {
+        let DataConfig { classes, class_names, .. } = &mut self.data;
+        let names = data.report.class_names();
+        if *classes > 0 && class_names.is_empty() && contract::check_class_names(&names, *classes).is_ok() {
+            *class_names = names;
         }
     }
 

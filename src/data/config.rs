@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::Sources;
 use crate::image::Range;
 
 /// The form in which images reach the critic.
@@ -9,8 +10,8 @@ use crate::image::Range;
 #[serde(deny_unknown_fields)]
 pub struct DataConfig {
     /// Where the images come from, as [`crate::data::load`] takes it; a run's own config names the place it was trained on.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub source: String,
+    #[serde(default, skip_serializing_if = "Sources::is_empty")]
+    pub source: Sources,
     /// Height and width in pixels; other images are cropped to a square and resized.
     pub size: usize,
     /// 1 (grey) or 3 (RGB); others are converted.
@@ -28,6 +29,18 @@ pub struct DataConfig {
     /// equally frequent, whatever they are in the data.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub classes: usize,
+    /// What the classes are called, by their numbers: as many names as classes, or none. A training that finds names in its data
+    /// (folders', or those of a known data set) fills them in. They decide nothing but what the exported generator says.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub class_names: Vec<String>,
+    /// Whether each real image is mirrored, left and right, with a probability of ½ each time that the networks are shown it: as
+    /// many images again, for what looks as likely in a mirror. Not for letters and digits.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub flip: bool,
+}
+
+fn is_false(flag: &bool) -> bool {
+    !flag
 }
 
 fn is_zero(number: &usize) -> bool {
@@ -36,7 +49,16 @@ fn is_zero(number: &usize) -> bool {
 
 impl DataConfig {
     /// The images of a source as they are, for who looks at them and does not train: all of them, without classes.
-    pub fn plain(source: &str, size: usize, channels: usize) -> Self {
-        Self { source: source.to_string(), size, channels, range: Range::Tanh, held_out: 0.0, classes: 0 }
+    pub fn plain(source: impl Into<Sources>, size: usize, channels: usize) -> Self {
+        Self {
+            source: source.into(),
+            size,
+            channels,
+            range: Range::Tanh,
+            held_out: 0.0,
+            classes: 0,
+            class_names: Vec::new(),
+            flip: false,
+        }
     }
 }

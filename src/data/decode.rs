@@ -1,18 +1,55 @@
 //! One image file's bytes → planar pixels of the size and channels asked for.
 
 use std::borrow::Cow;
+use std::fmt;
 use std::io::Cursor;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use fast_image_resize::images::{CroppedImage, Image, ImageRef};
 use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
-use image::{DynamicImage, GrayImage, ImageDecoder, ImageFormat, ImageReader, Limits, Rgb, RgbImage};
+use image::{
+    ColorType, DynamicImage, GrayImage, ImageDecoder, ImageError, ImageFormat, ImageReader, ImageResult, Limits, Rgb, RgbImage,
+};
 
-/// The most memory one encoded, and one decoded, image may take: a small file can promise a huge image.
+use super::large::{self, Turn};
+
+/// The most memory one encoded, and one decoded, image may take: a small file can promise a huge image. What is larger is read in
+/// parts, if it can be; what is not must keep its pixels, for data sets are known by them.
 pub(super) const MAX_BYTES: u64 = 256 << 20;
 
 /// The most pixels in width and height, for the same reason.
 const MAX_SIDE: u32 = 16_384;
+
+/// Why an image is left out.
+#[derive(Debug)]
+pub(super) enum Refusal {
+    /// It cannot be decoded, at any rate not by this program.
+    Broken(String),
+    /// It might be, but not in the memory that one image may take; says the limit.
+    TooLarge(String),
+}
+
+impl Refusal {
+    pub fn broken(format: ImageFormat, why: impl fmt::Display) -> Self {
+        Self::Broken(format!("broken {}: {why}", format!("{format:?}").to_uppercase()))
+    }
+}
+
+impl From<String> for Refusal {
+    fn from(why: String) -> Self {
+        Self::Broken(why)
+    }
+}
+
+/// An image with its colours and transparent parts.
+pub(super) struct Decoded {
+    /// All of it, or a smaller form of it, or of its central square.
+    pub image: DynamicImage,
+    /// Width and height, whatever is left of them.
+    pub pixels: [u32; 2],
+    /// Held for as long as it is in memory, if it takes so much that there can only be one.
+    pub turn: Option<Turn>,
+}
 
 /// What the image was before it was fitted.
 pub(super) struct Original {
@@ -22,13 +59,16 @@ pub(super) struct Original {
     pub colour: bool,
 }
 
-/// Decodes into `out`, `[channels, size, size]`, or gives the reason why not. The format is told by the contents; the
-/// first frame of an animation counts; EXIF orientation is applied.
-pub(super) fn decode(encoded: &[u8], size: usize, channels: usize, out: &mut [u8]) -> Result<Original, String> {
+/// Decodes into `out`, `[channels, size, size]`, or gives the reason why not. The format is told by the contents, or where
+/// these do not tell it (TGA) by the file's `name`; the first frame of an animation and the first page of a TIFF count; EXIF
+/// orientation is applied.
+pub(super) fn decode(encoded: &[u8], name: &str, size: usize, channels: usize, out: &mut [u8]) -> Result<Original, Refusal> {
     // A decoder's panic is a defect of it that one odd file brings out: that must not end the loading of the others.
-    let image = catch_unwind(AssertUnwindSafe(|| read(encoded))).unwrap_or_else(|_| Err("the decoder failed".to_string()))?;
-    let (width, height) = (image.width(), image.height());
-    let shape = |stored| [width as usize, height as usize, stored];
+    let decoded = catch_unwind(AssertUnwindSafe(|| read(encoded, name, size)));
+    let Decoded { image, pixels: [width, height], turn } =
+        decoded.unwrap_or_else(|_| Err(Refusal::Broken("the decoder failed".to_string())))?;
+    let (across, down) = (image.width() as usize, image.height() as usize);
+    let shape = |stored| [across, down, stored];
     if !image.color().has_color() {
         fit(&on_white_grey(image), shape(1), size, channels, out)?;
         return Ok(Original { width, height, colour: false });
@@ -38,33 +78,53 @@ pub(super) fn decode(encoded: &[u8], size: usize, channels: usize, out: &mut [u8
         1 => fit(&grey_of(&image), shape(1), size, channels, out)?,
         _ => fit(&image, shape(3), size, channels, out)?,
     }
-    Ok(Original { width, height, colour: image.pixels().any(|Rgb([r, g, b])| r != g || g != b) })
+    let colour = image.pixels().any(|Rgb([r, g, b])| r != g || g != b);
+    drop((image, turn)); // the next large one may come now
+    Ok(Original { width, height, colour })
 }
 
-fn read(encoded: &[u8]) -> Result<DynamicImage, String> {
+fn read(encoded: &[u8], name: &str, size: usize) -> Result<Decoded, Refusal> {
     if encoded.is_empty() {
-        return Err("the file is empty".to_string());
+        return Err(Refusal::Broken("the file is empty".to_string()));
     }
-    let format = image::guess_format(encoded).map_err(|_| "not an image by its contents".to_string())?;
-    let name = format!("{format:?}").to_uppercase();
-    let broken = |e: image::ImageError| format!("broken {name}: {e}");
+    let format = format_of(encoded, name).ok_or_else(|| Refusal::Broken("not an image by its contents".to_string()))?;
     if format == ImageFormat::Jpeg && is_truncated_jpeg(encoded) {
-        return Err("broken JPEG: it ends early".to_string());
+        return Err(Refusal::Broken("broken JPEG: it ends early".to_string()));
     }
+    let decoded = match whole(encoded, format, MAX_SIDE, MAX_BYTES) {
+        Ok(image) => Decoded { pixels: [image.width(), image.height()], image, turn: None },
+        Err(ImageError::Limits(_)) => large::read(encoded, format, size)?,
+        Err(error) => return Err(Refusal::broken(format, error)),
+    };
+    if decoded.image.width() == 0 || decoded.image.height() == 0 {
+        return Err(Refusal::broken(format, "it has no pixels"));
+    }
+    if matches!(decoded.image.color(), ColorType::Rgb32F | ColorType::Rgba32F) {
+        return Err(Refusal::Broken(
+            "its pixels are floating-point numbers, of which it does not say which is white".to_string(),
+        ));
+    }
+    Ok(decoded)
+}
+
+fn format_of(encoded: &[u8], name: &str) -> Option<ImageFormat> {
+    let by_name = || name.to_lowercase().ends_with(".tga").then_some(ImageFormat::Tga);
+    image::guess_format(encoded).ok().or_else(by_name)
+}
+
+/// Decodes an image as a whole, if its sides and the memory that it takes stay within limits.
+pub(super) fn whole(encoded: &[u8], format: ImageFormat, side: u32, bytes: u64) -> ImageResult<DynamicImage> {
     let mut limits = Limits::default();
-    limits.max_image_width = Some(MAX_SIDE);
-    limits.max_image_height = Some(MAX_SIDE);
-    limits.max_alloc = Some(MAX_BYTES);
+    limits.max_image_width = Some(side);
+    limits.max_image_height = Some(side);
+    limits.max_alloc = Some(bytes);
     let mut reader = ImageReader::with_format(Cursor::new(encoded), format);
     reader.limits(limits.clone());
-    let mut decoder = reader.into_decoder().map_err(broken)?;
-    limits.reserve(decoder.total_bytes()).map_err(broken)?;
-    let orientation = decoder.orientation().map_err(broken)?;
-    let mut image = DynamicImage::from_decoder(decoder).map_err(broken)?;
+    let mut decoder = reader.into_decoder()?;
+    limits.reserve(decoder.total_bytes())?;
+    let orientation = decoder.orientation()?;
+    let mut image = DynamicImage::from_decoder(decoder)?;
     image.apply_orientation(orientation);
-    if image.width() == 0 || image.height() == 0 {
-        return Err(format!("broken {name}: it has no pixels"));
-    }
     Ok(image)
 }
 
@@ -101,7 +161,7 @@ fn on_white_grey(image: DynamicImage) -> GrayImage {
     out
 }
 
-fn over_white(value: u8, alpha: u8) -> u8 {
+pub(super) fn over_white(value: u8, alpha: u8) -> u8 {
     let (value, alpha) = (u32::from(value), u32::from(alpha));
     ((value * alpha + 255 * (255 - alpha) + 127) / 255) as u8
 }

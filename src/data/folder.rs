@@ -5,14 +5,15 @@ use std::path::{Path, PathBuf};
 use walkdir::WalkDir;
 
 use super::config::DataConfig;
-use super::{Entry, Loaded, classify, decode_all, read_bounded};
+use super::decode::Refusal;
+use super::{DataReport, Entry, Loaded, classify, decode_all, read_bounded};
 use crate::error::{Error, Result};
 use crate::files;
 use crate::progress::Progress;
 
 /// Loads every image below `folder`, in the order of their paths inside it.
 pub(super) fn load(folder: &Path, config: &DataConfig, progress: &dyn Progress) -> Result<Loaded> {
-    let (mut files, mut ignored) = (Vec::new(), 0);
+    let (mut files, mut report) = (Vec::new(), DataReport::default());
     for entry in WalkDir::new(folder).follow_links(true) {
         // Whether a file or not: what is a pipe or a device, and called an image, is a broken one.
         let (path, is_file) = match entry {
@@ -30,13 +31,13 @@ pub(super) fn load(folder: &Path, config: &DataConfig, progress: &dyn Progress) 
         let name = name_inside(folder, &path);
         match classify(&name) {
             Entry::Image if is_file => files.push((name, path)),
-            Entry::Other if is_file => ignored += 1,
+            Entry::Other if is_file => report.ignore(&name),
             _ => {}
         }
     }
     files.sort_unstable();
     let (names, paths): (Vec<String>, Vec<PathBuf>) = files.into_iter().unzip();
-    decode_all(folder, &names, ignored, config, progress, |index| read(&paths[index]))
+    decode_all(folder, names, report, config, progress, |index| read(&paths[index]))
 }
 
 /// The path inside the folder with `/` between its parts, on every system.
@@ -45,7 +46,7 @@ fn name_inside(folder: &Path, path: &Path) -> String {
     inside.iter().map(|part| part.to_string_lossy()).collect::<Vec<_>>().join("/")
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, String> {
+fn read(path: &Path) -> Result<Vec<u8>, Refusal> {
     let (file, _) = files::open(path).map_err(|error| match error {
         // The path stands before it.
         Error::Io { source, .. } => source.to_string(),

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use flate2::read::MultiGzDecoder;
 
+use super::classes::Classes;
 use super::config::DataConfig;
 use super::{DataReport, Loaded, decode, fill};
 use crate::error::{Error, Result};
@@ -63,17 +64,22 @@ pub(super) fn load_labels(path: &Path) -> Result<Vec<u8>> {
 }
 
 /// Loads a file of images.
-pub(super) fn load(path: &Path, config: &DataConfig, progress: &dyn Progress) -> Result<Loaded> {
+///
+/// `source` is what it goes by, which may tell what its classes are called.
+pub(super) fn load(path: &Path, source: &str, config: &DataConfig, progress: &dyn Progress) -> Result<Loaded> {
     let images = read(path, config)?;
-    let labels = match labels_file(path).filter(|_| config.classes > 0) {
+    let labels = match labels_file(path) {
+        // Where nobody asks for them, labels that cannot be read are no reason not to train.
+        Some(file) if config.classes == 0 => load_labels(&file).map_err(|e| e.to_string()),
         Some(file) => Ok(load_labels(&file)?),
         None => Err("there is no IDX file of labels beside that of the images".to_string()),
     };
+    let classes = labels.map(|labels| Classes::of_labels(labels, source));
     let (size, channels) = (config.size, config.channels);
     let mut report = DataReport { found: images.len, ..DataReport::default() };
     report.count(images.len, (images.width, images.height), false);
     if channels == 1 && images.width as usize == size && images.height as usize == size {
-        return Ok(Loaded { pixels: images.pixels, labels, report });
+        return Ok(Loaded { pixels: images.pixels, classes, names: Vec::new(), report });
     }
     let shape = [images.width as usize, images.height as usize, 1];
     let area = shape[0] * shape[1];
@@ -81,7 +87,7 @@ pub(super) fn load(path: &Path, config: &DataConfig, progress: &dyn Progress) ->
         decode::fit(&images.pixels[index * area..(index + 1) * area], shape, size, channels, out)
     })?;
     results.into_iter().collect::<Result<(), String>>().map_err(|what| invalid(path, what))?;
-    Ok(Loaded { pixels, labels, report })
+    Ok(Loaded { pixels, classes, names: Vec::new(), report })
 }
 
 struct IdxImages {

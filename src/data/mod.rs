@@ -1,15 +1,19 @@
 //! Training images: from IDX files, folders and zip archives of images, or the built-in synthetic digits, into memory.
 
+mod classes;
 mod config;
 mod decode;
 mod folder;
 mod idx;
+mod large;
 mod packed;
 mod report;
+mod sources;
 pub mod synthetic;
 mod zip;
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::hash_map::Entry as Place;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs;
 use std::io::{ErrorKind, Read};
 use std::path::{Path, PathBuf};
@@ -25,9 +29,11 @@ use crate::random::{Purpose, Stream};
 use crate::text::{self, grouped, on_one_line};
 use crate::{files, memory};
 
+use classes::Classes;
 pub use config::DataConfig;
-use report::others;
-pub use report::{Broken, DataReport};
+use decode::Refusal;
+pub use report::{Broken, ClassCount, DataReport, NO_ENDING};
+pub use sources::Sources;
 
 /// Images in memory, 8 bits a channel, planar.
 #[derive(Debug, Clone)]
@@ -63,15 +69,20 @@ pub struct Split {
 struct Loaded {
     pixels: Vec<u8>,
     /// The class of each image, or why there are none.
-    labels: Result<Vec<u8>, String>,
+    classes: Result<Classes, String>,
+    /// What the images are called; empty where they only have numbers.
+    names: Vec<String>,
     report: DataReport,
 }
 
 /// The names [`load`] takes besides paths.
 pub const NAMES: [&str; 3] = ["synthetic", "mnist", "fashion-mnist"];
 
-/// The extensions by which images are recognised, in any case.
-pub const EXTENSIONS: [&str; 6] = ["jpg", "jpeg", "png", "bmp", "webp", "gif"];
+/// The extensions by which images are recognised, in any case: the formats of photographs and drawings that can be read without C.
+/// Not read are those that need a library in C (HEIC, AVIF) or that the crate image does not know (JPEG XL, raw files of cameras),
+/// icons, and images of light (OpenEXR, Radiance HDR), which do not say which of their values is white.
+pub const EXTENSIONS: [&str; 15] =
+    ["jpg", "jpeg", "png", "bmp", "webp", "gif", "tif", "tiff", "tga", "qoi", "pnm", "pbm", "pgm", "ppm", "pam"];
 
 impl Dataset {
     /// Image number `index`, `[channels, size, size]`.
@@ -111,7 +122,7 @@ impl Dataset {
     }
 }
 
-/// Loads a data set in the form `config` asks for. `source` is one of
+/// Loads a data set in the form `config` asks for. A source is one of
 /// - `synthetic`: 20,000 [digits](synthetic), the same everywhere;
 /// - `mnist`, `fashion-mnist`: a folder of that name, see [`find_named`], in `$GANFORGE_DATA`, `data` or the current folder;
 /// - a folder with `train-images-idx3-ubyte` or `train-images-idx3-ubyte.gz` (its test set is not used);
@@ -119,21 +130,31 @@ impl Dataset {
 /// - a `.npy` or `.npz` file of uint8 images `[n, height, width, channels]`, a tar file of images (WebDataset), or a folder of such files;
 /// - a folder or a zip archive of images (see [`EXTENSIONS`]), its subfolders included, in the order of their paths.
 ///
-/// Images are cropped to their central square and resized; transparent parts become white. Broken ones are left out and
-/// reported. Only the decoded pixels are held in memory as a whole;
+/// Of several sources the images come one after the other. Images are cropped to their central square and resized; transparent
+/// parts become white. Broken ones are left out and reported, and so are those that are too large: of more than 1,073,741,824
+/// pixels, or 256 MiB as a file, or 1 GiB decoded where a format cannot be read in parts. Only the decoded pixels are held in
+/// memory as a whole;
 /// what needs more memory than there is is refused (`GANFORGE_MEMORY` says how many GiB may be taken instead). Where `config` asks for classes, they are those of
-/// [`load_labels`], or each folder of images is one, in the order of the folders' names.
+/// [`load_labels`], or each folder of images is one, in the order of the folders' names. Several sources with names of classes have
+/// all of these together.
 ///
 /// # Errors
-/// When the source is unknown, missing or unreadable, when it holds no images, when more than half of them are broken, or when
+/// When a source is unknown, missing or unreadable, when it holds no images, when more than half of them are left out, or when
 /// it does not have the classes asked for.
-pub fn load(source: &str, config: &DataConfig, progress: &dyn Progress) -> Result<Dataset> {
+pub fn load(sources: impl Into<Sources>, config: &DataConfig, progress: &dyn Progress) -> Result<Dataset> {
     if !matches!(config.channels, 1 | 3) || !(1..=1024).contains(&config.size) {
         let what = format!("images of {} channels, {} pixels wide", config.channels, config.size);
         return Err(Error::usage(what, "Ask for 1 or 3 channels and a size of 1 to 1024."));
     }
+    let sources = sources.into();
+    let parts: Result<Vec<_>> = sources.iter().map(|source| load_one(source, config, progress)).collect();
+    let (name, loaded) = join(parts?)?;
+    finish(name, config, loaded)
+}
+
+fn load_one(source: &str, config: &DataConfig, progress: &dyn Progress) -> Result<(String, Loaded)> {
     if source == "synthetic" {
-        return finish(source.to_string(), config, draw_synthetic(config)?);
+        return Ok((source.to_string(), draw_synthetic(config)?));
     }
     let path = if NAMES.contains(&source) { find_named(source, &named_roots())? } else { PathBuf::from(source) };
     let kind = fs::metadata(&path).map_err(|e| match e.kind() {
@@ -143,12 +164,69 @@ pub fn load(source: &str, config: &DataConfig, progress: &dyn Progress) -> Resul
     let samples = packed::find(&path)?;
     let loaded = match idx::training_file(&path) {
         None if !samples.is_empty() => packed::load(&samples, config, progress)?,
-        Some(file) => idx::load(&file, config, progress)?,
+        Some(file) => idx::load(&file, source, config, progress)?,
         None if kind.is_dir() => folder::load(&path, config, progress)?,
         None if kind.is_file() => load_file(&path, config, progress)?,
         None => return Err(unrecognised(&path, "neither a file nor a folder".to_string())),
     };
-    finish(name_of(&path), config, loaded)
+    Ok((name_of(&path), loaded))
+}
+
+/// The images of all sources, one after the other; their names are joined by `+`.
+fn join(parts: Vec<(String, Loaded)>) -> Result<(String, Loaded)> {
+    let hint = "Name a folder of images, a zip, IDX files, or one of the data sets with a name.";
+    let several = parts.len() > 1;
+    let name = parts.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>().join("+");
+    let total: usize = parts.iter().map(|(_, part)| part.pixels.len()).sum();
+    let mut parts = told_apart(parts).into_iter();
+    let Some((first_name, mut all)) = parts.next() else { return Err(Error::usage("no data set is named", hint)) };
+    if !several {
+        return Ok((name, all));
+    }
+    memory::check(name.as_ref(), (total - all.pixels.len()) as u64, "all of its images together", "Use fewer of them.")?;
+    prefix(&first_name, &mut all);
+    let mut classes = vec![(first_name, all.classes)];
+    for (part_name, mut part) in parts {
+        prefix(&part_name, &mut part);
+        all.pixels.append(&mut part.pixels);
+        all.names.append(&mut part.names);
+        all.report.add(part.report);
+        classes.push((part_name, part.classes));
+    }
+    let known = classes.into_iter().map(|(source, classes)| match classes {
+        Ok(classes) => Ok((source, classes)),
+        Err(why) => Err(format!("of {}: {why}", on_one_line(&source))),
+    });
+    all.classes = known.collect::<Result<Vec<_>, String>>().and_then(Classes::of_all);
+    Ok((name, all))
+}
+
+/// Numbers sources that have the name of one before them, so that the names of images tell them apart.
+fn told_apart(mut parts: Vec<(String, Loaded)>) -> Vec<(String, Loaded)> {
+    let mut seen: HashMap<String, usize> = HashMap::new();
+    for (name, _) in &mut parts {
+        let times = seen.entry(name.clone()).or_default();
+        *times += 1;
+        if *times > 1 {
+            *name = format!("{name} ({times})");
+        }
+    }
+    parts
+}
+
+/// Puts the source's name before those of its images, all of which have one afterwards.
+fn prefix(source: &str, part: &mut Loaded) {
+    let Loaded { names, report, .. } = part;
+    if names.is_empty() {
+        *names = (0..report.used).map(numbered).collect();
+    }
+    let left_out = report.broken.iter_mut().chain(&mut report.too_large).map(|broken| &mut broken.name);
+    names.iter_mut().chain(left_out).for_each(|name| *name = format!("{source}/{name}"));
+}
+
+/// What an image is called that has no name.
+fn numbered(index: usize) -> String {
+    format!("image {index}")
 }
 
 /// The classes of a source's images, one a training image, as far as they are known: from the IDX file of labels beside the
@@ -234,7 +312,8 @@ fn draw_synthetic(config: &DataConfig) -> Result<Loaded> {
     let mut report = DataReport { found: synthetic::LEN, ..DataReport::default() };
     let size = config.size as u32;
     report.count(synthetic::LEN, (size, size), config.channels == 3);
-    Ok(Loaded { pixels, labels: Ok(synthetic::labels()), report })
+    let classes = Ok(Classes::of_labels(synthetic::labels(), "synthetic"));
+    Ok(Loaded { pixels, classes, names: Vec::new(), report })
 }
 
 /// A single file, by its first bytes.
@@ -244,7 +323,7 @@ fn load_file(path: &Path, config: &DataConfig, progress: &dyn Progress) -> Resul
     file.take(16).read_to_end(&mut head).map_err(Error::io("read", path))?;
     match head.as_slice() {
         [b'P', b'K', 3, 4, ..] | [b'P', b'K', 5, 6, ..] => zip::load(path, config, progress),
-        [0x1f, 0x8b, ..] | [0, 0, ..] => idx::load(path, config, progress),
+        [0x1f, 0x8b, ..] | [0, 0, ..] => idx::load(path, "", config, progress),
         [] => Err(unrecognised(path, "the file is empty".to_string())),
         head if image::guess_format(head).is_ok() => Err(unrecognised(path, "a single image is no data set".to_string())),
         head => {
@@ -270,31 +349,53 @@ fn name_of(path: &Path) -> String {
 }
 
 fn finish(name: String, config: &DataConfig, loaded: Loaded) -> Result<Dataset> {
-    let Loaded { pixels, labels, mut report } = loaded;
+    let Loaded { pixels, classes, names, mut report } = loaded;
     let (size, channels, len) = (config.size, config.channels, report.used);
     if u32::try_from(len).is_err() {
         return Err(Error::invalid(name, format!("{len} images"), "At most 4,294,967,295 images can be numbered."));
     }
     let bytes = channels * size * size;
+    let fitting = classes.and_then(|classes| match classes.labels.len() {
+        labels if labels == len => Ok(classes),
+        labels => Err(format!("there are {} labels for {} images", grouped(labels), grouped(len))),
+    });
+    match &fitting {
+        Ok(classes) => report.classes = classes.counts(),
+        Err(why) => report.no_classes = Some(why.clone()),
+    }
     let labels = match config.classes {
         0 => Vec::new(),
-        classes => checked_labels(&name, labels, len, classes)?,
+        classes => checked_labels(&name, fitting, classes)?,
     };
     let hash = || hash([len, channels, size, size], [&pixels, &labels]);
-    let (sha256, distinct) = rayon::join(hash, || pixels.chunks_exact(bytes).collect::<HashSet<_>>().len());
-    report.duplicates = len - distinct;
+    let (sha256, copies) = rayon::join(hash, || copies(&pixels, bytes));
+    report.duplicates = copies.values().map(Vec::len).sum();
+    let called = |index: usize| names.get(index).cloned().unwrap_or_else(|| numbered(index));
+    let group = |(first, copies): (usize, Vec<usize>)| std::iter::once(first).chain(copies).map(called).collect();
+    report.copies = copies.into_iter().map(group).collect();
     Ok(Dataset { name, sha256, len, channels, size, pixels, labels, report })
 }
 
-/// The labels, if there is one an image, and images of each of the classes and of no other.
-fn checked_labels(name: &str, labels: Result<Vec<u8>, String>, len: usize, classes: usize) -> Result<Vec<u8>> {
+/// Images that have copies, each with those.
+fn copies(pixels: &[u8], bytes: usize) -> BTreeMap<usize, Vec<usize>> {
+    let mut first = HashMap::new();
+    let mut copies: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
+    for (index, image) in pixels.chunks_exact(bytes).enumerate() {
+        match first.entry(image) {
+            Place::Vacant(place) => _ = place.insert(index),
+            Place::Occupied(place) => copies.entry(*place.get()).or_default().push(index),
+        }
+    }
+    copies
+}
+
+/// The labels, if there are images of each of the classes and of no other.
+fn checked_labels(name: &str, labels: Result<Classes, String>, classes: usize) -> Result<Vec<u8>> {
     let hint = "Labels are an IDX file beside that of the images, numbers from 0 on, or folders of images, one a class; data.classes \
                 is how many classes there are.";
     let refused = |what: String| Error::invalid(name, what, hint);
-    let labels = labels.map_err(|why| refused(format!("data.classes asks for {classes} classes, but {why}")))?;
-    if labels.len() != len {
-        return Err(refused(format!("{} labels for {} images", grouped(labels.len()), grouped(len))));
-    }
+    let Classes { labels, .. } =
+        labels.map_err(|why| refused(format!("data.classes asks for {classes} classes, but {why}")))?;
     let found: BTreeSet<usize> = labels.iter().copied().map(usize::from).collect();
     if found.iter().copied().eq(0..classes) {
         Ok(labels)
@@ -302,21 +403,6 @@ fn checked_labels(name: &str, labels: Result<Vec<u8>, String>, len: usize, class
         let found = found.iter().map(usize::to_string).collect::<Vec<_>>().join(", ");
         Err(refused(format!("data.classes is {classes}, but its labels are {found}")))
     }
-}
-
-/// The classes that the folders of images make, by the images' paths inside; or why they make none.
-fn classes_of_folders(names: &[&String]) -> Result<Vec<u8>, String> {
-    let folder_of = |name: &&String| match name.rsplit_once('/') {
-        Some((folder, _)) => Ok(folder.to_string()),
-        None => Err(format!("the image {name} is in no folder of a class")),
-    };
-    let folders: Vec<String> = names.iter().map(folder_of).collect::<Result<_, _>>()?;
-    let distinct: BTreeSet<&String> = folders.iter().collect();
-    if distinct.len() > 256 {
-        return Err(format!("its images are in {} folders", grouped(distinct.len())));
-    }
-    let number: BTreeMap<&String, u8> = distinct.into_iter().zip(0..=u8::MAX).collect();
-    Ok(folders.iter().filter_map(|folder| number.get(folder).copied()).collect())
 }
 
 fn hash(shape: [usize; 4], parts: [&[u8]; 2]) -> String {
@@ -401,17 +487,17 @@ fn make_all<T: Send>(
 /// to be images, part by part, and for the rest once those before it mostly did: a name costs nothing.
 fn decode_all(
     place: &Path,
-    names: &[String],
-    ignored: usize,
+    names: Vec<String>,
+    mut report: DataReport,
     config: &DataConfig,
     progress: &dyn Progress,
-    read: impl Fn(usize) -> Result<Vec<u8>, String> + Sync,
+    read: impl Fn(usize) -> Result<Vec<u8>, Refusal> + Sync,
 ) -> Result<Loaded> {
     /// Bytes of a part's images: enough for every thread to have its share.
     const PART: usize = 64 << 20;
     let bytes = config.channels * config.size * config.size;
     let part = (PART / bytes).max(rayon::current_num_threads());
-    let mut report = DataReport { found: names.len(), ignored, ..DataReport::default() };
+    report.found = names.len();
     let (mut pixels, mut whole) = (Vec::new(), Vec::new());
     let counter = Counter::new(place, names.len(), progress);
     for (number, part_of_names) in names.chunks(part).enumerate() {
@@ -421,7 +507,8 @@ fn decode_all(
         grow(place, &mut pixels, [part_of_names.len(), room, bytes])?;
         let new = &mut pixels[report.used * bytes..];
         let results = make_all(new, bytes, &counter, |index, out| {
-            read(first + index).and_then(|encoded| decode::decode(&encoded, config.size, config.channels, out))
+            let name = part_of_names.get(index).map_or("", String::as_str);
+            read(first + index).and_then(|encoded| decode::decode(&encoded, name, config.size, config.channels, out))
         });
         let start = report.used;
         for (index, (name, result)) in part_of_names.iter().zip(results).enumerate() {
@@ -430,9 +517,10 @@ fn decode_all(
                     let at = (start + index) * bytes;
                     pixels.copy_within(at..at + bytes, report.used * bytes);
                     report.count(1, (source.width, source.height), source.colour);
-                    whole.push(name);
+                    whole.push(name.clone());
                 }
-                Err(reason) => report.broken.push(Broken { name: name.clone(), reason }),
+                Err(Refusal::Broken(reason)) => report.broken.push(Broken { name: name.clone(), reason }),
+                Err(Refusal::TooLarge(reason)) => report.too_large.push(Broken { name: name.clone(), reason }),
             }
         }
         pixels.truncate(report.used * bytes);
@@ -440,35 +528,41 @@ fn decode_all(
     progress.end();
     check_health(place, &report)?;
     pixels.shrink_to_fit();
-    Ok(Loaded { pixels, labels: classes_of_folders(&whole), report })
+    Ok(Loaded { pixels, classes: Classes::of_folders(&whole), names: whole, report })
 }
 
 /// A whole encoded image, whatever size its archive claims, unless it is too large to be one.
-fn read_bounded(source: impl Read) -> Result<Vec<u8>, String> {
+fn read_bounded(source: impl Read) -> Result<Vec<u8>, Refusal> {
     let mut bytes = Vec::new();
-    source.take(decode::MAX_BYTES + 1).read_to_end(&mut bytes).map_err(|e| e.to_string())?;
+    source.take(decode::MAX_BYTES + 1).read_to_end(&mut bytes).map_err(|e| Refusal::Broken(e.to_string()))?;
     if bytes.len() as u64 > decode::MAX_BYTES {
-        return Err(format!("larger than {} bytes", grouped(decode::MAX_BYTES as usize)));
+        return Err(Refusal::TooLarge(format!("the file is larger than {} bytes", grouped(decode::MAX_BYTES as usize))));
     }
     Ok(bytes)
 }
 
 fn check_health(place: &Path, report: &DataReport) -> Result<()> {
-    let (found, broken) = (report.found, report.broken.len());
+    let (found, broken, too_large) = (report.found, report.broken.len(), report.too_large.len());
     if found == 0 {
-        let others = if report.ignored == 0 { String::new() } else { format!("; {}", others(report.ignored)) };
+        let others = if report.ignored == 0 { String::new() } else { format!("; {}", report.others()) };
         return Err(Error::invalid_file(
             place,
             format!("no images found{others}"),
             format!("Images are files that end in .{}.", EXTENSIONS.join(", .")),
         ));
     }
-    if broken * 2 > found {
-        let first: Vec<String> = report.broken.iter().take(3).map(Broken::to_string).collect();
+    if (broken + too_large) * 2 > found {
+        let what = match (broken, too_large) {
+            (_, 0) => "broken",
+            (0, _) => "too large",
+            _ => "broken or too large",
+        };
+        let first: Vec<String> = report.broken.iter().chain(&report.too_large).take(3).map(Broken::to_string).collect();
+        let left_out = grouped(broken + too_large);
         return Err(Error::invalid_file(
             place,
-            format!("{} of {} images are broken: {}", grouped(broken), grouped(found), first.join("; ")),
-            "With more than half of them broken something is wrong with the whole: fetch or unpack it again.",
+            format!("{left_out} of {} images are {what}: {}", grouped(found), first.join("; ")),
+            "With more than half of them left out something is wrong with the whole: fetch, unpack or make it again.",
         ));
     }
     Ok(())

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use ::zip::ZipArchive;
 
 use super::config::DataConfig;
+use super::decode::Refusal;
 use super::{DataReport, Entry, Loaded, classify, decode, decode_all, fill};
 use crate::error::{Error, Result};
 use crate::progress::Progress;
@@ -55,7 +56,8 @@ fn ending(path: &Path) -> Option<&'static str> {
 pub(super) fn load(packed: &[PathBuf], config: &DataConfig, progress: &dyn Progress) -> Result<Loaded> {
     let mut all = Loaded {
         pixels: Vec::new(),
-        labels: Err("classes in files of samples are not read".to_string()),
+        classes: Err("classes in files of samples are not read".to_string()),
+        names: Vec::new(),
         report: DataReport::default(),
     };
     for path in packed {
@@ -123,7 +125,7 @@ fn load_array(path: &Path, mut source: Box<dyn Read>, config: &DataConfig, progr
     if n == 0 {
         return Err(wrong("it holds no images".to_string()));
     }
-    Ok(Loaded { pixels, labels: Err(String::new()), report })
+    Ok(Loaded { pixels, classes: Err(String::new()), names: Vec::new(), report })
 }
 
 /// The text of a NumPy header (numpy.lib.format), up to the data.
@@ -161,7 +163,7 @@ fn load_tar(path: &Path, config: &DataConfig, progress: &dyn Progress) -> Result
     let wrong =
         |e: std::io::Error| Error::invalid_file(path, format!("not a readable tar file: {e}"), "Fetch or make it again.");
     let mut archive = ::tar::Archive::new(files::open(path)?.0);
-    let (mut names, mut places, mut ignored) = (Vec::new(), Vec::new(), 0);
+    let (mut names, mut places, mut report) = (Vec::new(), Vec::new(), DataReport::default());
     for entry in archive.entries_with_seek().map_err(wrong)? {
         let entry = entry.map_err(wrong)?;
         if !entry.header().entry_type().is_file() {
@@ -173,29 +175,29 @@ fn load_tar(path: &Path, config: &DataConfig, progress: &dyn Progress) -> Result
                 names.push(name);
                 places.push((entry.raw_file_position(), entry.size()));
             }
-            Entry::Other => ignored += 1,
+            Entry::Other => report.ignore(&name),
             Entry::Hidden => {}
         }
     }
     let file = files::open(path)?.0;
-    decode_all(path, &names, ignored, config, progress, |index| read_part(&file, places[index]))
+    decode_all(path, names, report, config, progress, |index| read_part(&file, places[index]))
 }
 
-fn read_part(file: &File, (at, size): (u64, u64)) -> Result<Vec<u8>, String> {
+fn read_part(file: &File, (at, size): (u64, u64)) -> Result<Vec<u8>, Refusal> {
     if size > decode::MAX_BYTES {
-        return Err("larger than an image can be".to_string());
+        return Err(Refusal::TooLarge("larger than an image can be".to_string()));
     }
     let mut bytes = vec![0; size as usize];
     #[cfg(unix)]
-    std::os::unix::fs::FileExt::read_exact_at(file, &mut bytes, at).map_err(|e| e.to_string())?;
+    std::os::unix::fs::FileExt::read_exact_at(file, &mut bytes, at).map_err(|e| Refusal::Broken(e.to_string()))?;
     #[cfg(windows)]
     {
         let mut done = 0;
         while done < bytes.len() {
             match std::os::windows::fs::FileExt::seek_read(file, &mut bytes[done..], at + done as u64) {
-                Ok(0) => return Err("the file ends early".to_string()),
+                Ok(0) => return Err(Refusal::Broken("the file ends early".to_string())),
                 Ok(n) => done += n,
-                Err(e) => return Err(e.to_string()),
+                Err(e) => return Err(Refusal::Broken(e.to_string())),
             }
         }
     }

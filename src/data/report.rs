@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use serde_json::{Value, json};
+
 use crate::text::{grouped, on_one_line};
 
 /// What a data set's files hold. Its `Display` is a short text for people.
@@ -14,19 +16,43 @@ pub struct DataReport {
     pub used: usize,
     /// Images that could not be decoded; they are left out.
     pub broken: Vec<Broken>,
+    /// Images that would have taken more memory than one may; they are left out.
+    pub too_large: Vec<Broken>,
     /// Other files, passed over; hidden ones are not counted.
     pub ignored: usize,
+    /// How many of these there are of each kind: `.txt`, or [`NO_ENDING`].
+    pub kinds_ignored: BTreeMap<String, usize>,
     /// Images whose pixels, as used, equal those of an earlier one. They stay in.
     pub duplicates: usize,
+    /// Images with the same pixels, by name: the first of each such group, and its copies.
+    pub copies: Vec<Vec<String>>,
     /// Used images by original width and height.
     pub sizes: BTreeMap<(u32, u32), usize>,
     /// Used images without colour, however they are stored.
     pub grey: usize,
     /// Used images with colour.
     pub colour: usize,
+    /// The classes that labels or folders make, by their numbers, whether anybody asked for them or not.
+    pub classes: Vec<ClassCount>,
+    /// Why there are none.
+    pub no_classes: Option<String>,
 }
 
-/// An image that could not be decoded.
+/// A class of a data set.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClassCount {
+    /// Its number.
+    pub number: usize,
+    /// What it is called, where that is known.
+    pub name: Option<String>,
+    /// Used images in it.
+    pub images: usize,
+}
+
+/// What files count as whose names do not end in a kind.
+pub const NO_ENDING: &str = "without an ending";
+
+/// An image that is left out.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Broken {
     /// Its path inside the folder or archive.
@@ -42,16 +68,69 @@ impl DataReport {
         *(if colour { &mut self.colour } else { &mut self.grey }) += images;
     }
 
-    /// Adds what was found elsewhere.
+    pub(super) fn ignore(&mut self, name: &str) {
+        self.ignored += 1;
+        *self.kinds_ignored.entry(kind_of(name)).or_default() += 1;
+    }
+
+    /// Adds what was found in another source. What is said of classes and copies is said of the whole.
     pub(super) fn add(&mut self, other: Self) {
         self.found += other.found;
         self.used += other.used;
         self.broken.extend(other.broken);
+        self.too_large.extend(other.too_large);
         self.ignored += other.ignored;
-        self.duplicates += other.duplicates;
-        other.sizes.into_iter().for_each(|(size, count)| *self.sizes.entry(size).or_default() += count);
         self.grey += other.grey;
         self.colour += other.colour;
+        for (kind, count) in other.kinds_ignored {
+            *self.kinds_ignored.entry(kind).or_default() += count;
+        }
+        for (size, count) in other.sizes {
+            *self.sizes.entry(size).or_default() += count;
+        }
+    }
+
+    /// What the classes are called, by their numbers from 0 on; empty unless each has images and a name.
+    pub fn class_names(&self) -> Vec<String> {
+        let named = |(number, class): (usize, &ClassCount)| class.name.clone().filter(|_| class.number == number);
+        self.classes.iter().enumerate().map(named).collect::<Option<_>>().unwrap_or_default()
+    }
+
+    /// The classes with their counts, in a line; empty where there are not two.
+    pub fn classes_text(&self) -> String {
+        if self.classes.len() < 2 {
+            return String::new();
+        }
+        let called = |class: &ClassCount| {
+            let name = class.name.clone().unwrap_or_else(|| class.number.to_string());
+            format!("{} ({})", on_one_line(&name), grouped(class.images))
+        };
+        let all: Vec<String> = self.classes.iter().map(called).collect();
+        format!("{} classes: {}", self.classes.len(), all.join(", "))
+    }
+
+    /// All of it, for programs.
+    pub fn to_json(&self) -> Value {
+        let left_out = |all: &[Broken]| -> Vec<Value> {
+            all.iter().map(|Broken { name, reason }| json!({ "name": name, "reason": reason })).collect()
+        };
+        let size =
+            |(&(width, height), images): (&(u32, u32), &usize)| json!({ "width": width, "height": height, "images": images });
+        let class = |class: &ClassCount| json!({ "number": class.number, "name": class.name, "images": class.images });
+        json!({
+            "found": self.found,
+            "used": self.used,
+            "broken": left_out(&self.broken),
+            "too_large": left_out(&self.too_large),
+            "passed_over": self.kinds_ignored,
+            "duplicates": self.duplicates,
+            "copies": self.copies,
+            "sizes": self.sizes.iter().map(size).collect::<Vec<_>>(),
+            "grey": self.grey,
+            "colour": self.colour,
+            "classes": self.classes.iter().map(class).collect::<Vec<_>>(),
+            "no_classes": self.no_classes,
+        })
     }
 
     fn sizes_text(&self) -> String {
@@ -75,26 +154,32 @@ impl DataReport {
 
 impl fmt::Display for DataReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        const LISTED: usize = 5;
         let plural = if self.used == 1 { "" } else { "s" };
         write!(f, "{} image{plural}, {} {}", grouped(self.used), self.sizes_text(), self.colours_text())?;
         if self.duplicates > 0 {
             write!(f, "; {} exact duplicate{}", grouped(self.duplicates), if self.duplicates == 1 { "" } else { "s" })?;
         }
         if self.ignored > 0 {
-            write!(f, "; {}", others(self.ignored))?;
+            write!(f, "; {}", self.others())?;
         }
-        if !self.broken.is_empty() {
-            write!(f, "; {} broken left out:", grouped(self.broken.len()))?;
-            for broken in self.broken.iter().take(LISTED) {
-                write!(f, "\n  {broken}")?;
-            }
-            if self.broken.len() > LISTED {
-                write!(f, "\n  and {} more", grouped(self.broken.len() - LISTED))?;
-            }
-        }
-        Ok(())
+        write_left_out(f, &self.broken, "broken")?;
+        write_left_out(f, &self.too_large, "too large")
     }
+}
+
+fn write_left_out(f: &mut fmt::Formatter<'_>, all: &[Broken], what: &str) -> fmt::Result {
+    const LISTED: usize = 5;
+    if all.is_empty() {
+        return Ok(());
+    }
+    write!(f, "; {} {what} left out:", grouped(all.len()))?;
+    for one in all.iter().take(LISTED) {
+        write!(f, "\n  {one}")?;
+    }
+    if all.len() > LISTED {
+        write!(f, "\n  and {} more", grouped(all.len() - LISTED))?;
+    }
+    Ok(())
 }
 
 impl fmt::Display for Broken {
@@ -103,6 +188,30 @@ impl fmt::Display for Broken {
     }
 }
 
-pub(super) fn others(count: usize) -> String {
-    format!("{} other file{} passed over", grouped(count), if count == 1 { "" } else { "s" })
+impl DataReport {
+    /// How many files were passed over, of which kinds: the most frequent first.
+    pub(super) fn others(&self) -> String {
+        const LISTED: usize = 5;
+        let mut kinds: Vec<(&String, &usize)> = self.kinds_ignored.iter().collect();
+        kinds.sort_by_key(|(_, count)| std::cmp::Reverse(**count));
+        let mut told: Vec<String> =
+            kinds.iter().take(LISTED).map(|(kind, count)| format!("{} {}", grouped(**count), on_one_line(kind))).collect();
+        if kinds.len() > LISTED {
+            told.push(format!("{} more kinds", grouped(kinds.len() - LISTED)));
+        }
+        let plural = if self.ignored == 1 { "" } else { "s" };
+        format!("{} other file{plural} passed over: {}", grouped(self.ignored), told.join(", "))
+    }
+}
+
+/// What a file's name ends in, in small letters. An ending that is longer than any is none.
+fn kind_of(name: &str) -> String {
+    const LONGEST: usize = 10;
+    let name = name.rsplit('/').next().unwrap_or(name);
+    match name.rsplit_once('.') {
+        Some((stem, ending)) if !stem.is_empty() && (1..=LONGEST).contains(&ending.chars().count()) => {
+            format!(".{}", ending.to_lowercase())
+        }
+        _ => NO_ENDING.to_string(),
+    }
 }

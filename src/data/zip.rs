@@ -8,7 +8,8 @@ use std::sync::{Mutex, PoisonError};
 use ::zip::ZipArchive;
 
 use super::config::DataConfig;
-use super::{Entry, Loaded, classify, decode_all, read_bounded};
+use super::decode::Refusal;
+use super::{DataReport, Entry, Loaded, classify, decode_all, read_bounded};
 use crate::error::{Error, Result};
 use crate::files;
 use crate::progress::Progress;
@@ -18,12 +19,12 @@ type Archive = ZipArchive<BufReader<File>>;
 /// Loads every image in the archive, in the order of their paths inside it.
 pub(super) fn load(path: &Path, config: &DataConfig, progress: &dyn Progress) -> Result<Loaded> {
     let archive = open(path)?;
-    let (mut entries, mut ignored) = (Vec::new(), 0);
+    let (mut entries, mut report) = (Vec::new(), DataReport::default());
     for (index, raw) in archive.file_names_raw().enumerate() {
         let name = String::from_utf8_lossy(raw).replace('\\', "/"); // some Windows programs write backslashes
         match classify(&name) {
             Entry::Image => entries.push((name, index)),
-            Entry::Other => ignored += 1,
+            Entry::Other => report.ignore(&name),
             Entry::Hidden => {}
         }
     }
@@ -32,7 +33,7 @@ pub(super) fn load(path: &Path, config: &DataConfig, progress: &dyn Progress) ->
     // One open archive a thread, made as they are needed.
     let idle = Mutex::new(vec![archive]);
     let lock = || idle.lock().unwrap_or_else(PoisonError::into_inner);
-    decode_all(path, &names, ignored, config, progress, |at| {
+    decode_all(path, names, report, config, progress, |at| {
         let waiting = lock().pop();
         let mut archive = match waiting {
             Some(archive) => archive,
@@ -51,6 +52,6 @@ fn open(path: &Path) -> Result<Archive> {
     })
 }
 
-fn read_entry(archive: &mut Archive, index: usize) -> Result<Vec<u8>, String> {
+fn read_entry(archive: &mut Archive, index: usize) -> Result<Vec<u8>, Refusal> {
     read_bounded(archive.by_index(index).map_err(|e| e.to_string())?)
 }

@@ -35,6 +35,7 @@ pub fn contract_of(trained: &Trained, layout: Layout) -> Contract {
     let config = &trained.config;
     Contract {
         classes: config.data.classes,
+        class_names: config.data.class_names.clone(),
         latent: config.latent,
         range: config.data.range,
         layout,

@@ -442,6 +442,11 @@ fn identity(generator: &Generator, job: &SamplingJob, plan: &Plan) -> Result<Val
     // Files of earlier versions were without; to go on with one of those would make two halves.
     let labels = Labels::of(generator, plan.selection(), job.conditioning).filter(|_| plan.output().sink().has_labels());
     facts.extend(labels.map(|labels| ("labels".to_string(), json!(labels.classes()))));
+    // Only where there are names: the manifests of other generators stay what they were.
+    if let Some(contract) = generator.contract().filter(|contract| !contract.class_names.is_empty()) {
+        let name = job.conditioning.class.and_then(|class| contract.class_names.get(class.number()));
+        facts.insert("class_name".to_string(), json!(name));
+    }
     Ok(Value::Object(facts))
 }
 

@@ -9,8 +9,9 @@ use std::str::FromStr;
 
 use super::tiling::Tiling;
 use crate::contract::Contract;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, nearest};
 use crate::latent::{Latent, Truncation};
+use crate::text::on_one_line;
 
 /// Image numbers and places stay below this.
 pub const MAX_INDEX: u64 = 1 << 63;
@@ -47,6 +48,26 @@ impl Class {
         }
     }
 
+    /// The class of that name, or else of that number; where classes are called by numbers, these names count.
+    ///
+    /// # Errors
+    /// When the generator knows no classes, or none of that name or number.
+    pub fn named(class: &str, contract: Option<&Contract>, name: &str) -> Result<Self> {
+        let names = contract.map_or(&[][..], |contract| &contract.class_names);
+        let called = names.iter().position(|name| name == class);
+        if let Some(number) = called.or_else(|| class.parse().ok()) {
+            return Self::new(number, contract, name);
+        }
+        let Self { of, .. } = Self::new(0, contract, name)?;
+        let numbers = format!("its classes are 0 to {}", of - 1);
+        let hint = match nearest(class, names.iter().map(String::as_str)) {
+            Some(near) => format!("Did you mean '{}'? {numbers}.", on_one_line(near)),
+            None if names.is_empty() => format!("This generator has no names for them: {numbers}."),
+            None => format!("They are called {}, and {numbers}.", listed(names)),
+        };
+        Err(Error::usage(format!("{name}: there is no class '{}'", on_one_line(class)), hint))
+    }
+
     /// Its number, from 0.
     pub fn number(self) -> usize {
         self.number
@@ -72,6 +93,14 @@ impl Class {
             row.swap(largest, self.number);
         }
     }
+}
+
+/// Names in a line, the first of them if they are many.
+fn listed(names: &[String]) -> String {
+    const LISTED: usize = 10;
+    let first: Vec<_> = names.iter().take(LISTED).map(|name| on_one_line(name)).collect();
+    let more = if names.len() > LISTED { "…" } else { "" };
+    format!("{}{more}", first.join(", "))
 }
 
 /// The images of a job, without [`Shard`].

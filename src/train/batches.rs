@@ -36,6 +36,8 @@ pub struct Batches<'a> {
     values: [f32; 256],
     batch_size: usize,
     classes: usize,
+    /// Whether images are mirrored at random.
+    flip: bool,
     seed: u64,
     device: Device,
     /// The images on the GPU, if that is where they go and they fit.
@@ -79,6 +81,7 @@ impl<'a> Batches<'a> {
             values: config.data.range.values(),
             batch_size: config.schedule.batch_size,
             classes: config.data.classes,
+            flip: config.data.flip,
             seed: config.seed,
             device: device.clone(),
             shift: Shift::default(),
@@ -146,6 +149,7 @@ impl<'a> Batches<'a> {
     /// # Errors
     /// When the device is out of memory.
     pub fn get(&mut self, critic_step: u64) -> Result<Batch> {
+        let first = self.images_after(critic_step);
         let critic_step = self.shift.critic_steps(critic_step);
         let (epoch, batch) = (critic_step / self.an_epoch(), (critic_step % self.an_epoch()) as usize);
         if self.order.as_ref().is_none_or(|(of, _)| *of != epoch) {
@@ -154,7 +158,9 @@ impl<'a> Batches<'a> {
         }
         let order = self.order.as_ref().map_or(&[][..], |(_, order)| order);
         let places = order.chunks(self.batch_size).nth(batch).unwrap_or_default();
-        self.upload(&places.iter().map(|&place| self.train[place as usize]).collect::<Vec<_>>())
+        let batch = self.upload(&places.iter().map(|&place| self.train[place as usize]).collect::<Vec<_>>())?;
+        // By the place of each image in the run, which no other image has.
+        self.flipped(batch, |at| Stream::at(self.seed, Purpose::Flip, first + at).below(2) == 1)
     }
 
     /// `n` training images for generator step number `step` (from 0), each drawn from all of them: the critic does not learn from
@@ -165,7 +171,18 @@ impl<'a> Batches<'a> {
     pub fn drawn(&self, step: u64, n: usize) -> Result<Batch> {
         let mut random = Stream::at(self.seed, Purpose::GeneratorReal, step);
         let mut draw = || self.train.get(random.below(self.train.len().max(1) as u32) as usize).copied();
-        self.upload(&(0..n).map_while(|_| draw()).collect::<Vec<_>>())
+        let batch = self.upload(&(0..n).map_while(|_| draw()).collect::<Vec<_>>())?;
+        self.flipped(batch, |_| random.below(2) == 1)
+    }
+
+    /// Mirrors the images of a batch that are drawn to be, by their numbers in it, if images are mirrored at all.
+    fn flipped(&self, batch: Batch, mut is_flipped: impl FnMut(u64) -> bool) -> Result<Batch> {
+        if !self.flip {
+            return Ok(batch);
+        }
+        let n = batch.images.dim(0)? as u64;
+        let flips: Vec<bool> = (0..n).map(&mut is_flipped).collect();
+        Ok(Batch { images: flipped(&batch.images, &flips)?, ..batch })
     }
 
     /// The first batch of the training images and of the held-out ones, if any are held out.
@@ -229,4 +246,15 @@ impl<'a> Batches<'a> {
         });
         Ok(Tensor::from_vec(values, (indices.len(), size, size, c), &self.device)?)
     }
+}
+
+/// Images `[n, h, w, c]`, some of them mirrored: by candle's operations, which any device has.
+fn flipped(images: &Tensor, flips: &[bool]) -> Result<Tensor> {
+    let (n, _, width, _) = images.dims4()?;
+    let backwards: Vec<u32> = (0..width as u32).rev().collect();
+    let mirrored = images.index_select(&Tensor::new(backwards, images.device())?, 2)?;
+    // Each from the images as they are, or from the mirrored ones behind them.
+    let chosen: Vec<u32> = (0..).zip(flips).map(|(index, flip)| if *flip { n as u32 + index } else { index }).collect();
+    let both = Tensor::cat(&[images, &mirrored], 0)?;
+    Ok(both.index_select(&Tensor::new(chosen, images.device())?, 0)?)
 }

@@ -16,8 +16,9 @@ use crate::files;
 use crate::progress::Progress;
 
 /// Keys and sections that every resume may change: how long the run is, how exactly it computes, what it writes, who watches
-/// it, where the images lie (they are known by their checksum), and what it is called.
-pub const FREE: [&str; 7] = ["schedule.length", "schedule.precision", "output", "watch", "data.source", "preset", "about"];
+/// it, where the images lie (they are known by their checksum), and what it and its classes are called.
+pub const FREE: [&str; 8] =
+    ["schedule.length", "schedule.precision", "output", "watch", "data.source", "data.class_names", "preset", "about"];
 
 /// What decides how a run begins. There is nothing left of it to change once a run has begun.
 const BEGINNING: [&str; 2] = ["init", "init_from"];

@@ -309,8 +309,8 @@ fn noted_sums(state: &Path) -> Result<BTreeMap<String, String>> {
 
 /// What of the config is the run's and not a checkpoint's: it decides nothing of the weights, so checkpoints that were trained
 /// alike are alike.
-const OF_THE_RUN: [(&str, Option<&str>); 4] =
-    [("data", Some("source")), ("schedule", Some("length")), ("output", None), ("watch", None)];
+const OF_THE_RUN: [(&str, Option<&str>); 5] =
+    [("data", Some("source")), ("data", Some("class_names")), ("schedule", Some("length")), ("output", None), ("watch", None)];
 
 /// The config as a checkpoint holds it.
 fn decisive(config: &TrainConfig) -> Result<String> {
@@ -327,7 +327,7 @@ fn decisive(config: &TrainConfig) -> Result<String> {
     toml::to_string(&table).map_err(|e| Error::invalid(CONFIG, e.to_string(), "Please report this."))
 }
 
-/// The config that a checkpoint was made with; length, output, watch and the place of the data are those of `run`. `None` where
+/// The config that a checkpoint was made with; length, output, watch, the place of the data and the classes' names are those of `run`. `None` where
 /// the checkpoint is from before it was kept.
 ///
 /// # Errors
@@ -344,12 +344,12 @@ pub fn read_config(from: &Path, run: &TrainConfig) -> Result<Option<TrainConfig>
     let mut table = config::parse_table(&text, &place)?;
     let mut run = config::parse_table(&run.to_toml()?, CONFIG)?;
     for (section, key) in OF_THE_RUN {
-        let Some(theirs) = run.remove(section) else { continue };
+        let Some(theirs) = run.get_mut(section) else { continue };
         let Some(key) = key else {
-            table.insert(section.to_string(), theirs);
+            table.insert(section.to_string(), theirs.clone());
             continue;
         };
-        if let (Value::Table(mut theirs), Some(Value::Table(ours))) = (theirs, table.get_mut(section)) {
+        if let (Value::Table(theirs), Some(Value::Table(ours))) = (theirs, table.get_mut(section)) {
             ours.extend(theirs.remove(key).map(|value| (key.to_string(), value)));
         }
     }

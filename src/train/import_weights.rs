@@ -64,7 +64,7 @@ pub fn check(config: &TrainConfig) -> Result<()> {
         return Ok(());
     }
     let [generator, critic] = networks(config)?;
-    find_all(&config.init_from, &generator, &critic).map(|_| ())
+    find_all(&config.init_from.iter().collect::<Vec<_>>(), &generator, &critic).map(|_| ())
 }
 
 fn networks(config: &TrainConfig) -> Result<[Network; 2]> {

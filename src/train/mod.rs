@@ -108,7 +108,9 @@ pub struct Outcome {
 pub fn train(job: &TrainingJob) -> Result<Outcome> {
     // One process a run; what others that were killed left half written goes.
     let held = job.folder.held()?;
-    let job = &TrainingJob { folder: &held, ..*job };
+    let mut named = job.config.clone();
+    named.name_classes(job.data);
+    let job = &TrainingJob { config: &named, folder: &held, ..*job };
     let TrainingJob { config, data, folder, progress, .. } = job;
     folder.sweep()?;
     let saved = checkpoint::latest(folder)?;
@@ -137,7 +139,7 @@ pub fn train(job: &TrainingJob) -> Result<Outcome> {
             .say(&format!("no checkpoint was saved before step {reached}, up to which this run was logged: it begins again"));
     }
     if saved.is_none() && !config.init_from.is_empty() {
-        progress.say(&import_weights::begin(&mut trainer, &config.init_from)?);
+        progress.say(&import_weights::begin(&mut trainer, &config.init_from.iter().collect::<Vec<_>>())?);
         // At once: a run that is killed before its next checkpoint must begin with the same weights, whatever became of the file.
         checkpoint::save(folder, &trainer, &batches, &watchdog)?;
     }

@@ -64,9 +64,9 @@ pub struct DataFacts {
     pub channels: usize,
     /// Images found, the broken ones included.
     pub found: usize,
-    /// Images that could not be decoded, by name and reason: the first 100.
+    /// Images that could not be decoded or were too large, by name and reason: the first 100.
     pub broken: Vec<String>,
-    /// How many could not.
+    /// How many these are.
     pub broken_count: usize,
     /// Other files, passed over.
     pub ignored: usize,
@@ -113,8 +113,8 @@ impl DataFacts {
             size: data.size,
             channels: data.channels,
             found: data.report.found,
-            broken: data.report.broken.iter().take(LISTED).map(ToString::to_string).collect(),
-            broken_count: data.report.broken.len(),
+            broken: data.report.broken.iter().chain(&data.report.too_large).take(LISTED).map(ToString::to_string).collect(),
+            broken_count: data.report.broken.len() + data.report.too_large.len(),
             ignored: data.report.ignored,
             duplicates: data.report.duplicates,
             summary: data.report.to_string(),
@@ -232,9 +232,8 @@ summary{cursor:pointer}";
 fn page(folder: &RunFolder, facts: &Facts, records: &[Record], paths: Paths) -> Result<Markup> {
     let mut config = folder.config()?;
     if paths == Paths::Hidden {
-        for path in config.init_from.iter_mut().chain([&mut config.data.source]) {
-            *path = last_part(path);
-        }
+        config.data.source = config.data.source.map(last_part);
+        config.init_from = config.init_from.map(last_part);
     }
     let changed = changes::read(folder)?;
     let charts = curves::svgs(records)?;
@@ -419,7 +418,7 @@ fn measurements(record: &Record) -> Markup {
 }
 
 fn data(facts: &Facts, config: &TrainConfig) -> Markup {
-    let mut table = vec![("source", config.data.source.clone())]; // where it lies, or what it is called
+    let mut table = vec![("source", config.data.source.to_string())]; // where it lies, or what it is called
     let Some(data) = &facts.data else { return rows(&table) };
     let colour = if data.channels == 1 { "grey" } else { "RGB" };
     table.extend([
@@ -428,7 +427,7 @@ fn data(facts: &Facts, config: &TrainConfig) -> Markup {
         ("trained on as", format!("{0}×{0} pixels, {colour}", data.size)),
         ("as found", data.summary.lines().next().unwrap_or_default().trim_end_matches(':').to_string()),
         ("exact duplicates", grouped(data.duplicates)),
-        ("broken, left out", format!("{} of {} found", grouped(data.broken_count), grouped(data.found))),
+        ("broken or too large, left out", format!("{} of {} found", grouped(data.broken_count), grouped(data.found))),
         ("other files passed over", grouped(data.ignored)),
         ("SHA-256 of the pixels", data.sha256.clone()),
     ]);
@@ -436,7 +435,7 @@ fn data(facts: &Facts, config: &TrainConfig) -> Markup {
         (rows(&table))
         @if !data.broken.is_empty() {
             details.card {
-                summary { "Broken images" @if data.broken.len() < data.broken_count { ", the first " (data.broken.len()) } }
+                summary { "Images left out" @if data.broken.len() < data.broken_count { ", the first " (data.broken.len()) } }
                 pre { @for broken in &data.broken { (broken) "\n" } }
             }
         }

@@ -284,7 +284,7 @@ pub(super) fn remove_folder(path: &Path) -> Result<()> {
 fn is_killed_start(path: &Path, config: &TrainConfig) -> bool {
     let has_config = path.join("config.toml").exists();
     let folder = RunFolder { path: path.to_path_buf(), lock: None };
-    if has_config && folder.config().ok().as_ref() != Some(config) {
+    if has_config && !folder.config().is_ok_and(|begun| is_start_of(config, begun)) {
         return false;
     }
     all_entries(path, |entry, name, is_file| match name {
@@ -296,6 +296,14 @@ fn is_killed_start(path: &Path, config: &TrainConfig) -> bool {
         "tensorboard" => has_config && !is_file,
         _ => is_file && is_left(name),
     })
+}
+
+/// Whether a run begins with this config: the names of classes that a start finds in its data stand in its folder only.
+fn is_start_of(config: &TrainConfig, mut begun: TrainConfig) -> bool {
+    if config.data.class_names.is_empty() {
+        begun.data.class_names.clear();
+    }
+    begun == *config
 }
 
 fn is_left(name: &str) -> bool {

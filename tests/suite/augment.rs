@@ -12,7 +12,7 @@ use serde_json::Value;
 const ALL: [Augment; 3] = [Augment::Color, Augment::Translation, Augment::Cutout];
 
 fn data(size: usize, channels: usize, range: Range) -> DataConfig {
-    DataConfig { source: String::new(), size, channels, range, held_out: 0.0, classes: 0 }
+    DataConfig { range, ..DataConfig::plain("", size, channels) }
 }
 
 fn values(x: &Tensor) -> Vec<f64> {

@@ -595,3 +595,28 @@ fn networks_are_rewritten_for_classes() {
     refused("wgan-gp-anime", &["data.classes=4", "penalty={ kind = 'r1' }"], "needs loss.clip with data.classes");
     refused("wgan-mnist-mlp", &["data.classes=11"], "categorical 11 needs 2 categories or more and as many features");
 }
+
+#[test]
+fn names_of_classes_go_with_their_number() {
+    let with = |names: &str, classes: usize| {
+        let mut table = preset_table("dcgan-28").unwrap();
+        set(&mut table, &format!("data.classes={classes}")).unwrap();
+        set(&mut table, &format!("data.class_names={names}")).unwrap();
+        TrainConfig::from_table(table, "it")
+    };
+    let config = with("['b', 'a', 'c']", 3).unwrap();
+    assert_eq!(config.data.class_names, ["b", "a", "c"]);
+    assert_eq!(TrainConfig::from_toml(&config.to_toml().unwrap(), "it").unwrap(), config);
+    for (names, classes, why) in [
+        ("['a', 'b']", 3, "data.class_names: 2 names for 3 classes"),
+        ("['a', 'b']", 0, "data.class_names: 2 names for 0 classes"),
+        ("['a', 'b', 'a']", 3, "two classes are called 'a'"),
+        ("['a', '', 'c']", 3, "a name of 0 bytes"),
+    ] {
+        let told = with(names, classes).unwrap_err().to_string();
+        assert!(told.contains(why), "{told}");
+    }
+    // What nobody asked for stands in no config: those of old runs keep their bytes.
+    let plain = TrainConfig::preset("dcgan-28").unwrap().to_toml().unwrap();
+    assert!(!plain.contains("class_names") && !plain.contains("flip"));
+}

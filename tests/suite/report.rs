@@ -377,7 +377,7 @@ fn colours_stay_and_only_whole_images_are_shown() {
 fn text_from_outside_is_escaped() {
     let mut config = config(9);
     config.about = "</title><script>alert('about')</script>".to_string();
-    config.data.source = "/a/<img src=\"http://x/\" onerror=\"alert(1)\">&\"'.zip".to_string();
+    config.data.source = "/a/<img src=\"http://x/\" onerror=\"alert(1)\">&\"'.zip".into();
     let (_place, folder) = empty(&config);
     write_log(&folder, &[record(1), record(2)]);
     let mut data = digits();

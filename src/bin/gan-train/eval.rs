@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::Args;
 use ganforge::cli::{Console, print_line};
-use ganforge::config::DataConfig;
+use ganforge::config::{DataConfig, Sources};
 use ganforge::contract::{Weights, hex};
 use ganforge::data::{self, Dataset};
 use ganforge::error::{Error, Result};
@@ -310,7 +310,8 @@ fn form(args: &EvalArgs, opened: &Opened) -> Result<DataConfig> {
         let what = format!("{} makes images of {height}×{width} pixels", args.subject);
         return Err(Error::usage(what, "Only square images are judged."));
     }
-    let source = args.data.clone().or_else(|| Some(of_run?.source.clone())).filter(|source| !source.is_empty());
+    let given = args.data.as_ref().map(Sources::from);
+    let source = given.or_else(|| Some(of_run?.source.clone())).filter(|source| !source.is_empty());
     let source = source.ok_or_else(|| {
         Error::usage(
             "--data is missing",
@@ -321,7 +322,7 @@ fn form(args: &EvalArgs, opened: &Opened) -> Result<DataConfig> {
     if args.held_out && held_out == 0.0 {
         return Err(Error::usage("--held-out: this run held nothing out (data.held_out is 0)", "Leave it away."));
     }
-    Ok(DataConfig { held_out, ..DataConfig::plain(&source, height, channels) })
+    Ok(DataConfig { held_out, ..DataConfig::plain(source, height, channels) })
 }
 
 /// The seed that decided which images were held out.

@@ -22,7 +22,7 @@ libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
         file.write_all(contents).unwrap();
         let mut config = TrainConfig::preset("wgan-mnist-mlp").unwrap();
         config.init.linear = Init::Zeros; // to draw numbers would take most of the time
-        config.init_from = vec![file.path().display().to_string()];
+        config.init_from = file.path().display().to_string().into();
         let _ = init::check(&config);
     }
 });

@@ -1,5 +1,7 @@
 //! What a generator promises, and what becomes of a broken promise.
 
+use ganforge::infer::Class;
+
 use super::*;
 
 fn any_contract() -> impl Strategy<Value = Contract> {
@@ -24,6 +26,11 @@ fn any_contract() -> impl Strategy<Value = Contract> {
             Contract {
                 latent,
                 classes: if size < 4 { 0 } else { size / 2 },
+                // Of those with as many classes as a training takes, every second has names.
+                class_names: match (size, seed % 2) {
+                    (4..512, 0) => (0..size / 2).map(|number| format!("{preset}{number}")).collect(),
+                    _ => vec![],
+                },
                 range,
                 layout,
                 height,
@@ -52,8 +59,10 @@ proptest! {
         metadata.remove(key);
         match read(&metadata) {
             Ok(None) => prop_assert_eq!(key, "ganforge.contract"),
-            // Without that line there are none.
+            // Without these lines there are none.
+            Ok(Some(contract)) if key == "ganforge.classes.names" => prop_assert!(contract.class_names.is_empty()),
             Ok(Some(contract)) => prop_assert!(key == "ganforge.latent.classes" && contract.classes == 0),
+            Err(e) if key == "ganforge.latent.classes" => prop_assert!(e.to_string().contains("names for 0 classes")),
             Err(e) => prop_assert!(e.to_string().contains(key.as_str())),
         }
     }
@@ -101,4 +110,44 @@ fn a_broken_promise_is_refused() {
         let error = message(Generator::from_bytes("model", resealed(key, from, to), &small_batches()));
         assert!(error.contains(found), "{key}: {error}");
     }
+}
+
+#[test]
+fn names_of_classes_are_looked_at() {
+    let file = fs::read(golden(SEALED)).unwrap();
+    runtime::load_from(&runtime_path()).unwrap();
+    let generator = Generator::from_bytes("m", file, &Options::default()).unwrap();
+    let contract =
+        Contract { classes: 3, latent: Latent { size: 8, ..generator.latent() }, ..generator.contract().unwrap().clone() };
+    let read = |names: &str| {
+        let mut metadata = contract.to_metadata();
+        metadata.insert("ganforge.classes.names".to_string(), names.to_string());
+        Contract::from_metadata("m", |key| metadata.get(key).cloned()).map(|contract| contract.unwrap().class_names)
+    };
+    assert_eq!(read(r#"["cat","2","dög"]"#).unwrap(), ["cat", "2", "dög"]);
+    let long = format!(r#"["a","b","{}"]"#, "c".repeat(1025));
+    for (names, why) in [
+        ("cat,dog", "not a list of names"),
+        (r#"["a",2,"c"]"#, "not a list of names"),
+        (r#"["a","b"]"#, "2 names for 3 classes"),
+        (r#"["a","b","a"]"#, "two classes are called 'a'"),
+        (r#"["a","","c"]"#, "a name of 0 bytes"),
+        (&long, "a name of 1025 bytes"),
+    ] {
+        let told = read(names).unwrap_err().to_string();
+        assert!(told.contains(why) && told.contains("ganforge.classes.names"), "{told}");
+    }
+
+    // By name, by number; a name that is a number is a name.
+    let named = Contract { class_names: ["cat", "0", "dog"].map(String::from).into(), ..contract.clone() };
+    let number = |class: &str, contract: &Contract| Class::named(class, Some(contract), "m").map(Class::number);
+    assert_eq!(["cat", "0", "dog", "1", "2"].map(|class| number(class, &named).unwrap()), [0, 1, 2, 1, 2]);
+    assert_eq!(number("0", &contract).unwrap(), 0);
+    let told = |class: &str, contract: &Contract| number(class, contract).unwrap_err().to_string();
+    assert!(told("dogs", &named).contains("there is no class 'dogs'. Did you mean 'dog'?"), "{}", told("dogs", &named));
+    assert!(told("xyz", &named).contains("called cat, 0, dog, and its classes are 0 to 2."), "{}", told("xyz", &named));
+    assert!(told("dog", &contract).contains("has no names for them: its classes are 0 to 2"), "{}", told("dog", &contract));
+    assert!(told("3", &named).contains("there is no class 3"));
+    let none = Contract { classes: 0, ..contract };
+    assert!(told("cat", &none).contains("knows no classes"));
 }

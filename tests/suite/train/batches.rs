@@ -142,6 +142,64 @@ fn batches_carry_the_classes_of_their_images() {
     assert!(Batches::new(&data, &config, &Device::Cpu).is_err(), "a label beyond the classes");
 }
 
+/// Images of a ramp each, which shows whether they are mirrored, and a level, which is their number.
+fn ramps(len: usize) -> Dataset {
+    let pixels = (0..len).flat_map(|index| (0..16).map(move |at| (index * 4 + at % 4) as u8)).collect();
+    Dataset { pixels, ..dataset(len) }
+}
+
+/// The numbers of a batch's ramps, and whether each is mirrored.
+fn ramps_of(batch: &Batch) -> Vec<(usize, bool)> {
+    let values = batch.images.flatten_from(1).unwrap().to_vec2::<f32>().unwrap();
+    let of = |image: Vec<f32>| {
+        let pixels: Vec<usize> = image.iter().map(|value| ((value + 1.0) * 127.5).round() as usize).collect();
+        let number = pixels[..4].iter().min().unwrap() / 4;
+        let mut row: Vec<usize> = (0..4).map(|at| number * 4 + at).collect();
+        let mirrored = pixels[0] > pixels[3];
+        if mirrored {
+            row.reverse();
+        }
+        assert_eq!(pixels, row.repeat(4), "whole rows, and nothing else");
+        (number, mirrored)
+    };
+    values.into_iter().map(of).collect()
+}
+
+#[test]
+fn images_are_mirrored_by_their_place_in_the_run() {
+    let data = ramps(60);
+    let mut config = batches_config(16, 0.1, 5);
+    let mut as_they_are = Batches::new(&data, &config, &Device::Cpu).unwrap();
+    config.data.flip = true;
+    let mut batches = Batches::new(&data, &config, &Device::Cpu).unwrap();
+    let shown: Vec<Vec<(usize, bool)>> = (0..40).map(|step| ramps_of(&batches.get(step).unwrap())).collect();
+    let plain: Vec<Vec<(usize, bool)>> = (0..40).map(|step| ramps_of(&as_they_are.get(step).unwrap())).collect();
+    assert!(plain.iter().flatten().all(|(_, mirrored)| !mirrored));
+    let numbers = |all: &[Vec<(usize, bool)>]| all.iter().flatten().map(|(number, _)| *number).collect::<Vec<_>>();
+    assert_eq!(numbers(&shown), numbers(&plain), "the same images in the same order");
+    let all = shown.iter().flatten().count();
+    let mirrored = shown.iter().flatten().filter(|(_, mirrored)| *mirrored).count();
+    assert!((all * 2 / 5..all * 3 / 5).contains(&mirrored), "{mirrored} of {all}");
+    let ways = |number| shown.iter().flatten().filter(|(of, _)| *of == number).map(|(_, way)| *way).collect::<BTreeSet<_>>();
+    assert_eq!(ways(shown[0][0].0).len(), 2, "in one epoch so, in another so");
+
+    // Addressed: any batch again, in any order; another seed mirrors others.
+    assert_eq!(ramps_of(&batches.get(7).unwrap()), shown[7]);
+    config.seed = 6;
+    let mut others = Batches::new(&data, &config, &Device::Cpu).unwrap();
+    let ways = |all: &[(usize, bool)]| all.iter().map(|(_, mirrored)| *mirrored).collect::<Vec<_>>();
+    assert_ne!(ways(&ramps_of(&others.get(0).unwrap())), ways(&shown[0]));
+
+    // The generator's real images, too; those that the scores are logged of are always the same.
+    let drawn = ramps_of(&batches.drawn(3, 50).unwrap());
+    assert_eq!(drawn, ramps_of(&batches.drawn(3, 50).unwrap()));
+    assert!(drawn.iter().any(|(_, mirrored)| *mirrored) && drawn.iter().any(|(_, mirrored)| !*mirrored));
+    let [train, held_out] = batches.fixed().unwrap().unwrap();
+    for batch in [train, held_out, batches.first(20).unwrap(), batches.spaced(20).unwrap()] {
+        assert!(ramps_of(&batch).iter().all(|(_, mirrored)| !mirrored));
+    }
+}
+
 #[test]
 fn intervals_in_images_do_not_shrink_in_a_warm_up() {
     let place = Place::new();

@@ -54,6 +54,9 @@ const DROPOUT: System = &[
 /// Five critic steps and clipping.
 const WGAN: System = &["--preset=wgan-mnist-mlp", "--batch-size=8"];
 
+/// The same with images that are mirrored at random.
+const MIRRORED: System = &["--preset=wgan-mnist-mlp", "--batch-size=8", "--set=data.flip=true"];
+
 /// A folder with a small data set, and room for runs.
 struct Place(TempDir);
 
@@ -199,7 +202,7 @@ fn a_run_folder_is_complete() {
     (expected.seed, expected.latent.size, expected.schedule.batch_size) = (3, 8, 16);
     (expected.generator, expected.critic) = (config.generator.clone(), config.critic.clone());
     expected.init.conv = Init::Normal { mean: 0.0, std: 0.3 };
-    expected.data.source = place.data().canonicalize().unwrap().display().to_string();
+    expected.data.source = place.data().canonicalize().unwrap().display().to_string().into();
     expected.schedule.length = Span::Steps(7);
     expected.output.log_every = Span::Steps(2);
     (expected.output.sample_every, expected.output.checkpoint_every) = (Span::Steps(3), Span::Steps(3));

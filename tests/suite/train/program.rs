@@ -210,6 +210,40 @@ fn data_sets_are_described() {
     let text = command.arg(place.data()).assert().success().stderr("").get_output().stdout.clone();
     let text = String::from_utf8(text).unwrap();
     assert!(text.starts_with("images.idx: 50 images, 28×28 grey\nsha256 ") && text.contains("at 28×28"), "{text}");
+
+    // For programs; several at once.
+    let described = |flags: &[&str]| {
+        let mut command = gan_train(&["data", "--quiet", "--size=28", "--channels=1"]);
+        String::from_utf8(command.args(flags).assert().success().stderr("").get_output().stdout.clone()).unwrap()
+    };
+    let data = place.data().display().to_string();
+    let told: Value = serde_json::from_str(&described(&["--json", &data, &data])).unwrap();
+    assert_eq!((&told["name"], &told["used"], &told["duplicates"]), (&"images.idx+images.idx".into(), &100.into(), &50.into()));
+    assert_eq!(told["copies"][3], serde_json::json!(["images.idx/image 3", "images.idx (2)/image 3"]));
+    assert_eq!((told["sha256"].as_str().map(str::len), &told["as_used"]["size"]), (Some(64), &28.into()));
+    assert!(described(&["synthetic"]).contains("\n10 classes: 0 (2,000), 1 (2,000), 2 (2,000), "));
+}
+
+#[test]
+fn several_data_sets_are_trained_on() {
+    let place = Place::new();
+    fs::write(place.path("more.idx"), idx(30, 7)).unwrap();
+    let more = place.path("more.idx");
+    let run = place.path("run");
+    place.command("run", WGAN, &["--steps=2", "--data"]).arg(&more).assert().success();
+    let config = RunFolder::open(&run).unwrap().config().unwrap();
+    let both: Vec<String> = [place.data(), more].map(|path| path.canonicalize().unwrap().display().to_string()).into();
+    assert_eq!(config.data.source.iter().collect::<Vec<_>>(), both);
+    assert_eq!(state(&run).data, "images.idx+more.idx");
+    resume(&run, &["--steps=4"]).assert().success();
+    assert_eq!(state(&run).step, 4);
+    let facts: Value = serde_json::from_slice(&fs::read(run.join("report.json")).unwrap()).unwrap();
+    assert_eq!(facts["data"]["images"], 80);
+    let report = fs::read_to_string(run.join("report.html")).unwrap();
+    assert!(report.contains("images.idx, more.idx") && !report.contains(&both[0]), "it does not tell where they lie");
+    // One of them alone is other data.
+    let told = complaint(resume(&run, &["--steps=5", "--data"]).arg(place.data()), 1);
+    assert!(told.contains("trained on other images"), "{told}");
 }
 
 #[test]

@@ -5,7 +5,7 @@ use super::*;
 #[test]
 fn a_resumed_run_ends_in_the_same_bytes() {
     let place = Place::new();
-    for (name, system) in [("convolutional", CONVOLUTIONAL), ("dropout", DROPOUT), ("wgan", WGAN)] {
+    for (name, system) in [("convolutional", CONVOLUTIONAL), ("dropout", DROPOUT), ("wgan", WGAN), ("mirrored", MIRRORED)] {
         let straight = place.train(&format!("{name}-straight"), system, &["--steps=11", "--checkpoint-every=4"]);
         // Stops within an epoch, and between two checkpoints.
         let resumed = place.train(&format!("{name}-resumed"), system, &["--steps=3", "--checkpoint-every=2"]);
@@ -18,6 +18,26 @@ fn a_resumed_run_ends_in_the_same_bytes() {
         resume(&resumed, &["--steps=5"]).assert().success();
         assert_same(name, &straight, &resumed);
     }
+}
+
+/// Nor does a run that nobody asked to mirror images do so.
+#[test]
+fn mirrored_images_are_other_images() {
+    let place = Place::new();
+    let [plain, mirrored] =
+        [("plain", WGAN), ("mirrored", MIRRORED)].map(|(name, system)| place.train(name, system, &["--steps=2"]));
+    assert_ne!(
+        result(&plain)["checkpoints/00000002/critic.safetensors"],
+        result(&mirrored)["checkpoints/00000002/critic.safetensors"]
+    );
+    let told = complaint(&mut resume(&plain, &["--steps=3", "--set=data.flap=true"]), 2);
+    assert!(told.contains("flap"), "{told}");
+    // On purpose only.
+    let config = plain.join("config.toml");
+    let text = fs::read_to_string(&config).unwrap();
+    fs::write(&config, text.replace("[data]\n", "[data]\nflip = true\n")).unwrap();
+    assert!(complaint(&mut resume(&plain, &["--steps=3"]), 1).contains("data.flip from nothing to true"));
+    resume(&plain, &["--steps=3", "--set=data.flip=true"]).assert().success();
 }
 
 /// Folders of flat images are the classes: what the latents choose must be what is made, and a resume must not lose that.
@@ -40,6 +60,12 @@ fn classes_are_learnt_by_folder_and_resumed_exactly() {
     };
     command("straight", &["--steps=1500"]).assert().success();
     command("halves", &["--steps=700"]).assert().success();
+    // As a run was before classes had names.
+    let config = place.path("halves/config.toml");
+    let text = fs::read_to_string(&config).unwrap();
+    let line = "class_names = [\"b-dark\", \"c-light\", \"d-middle\"]\n";
+    assert!(text.contains(line), "{text}");
+    fs::write(&config, text.replace(line, "")).unwrap();
     resume(&place.path("halves"), &["--steps=1500"]).assert().success();
     assert_same("classes", &place.path("straight"), &place.path("halves"));
 
@@ -55,6 +81,38 @@ fn classes_are_learnt_by_folder_and_resumed_exactly() {
     for (mean, (name, grey)) in means.iter().zip(GREYS) {
         assert!((mean - f64::from(grey + 10)).abs() < 40.0, "{name}: {means:?}");
     }
+
+    // They are called what their folders are, in a run that had no names, too.
+    assert_eq!(generator.contract().unwrap().class_names, ["b-dark", "c-light", "d-middle"]);
+    let infer = |flags: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_gan-infer"));
+        command.env("ORT_DYLIB_PATH", crate::infer::runtime_path()).args(flags);
+        command
+    };
+    let model = place.path("halves/generator.onnx").display().to_string();
+    let sample = |class: &str| {
+        let out = place.path(&format!("made-{class}"));
+        let told = infer(&["--quiet", "--json", "--n=4", "--format=npy", "--model", &model, "--class", class, "--out"])
+            .arg(&out)
+            .assert()
+            .success()
+            .get_output()
+            .stdout
+            .clone();
+        let told: Value = serde_json::from_slice(&told).unwrap();
+        assert_eq!((&told["class"], &told["class_name"]), (&1.into(), &"c-light".into()));
+        let manifest = names(&out).into_iter().find(|name| name.ends_with("json")).unwrap();
+        let manifest: Value = serde_json::from_slice(&fs::read(out.join(manifest)).unwrap()).unwrap();
+        assert_eq!((&manifest["class"], &manifest["class_name"]), (&1.into(), &"c-light".into()));
+        fs::read(out.join("samples.npy")).unwrap()
+    };
+    assert_eq!(sample("c-light"), sample("1"));
+    let told = complaint(infer(&["--n=1", "--model", &model, "--class=light", "--out"]).arg(place.path("none")), 2);
+    assert!(told.contains("there is no class 'light'"), "{told}");
+    infer(&["info", &model]).assert().success().stdout(contains("b-dark, c-light, d-middle"));
+    let told = infer(&["info", "--json", &model]).assert().success().get_output().stdout.clone();
+    let told: Value = serde_json::from_slice(&told).unwrap();
+    assert_eq!(told["classes.names"], serde_json::json!(["b-dark", "c-light", "d-middle"]));
 
     // Other classes are other data.
     fs::rename(place.path("sorted/b-dark"), place.path("sorted/e-dark")).unwrap();
@@ -175,4 +233,25 @@ fn the_newest_checkpoints_stay() {
     assert_same("from an earlier checkpoint", &run, &one);
     resume(&one, &["--steps=10"]).assert().success();
     assert_eq!(kept(&one), set(["00000010", "best", "latest"]));
+}
+
+/// A start writes what the classes are called into the config of its folder: the same call must still take it up.
+#[test]
+fn a_killed_start_with_named_classes_is_taken_up() {
+    let place = Place::new();
+    let mut config = TrainConfig::preset("dcgan-28").unwrap();
+    let run = place.path("run");
+    drop(RunFolder::create(&run, &config).unwrap());
+    let named = |names: [&str; 2]| {
+        let mut table = config::preset_table("dcgan-28").unwrap();
+        config::set(&mut table, "data.classes=2").unwrap();
+        config::set(&mut table, &format!("data.class_names={names:?}")).unwrap();
+        TrainConfig::from_table(table, "it").unwrap()
+    };
+    fs::write(run.join("config.toml"), named(["a", "b"]).to_toml().unwrap()).unwrap();
+    assert!(RunFolder::check_new(&run, &config).is_err(), "another config");
+    config = named(["a", "b"]);
+    config.data.class_names.clear();
+    RunFolder::check_new(&run, &config).unwrap();
+    assert!(RunFolder::check_new(&run, &named(["b", "a"])).is_err(), "names that somebody asked for");
 }
