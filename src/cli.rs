@@ -14,10 +14,11 @@ use crate::progress::Progress;
 use crate::text::{self, shown};
 
 /// Reports on stderr: a bar on a terminal, a plain line every few seconds elsewhere, nothing with `--quiet`.
+#[derive(Clone)]
 pub struct Console {
     quiet: bool,
     terminal: bool,
-    task: Mutex<Option<Task>>,
+    task: Arc<Mutex<Option<Task>>>,
 }
 
 struct Task {
@@ -64,7 +65,7 @@ const LINE_EVERY: Duration = Duration::from_secs(10);
 impl Console {
     /// Listens to one program run.
     pub fn new(quiet: bool) -> Self {
-        Self { quiet, terminal: io::stderr().is_terminal(), task: Mutex::new(None) }
+        Self { quiet, terminal: io::stderr().is_terminal(), task: Arc::default() }
     }
 
     fn with_task(&self, act: impl FnOnce(&mut Option<Task>)) {
@@ -119,17 +120,20 @@ impl Progress for Console {
     }
 }
 
-/// A flag that Ctrl-C and SIGTERM raise; a second Ctrl-C leaves at once.
+/// A flag that Ctrl-C and SIGTERM raise, upon which `console` says what is still `to_do`; a second Ctrl-C leaves at once.
 ///
 /// # Errors
 /// When the handlers cannot be installed.
-pub fn stop_flag() -> Result<Arc<AtomicBool>> {
+pub fn stop_flag(console: &Console, to_do: &'static str) -> Result<Arc<AtomicBool>> {
     let flag = Arc::new(AtomicBool::new(false));
-    let raised = Arc::clone(&flag);
+    let (raised, console) = (Arc::clone(&flag), console.clone());
     ctrlc::set_handler(move || {
         if raised.swap(true, Ordering::SeqCst) {
             std::process::exit(130);
         }
+        let console = console.clone();
+        // In a thread of its own: a terminal that takes no more must not keep a second Ctrl-C waiting.
+        std::thread::spawn(move || console.say(&format!("stopping: {to_do}; a second Ctrl-C leaves at once")));
     })
     .map_err(|e| Error::Runtime(format!("cannot listen for Ctrl-C: {e}")))?;
     Ok(flag)
@@ -151,6 +155,7 @@ const SPELLINGS: &[(&str, &str)] = &[
     ("`device`", "--device"),
     ("`draws`", "--draws"),
     ("`export::export`", "`gan-train export`"),
+    ("`export::export(run)`", "`gan-train export RUN`"),
     ("`features::Options::range`", "--features-range"),
     ("`features::Options::size`", "--features-size"),
     ("`format`", "--format"),
@@ -163,6 +168,7 @@ const SPELLINGS: &[(&str, &str)] = &[
     ("`preset`", "--preset"),
     ("`provider`", "--provider"),
     ("`range`", "--range"),
+    ("`init_from`", "--init-from"),
     ("`install(false)`", "`gan-infer runtime install`"),
     ("`install(true)`", "`gan-infer runtime install --cuda`"),
     ("`set`", "--set"),

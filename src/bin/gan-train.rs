@@ -246,7 +246,7 @@ fn train(args: &TrainArgs) -> Result<()> {
         None => RunFolder::create(out, &config)?,
     };
 
-    let stop = stop_flag()?;
+    let stop = stop_flag(&console, "the step at hand is finished, then the run is saved and exported")?;
     let judge = judge(&config, &data, &console);
     let judge = judge.as_ref().map(|judge| judge as &dyn train::Judge);
     let (progress, stop) = (&console, &stop);

@@ -326,7 +326,7 @@ fn ctrl_c_leaves_whole_images_only() {
     let folder = tempdir().unwrap();
     let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_gan-infer"))
         .env("ORT_DYLIB_PATH", runtime_path())
-        .args(["--n", "1000000000", "--quiet", "--model"])
+        .args(["--n", "1000000000", "--model"])
         .arg(golden(SEALED))
         .arg("--out")
         .arg(folder.path())
@@ -344,7 +344,10 @@ fn ctrl_c_leaves_whole_images_only() {
     std::io::Read::read_to_string(&mut child.stderr.take().unwrap(), &mut error).unwrap();
     assert_eq!(status.code(), Some(1), "{error}");
     let files = images_in(folder.path());
-    let told = error.strip_prefix("error: interrupted: ").and_then(|rest| rest.split_once(" of 1000000000 images are whole"));
+    let said = "\nstopping: the batches at hand are finished, and what is whole stays; a second Ctrl-C leaves at once\n";
+    assert_eq!(error.matches(said).count(), 1, "{error}");
+    let told =
+        error.split_once("error: interrupted: ").and_then(|(_, rest)| rest.split_once(" of 1000000000 images are whole"));
     let told: usize = told.unwrap_or_else(|| panic!("{error}")).0.parse().unwrap();
     // A piece that was not finished does not count, but its images are whole, too.
     assert!((1..=files.len()).contains(&told), "{told} {}", files.len());
