@@ -162,7 +162,7 @@ impl WeightFile {
         }
         let (file, _) = files::open(path)?;
         let mut head = Vec::new();
-        file.take(4).read_to_end(&mut head).map_err(Error::io("read", path))?;
+        file.take(9).read_to_end(&mut head).map_err(Error::io("read", path))?;
         match head.as_slice() {
             [b'P', b'K', ..] => Pth::open(path).map(Self::Pth),
             // A pickle of a number of 10 bytes, by which PyTorch knew its files.
@@ -170,6 +170,11 @@ impl WeightFile {
                 path,
                 "a file in the form that PyTorch wrote before version 1.6",
                 "Open it with PyTorch and save it anew: torch.save(net.state_dict(), \"net.pth\").",
+            )),
+            _ if is_onnx(&head) => Err(Error::invalid_file(
+                path,
+                "an exported generator (ONNX), whose weights were folded into its operations: none can be trained on from there",
+                "Name the folder of the run that it was exported from, or the generator.safetensors of one of its checkpoints.",
             )),
             _ => Ok(Self::Tensors(vec![(String::new(), safetensors(path)?)])),
         }
@@ -204,6 +209,12 @@ impl WeightFile {
         };
         dicts.into_iter().flat_map(Candidate::with_parts).collect()
     }
+}
+
+/// Whether a file begins as an ONNX file does, with the version of its form. A safetensors file, whose length of the header may have
+/// the same bytes, has a brace behind that.
+fn is_onnx(head: &[u8]) -> bool {
+    matches!(head, [0x08, 1..=30, rest @ ..] if rest.last() != Some(&b'{'))
 }
 
 fn safetensors(path: &Path) -> Result<BTreeMap<String, Tensor>> {
