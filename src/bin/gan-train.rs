@@ -52,6 +52,10 @@ enum Command {
     Presets {
         /// The preset to print.
         name: Option<String>,
+        /// Print every key that a config knows, with what it is, its range and its default; those that the preset does not set
+        /// are commented out.
+        #[arg(long, requires = "name")]
+        all_keys: bool,
     },
     /// Export a run's generator, or a .pth or .safetensors file's, to ONNX, verified against candle in onnxruntime.
     Export(export::ExportArgs),
@@ -179,7 +183,7 @@ fn main() -> ExitCode {
     unsafe { outlive_file_limits() };
     let cli: Cli = parsed();
     finish(match cli.command {
-        Some(Command::Presets { name }) => presets(name.as_deref()),
+        Some(Command::Presets { name, all_keys }) => presets(name.as_deref(), all_keys),
         Some(Command::Export(args)) => export::export(&args),
         Some(Command::Eval(args)) => eval::eval(&args),
         Some(Command::Features(args)) => learn::features(&args),
@@ -190,8 +194,9 @@ fn main() -> ExitCode {
     })
 }
 
-fn presets(name: Option<&str>) -> Result<()> {
+fn presets(name: Option<&str>, all_keys: bool) -> Result<()> {
     match name {
+        Some(name) if all_keys => print_line(config::with_all_keys(name)?.trim_end()),
         Some(name) => print_line(TrainConfig::preset(name)?.to_toml()?.trim_end()),
         None => {
             let width = PRESETS.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
