@@ -14,10 +14,11 @@ use crate::progress::Progress;
 use crate::text::{self, shown};
 
 /// Reports on stderr: a bar on a terminal, a plain line every few seconds elsewhere, nothing with `--quiet`.
+#[derive(Clone)]
 pub struct Console {
     quiet: bool,
     terminal: bool,
-    task: Mutex<Option<Task>>,
+    task: Arc<Mutex<Option<Task>>>,
 }
 
 struct Task {
@@ -64,7 +65,7 @@ const LINE_EVERY: Duration = Duration::from_secs(10);
 impl Console {
     /// Listens to one program run.
     pub fn new(quiet: bool) -> Self {
-        Self { quiet, terminal: io::stderr().is_terminal(), task: Mutex::new(None) }
+        Self { quiet, terminal: io::stderr().is_terminal(), task: Arc::default() }
     }
 
     fn with_task(&self, act: impl FnOnce(&mut Option<Task>)) {
@@ -119,17 +120,20 @@ impl Progress for Console {
     }
 }
 
-/// A flag that Ctrl-C and SIGTERM raise; a second Ctrl-C leaves at once.
+/// A flag that Ctrl-C and SIGTERM raise, upon which `console` says what is still `to_do`; a second Ctrl-C leaves at once.
 ///
 /// # Errors
 /// When the handlers cannot be installed.
-pub fn stop_flag() -> Result<Arc<AtomicBool>> {
+pub fn stop_flag(console: &Console, to_do: &'static str) -> Result<Arc<AtomicBool>> {
     let flag = Arc::new(AtomicBool::new(false));
-    let raised = Arc::clone(&flag);
+    let (raised, console) = (Arc::clone(&flag), console.clone());
     ctrlc::set_handler(move || {
         if raised.swap(true, Ordering::SeqCst) {
             std::process::exit(130);
         }
+        let console = console.clone();
+        // In a thread of its own: a terminal that takes no more must not keep a second Ctrl-C waiting.
+        std::thread::spawn(move || console.say(&format!("stopping: {to_do}; a second Ctrl-C leaves at once")));
     })
     .map_err(|e| Error::Runtime(format!("cannot listen for Ctrl-C: {e}")))?;
     Ok(flag)
@@ -138,41 +142,42 @@ pub fn stop_flag() -> Result<Arc<AtomicBool>> {
 /// What messages of the library name as a program calls it. The library's errors name its fields and functions, which whoever
 /// embeds it can change; whoever calls a program changes flags.
 const SPELLINGS: &[(&str, &str)] = &[
+    ("`BUILTIN`", "`gan-infer models`"),
+    ("`Conditioning::truncation`", "--truncation"),
+    ("`Destination::out`", "--out"),
+    ("`EvaluationJob::draws`", "--draws"),
+    ("`EvaluationJob::n`", "--n"),
     ("`Existing::Overwrite`", "--force"),
     ("`Existing::Resume`", "--resume"),
-    ("`BUILTIN`", "`gan-infer models`"),
+    ("`FeatureConfig::lr`", "--lr"),
     ("`FeatureModel::open`", "--features F.onnx"),
+    ("`Options::batch`", "--batch"),
+    ("`Options::batch_memory`", "--batch-memory GIB"),
+    ("`Options::load_timeout`", "--load-timeout SECONDS"),
+    ("`Options::provider`", "--provider"),
+    ("`Options::range`", "--range"),
+    ("`Overrides::data`", "--data"),
+    ("`Overrides::init_from`", "--init-from"),
+    ("`Overrides::precision`", "--precision"),
+    ("`Overrides::set`", "--set"),
+    ("`Place::device`", "--device"),
+    ("`Plan::format`", "--format"),
+    ("`Plan::out`", "--out"),
+    ("`Plan::shard`", "--shard"),
+    ("`RunFolder::path`", "--out"),
     ("`RunFolder::resume`", "gan-train --resume RUN"),
+    ("`SamplingJob::threads`", "--threads"),
+    ("`TrainConfig::from_toml`", "--config"),
     ("`TrainConfig::preset`", "`gan-train presets NAME`"),
-    ("`batch_memory`", "--batch-memory GIB"),
-    ("`batch`", "--batch"),
-    ("`config`", "--config"),
-    ("`data`", "--data"),
-    ("`device`", "--device"),
-    ("`draws`", "--draws"),
+    ("`Trained::weights`", "--weights"),
+    ("`config::resized`", "--size, --width"),
     ("`export::export`", "`gan-train export`"),
+    ("`export::export(run)`", "`gan-train export RUN`"),
     ("`features::Options::range`", "--features-range"),
     ("`features::Options::size`", "--features-size"),
-    ("`format`", "--format"),
-    ("`learn::train`", "`gan-train features`"),
-    ("`init_from`", "--init-from"),
-    ("`load_timeout`", "--load-timeout SECONDS"),
-    ("`lr`", "--lr"),
-    ("`n`", "--n"),
-    ("`out`", "--out"),
-    ("`precision`", "--precision"),
-    ("`preset`", "--preset"),
-    ("`provider`", "--provider"),
-    ("`range`", "--range"),
     ("`install(false)`", "`gan-infer runtime install`"),
     ("`install(true)`", "`gan-infer runtime install --cuda`"),
-    ("`set`", "--set"),
-    ("`shard`", "--shard"),
-    ("`size`", "--size"),
-    ("`threads`", "--threads"),
-    ("`truncation`", "--truncation"),
-    ("`weights`", "--weights"),
-    ("`width`", "--width"),
+    ("`learn::train`", "`gan-train features`"),
 ];
 
 /// A message of the library with flags and commands in it for its own names.

@@ -79,10 +79,14 @@ impl Truncation {
     pub fn new(x: f64, distribution: Distribution) -> crate::error::Result<Self> {
         use crate::error::Error;
         if !(x.is_finite() && x > 0.0) {
-            return Err(Error::usage(format!("`truncation` {x} leaves no latents"), "Choose a number above 0, for example 1."));
+            return Err(Error::usage(
+                format!("`Conditioning::truncation` {x} leaves no latents"),
+                "Choose a number above 0, for example 1.",
+            ));
         }
         if distribution == Distribution::Uniform && x > 1.0 {
-            let what = format!("`truncation` {x} is beyond this generator's latents, which are uniform in [-1, 1]");
+            let what =
+                format!("`Conditioning::truncation` {x} is beyond this generator's latents, which are uniform in [-1, 1]");
             return Err(Error::usage(what, "Choose a number up to 1."));
         }
         Ok(Self(x))

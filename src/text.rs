@@ -56,3 +56,21 @@ pub(crate) fn grouped(number: usize) -> String {
     }
     text
 }
+
+/// A number of bytes as people say it: `512 bytes`, `13.2 MiB`.
+#[cfg(feature = "infer")]
+pub(crate) fn bytes(number: u64) -> String {
+    const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];
+    let mut unit = None;
+    let mut value = number as f64;
+    for next in UNITS {
+        if value < 1024.0 {
+            break;
+        }
+        (value, unit) = (value / 1024.0, Some(next));
+    }
+    match unit {
+        None => format!("{number} bytes"),
+        Some(unit) => format!("{value:.1} {unit}"),
+    }
+}

@@ -89,8 +89,8 @@ struct Sample {
 
 #[derive(Args)]
 struct Open {
-    /// A built-in generator or an ONNX file [default: the first of `gan-infer models`]
-    #[arg(long, value_name = "NAME|F.onnx")]
+    /// A built-in generator, an ONNX file, or a training run's folder [default: the first of `gan-infer models`]
+    #[arg(long, value_name = "NAME|F.onnx|RUN")]
     model: Option<String>,
     #[command(flatten)]
     how: How,
@@ -123,7 +123,7 @@ struct How {
 enum Command {
     /// What a model is and promises, and what would run it
     Info {
-        /// A built-in generator or an ONNX file [default: the first of `gan-infer models`]
+        /// A built-in generator, an ONNX file, or a training run's folder [default: the first of `gan-infer models`]
         model: Option<String>,
         #[command(flatten)]
         how: How,
@@ -133,7 +133,7 @@ enum Command {
     },
     /// How fast a model makes images here: over batch sizes and sessions, stage by stage, and what bounds the whole
     Bench {
-        /// A built-in generator or an ONNX file [default: the first of `gan-infer models`]
+        /// A built-in generator, an ONNX file, or a training run's folder [default: the first of `gan-infer models`]
         model: Option<String>,
         #[command(flatten)]
         how: How,
@@ -203,9 +203,9 @@ fn main() -> ExitCode {
 fn make(sample: Sample) -> Result<()> {
     let console = Console::new(sample.quiet);
     let goal = sample.goal()?;
-    let generator = builtin::open(sample.open.model.as_deref(), &sample.open.how.options())?;
+    let generator = open(sample.open.model.as_deref(), &sample.open.how.options(), &console)?;
     // Only from here on is anything made that must be left whole: until then one Ctrl-C ends the program, whatever a model does.
-    let stop = cli::stop_flag()?;
+    let stop = cli::stop_flag(&console, "the batches at hand are finished, and what is whole stays")?;
     let library = runtime::load()?;
     let conditioning = Conditioning {
         truncation: sample.truncation.map(|x| Truncation::new(x, generator.latent().distribution)).transpose()?,
@@ -329,6 +329,14 @@ impl Goal {
     }
 }
 
+/// Opens what was named, and says which file of a run that is.
+fn open(model: Option<&str>, options: &Options, console: &Console) -> Result<Generator> {
+    if let Some(path) = model.map(builtin::of_run).transpose()?.flatten() {
+        console.say(&format!("of this run: {}", text::path(&path)));
+    }
+    builtin::open(model, options)
+}
+
 /// `40 to 99`, or `none`.
 fn range_text(places: &Range<u64>) -> String {
     match places {
@@ -407,7 +415,8 @@ fn measure(
     json: bool,
 ) -> Result<()> {
     let options = how.options();
-    let generator = builtin::open(model, &options)?;
+    let console = Console::new(json);
+    let generator = open(model, &options, &console)?;
     let mut setup = bench::Setup::new(generator.provider(), seconds);
     let replace = |list: &mut Vec<usize>, with: &[u16]| {
         if !with.is_empty() {
@@ -416,12 +425,12 @@ fn measure(
     };
     replace(&mut setup.batches, batches);
     replace(&mut setup.threads, threads);
-    let report = bench::run(&generator, &options, &setup, scratch, &Console::new(json))?;
+    let report = bench::run(&generator, &options, &setup, scratch, &console)?;
     if json { print_json(&json!(report)) } else { print_line(report.to_string().trim_end()) }
 }
 
 fn info(model: Option<&str>, how: &How, json: bool) -> Result<()> {
-    let generator = builtin::open(model, &how.options())?;
+    let generator = open(model, &how.options(), &Console::new(json))?;
     let mut facts = facts(&generator);
     facts.extend(runtime_facts()?);
     for note in generator.notes() {

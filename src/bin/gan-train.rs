@@ -52,6 +52,10 @@ enum Command {
     Presets {
         /// The preset to print.
         name: Option<String>,
+        /// Print every key that a config knows, with what it is, its range and its default; those that the preset does not set
+        /// are commented out.
+        #[arg(long, requires = "name")]
+        all_keys: bool,
     },
     /// Export a run's generator, or a .pth or .safetensors file's, to ONNX, verified against candle in onnxruntime.
     Export(export::ExportArgs),
@@ -184,7 +188,7 @@ fn main() -> ExitCode {
     unsafe { outlive_file_limits() };
     let cli: Cli = parsed();
     finish(match cli.command {
-        Some(Command::Presets { name }) => presets(name.as_deref()),
+        Some(Command::Presets { name, all_keys }) => presets(name.as_deref(), all_keys),
         Some(Command::Export(args)) => export::export(&args),
         Some(Command::Eval(args)) => eval::eval(&args),
         Some(Command::Features(args)) => learn::features(&args),
@@ -195,8 +199,9 @@ fn main() -> ExitCode {
     })
 }
 
-fn presets(name: Option<&str>) -> Result<()> {
+fn presets(name: Option<&str>, all_keys: bool) -> Result<()> {
     match name {
+        Some(name) if all_keys => print_line(config::with_all_keys(name)?.trim_end()),
         Some(name) => print_line(TrainConfig::preset(name)?.to_toml()?.trim_end()),
         None => {
             let width = PRESETS.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
@@ -258,7 +263,7 @@ fn train(args: &TrainArgs) -> Result<()> {
         None => RunFolder::create(out, &config)?,
     };
 
-    let stop = stop_flag()?;
+    let stop = stop_flag(&console, "the step at hand is finished, then the run is saved and exported")?;
     let judge = judge(&config, &data, &console);
     let judge = judge.as_ref().map(|judge| judge as &dyn train::Judge);
     let (progress, stop) = (&console, &stop);

@@ -117,10 +117,30 @@ pub fn parse_table(text: &str, place: &str) -> Result<Table> {
     let mut table: Table =
         text.parse().map_err(|e: toml::de::Error| invalid_config(place, e.to_string().trim_end().to_string()))?;
     match table.remove("base") {
-        None => Ok(table),
+        None => is_no_base(&table, place).map(|()| table),
         Some(Value::String(base)) => Ok(merge(preset_table(&base)?, table)),
         Some(other) => Err(invalid_config(place, format!("base must be the name of a preset, not {other}"))),
     }
+}
+
+/// What every config says, in a file or in its base.
+const SECTIONS: [&str; 7] = ["data", "latent", "generator", "critic", "loss", "optimizer", "schedule"];
+
+/// Refuses a file that names a preset as `preset`, and leaves to it what only a `base` would bring. (A complete config has it as a
+/// label: what it began as.)
+fn is_no_base(table: &Table, place: &str) -> Result<()> {
+    let preset = table.get("preset").and_then(Value::as_str);
+    let known = PRESETS.iter().map(|(name, _)| *name);
+    let Some(near) = preset.and_then(|preset| nearest(preset, known)) else { return Ok(()) };
+    let missing: Vec<String> =
+        SECTIONS.iter().filter(|name| !table.contains_key(**name)).map(|name| format!("[{name}]")).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let preset = on_one_line(preset.unwrap_or_default());
+    let what = format!("preset = \"{preset}\" is a mere label, and the file lacks {}", missing.join(", "));
+    let hint = format!("Did you mean base = \"{near}\"? Then the file says only what differs from that preset.");
+    Err(Error::invalid(place, what, hint))
 }
 
 /// The most names in a key, joined by dots. No config has more than 3; each is a table in the one before, and thousands of those
@@ -197,8 +217,8 @@ fn merge(mut base: Table, over: Table) -> Table {
 pub fn set(table: &mut Table, assignment: &str) -> Result<()> {
     let wrong = |what: &str| {
         Error::usage(
-            format!("`set` {assignment}: {what}"),
-            "Write `set` section.key=value, for example `set` schedule.batch_size=32.",
+            format!("`Overrides::set` {assignment}: {what}"),
+            "Write `Overrides::set` section.key=value, for example `Overrides::set` schedule.batch_size=32.",
         )
     };
     let (path, value) = assignment.split_once('=').ok_or_else(|| wrong("no '='"))?;
@@ -209,8 +229,8 @@ pub fn set(table: &mut Table, assignment: &str) -> Result<()> {
     let mut keys: Vec<&str> = path.split('.').map(str::trim).collect();
     if keys.len() > MAX_DEPTH {
         return Err(Error::usage(
-            format!("`set`: its key is made of {} names", keys.len()),
-            "Write `set` section.key=value, for example `set` schedule.batch_size=32.",
+            format!("`Overrides::set`: its key is made of {} names", keys.len()),
+            "Write `Overrides::set` section.key=value, for example `Overrides::set` schedule.batch_size=32.",
         ));
     }
     let last = keys.pop().filter(|key| !key.is_empty()).ok_or_else(|| wrong("no key"))?;

@@ -3,12 +3,14 @@
 mod checks;
 mod load;
 mod overrides;
+mod reference;
 pub(crate) mod resize;
 pub(crate) mod schedule;
 mod schema;
 
 pub use load::{PRESETS, parse_table, preset_table, resized, set};
 pub use overrides::Overrides;
+pub use reference::{REFERENCE, with_all_keys};
 pub use resize::SIZES;
 pub use schedule::{CriticWarmup, DecayCurve, GeneratorLatents, LrDecay, Precision, Rates, Schedule, Span};
 pub use schema::{NetworkConfig, Norm, OptimizerPair, OutputConfig, TrainConfig, WatchConfig};

@@ -201,7 +201,7 @@ impl TrainingSet {
             return Err(Error::invalid(&data.name, what, "Give complete data sets of one form."));
         }
         if sets.is_empty() {
-            return Err(Error::usage("no data to learn from", "Name some with `data`."));
+            return Err(Error::usage("no data to learn from", "Name some with `Overrides::data`."));
         }
         let (data, labels): (Vec<_>, Vec<_>) = sets.into_iter().unzip();
         Ok(Self { data, labels: labels.into_iter().collect() })
@@ -420,7 +420,11 @@ fn finite(loss: &Tensor, step: u64) -> Result<f32> {
     if loss.is_finite() {
         Ok(loss)
     } else {
-        Err(Error::invalid("training", format!("the loss is {loss} at step {step}"), "Train again with a lower `lr`."))
+        Err(Error::invalid(
+            "training",
+            format!("the loss is {loss} at step {step}"),
+            "Train again with a lower `FeatureConfig::lr`.",
+        ))
     }
 }
 

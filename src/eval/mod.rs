@@ -147,7 +147,7 @@ fn images_a_draw(job: &EvaluationJob, real: usize) -> Result<usize> {
     } else {
         return Ok(n);
     };
-    Err(Error::usage(what, "Give more images, or choose another `n`, or other `draws`."))
+    Err(Error::usage(what, "Give more images, or choose another `EvaluationJob::n`, or other `EvaluationJob::draws`."))
 }
 
 impl Subject<'_> {
@@ -202,7 +202,10 @@ impl Subject<'_> {
             Self::Generator(generator) => generator.latent(),
             Self::Trained(trained) => trained.config.latent,
             Self::Images(_) => {
-                return Err(Error::usage("`truncation` of images that are there", "Judge the generator that made them."));
+                return Err(Error::usage(
+                    "`Conditioning::truncation` of images that are there",
+                    "Judge the generator that made them.",
+                ));
             }
         };
         Truncation::new(bound, latent.distribution).map(Some)

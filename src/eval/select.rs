@@ -51,13 +51,19 @@ impl Destination {
     /// When `out` is not named as a zip archive, or is in such a place, or its folder cannot be written to.
     pub fn new(out: &Path, source: &str) -> Result<Self> {
         if !out.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("zip")) {
-            return Err(Error::usage(format!("`out` {}", text::path(out)), "Name a zip archive, for example typical.zip."));
+            return Err(Error::usage(
+                format!("`Destination::out` {}", text::path(out)),
+                "Name a zip archive, for example typical.zip.",
+            ));
         }
         let mut name = out.file_stem().unwrap_or_default().to_os_string();
         name.push("-left-out.png");
         let sheet = out.with_file_name(name);
         if let Some(path) = [out, &sheet].into_iter().find(|path| path.exists()) {
-            return Err(Error::usage(format!("{} is there already", text::path(path)), "Choose another `out`, or remove it."));
+            return Err(Error::usage(
+                format!("{} is there already", text::path(path)),
+                "Choose another `Destination::out`, or remove it.",
+            ));
         }
         let folder = out.parent().filter(|folder| *folder != Path::new("")).unwrap_or(Path::new("."));
         // As far as it is there already.
@@ -65,7 +71,7 @@ impl Destination {
             std::path::absolute(folder).ok().and_then(|folder| folder.ancestors().find_map(|part| part.canonicalize().ok()));
         let inside = |data: PathBuf| data.is_dir() && existing.is_some_and(|folder| folder.starts_with(data));
         if Path::new(source).canonicalize().is_ok_and(inside) {
-            let what = format!("`out` {} is inside the data's own folder", text::path(out));
+            let what = format!("`Destination::out` {} is inside the data's own folder", text::path(out));
             return Err(Error::usage(what, "Name a place outside of it, so that the data stay what they are."));
         }
         files::create_folder(folder)?;

@@ -86,7 +86,8 @@ pub struct Whole {
     /// Images a second.
     pub rate: Rate,
     /// Of the rate that its stages allow together: 1/(sum of 1/rate) of those that share their threads, the least of these where
-    /// others encode and write what the sessions make.
+    /// others encode and write what the sessions make. Above 1 where a stage was slower by itself than within the whole: how fast
+    /// files are created changes from one second to the next, with what the disk has to do besides.
     pub of_possible: f64,
     /// The stage that takes most of the time.
     pub bound_by: &'static str,
@@ -296,6 +297,14 @@ fn once<W: FnMut(u64) -> Result<u64>>(
     })
 }
 
+/// How much that is of what the stages allow. More than all of it there cannot be: a stage was slower when it was measured alone.
+fn share_text(of_possible: f64) -> String {
+    match (of_possible * 100.0).round() {
+        percent if percent <= 100.0 => format!("{percent:.0} % of what its stages allow"),
+        _ => "faster than its stages were alone, for the disk's rate changes".to_string(),
+    }
+}
+
 /// As a table.
 impl std::fmt::Display for BenchReport {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -311,8 +320,8 @@ impl std::fmt::Display for BenchReport {
         }
         writeln!(f, "\nthe whole")?;
         for Whole { format, rate: one, of_possible, bound_by } in &self.whole {
-            let percent = of_possible * 100.0;
-            writeln!(f, "  to {format:21}{}: {percent:.0} % of what its stages allow, most of it {bound_by}", rate(one))?;
+            let share = share_text(*of_possible);
+            writeln!(f, "  to {format:21}{}: {share}, most of it {bound_by}", rate(one))?;
         }
         Ok(())
     }

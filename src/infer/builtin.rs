@@ -1,5 +1,7 @@
 //! The generators that come with the library (feature `builtin`).
 
+use std::path::{Path, PathBuf};
+
 use crate::error::{Error, Result, nearest};
 use crate::text;
 
@@ -54,17 +56,42 @@ pub fn find(name: Option<&str>) -> Result<&'static Builtin> {
     })
 }
 
-/// Opens what a user names: a built-in generator, or an ONNX file (a path that exists or ends in `.onnx`). Without a
-/// name, the default built-in generator.
+/// The generator of a training run, which its folder holds as `generator.onnx`; `None` where the name is no such folder's, or a
+/// built-in generator's.
+///
+/// # Errors
+/// When the run has none yet.
+pub fn of_run(model: &str) -> Result<Option<PathBuf>> {
+    let run = Path::new(model);
+    // Other folders have a config.toml, too: checkpoints, and what feature models were made from.
+    let is_run = run.join("config.toml").is_file() && run.join("checkpoints").is_dir();
+    if !is_run || is_builtin(model) {
+        return Ok(None);
+    }
+    let path = run.join("generator.onnx");
+    match path.symlink_metadata() {
+        Ok(_) => Ok(Some(path)),
+        Err(_) => Err(Error::invalid_file(run, "this run has no generator.onnx yet", "Make it with `export::export(run)`.")),
+    }
+}
+
+fn is_builtin(name: &str) -> bool {
+    BUILTIN.iter().any(|known| known.name == name)
+}
+
+/// Opens what a user names: a built-in generator, an ONNX file (a path that exists or ends in `.onnx`), or a training run's folder
+/// ([`of_run`]). Without a name, the default built-in generator.
 ///
 /// # Errors
 /// When there is no such generator, or it cannot be opened.
 pub fn open(model: Option<&str>, options: &Options) -> Result<Generator> {
     let builtin = |name| find(name).and_then(|found| Generator::from_bytes(found.name, found.bytes, options));
     match model {
-        Some(model) if BUILTIN.iter().all(|known| known.name != model) => {
-            let path = std::path::Path::new(model);
-            if path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("onnx")) || path.exists() {
+        Some(model) if !is_builtin(model) => {
+            let path = Path::new(model);
+            if let Some(path) = of_run(model)? {
+                Generator::open(&path, options)
+            } else if path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("onnx")) || path.exists() {
                 Generator::open(path, options)
             } else if path.components().count() > 1 {
                 let hint = "Check the path; a built-in generator is named by its name alone, as `BUILTIN` lists them.";

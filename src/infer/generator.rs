@@ -321,7 +321,7 @@ impl Generator {
         if self.form.element != Element::U8 && self.range.is_none() {
             return Err(Error::usage(
                 format!("{}: the output is {}, and the file does not tell its value range", self.name(), self.output),
-                "Say it with `range` tanh (-1 to 1), `range` sigmoid (0 to 1) or `range` byte (0 to 255).",
+                "Say it with `Options::range` tanh (-1 to 1), `Options::range` sigmoid (0 to 1) or `Options::range` byte (0 to 255).",
             ));
         }
         self.any_sampler()
@@ -337,7 +337,7 @@ impl Generator {
                     session.and_then(|it| BoundSession::new(it, self.provider, &self.input.of(self.batch), &self.result));
                 session.map_err(|e| {
                     let what = format!("another session of it failed: {}", one_line(&e));
-                    Error::invalid(self.name(), what, hint(&e, "The first one did not: ask for fewer `threads`."))
+                    Error::invalid(self.name(), what, hint(&e, "The first one did not: ask for fewer `SamplingJob::threads`."))
                 })?
             }
         };
@@ -459,7 +459,7 @@ fn choose_batch(name: &str, asked: Option<usize>, fixed: Option<usize>, own: usi
     match (asked, fixed) {
         (Some(asked), Some(fixed)) if asked != fixed => Err(Error::usage(
             format!("{name}: the batch size of this model is fixed at {fixed}, not {asked}"),
-            format!("Leave `batch` away, or give {fixed}."),
+            format!("Leave `Options::batch` away, or give {fixed}."),
         )),
         (asked, fixed) => Ok(fixed.or(asked).unwrap_or(own)),
     }
@@ -467,12 +467,13 @@ fn choose_batch(name: &str, asked: Option<usize>, fixed: Option<usize>, own: usi
 
 fn choose_range(name: &str, asked: Option<Range>, contract: Option<&Contract>, form: OutputForm) -> Result<Option<Range>> {
     match (asked, contract) {
-        (Some(_), _) if form.element == Element::U8 => {
-            Err(Error::usage(format!("{name}: its output is pixels already, so `range` means nothing"), "Leave `range` away."))
-        }
+        (Some(_), _) if form.element == Element::U8 => Err(Error::usage(
+            format!("{name}: its output is pixels already, so `Options::range` means nothing"),
+            "Leave `Options::range` away.",
+        )),
         (Some(asked), Some(contract)) if asked != contract.range => Err(Error::usage(
             format!("{name}: its value range is {}, not {}", contract.range.name(), asked.name()),
-            "Leave `range` away: the file says it.",
+            "Leave `Options::range` away: the file says it.",
         )),
         (asked, contract) => Ok(contract.map(|contract| contract.range).or(asked)),
     }

@@ -325,7 +325,7 @@ pub fn look_at_journal(folder: &Path, name: &Path) -> Result<Option<[u64; 2]>> {
 pub(super) fn busy(folder: &Folder, name: &Path, pid: u32) -> Error {
     let who = if pid > 0 { format!(" (process {pid})") } else { String::new() };
     let what = format!("another gan-infer{who} is at work on it: {} is locked", text::path(&folder.join(name)));
-    Error::usage(what, "Wait for its end, or choose another `out`.")
+    Error::usage(what, "Wait for its end, or choose another `Plan::out`.")
 }
 
 /// Who wrote last that it is at work; 0 if that cannot be told.

@@ -62,7 +62,7 @@ pub(crate) fn within<T: Send + 'static>(
             Err(Error::invalid(
                 name,
                 format!("to load it and to run it once takes longer than {} seconds", limit.as_secs_f64()),
-                "If you trust it and this machine is slow, allow more with `load_timeout`; else use another model.",
+                "If you trust it and this machine is slow, allow more with `Options::load_timeout`; else use another model.",
             ))
         }
     }
@@ -83,7 +83,7 @@ pub(crate) fn check_batch(name: &str, what: &str, bytes: u64, most: u64) -> Resu
     Err(Error::invalid(
         name,
         format!("{what} of a batch take {:.1} GiB, and no more than {} are allowed", gib(bytes), gib(most)),
-        "Choose a smaller `batch`, if the model leaves it open, or allow more with `batch_memory`.",
+        "Choose a smaller `Options::batch`, if the model leaves it open, or allow more with `Options::batch_memory`.",
     ))
 }
 
@@ -114,7 +114,7 @@ pub(crate) fn hint<'a>(error: &Error, otherwise: &'a str) -> &'a str {
     ];
     match error {
         Error::Ort(text) if SIGNS.iter().any(|sign| text.contains(sign)) => {
-            "There is not enough memory for it: a smaller `batch` or fewer `threads` need less."
+            "There is not enough memory for it: a smaller `Options::batch` or fewer `SamplingJob::threads` need less."
         }
         _ => otherwise,
     }

@@ -70,7 +70,7 @@ fn refuse_finished(output: &Output) -> Result<()> {
     };
     Err(Error::usage(
         what,
-        "Choose another `out`, or give `Existing::Overwrite`, which replaces the job there with all of its files.",
+        "Choose another `Plan::out`, or give `Existing::Overwrite`, which replaces the job there with all of its files.",
     ))
 }
 
@@ -335,15 +335,21 @@ impl Opening<'_> {
 
     /// Says how many images that were made before are lost, if any are; `None` if that cannot be told.
     fn tell(&self, lost: Option<u64>, kept: u64) {
+        let why = self.why_more();
         match lost {
             Some(0) => {}
-            Some(lost) => {
-                self.progress.say(&format!("{lost} images that were made before are not whole any more: they are made again"))
-            }
+            Some(lost) => self.progress.say(&format!(
+                "not all that was made before is whole any more: {lost} images are made again, {kept} are kept{why}"
+            )),
             None => self.progress.say(&format!(
-                "not all that was made before can be vouched for any more: {kept} images are kept, the others are made again"
+                "not all that was made before can be vouched for any more: {kept} images are kept, the others are made again{why}"
             )),
         }
+    }
+
+    /// What is to be added to a message that images are made again, some of which may be there.
+    fn why_more(&self) -> String {
+        self.output.sink().why_more().map_or(String::new(), |why| format!(" ({why})"))
     }
 
     /// Makes again what a finished job has lost; begins it where there is none.
@@ -375,9 +381,10 @@ impl Opening<'_> {
         manifest::forget(output, folder)?;
         let count = self.site.share.count();
         self.progress.say(&format!(
-            "{} says that the job is done, but not all is as it says: {} of {count} images are made again",
+            "{} says that the job is done, but not all is as it says: {} of {count} images are made again{}",
             text::path(&output.manifest()),
-            count - journal.done.count()
+            count - journal.done.count(),
+            self.why_more()
         ));
         Ok(Opened { store: Some(self.create()?), journal: Some(journal) })
     }
@@ -391,7 +398,7 @@ impl Opening<'_> {
         let Some(told) = manifest::find(&site.folder, &path)? else { return Ok(None) };
         if let Some(difference) = difference(&told, self.identity) {
             let what = format!("{} is of another job: {difference}", text::path(&path));
-            return Err(Error::usage(what, "Choose another `out`, or begin again with `Existing::Overwrite`."));
+            return Err(Error::usage(what, "Choose another `Plan::out`, or begin again with `Existing::Overwrite`."));
         }
         let Some(pieces) = sink.described(site, &told) else {
             let of_earlier = if sink.has_size(site, &told) { Finished::Whole } else { Finished::Parts(Vec::new()) };

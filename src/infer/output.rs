@@ -207,10 +207,10 @@ fn destination(format: Format, out: &Path, share: &Share) -> Result<PathBuf> {
         }
         (Some(_), _) => {
             let choices: Vec<String> = Format::of_one_file()
-                .map(|(format, ending)| format!("`format` {} for a .{ending} file", format.name()))
+                .map(|(format, ending)| format!("`Plan::format` {} for a .{ending} file", format.name()))
                 .collect();
             Err(Error::usage(
-                format!("`out` {} names a file that format {} does not make", text::path(out), format.name()),
+                format!("`Plan::out` {} names a file that format {} does not make", text::path(out), format.name()),
                 format!("Name a folder, or choose {}.", choices.join(", ")),
             ))
         }

@@ -172,7 +172,7 @@ fn make<'a>(
         let mut first = Some(first);
         let no_thread = |e| {
             halt.store(true, Ordering::Relaxed);
-            Error::Runtime(format!("the system gives no more threads: {e}. Ask for fewer `threads`."))
+            Error::Runtime(format!("the system gives no more threads: {e}. Ask for fewer `SamplingJob::threads`."))
         };
         let watch = || end_runs(&worker, &nobody_at_work);
         thread::Builder::new().spawn_scoped(scope, watch).map_err(no_thread)?;

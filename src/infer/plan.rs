@@ -29,8 +29,8 @@ impl Plan {
         let in_one_go = output.sink().in_one_go().filter(|_| shard.is_some() || existing == Existing::Resume);
         if let Some(what) = in_one_go {
             return Err(Error::usage(
-                format!("{what} is made in one go, without `shard` and `Existing::Resume`"),
-                format!("Choose `format` {}.", Format::not_in_one_go()),
+                format!("{what} is made in one go, without `Plan::shard` and `Existing::Resume`"),
+                format!("Choose `Plan::format` {}.", Format::not_in_one_go()),
             ));
         }
         let folder = output.folder();

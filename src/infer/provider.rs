@@ -102,7 +102,7 @@ impl Provider {
     pub(super) fn not_offered(self, library: &runtime::Located) -> Error {
         Error::Runtime(format!(
             "the CUDA provider was asked for, but onnxruntime {} at {} has none. Run `install(true)`, or use \
-             `provider` cpu.",
+             `Options::provider` cpu.",
             library.version,
             text::path(&library.path)
         ))
@@ -112,7 +112,7 @@ impl Provider {
     pub(super) fn not_started(self, library: &runtime::Located, why: &str) -> Error {
         Error::Runtime(format!(
             "the CUDA provider of onnxruntime {} at {} does not start on {self}: {why}. Check the driver with nvidia-smi; \
-             `install(true)` fetches the CUDA libraries; `provider` cpu does without.",
+             `install(true)` fetches the CUDA libraries; `Options::provider` cpu does without.",
             library.version,
             text::path(&library.path)
         ))

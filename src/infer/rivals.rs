@@ -76,7 +76,7 @@ pub(super) fn refuse(folder: &Folder, rivals: &[Rival]) -> Result<()> {
         Some(pid) => at_work(&path, pid),
         None => Error::usage(
             format!("{} tells of another job with files of the same names", text::path(&path)),
-            "If it is unfinished, finish it: its own call with `Existing::Resume`. Else choose another `out`; `Existing::Overwrite` replaces it.",
+            "If it is unfinished, finish it: its own call with `Existing::Resume`. Else choose another `Plan::out`; `Existing::Overwrite` replaces it.",
         ),
     })
 }
@@ -84,7 +84,7 @@ pub(super) fn refuse(folder: &Folder, rivals: &[Rival]) -> Result<()> {
 fn at_work(path: &Path, pid: u32) -> Error {
     let who = if pid > 0 { format!(" (process {pid})") } else { String::new() };
     let what = format!("another gan-infer{who} makes files of the same names: {} is locked", text::path(path));
-    Error::usage(what, "Wait for its end, or choose another `out`.")
+    Error::usage(what, "Wait for its end, or choose another `Plan::out`.")
 }
 
 /// Refuses to replace what somebody is at work on.

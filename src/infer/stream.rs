@@ -80,8 +80,8 @@ pub fn stream(
             to.write_all(&png).map_err(failed)?;
         }
         Format::Png | Format::Npz => {
-            let what = format!("`format` {} cannot be written in one stream", format.name());
-            return Err(Error::usage(what, "Choose `format` npy, tar or grid, or name a folder."));
+            let what = format!("`Plan::format` {} cannot be written in one stream", format.name());
+            return Err(Error::usage(what, "Choose `Plan::format` npy, tar or grid, or name a folder."));
         }
     }
     to.flush().map_err(failed)?;
@@ -155,7 +155,8 @@ impl Work<'_> {
         progress.begin("sampling", count);
         let result = thread::scope(|scope| {
             let mut first = Some(first);
-            let no_thread = |e| Error::Runtime(format!("the system gives no more threads: {e}. Ask for fewer `threads`."));
+            let no_thread =
+                |e| Error::Runtime(format!("the system gives no more threads: {e}. Ask for fewer `SamplingJob::threads`."));
             for _ in 0..threads.min(usize::try_from(total).unwrap_or(usize::MAX)).max(1) {
                 let (send, encode, turn, sampler) = (send.clone(), &encode, &turn, first.take());
                 let work = move || {

@@ -50,7 +50,7 @@ pub fn peak_memory(device: &Device) -> Result<Option<u64>> {
 pub fn check_precision(device: &Device, precision: Precision) -> Result<()> {
     if device.is_cpu() && precision != Precision::F32 {
         let what = format!("precision {} on the CPU, which computes in f32 only", precision.name());
-        return Err(Error::usage(what, "Use `precision` f32, or `device` cuda in a build that has it."));
+        return Err(Error::usage(what, "Use `Overrides::precision` f32, or `Place::device` cuda in a build that has it."));
     }
     Ok(())
 }

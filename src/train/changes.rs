@@ -104,7 +104,7 @@ fn refuse_unmeant(folder: &RunFolder, saved: Option<&Path>, changes: &[Change], 
     };
     let told: Vec<String> = unmeant.iter().map(ToString::to_string).collect();
     let what = format!("other than what {made}: {}", told.join("; "));
-    let keys: Vec<String> = unmeant.iter().map(|change| format!("`set` {}=…", change.key)).collect();
+    let keys: Vec<String> = unmeant.iter().map(|change| format!("`Overrides::set` {}=…", change.key)).collect();
     let hint = format!("Restore it, or change it on purpose with {}.", keys.join(" "));
     Err(Error::invalid_file(&place, what, hint))
 }

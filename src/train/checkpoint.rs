@@ -356,6 +356,15 @@ pub fn read_config(from: &Path, run: &TrainConfig) -> Result<Option<TrainConfig>
     TrainConfig::from_table(table, &place).map(Some)
 }
 
+/// How a run goes on whose images are not those that its checkpoint was trained on.
+fn other_images(saved: &Path) -> String {
+    let run = text::path(saved.ancestors().nth(2).unwrap_or(saved));
+    format!(
+        "Name the run's own data with `Overrides::data`; or, to go on with these images, begin another run with its weights: \
+         `TrainConfig::from_toml` {run}/config.toml `Overrides::init_from` {run}, with these `Overrides::data` and a new `RunFolder::path`."
+    )
+}
+
 /// Puts a trainer where a checkpoint left it, and gives the watchdog as it was then.
 ///
 /// # Errors
@@ -368,7 +377,7 @@ pub fn load(from: &Path, trainer: &mut Trainer, data: &Dataset) -> Result<Watchd
             on_one_line(&state.data),
             on_one_line(&data.name)
         );
-        return Err(Error::invalid_file(from, what, "Name the run's own data with `data`."));
+        return Err(Error::invalid_file(from, what, other_images(from)));
     }
     let place = |file: &str| text::path(&from.join(file));
     trainer.generator.load(&read_tensors(&from.join(GENERATOR))?, &place(GENERATOR))?;

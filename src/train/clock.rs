@@ -32,12 +32,17 @@ impl Clock {
             record.loss_critic,
             record.loss_generator,
             record.images_per_second,
-            hours(left)
+            duration(left)
         )
     }
 }
 
-pub(super) fn hours(seconds: f64) -> String {
+/// A time as people say it: `20 s`, `4 min 20 s`, `2 h 5 min`.
+pub(super) fn duration(seconds: f64) -> String {
     let seconds = seconds.round() as u64;
-    format!("{}:{:02}:{:02}", seconds / 3600, seconds / 60 % 60, seconds % 60)
+    match (seconds / 3600, seconds / 60 % 60, seconds % 60) {
+        (0, 0, seconds) => format!("{seconds} s"),
+        (0, minutes, seconds) => format!("{minutes} min {seconds} s"),
+        (hours, minutes, _) => format!("{hours} h {minutes} min"),
+    }
 }

@@ -5,6 +5,7 @@ use std::sync::Once;
 
 use plotters::coord::Shift;
 use plotters::prelude::*;
+use plotters::style::text_anchor::{HPos, Pos, VPos};
 use plotters::style::{FontStyle, register_font};
 
 use super::Record;
@@ -166,6 +167,7 @@ fn plot_panel<B: DrawingBackend>(
     lines: &[DrawnCurve],
     last: f64,
 ) -> std::result::Result<(), DrawingAreaErrorKind<B::ErrorType>> {
+    const LONELY: u32 = 5; // the radius of a value that no line leads to
     const RAW: f64 = 0.35; // opacity of the values as they are, behind their moving mean
     let (low, high) = frame(lines);
     let values = || lines.iter().flat_map(|line| &line.points);
@@ -174,8 +176,9 @@ fn plot_panel<B: DrawingBackend>(
         0 => caption.to_string(),
         _ => format!("{caption}; {outside} of {} values lie beyond the frame", values().count()),
     };
-    let mut chart = ChartBuilder::on(area)
-        .caption(caption, ("sans-serif", 18))
+    let area = area.margin(8, 0, 0, 0).titled(&caption, ("sans-serif", 18))?;
+    let area = if lines.len() > 1 { legend(&area, lines)? } else { area };
+    let mut chart = ChartBuilder::on(&area)
         .margin(8)
         .margin_right(24)
         .x_label_area_size(36)
@@ -185,35 +188,46 @@ fn plot_panel<B: DrawingBackend>(
         .configure_mesh()
         .light_line_style(TRANSPARENT)
         .bold_line_style(BLACK.mix(0.12))
-        .x_labels(8)
+        .x_labels((last as usize + 1).min(8)) // none stands twice
         .y_labels(7)
         .x_desc("generator steps")
         .x_label_formatter(&|step| format!("{step:.0}"))
         .y_label_formatter(&|y| number(*y, high - low))
         .label_style(("sans-serif", 13))
         .draw()?;
-    for DrawnCurve { name, color, points } in lines {
+    for DrawnCurve { color, points, .. } in lines {
         let clipped: Vec<(f64, f64)> = points.iter().map(|&(x, y)| (x, y.clamp(low, high))).collect();
         let (color, mean) = (*color, moving_mean(&clipped));
         if let Some(mean) = &mean {
             chart.draw_series(LineSeries::new(thinned(&clipped), color.mix(RAW)))?;
-            chart.draw_series(LineSeries::new(mean.iter().copied(), color.stroke_width(2)))?
+            chart.draw_series(LineSeries::new(mean.iter().copied(), color.stroke_width(2)))?;
         } else {
-            chart.draw_series(LineSeries::new(clipped.iter().copied(), color.filled().stroke_width(2)).point_size(2))?
+            let size = if clipped.len() == 1 { LONELY } else { 2 };
+            chart.draw_series(LineSeries::new(clipped.iter().copied(), color.filled().stroke_width(2)).point_size(size))?;
         }
-        .label(*name)
-        .legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], color.stroke_width(2)));
-    }
-    if lines.len() > 1 {
-        chart
-            .configure_series_labels()
-            .position(SeriesLabelPosition::UpperLeft)
-            .background_style(WHITE.mix(0.85))
-            .border_style(BLACK.mix(0.2))
-            .label_font(("sans-serif", 13))
-            .draw()?;
     }
     Ok(())
+}
+
+/// Draws what the colours mean in a line of its own, where it lies over no curve. Gives what is left of the area.
+fn legend<B: DrawingBackend>(
+    area: &DrawingArea<B, Shift>,
+    lines: &[DrawnCurve],
+) -> std::result::Result<DrawingArea<B, Shift>, DrawingAreaErrorKind<B::ErrorType>> {
+    const HEIGHT: i32 = 20;
+    const STROKE: i32 = 18; // of a curve's colour, before its name
+    const GAP: i32 = 6; // and as much three times between two curves
+    let (line, rest) = area.split_vertically(HEIGHT);
+    let style = TextStyle::from(("sans-serif", 13)).pos(Pos::new(HPos::Left, VPos::Center));
+    let widths = lines.iter().map(|curve| Ok(STROKE + 4 * GAP + line.estimate_text_size(curve.name, &style)?.0 as i32));
+    let widths = widths.collect::<std::result::Result<Vec<i32>, _>>()?;
+    let (mut x, y) = ((line.dim_in_pixel().0 as i32 - widths.iter().sum::<i32>() + 3 * GAP) / 2, HEIGHT / 2);
+    for (DrawnCurve { name, color, .. }, width) in lines.iter().zip(widths) {
+        line.draw(&PathElement::new([(x, y), (x + STROKE, y)], color.stroke_width(2)))?;
+        line.draw_text(name, &style, (x + STROKE + GAP, y))?;
+        x += width;
+    }
+    Ok(rest)
 }
 
 /// Lowest and highest value to show. A spike must not flatten the curves: what lies further from the middle 98 % of a curve

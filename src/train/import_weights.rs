@@ -29,7 +29,7 @@ use crate::{files, text};
 /// What the metadata of a generator says of the data that its weights were trained on elsewhere.
 const UNKNOWN: &str = "unknown";
 const HINT: &str =
-    "Choose the `preset` or `config` that the weights were trained with; `size`, `width` and `set` change its layers.";
+    "Choose the preset or config that the weights were trained with; `config::resized` and `Overrides::set` change its layers.";
 
 /// Puts the weights that files hold into a trainer at its beginning; the average starts from them, too. Each path is a run's
 /// folder (its best checkpoint; the generator as it is, or averaged where the checkpoint has no other), a checkpoint's, a
@@ -133,7 +133,7 @@ fn find_all(paths: &[impl AsRef<Path>], generator: &Network, critic: &Network) -
     match twice.iter().find(|(_, holders)| holders.len() > 1) {
         Some((network, holders)) => {
             let names = holders.iter().map(|(path, _)| text::path(path)).collect::<Vec<_>>().join(" and ");
-            Err(Error::usage(format!("`init_from`: {names} each hold a {network}"), "Name one file a network."))
+            Err(Error::usage(format!("`Overrides::init_from`: {names} each hold a {network}"), "Name one file a network."))
         }
         None => Ok(found),
     }
@@ -187,7 +187,7 @@ impl WeightFile {
         }
         let (file, _) = files::open(path)?;
         let mut head = Vec::new();
-        file.take(4).read_to_end(&mut head).map_err(Error::io("read", path))?;
+        file.take(9).read_to_end(&mut head).map_err(Error::io("read", path))?;
         match head.as_slice() {
             [b'P', b'K', ..] => Pth::open(path).map(Self::Pth),
             // A pickle of a number of 10 bytes, by which PyTorch knew its files.
@@ -195,6 +195,11 @@ impl WeightFile {
                 path,
                 "a file in the form that PyTorch wrote before version 1.6",
                 "Open it with PyTorch and save it anew: torch.save(net.state_dict(), \"net.pth\").",
+            )),
+            _ if is_onnx(&head) => Err(Error::invalid_file(
+                path,
+                "an exported generator (ONNX), whose weights were folded into its operations: none can be trained on from there",
+                "Name the folder of the run that it was exported from, or the generator.safetensors of one of its checkpoints.",
             )),
             _ => Ok(Self::Tensors(vec![(String::new(), safetensors(path)?)])),
         }
@@ -229,6 +234,12 @@ impl WeightFile {
         };
         dicts.into_iter().flat_map(Candidate::with_parts).collect()
     }
+}
+
+/// Whether a file begins as an ONNX file does, with the version of its form. A safetensors file, whose length of the header may have
+/// the same bytes, has a brace behind that.
+fn is_onnx(head: &[u8]) -> bool {
+    matches!(head, [0x08, 1..=30, rest @ ..] if rest.last() != Some(&b'{'))
 }
 
 fn safetensors(path: &Path) -> Result<BTreeMap<String, Tensor>> {

@@ -118,6 +118,12 @@ pub fn train(job: &TrainingJob) -> Result<Outcome> {
 
     // Build the networks, and put them where the last checkpoint left them.
     let mut batches = Batches::new(data, config, job.device)?;
+    if batches.len() < config.schedule.batch_size {
+        let (images, asked) = (batches.len(), config.schedule.batch_size);
+        progress.say(&format!(
+            "every batch is of {images} images, for there are no more to train on (schedule.batch_size is {asked})"
+        ));
+    }
     if batches.are_uploaded() {
         progress.say("the images do not fit on the GPU beside the networks: every batch is uploaded, which takes time");
     }

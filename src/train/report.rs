@@ -12,7 +12,7 @@ use maud::{DOCTYPE, Markup, PreEscaped, html};
 use serde::{Deserialize, Serialize};
 use sysinfo::{CpuRefreshKind, MemoryRefreshKind, RefreshKind, System};
 
-use super::clock::hours;
+use super::clock::duration;
 use super::record::Elapsed;
 use super::{Best, Record, RunFolder, Verdict, changes, checkpoint, count_measurements, curves, gif, read_records};
 use crate::config::TrainConfig;
@@ -320,7 +320,7 @@ fn tiles(facts: &Facts, records: &[Record]) -> Markup {
         ("generator steps", grouped_u64(last.step)),
         ("real images seen", grouped_u64(last.images)),
         ("epochs", format!("{:.1}", last.epoch)),
-        ("hours of training", hours(seconds)),
+        ("training time", duration(seconds)),
         ("images a second", grouped_u64((last.images as f64 / seconds.max(1e-9)).round() as u64)),
     ];
     tiles.extend(facts.best.as_ref().map(|best| ("best step", grouped_u64(best.step))));

@@ -110,17 +110,18 @@ impl RunFolder {
     pub fn check_free(path: &Path) -> Result<()> {
         let shown = text::path(path);
         if path.join("config.toml").exists() {
-            let hint = "Continue it with `RunFolder::resume`, or choose another `out`.";
-            return Err(Error::usage(format!("`out` {shown} holds a run already"), hint));
+            let hint = "Continue it with `RunFolder::resume`, or choose another `RunFolder::path`.";
+            return Err(Error::usage(format!("`RunFolder::path` {shown} holds a run already"), hint));
         }
         match std::fs::read_dir(path).map(|mut entries| entries.next().is_none()) {
             Ok(true) => Ok(()),
-            Ok(false) => Err(Error::usage(format!("`out` {shown} is not empty"), "Choose a new or empty folder.")),
+            Ok(false) => Err(Error::usage(format!("`RunFolder::path` {shown} is not empty"), "Choose a new or empty folder.")),
             Err(e) if e.kind() == ErrorKind::NotFound => Ok(()),
-            Err(e) if e.kind() == ErrorKind::NotADirectory => {
-                Err(Error::usage(format!("`out` {shown} is a file, or lies below one"), "Choose a new or empty folder."))
-            }
-            Err(e) => Err(Error::io("use as `out`", path)(e)),
+            Err(e) if e.kind() == ErrorKind::NotADirectory => Err(Error::usage(
+                format!("`RunFolder::path` {shown} is a file, or lies below one"),
+                "Choose a new or empty folder.",
+            )),
+            Err(e) => Err(Error::io("use as `RunFolder::path`", path)(e)),
         }
     }
 
@@ -241,9 +242,9 @@ impl RunFolder {
 /// When `path` is the input, or one of a run's own files but for its `generator.onnx` and its reports.
 pub fn check_output(path: &Path, input: &Path) -> Result<()> {
     let Ok(real) = std::fs::canonicalize(path) else { return Ok(()) };
-    let hint = "Choose another `out`.";
+    let hint = "Choose another `RunFolder::path`.";
     if std::fs::canonicalize(input).is_ok_and(|input| input == real) {
-        return Err(Error::usage(format!("`out` {} is what the result is made from", text::path(path)), hint));
+        return Err(Error::usage(format!("`RunFolder::path` {} is what the result is made from", text::path(path)), hint));
     }
     for folder in real.ancestors().skip(1).take(3).filter(|folder| folder.join("config.toml").is_file()) {
         let run = RunFolder { path: folder.to_path_buf(), lock: None };
@@ -258,7 +259,7 @@ pub fn check_output(path: &Path, input: &Path) -> Result<()> {
             run.tensorboard(),
         ];
         if own.iter().any(|own| real.starts_with(own)) {
-            let what = format!("`out` {} belongs to the run in {}", text::path(path), text::path(folder));
+            let what = format!("`RunFolder::path` {} belongs to the run in {}", text::path(path), text::path(folder));
             return Err(Error::usage(what, hint));
         }
     }

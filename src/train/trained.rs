@@ -70,7 +70,7 @@ pub fn load_checkpoint(folder: &RunFolder, saved: &std::path::Path, weights: Opt
     let weights = weights.unwrap_or(if averaged { Weights::Ema } else { Weights::Raw });
     if weights == Weights::Ema && !averaged {
         let what = "this run has no averaged weights (schedule.ema_decay is 0)";
-        return Err(Error::usage(format!("{}: {what}", text::path(folder.path())), "Use `weights` raw."));
+        return Err(Error::usage(format!("{}: {what}", text::path(folder.path())), "Use `Trained::weights` raw."));
     }
     let generator = generator_network(&config, &Device::Cpu, DType::F32)?;
     let tensors: BTreeMap<String, Tensor> = checkpoint::read_generator(saved, weights)?;

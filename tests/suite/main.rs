@@ -53,6 +53,9 @@ mod penalty;
 // The Python snippets of README.md.
 #[cfg(all(feature = "train", feature = "infer", feature = "cli", feature = "builtin"))]
 mod readme;
+// The reference of all keys of a config: nothing is missing in it, nothing in it is unknown, all of it works.
+#[cfg(feature = "train")]
+mod reference;
 // The run for people: TensorBoard's events, progress.gif, curves, report.html.
 #[cfg(feature = "train")]
 mod report;

@@ -446,6 +446,81 @@ fn curves_show_what_the_records_have() {
     assert_eq!(image::image_dimensions(folder.curves_file()).unwrap(), (1600, 4 * 320));
 }
 
+/// The elements of a page's first chart of that name, by what their attributes say.
+fn chart<'a>(page: &'a str, caption: &str) -> &'a str {
+    let svgs = page.split("<svg").skip(1).filter_map(|rest| rest.split("</svg>").next());
+    svgs.into_iter().find(|svg| svg.contains(caption)).unwrap_or_else(|| panic!("{caption}"))
+}
+
+/// The numbers of an attribute of all elements whose text has `has` in it.
+fn attribute(svg: &str, has: &str, name: &str) -> Vec<f64> {
+    let elements = svg.split('<').filter(|element| element.contains(has));
+    let value = |element: &str| element.split(&format!(" {name}=\"")).nth(1)?.split('"').next()?.parse().ok();
+    elements.filter_map(value).collect()
+}
+
+#[test]
+fn a_legend_lies_over_no_curve() {
+    let (_place, folder) = empty(&config(9));
+    let mut records: Vec<Record> = (1..=10).map(record).collect();
+    for record in &mut records {
+        let value = Some(record.step as f64);
+        (record.score_train, record.score_held_out) = (value, value);
+    }
+    write_log(&folder, &records);
+    report::rewrite(&folder, Paths::Hidden).unwrap();
+    let page = page(&folder);
+    for (caption, names) in [
+        ("loss", &["critic", "generator"][..]),
+        ("raw", &["real images", "generated images", "fixed training images", "held-out images"]),
+    ] {
+        let svg = chart(&page, caption);
+        // The values are drawn as circles; the highest of each curve lies below the names and above the axis.
+        let highest = attribute(svg, "circle ", "cy").into_iter().fold(f64::INFINITY, f64::min);
+        let mut ends = 0.0;
+        for name in names {
+            let text = svg
+                .split("<text ")
+                .find(|text| text.contains(&format!(">\n{name}\n")))
+                .unwrap_or_else(|| panic!("{name}: {svg}"));
+            let [x, y] = ["x", "y"].map(|at| attribute(&format!(" {text}"), "", at)[0]);
+            assert!(y + 13.0 < highest, "{name} at {y}, a curve at {highest}");
+            assert!(x > ends && x < 600.0, "{name} at {x}, the one before ends at {ends}");
+            ends = x + 6.0 * name.len() as f64;
+        }
+        assert!(ends < 600.0);
+    }
+}
+
+#[test]
+fn a_single_value_is_seen() {
+    let (_place, folder) = empty(&config(9));
+    write_log(&folder, &[record(1)]);
+    report::rewrite(&folder, Paths::Hidden).unwrap();
+    let one = page(&folder);
+    assert_eq!(attribute(chart(&one, "loss"), "circle ", "r"), [5.0, 5.0]);
+    // Its steps are not told twice.
+    let labels: Vec<&str> =
+        chart(&one, "loss").split("text-anchor=\"middle\"").skip(1).filter_map(|text| text.split('\n').nth(1)).collect();
+    let steps: Vec<&&str> = labels.iter().filter(|label| label.parse::<u64>().is_ok()).collect();
+    assert_eq!(steps, [&"0", &"1"], "{labels:?}");
+    write_log(&folder, &(1..=3).map(record).collect::<Vec<_>>());
+    report::rewrite(&folder, Paths::Hidden).unwrap();
+    assert!(attribute(chart(&page(&folder), "loss"), "circle ", "r").iter().all(|radius| *radius == 2.0));
+}
+
+#[test]
+fn the_time_is_told_as_people_do() {
+    let (_place, folder) = empty(&config(9));
+    for (seconds, told) in [(19.6, "20 s"), (260.0, "4 min 20 s"), (7_509.0, "2 h 5 min")] {
+        write_log(&folder, &[Record { seconds, ..record(1) }]);
+        report::rewrite(&folder, Paths::Hidden).unwrap();
+        let page = page(&folder);
+        assert!(page.contains(&format!("<b>{told}</b><span class=\"soft\">training time</span>")), "{told}");
+        assert!(!page.contains("hours"));
+    }
+}
+
 #[test]
 fn damage_is_named() {
     let (_place, folder) = empty(&config(9));

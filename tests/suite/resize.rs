@@ -46,17 +46,18 @@ fn dcgans_lose_or_gain_their_widest_stage() {
         let large = preset(name).with_size(128).unwrap();
         let generator = vec![[1024, 4], [512, 8], [256, 16], [128, 32], [64, 64], [3, 128]];
         assert_eq!(both(&large), [generator, vec![[64, 64], [128, 32], [256, 16], [512, 8], [1024, 4], [1, 1]]]);
-        // Kernels of 16: with 64 pixels the published 3,576,704 and 2,765,696.
+        // Kernels of 16: with 64 pixels the published 3,576,704 and 2,765,696, or without the first norm 128 fewer.
+        let first_norm = if name == "dcgan-64" { 128 } else { 0 };
         let kernels = |pairs: &[[usize; 2]]| pairs.iter().map(|[a, b]| 16 * a * b).sum::<usize>();
         let norms = |widths: &[usize]| 2 * widths.iter().sum::<usize>();
         let of = |wide: &[usize]| {
             let narrow = [wide, [64, 3].as_slice()].concat();
             let pairs: Vec<[usize; 2]> = narrow.windows(2).map(|pair| [pair[0], pair[1]]).collect();
             let shared = kernels(&pairs) + norms(&narrow[..narrow.len() - 1]);
-            [shared + 16 * 100 * wide[0], shared + 16 * wide[0]]
+            [shared + 16 * 100 * wide[0], shared + 16 * wide[0] - first_norm]
         };
-        assert_eq!(of(&[512, 256, 128]), [3_576_704, 2_765_696]);
-        assert_eq!(counts(&preset(name)), [3_576_704, 2_765_696]);
+        assert_eq!(of(&[512, 256, 128]), [3_576_704, 2_765_696 - first_norm]);
+        assert_eq!(counts(&preset(name)), [3_576_704, 2_765_696 - first_norm]);
         assert_eq!(counts(&small), of(&[256, 128]));
         assert_eq!(counts(&large), of(&[1024, 512, 256, 128]));
         // There and back, and step by step.

@@ -542,7 +542,12 @@ fn too_little_memory_is_named() {
     let form = tensor("form", DataType::Int64, &[4], &[-1i64, 1, 2, 2].map(i64::to_le_bytes).concat());
     let folder = folder_with(&float_model(nodes, vec![times, form], &[4, 4], &[4, 1, 2, 2]));
     let error = message(open(&folder.path().join("model.onnx"), Options::default()));
-    assert!(error.contains("There is not enough memory for it: a smaller `batch` or fewer `threads` need less."), "{error}");
+    assert!(
+        error.contains(
+            "There is not enough memory for it: a smaller `Options::batch` or fewer `SamplingJob::threads` need less."
+        ),
+        "{error}"
+    );
     assert!(message(open(&crate_golden(), Options::default()).unwrap().sample(0, 0, 1 << 50)).contains("at once"));
 }
 

@@ -60,13 +60,21 @@ pub fn export(args: &ExportArgs) -> Result<()> {
     train::check_output(&path, &args.run)?;
     let agreement = export::export(&trained, args.layout, args.dtype, &path)?;
     print_line(&format!(
-        "{}: {} weights after {} images; largest difference to candle {:.1e} in values, {} of 255 in pixels",
+        "{}: {}; largest difference to candle {:.1e} in values, {} of 255 in pixels",
         text::path(&path),
-        trained.weights.name(),
-        trained.state.images,
+        origin(args, &trained),
         agreement.values,
         agreement.pixels.map_or("none".to_string(), |p| p.to_string()),
     ))
+}
+
+/// What was exported. Files of weights do not say how many images they were trained on.
+fn origin(args: &ExportArgs, trained: &Trained) -> String {
+    let weights = trained.weights.name();
+    match args.preset.is_some() || args.config.is_some() {
+        true => format!("{weights} weights of {}", text::path(&args.run)),
+        false => format!("{weights} weights after {} images", trained.state.images),
+    }
 }
 
 /// What is to be exported, and where to by default.

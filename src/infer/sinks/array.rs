@@ -11,9 +11,9 @@ use serde_json::{Value, json};
 
 use super::sink::{Depth, Naming, Open, Sink, Site, Store};
 use crate::error::{Error, Result};
-use crate::files;
 use crate::infer::folder::name_of;
 use crate::infer::piece::{Piece, Tally, checksum};
+use crate::{files, text};
 
 /// Bytes of pixels in one file: what file systems have room for at most.
 const MOST: u64 = 1 << 62;
@@ -61,7 +61,7 @@ impl Sink for Array {
         if bytes.is_none_or(|bytes| bytes > MOST) {
             return Err(Error::usage(
                 format!("{count} images of {height}×{width} pixels are more than one file can hold"),
-                "Cut the job up with `shard`, or choose `format` tar.",
+                "Cut the job up with `Plan::shard`, or choose `Plan::format` tar.",
             ));
         }
         Ok(())
@@ -236,11 +236,10 @@ impl Open for OpenArray<'_> {
 /// Refuses a file for which there is no room, before hours of work.
 fn check_space(site: &Site, bytes: u64) -> Result<()> {
     let Some(free) = files::free_space(site.folder.path()).filter(|free| *free < bytes) else { return Ok(()) };
-    let gib = |bytes: u64| bytes as f64 / (1u64 << 30) as f64;
     Err(Error::invalid_file(
         &site.path,
-        format!("the file will have {:.2} GiB, and there are {:.2} GiB free where it is to be", gib(bytes), gib(free)),
-        "Free some space there, choose another `out`, or ask for fewer images.",
+        format!("the file will have {}, and {} are free where it is to be", text::bytes(bytes), text::bytes(free)),
+        "Free some space there, choose another `Plan::out`, or ask for fewer images.",
     ))
 }
 

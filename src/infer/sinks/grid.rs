@@ -36,7 +36,7 @@ impl Sink for Grid {
         if count > most {
             return Err(Error::usage(
                 format!("a contact sheet of {count} images of {height}×{width} pixels is too large to look at"),
-                format!("Ask for {most} or fewer, or choose `format` {others}."),
+                format!("Ask for {most} or fewer, or choose `Plan::format` {others}."),
             ));
         }
         Ok(())

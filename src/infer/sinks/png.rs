@@ -35,6 +35,10 @@ impl Sink for Png {
         Naming::Folder { manifest: "", files: "images" }
     }
 
+    fn why_more(&self) -> Option<&'static str> {
+        Some("checksums vouch for up to 1,000 files together, so one that is missing or damaged takes the others with it")
+    }
+
     fn number_of(&self, file: &Path) -> Option<u64> {
         let number = file.file_name()?.to_str()?.strip_suffix(".png")?.parse().ok()?;
         (image_name(number) == file).then_some(number)
@@ -53,7 +57,7 @@ impl Sink for Png {
             None => Ok(()),
             Some((name, _)) => Err(Error::usage(
                 format!("{} is a link, where a folder of images should be", text::path(&folder.join(Path::new(name)))),
-                "Remove it, or choose another `out`.",
+                "Remove it, or choose another `Plan::out`.",
             )),
         }
     }

@@ -39,6 +39,11 @@ pub(in crate::infer) trait Sink: Sync {
         None
     }
 
+    /// Why more is made again than is missing or damaged, where that is not plain from the files.
+    fn why_more(&self) -> Option<&'static str> {
+        None
+    }
+
     /// Refuses what no file can hold. `others` names the formats that have room for any number of images.
     fn check_size(&self, _count: u64, _shape: [usize; 3], _others: &str) -> Result<()> {
         Ok(())

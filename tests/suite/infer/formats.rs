@@ -318,6 +318,6 @@ fn a_file_without_room_is_refused_before_any_work() {
     let folder = tempdir().unwrap();
     // 144 TB, which no disk of a test has.
     let refused = sample(&folder.path().join("x.npy"), &["--n", "1000000000000"]).assert().code(1);
-    refused.stderr(contains("GiB free where it is to be").and(contains("134110")));
+    refused.stderr(contains("are free where it is to be").and(contains("the file will have 131.0 TiB")));
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
 }

@@ -35,7 +35,7 @@ fn another_batch_size_moves_pixels_by_one_at_most() {
 fn a_stranger_needs_its_range() {
     let unknown = open(STRANGER, Options::default()).unwrap();
     assert!(unknown.contract().is_none());
-    assert!(message(unknown.sample(0, 0, 1)).contains("`range` tanh"));
+    assert!(message(unknown.sample(0, 0, 1)).contains("`Options::range` tanh"));
     // The same weights' pixels, computed by the graph (interleaved) and by us (from planes): the same multiset of columns.
     let stranger = open(STRANGER, with_range(Range::Tanh)).unwrap();
     let images = stranger.sample(0, 0, 9).unwrap();

@@ -55,6 +55,51 @@ fn a_wrong_call_leaves_with_2() {
 }
 
 #[test]
+fn a_runs_folder_stands_for_its_generator() {
+    let folder = tempdir().unwrap();
+    let run = folder.path().join("run");
+    let call = |args: &[&str], flag: Option<&str>| {
+        let mut command = gan_infer();
+        command.args(args).args(flag).arg(&run).args(["--provider", "cpu"]);
+        command
+    };
+    let make = |out: &str| {
+        let mut command = call(&["--n", "3", "--batch", "8"], Some("--model"));
+        command.arg("--out").arg(folder.path().join(out));
+        command
+    };
+    fs::create_dir(&run).unwrap();
+    fs::write(run.join("config.toml"), "").unwrap();
+    make("none").assert().code(1).stderr(contains("it is a folder, not a file"));
+    fs::create_dir(run.join("checkpoints")).unwrap();
+    // There may be checkpoints, but there is nothing to sample.
+    for mut command in [make("none"), call(&["info"], None), call(&["bench"], None)] {
+        let said = command.assert().code(1).stdout("").get_output().stderr.clone();
+        let said = String::from_utf8(said).unwrap();
+        assert!(said.contains("run: this run has no generator.onnx yet. Make it with `gan-train export RUN`."), "{said}");
+    }
+    assert!(!folder.path().join("none").exists());
+
+    fs::copy(golden(SEALED), run.join("generator.onnx")).unwrap();
+    let note = || contains("of this run: ").and(contains("run/generator.onnx"));
+    make("of-run").assert().success().stderr(note());
+    sample(&folder.path().join("of-file"), &["--n", "3"]).assert().success().stderr(note().not());
+    assert!(images_in(&folder.path().join("of-run")) == images_in(&folder.path().join("of-file")));
+    make("quiet").arg("--quiet").assert().success().stderr("");
+    call(&["info"], None).assert().success().stdout(contains("z: f32 [n, 16]")).stderr(note());
+    let mut bench = call(&["bench"], None);
+    bench.args(["--seconds", "0.01", "--batches", "8", "--threads", "1", "--scratch"]).arg(folder.path());
+    bench.assert().success().stdout(contains("the whole")).stderr(note());
+    // A built-in generator's name is its own, whatever lies here.
+    if let Some(known) = builtin::BUILTIN.first() {
+        fs::create_dir_all(folder.path().join(known.name).join("checkpoints")).unwrap();
+        fs::write(folder.path().join(known.name).join("config.toml"), "").unwrap();
+        assert_eq!(builtin::of_run(known.name).unwrap(), None);
+        gan_infer().current_dir(folder.path()).args(["info", known.name]).assert().success().stderr("");
+    }
+}
+
+#[test]
 fn a_damaged_model_is_refused_in_one_paragraph() {
     let folder = tempdir().unwrap();
     let whole = fs::read(golden(SEALED)).unwrap();
@@ -210,6 +255,28 @@ fn a_measurement_tells_what_bounds_the_rate() {
     assert!(bench(&["--threads", "1"]).contains("batch    8,  1 sessions"));
     assert_eq!(contents(folder.path()).len(), 0);
     gan_infer().args(["bench", "--seconds", "0"]).assert().code(2);
+}
+
+/// Stages are measured by themselves, before the whole, and a disk may be slower then: nothing is 399 % of what is possible.
+#[test]
+fn a_whole_that_is_faster_than_its_stages_is_no_percentage() {
+    use ganforge::infer::bench::{BenchReport, Rate, Whole};
+    let rate = Rate { median: 1.0, least: 1.0, most: 1.0 };
+    let whole = |of_possible| Whole { format: "png", rate, of_possible, bound_by: "file creation" };
+    let report = |of_possible| BenchReport {
+        model: "it".to_string(),
+        provider: "cpu".to_string(),
+        batch: 1,
+        threads: 1,
+        network: Vec::new(),
+        stages: Vec::new(),
+        whole: vec![whole(of_possible)],
+    };
+    assert!(report(0.714).to_string().contains(": 71 % of what its stages allow, most of it file creation"));
+    assert!(report(1.0).to_string().contains(": 100 % of what"));
+    let faster = report(3.99).to_string();
+    let said = ": faster than its stages were alone, for the disk's rate changes, most of it file creation";
+    assert!(faster.contains(said) && !faster.contains('%'), "{faster}");
 }
 
 #[test]

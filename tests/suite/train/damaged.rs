@@ -78,6 +78,11 @@ fn other_images_are_refused() {
         told.contains("00000002: this checkpoint was trained on other images (images.idx) than the ones given (other.idx)")
     );
     assert!(told.contains("--data"), "{told}");
+    let shown = run.display().to_string();
+    let way = format!(
+        "begin another run with its weights: --config {shown}/config.toml --init-from {shown}, with these --data and a new --out"
+    );
+    assert!(told.contains(&way), "{told}");
     assert_eq!(fs::read(run.join("config.toml")).unwrap(), config, "a refused resume changed the run");
     assert!(before == result(&run));
     // The same images elsewhere are welcome, and remembered; the run's folder may move too.
@@ -88,6 +93,14 @@ fn other_images_are_refused() {
     resume(&moved, &["--steps=3", "--data", images.to_str().unwrap()]).assert().success();
     resume(&moved, &["--steps=4"]).assert().success();
     assert_eq!(state(&moved).step, 4);
+    // And others are gone on with in another run, as the error says.
+    let mut command = gan_train(&["--device=cpu", "--steps=2", "--config"]);
+    command.arg(moved.join("config.toml")).arg("--init-from").arg(&moved).arg("--data").arg(&other);
+    let more = place.path("more");
+    let said = command.arg("--out").arg(&more).assert().success().get_output().stderr.clone();
+    let said = String::from_utf8(said).unwrap();
+    assert!(said.contains("begins with ") && said.contains("generator from 'generator', critic from 'critic'"), "{said}");
+    assert_eq!((state(&more).step, state(&more).data.as_str()), (2, "other.idx"));
 }
 
 #[test]

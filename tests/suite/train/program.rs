@@ -114,6 +114,16 @@ fn config_files() {
     for (text, says) in [
         ("base = 'wgan-mnist-lmp'", "Did you mean 'wgan-mnist-mlp'"),
         ("base = 3", "base must be the name of a preset"),
+        (
+            "preset = 'digits'",
+            "preset = \"digits\" is a mere label, and the file lacks [data], [latent], [generator], [critic], [loss], [optimizer], [schedule]",
+        ),
+        (
+            "preset = 'digits'\n[schedule]\nbatch_size = 3",
+            "Did you mean base = \"digits\"? Then the file says only what differs",
+        ),
+        ("preset = 'digit'", "Did you mean base = \"digits\"?"),
+        ("preset = 'mine'\n[data]\nsize = 28", "missing field"),
         ("[data", "mine.toml"),
         ("seed = 1", "there is no [data] section"),
         ("[data]\nsize = 28", "missing field"),
@@ -140,6 +150,41 @@ fn presets_can_be_listed_and_printed() {
         let printed = gan_train(&["presets", name]).assert().success().stderr("").get_output().stdout.clone();
         assert_eq!(TrainConfig::from_toml(&String::from_utf8(printed).unwrap(), "it").unwrap(), config);
     }
+}
+
+#[test]
+fn all_keys_can_be_printed() {
+    let place = Place::new();
+    let printed =
+        gan_train(&["presets", "--all-keys", "wgan-mnist-mlp"]).assert().success().stderr("").get_output().stdout.clone();
+    let text = String::from_utf8(printed).unwrap();
+    assert!(text.contains("\n#clip = 0.01\n") || text.contains("\nclip = 0.01\n"), "{text}");
+    assert!(text.contains("\n#keep_checkpoints = 2\n") && text.contains("Default: 2.\n") && text.contains("\n#[penalty]\n"));
+    assert_eq!(TrainConfig::from_toml(&text, "it").unwrap(), TrainConfig::preset("wgan-mnist-mlp").unwrap());
+    // It is a file to begin with.
+    let config = place.path("mine.toml");
+    fs::write(&config, text.replace("#keep_checkpoints = 2", "keep_checkpoints = 5")).unwrap();
+    let mut command = gan_train(&["--quiet", "--device=cpu", "--steps=1", "--batch-size=4", "--config"]);
+    command.arg(&config).arg("--data").arg(place.data()).arg("--out").arg(place.path("run")).assert().success();
+    assert_eq!(RunFolder::open(&place.path("run")).unwrap().config().unwrap().output.keep_checkpoints, 5);
+    assert!(complaint(&mut gan_train(&["presets", "--all-keys", "digit"]), 2).contains("Did you mean 'digits'"));
+    assert!(complaint(&mut gan_train(&["presets", "--all-keys"]), 2).contains("<NAME>"));
+}
+
+#[test]
+fn a_batch_larger_than_the_data_is_owned_up_to() {
+    let place = Place::new();
+    let said = |name: &str, batch: &str| {
+        let mut command = gan_train(&["--device=cpu", "--steps=1", batch, "--data"]);
+        command.arg(place.data()).arg("--out").arg(place.path(name)).arg("--preset=wgan-mnist-mlp");
+        String::from_utf8(command.assert().success().get_output().stderr.clone()).unwrap()
+    };
+    let large = said("large", "--batch-size=64");
+    assert!(
+        large.contains("every batch is of 50 images, for there are no more to train on (schedule.batch_size is 64)"),
+        "{large}"
+    );
+    assert!(!said("whole", "--batch-size=50").contains("every batch is"));
 }
 
 #[test]

@@ -160,6 +160,9 @@ fn sigterm_saves_and_exports() {
     let mut said = String::new();
     std::io::Read::read_to_string(&mut child.stderr.take().unwrap(), &mut said).unwrap();
     assert_eq!(status.code(), Some(1), "{said}");
+    let once = said
+        .matches("stopping: the step at hand is finished, then the run is saved and exported; a second Ctrl-C leaves at once");
+    assert_eq!(once.count(), 1, "{said}");
     assert!(said.contains("interrupted: saved and exported") && said.contains("gan-train --resume"), "{said}");
 
     let step = state(&run).step;

@@ -1,0 +1,90 @@
+//! Every key that a config knows, as a file to read and to begin with.
+//!
+//! The [`REFERENCE`] is held to the structs by tests, in both directions: what serde knows stands in it, with the right default, and
+//! what stands in it is known.
+
+use serde::{Deserialize, Serialize};
+use toml::ser::ValueSerializer;
+use toml::{Table, Value};
+
+use super::load::{parse_table, preset_table};
+use super::schema::{TrainConfig, invalid_config};
+use crate::error::Result;
+use crate::nn::LayerSpec;
+
+/// Every key with what it is, its range and its default: a TOML file. Lines that begin with `#` and a key are what may be left out.
+pub const REFERENCE: &str = include_str!("reference.toml");
+
+/// The [`REFERENCE`] with the values of a preset in it: a complete config. What the preset does not set stays commented out, with
+/// what it is then.
+///
+/// # Errors
+/// When there is no preset of that name.
+pub fn with_all_keys(preset: &str) -> Result<String> {
+    let set = preset_table(preset)?;
+    let resolved = parse_table(&TrainConfig::preset(preset)?.to_toml()?, preset)?;
+    let (mut text, mut section) = (String::new(), "");
+    for line in REFERENCE.lines() {
+        let written = match Line::of(line) {
+            Line::Section(name) => {
+                section = name;
+                if find(&set, name, None).is_some() { format!("[{name}]") } else { line.to_string() }
+            }
+            Line::Key(key, default) => match (find(&set, section, Some(key)), find(&resolved, section, Some(key))) {
+                (Some(value), _) => format!("{key} = {}", written(value, preset)?),
+                // As of another kind.
+                (None, Some(value)) if default.parse().ok().as_ref() != Some(value) => {
+                    format!("#{key} = {}", written(value, preset)?)
+                }
+                (None, _) => line.to_string(),
+            },
+            Line::Other => line.to_string(),
+        };
+        text += &written;
+        text.push('\n');
+    }
+    Ok(text)
+}
+
+/// A line of the reference.
+enum Line<'a> {
+    Section(&'a str),
+    /// A key, and the value behind it.
+    Key(&'a str, &'a str),
+    /// An explanation, or nothing.
+    Other,
+}
+
+impl<'a> Line<'a> {
+    /// Explanations have a space behind their `#`, and what is only commented out has none.
+    fn of(line: &'a str) -> Self {
+        let line = line.strip_prefix('#').unwrap_or(line);
+        if let Some(name) = line.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+            return Self::Section(name);
+        }
+        match line.split_once(" = ") {
+            Some((key, value)) if !key.contains(' ') => Self::Key(key, value),
+            _ => Self::Other,
+        }
+    }
+}
+
+/// A section, or a key in it.
+fn find<'a>(table: &'a Table, section: &str, key: Option<&str>) -> Option<&'a Value> {
+    let mut path = section.split('.').filter(|name| !name.is_empty()).chain(key);
+    let first = table.get(path.next()?)?;
+    path.try_fold(first, |value, name| value.get(name))
+}
+
+/// A value as TOML: layers one a line, with what they say in its usual order.
+fn written(value: &Value, place: &str) -> Result<String> {
+    let Some(layers) = value.as_array().filter(|all| all.iter().any(Value::is_table)) else { return Ok(value.to_string()) };
+    let wrong = |e: &dyn std::fmt::Display| invalid_config(place, e.to_string());
+    let lines = layers.iter().map(|layer| {
+        let mut line = String::new();
+        let layer = LayerSpec::deserialize(layer.clone()).map_err(|e| wrong(&e))?;
+        layer.serialize(ValueSerializer::new(&mut line)).map_err(|e| wrong(&e))?;
+        Ok(format!("    {line},\n"))
+    });
+    Ok(format!("[\n{}]", lines.collect::<Result<String>>()?))
+}
