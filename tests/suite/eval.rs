@@ -793,3 +793,21 @@ fn real_digits_are_nearer_to_real_digits_than_to_clothes() {
     let [real, other] = [judge.frechet(&part(&mnist, 1000)), judge.frechet(&part(&clothes, 0))].map(Result::unwrap);
     assert!(20.0 * real < other, "{real} {other}");
 }
+
+#[test]
+#[cfg(feature = "builtin")]
+fn images_far_from_all_real_ones_are_warned_of() {
+    let folder = tempdir().unwrap();
+    let path = folder.path().join("noise.npy");
+    let mut file = b"\x93NUMPY\x01\x00\x76\x00".to_vec();
+    let header = "{'descr': '|u1', 'fortran_order': False, 'shape': (60, 28, 28), }";
+    file.extend(format!("{header:117}\n").into_bytes());
+    let mut random = Stream::at(3, Purpose::Evaluation, 0);
+    file.extend((0..60 * 28 * 28).map(|_| random.bits() as u8));
+    fs::write(&path, file).unwrap();
+    let mut command = gan_train(&["eval", "--quiet", "--draws=2", "--data=synthetic", "--no-neighbours", "--json"]);
+    let told = command.arg(&path).assert().success().get_output().stdout.clone();
+    let report: Value = serde_json::from_slice(&told).unwrap();
+    assert!(report["warnings"].to_string().contains("have a generated one near by"), "{report}");
+    assert!(report["coverage"]["mean"].as_f64().unwrap() < 0.1 && report["duplicates"]["mean"] == 0.0);
+}
