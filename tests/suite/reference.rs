@@ -368,6 +368,8 @@ channels = 1
 range = "tanh"
 held_out = 0.2
 classes = 10
+class_names = ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"]
+flip = true
 [latent]
 size = 12
 law = "normal"
