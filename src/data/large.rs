@@ -163,7 +163,8 @@ fn png(encoded: &[u8], size: usize) -> Result<Option<DynamicImage>, Refusal> {
     averages.image().map(Some).ok_or_else(|| Refusal::broken(ImageFormat::Png, "it has fewer pixels than it promises"))
 }
 
-/// The central square of an image that comes row by row, over white: a pixel for the average of so many.
+/// The central square of an image that comes row by row, over white: a pixel for the average of so many. What does not fill a pixel
+/// is left out at the edges, less than a quarter of one of the pixels wanted at each.
 struct Averages {
     /// The row and the column where the square begins.
     first: [usize; 2],

@@ -60,8 +60,8 @@ fn what_is_read_in_parts_is_the_central_square() {
             assert_eq!((large.report.colour, large.report.sizes.keys().next()), (1, Some(&(17_000, 121))));
         }
     }
-    // So small that squares of pixels are averaged.
-    let tall = slopes(200, 17_000);
+    // So small that squares of 12 pixels are averaged.
+    let tall = slopes(192, 17_000);
     let (large, cut) = (
         decode(&encoded(tall.clone(), ImageFormat::Png), 8, 3),
         decode(&encoded(central_square(&tall), ImageFormat::Png), 8, 3),
