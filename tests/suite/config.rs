@@ -278,16 +278,16 @@ fn the_wgan_gp_systems_are_as_published() {
 #[test]
 fn a_critics_norm_can_be_chosen() {
     let with = |norm: &str| {
-        let mut table = preset_table("dcgan-64").unwrap();
+        let mut table = preset_table("dcgan-anime").unwrap();
         set(&mut table, &format!("critic.norm={norm}")).unwrap();
         let config = TrainConfig::from_table(table, "it").unwrap();
         let again = TrainConfig::from_toml(&config.to_toml().unwrap(), "it").unwrap();
         assert_eq!(config, again, "{norm}: a resolved config says what it is");
         config.critic.layers
     };
-    assert_eq!(with("batch"), preset("dcgan-64").critic.layers);
+    assert_eq!(with("batch"), preset("dcgan-anime").critic.layers);
     let norms = |layers: &[LayerSpec], norm: LayerSpec| layers.iter().filter(|layer| **layer == norm).count();
-    assert_eq!([norms(&with("layer"), LayerSpec::LayerNorm), norms(&with("layer"), LayerSpec::BatchNorm)], [3, 0]);
+    assert_eq!([norms(&with("layer"), LayerSpec::LayerNorm), norms(&with("layer"), LayerSpec::BatchNorm)], [4, 0]);
     let spectral = with("spectral");
     let all = |wanted: bool| move |layer: &&LayerSpec| matches!(layer, LayerSpec::Conv(conv) if conv.spectral == wanted);
     assert_eq!([spectral.iter().filter(all(true)).count(), spectral.iter().filter(all(false)).count()], [5, 0]);
