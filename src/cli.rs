@@ -172,6 +172,7 @@ const SPELLINGS: &[(&str, &str)] = &[
     ("`Trained::weights`", "--weights"),
     ("`config::resized`", "--size, --width"),
     ("`export::export`", "`gan-train export`"),
+    ("`export::export(file)`", "`gan-train export FILE --preset NAME`"),
     ("`export::export(run)`", "`gan-train export RUN`"),
     ("`features::Options::range`", "--features-range"),
     ("`features::Options::size`", "--features-size"),

@@ -1,5 +1,6 @@
 //! Makes images with an exported generator.
 
+use std::io::ErrorKind;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -227,7 +228,11 @@ fn make(sample: Sample) -> Result<()> {
     let done = match &goal {
         Goal::Files(plan) => pipeline::run(&generator, &job, plan, &console, &stop)?,
         Goal::Stdout { selection, format } => {
-            stream(&generator, &job, selection, *format, &mut std::io::stdout(), &console, &stop)?
+            match stream(&generator, &job, selection, *format, &mut std::io::stdout(), &console, &stop) {
+                // The reader has gone away: it has what it wanted.
+                Err(Error::Io { source, .. }) if source.kind() == ErrorKind::BrokenPipe => return Ok(()),
+                done => done?,
+            }
         }
         Goal::OneTar { selection, path, force } => one_tar(&generator, &job, selection, path, *force, &console, &stop)?,
     };
@@ -367,16 +372,29 @@ impl Sample {
         };
         if out == Path::new("-") {
             one_go("what goes to stdout")?;
-            let format = self
-                .format
-                .filter(|format| matches!(format, Format::Npy | Format::Tar | Format::Grid))
-                .ok_or_else(|| Error::usage("--out -: in which format?", "Add --format npy, --format tar or --format grid."))?;
+            let format =
+                self.format.filter(|format| matches!(format, Format::Npy | Format::Tar | Format::Grid)).ok_or_else(|| {
+                    let what = match self.format {
+                        Some(format) => format!("--format {} does not go to stdout, which takes one file", format.name()),
+                        None => "--out - needs a format".to_string(),
+                    };
+                    Error::usage(what, "Add --format npy, --format tar or --format grid.")
+                })?;
             if self.json {
                 return Err(Error::usage("--json and --out - both go to stdout", "Leave --json away."));
             }
             return Ok(Goal::Stdout { selection, format });
         }
         let ending = out.extension().map(|ending| ending.to_ascii_lowercase()).filter(|_| !out.is_dir());
+        /// Endings of files that nobody gives to a folder, and that no format here makes.
+        const OTHERS: [&str; 8] = ["jpg", "jpeg", "webp", "bmp", "gif", "tif", "tiff", "zip"];
+        if let Some(ending) = ending.as_deref().and_then(|ending| OTHERS.into_iter().find(|other| ending == *other)) {
+            let what = format!("--out {} ends in .{ending}, which is no format of this program", text::path(out));
+            return Err(Error::usage(
+                what,
+                "Name a folder, or a file that ends in .npy, .npz, .tar or .png (a contact sheet).",
+            ));
+        }
         let is_tar = ending.as_deref() == Some("tar".as_ref()) && self.format.is_none_or(|format| format == Format::Tar);
         if is_tar {
             one_go("one tar file")?;

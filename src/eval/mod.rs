@@ -315,7 +315,7 @@ impl Bar {
             precision: score(|scores| scores.precision),
             recall: score(|scores| scores.recall),
             density: score(|scores| scores.density),
-            warnings: report::warnings(&duplicates, &coverage, self.real_against_real.as_ref()),
+            warnings: report::warnings(&duplicates, &coverage, self.n, self.real_against_real.as_ref()),
             coverage,
             duplicates,
             real_against_real: self.real_against_real,

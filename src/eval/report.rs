@@ -182,6 +182,9 @@ impl fmt::Display for EvaluationReport {
             self.subject, features.name, features.dim
         )?;
         writeln!(f, "{:<18}{:>12}{:>12}{:>16}", "", "mean", "deviation", "real and real")?;
+        if let Some(RealAgainstReal { n, .. }) = self.real_against_real.filter(|real| real.n < *n_real) {
+            writeln!(f, "{:>58}", format!("of {n} images only"))?;
+        }
         let real = self.real_against_real.map(|real| real.scores);
         let rows = [
             ("Fréchet distance", &self.frechet, real.map(|real| real.frechet)),
@@ -218,7 +221,7 @@ impl fmt::Display for EvaluationReport {
 }
 
 /// Why some scores say less than they seem to: of images that are all alike, precision tells nothing.
-pub(super) fn warnings(duplicates: &Statistic, coverage: &Statistic, real: Option<&RealAgainstReal>) -> Vec<String> {
+pub(super) fn warnings(duplicates: &Statistic, coverage: &Statistic, n: usize, real: Option<&RealAgainstReal>) -> Vec<String> {
     /// This share of copies is no accident.
     const COPIES: f64 = 0.1;
     /// Below this part of what real images cover, the generated ones are of few kinds, or of another kind.
@@ -227,7 +230,8 @@ pub(super) fn warnings(duplicates: &Statistic, coverage: &Statistic, real: Optio
     if duplicates.mean > COPIES {
         warnings.push(format!("{:.0} % of the images are copies of others of them", 100.0 * duplicates.mean));
     }
-    let most = real.map_or(1.0, |real| real.scores.coverage);
+    // A few images cover few others, whatever they are.
+    let most = real.filter(|real| real.n >= n).map_or(1.0, |real| real.scores.coverage);
     if coverage.mean < COVERED * most {
         warnings.push(format!(
             "only {:.1} % of the real images have a generated one near by, where of other real ones {:.0} % have: the generated ones are \

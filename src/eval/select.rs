@@ -44,12 +44,12 @@ pub struct Selected {
 }
 
 impl Destination {
-    /// Checks before any work that a selection can go to the archive `out`, of images that come from `source`. Neither archive nor
+    /// Checks before any work that a selection can go to the archive `out`, of images that come from `sources`. Neither archive nor
     /// sheet may be there yet, nor lie where the next training would find the sheet among its images.
     ///
     /// # Errors
     /// When `out` is not named as a zip archive, or is in such a place, or its folder cannot be written to.
-    pub fn new(out: &Path, source: &str) -> Result<Self> {
+    pub fn new(out: &Path, sources: &[String]) -> Result<Self> {
         if !out.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("zip")) {
             return Err(Error::usage(
                 format!("`Destination::out` {}", text::path(out)),
@@ -69,8 +69,8 @@ impl Destination {
         // As far as it is there already.
         let existing =
             std::path::absolute(folder).ok().and_then(|folder| folder.ancestors().find_map(|part| part.canonicalize().ok()));
-        let inside = |data: PathBuf| data.is_dir() && existing.is_some_and(|folder| folder.starts_with(data));
-        if Path::new(source).canonicalize().is_ok_and(inside) {
+        let inside = |data: PathBuf| data.is_dir() && existing.as_ref().is_some_and(|folder| folder.starts_with(data));
+        if sources.iter().any(|source| Path::new(source).canonicalize().is_ok_and(inside)) {
             let what = format!("`Destination::out` {} is inside the data's own folder", text::path(out));
             return Err(Error::usage(what, "Name a place outside of it, so that the data stay what they are."));
         }

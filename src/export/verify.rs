@@ -103,10 +103,12 @@ fn judge(agreement: Agreement, contract: &Contract, dtype: Dtype) -> Result<Agre
     if good {
         Ok(agreement)
     } else {
+        let pixels = agreement.pixels.map(|pixels| format!(" and {pixels} of 255 (at most {pixel_tolerance}) in pixels"));
         Err(Error::Verification(format!(
-            "onnxruntime and candle disagree by {} (at most {tolerance}) in values and {:?} (at most {pixel_tolerance}) in pixels. \
+            "onnxruntime and candle disagree by {} (at most {tolerance}) in values{}. \
              If training diverged, export an earlier checkpoint; otherwise please report this.",
-            agreement.values, agreement.pixels
+            agreement.values,
+            pixels.unwrap_or_default()
         )))
     }
 }

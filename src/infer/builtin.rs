@@ -91,6 +91,10 @@ pub fn open(model: Option<&str>, options: &Options) -> Result<Generator> {
             let path = Path::new(model);
             if let Some(path) = of_run(model)? {
                 Generator::open(&path, options)
+            } else if path.is_dir() {
+                let what =
+                    format!("{} is a folder, but not of a run: it has no config.toml beside checkpoints/", text::path(path));
+                Err(Error::usage(what, "Name a run's folder, an ONNX file, or a built-in generator."))
             } else if path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("onnx")) || path.exists() {
                 Generator::open(path, options)
             } else if path.components().count() > 1 {

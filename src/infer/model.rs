@@ -136,6 +136,9 @@ fn check_bytes(name: &str, bytes: &[u8]) -> Result<()> {
         "the file is empty"
     } else if bytes.starts_with(b"version https://git-lfs") {
         return Err(Error::invalid(name, "a Git LFS pointer, not the model itself", "Fetch it with `git lfs pull`."));
+    } else if bytes.starts_with(b"PK\x03\x04") {
+        let hint = "If it holds a generator's weights (.pth), export it first: `export::export(file)`.";
+        return Err(Error::invalid(name, "a zip archive, as PyTorch's checkpoints are, not an ONNX model", hint));
     } else if bytes.iter().take(512).all(|byte| byte.is_ascii_graphic() || byte.is_ascii_whitespace()) {
         "a text file, not an ONNX model"
     } else {

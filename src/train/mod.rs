@@ -166,6 +166,9 @@ pub fn train(job: &TrainingJob) -> Result<Outcome> {
     progress.end();
     folder.check()?; // nothing is written where the run is not any more
     let end = if matches!(trained, Ok(None)) { run.judge_end()? } else { None };
+    if matches!(trained, Ok(None)) {
+        run.doubts().iter().for_each(|doubt| progress.say(&format!("warning: {doubt}")));
+    }
     let mut outcome = run.outcome();
     outcome.best = run.watchdog.best_with(end);
     outcome.verdict = trained.as_ref().ok().cloned().flatten();
@@ -254,6 +257,8 @@ struct Run<'a> {
     probe: watch::Probe,
     /// The step of the last measurement of this process.
     measured: Option<u64>,
+    /// The samples' diversity at the last look of this process.
+    diversity: Option<f64>,
     clock: Clock,
     rates: Rates,
     total: u64,
@@ -285,6 +290,7 @@ impl<'a> Run<'a> {
             rates: schedule.rates_by(|span| batches.in_steps(span, schedule)),
             total: batches.in_steps(schedule.length, schedule),
             measured: None,
+            diversity: None,
             job,
             trainer,
             batches,
@@ -402,6 +408,7 @@ impl<'a> Run<'a> {
             Some(judge) => self.distance(judge)?,
             None => None,
         };
+        self.diversity = diversity.map(|[pairwise, _]| pairwise).or(self.diversity);
         self.measured = quality.map(|_| self.trainer.step).or(self.measured);
         let Self { trainer, batches, clock, .. } = self;
         let wasserstein = matches!(self.job.config.loss, LossConfig::Wgan { .. });
@@ -427,6 +434,18 @@ impl<'a> Run<'a> {
             seconds: clock.seconds(),
             images_per_second: clock.rate(images),
         })
+    }
+
+    /// What speaks against a run that has come to its end, where the watchdog was not sure of anything.
+    fn doubts(&self) -> Vec<String> {
+        /// Below this part of the data's diversity there is nothing to be seen in the samples.
+        const GREY: f64 = 0.1;
+        let grey = self.diversity.filter(|diversity| *diversity < GREY).map(|diversity| {
+            format!(
+                "the samples' diversity is {diversity:.3} of the data's at the end: nothing has come of this run, or not yet"
+            )
+        });
+        self.watchdog.doubt().into_iter().chain(grey).collect()
     }
 
     /// Measures the last checkpoint of a run that has come to its end, if others were measured on the way and it was not: between

@@ -21,6 +21,16 @@ pub enum Trouble {
     DeadCritic,
 }
 
+impl Trouble {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Collapse => "mode collapse",
+            Self::Divergence => "training diverged",
+            Self::DeadCritic => "dead critic",
+        }
+    }
+}
+
 /// Why the watchdog takes a run to have failed.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Verdict {
@@ -72,12 +82,7 @@ impl Verdict {
 
 impl std::fmt::Display for Verdict {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let name = match self.trouble {
-            Trouble::Collapse => "mode collapse",
-            Trouble::Divergence => "training diverged",
-            Trouble::DeadCritic => "dead critic",
-        };
-        write!(f, "{name} at step {} ({} images): {}", self.step, self.images, self.evidence)?;
+        write!(f, "{} at step {} ({} images): {}", self.trouble.name(), self.step, self.images, self.evidence)?;
         if self.since_step < self.step {
             write!(f, ", first seen at step {} ({} images)", self.since_step, self.since_images)?;
         }
@@ -182,6 +187,13 @@ impl Watchdog {
     pub(super) fn best_with(&self, end: Option<Best>) -> Option<Best> {
         let better = end.filter(|end| end.quality.is_some_and(|quality| self.would_improve(quality)));
         better.or(self.best)
+    }
+
+    /// What speaks against a run that ends before the watchdog is sure.
+    pub(super) fn doubt(&self) -> Option<String> {
+        let suspicion = self.suspicion.filter(|suspicion| !suspicion.told)?;
+        let name = suspicion.trouble.name();
+        Some(format!("the run ends with signs of trouble ({name}) since step {}, too late to be sure of it", suspicion.step))
     }
 
     /// Whether nothing is known against the run at present.

@@ -27,9 +27,9 @@ pub struct EvalArgs {
     /// A run's folder, a generator's ONNX file, or generated images: a folder, a zip, or npy, npz and tar files of `gan-infer`.
     #[arg(value_name = "RUN|F.onnx|DIR")]
     subject: String,
-    /// Real images, as a training takes them; by default those of the run.
+    /// Real images, as a training takes them; may be given more than once; by default those of the run.
     #[arg(long)]
-    data: Option<String>,
+    data: Vec<String>,
     /// Images a draw, and real ones; by default 5000, or half of the real images.
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
     n: Option<u64>,
@@ -310,7 +310,7 @@ fn form(args: &EvalArgs, opened: &Opened) -> Result<DataConfig> {
         let what = format!("{} makes images of {height}×{width} pixels", args.subject);
         return Err(Error::usage(what, "Only square images are judged."));
     }
-    let given = args.data.as_ref().map(Sources::from);
+    let given = Some(Sources::from(args.data.as_slice())).filter(|given| !given.is_empty());
     let source = given.or_else(|| Some(of_run?.source.clone())).filter(|source| !source.is_empty());
     let source = source.ok_or_else(|| {
         Error::usage(

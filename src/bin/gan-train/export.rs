@@ -60,11 +60,11 @@ pub fn export(args: &ExportArgs) -> Result<()> {
     train::check_output(&path, &args.run)?;
     let agreement = export::export(&trained, args.layout, args.dtype, &path)?;
     print_line(&format!(
-        "{}: {}; largest difference to candle {:.1e} in values, {} of 255 in pixels",
+        "{}: {}; largest difference to candle {:.1e} in values{}",
         text::path(&path),
         origin(args, &trained),
         agreement.values,
-        agreement.pixels.map_or("none".to_string(), |p| p.to_string()),
+        agreement.pixels.map_or(String::new(), |pixels| format!(", {pixels} of 255 in pixels")),
     ))
 }
 

@@ -16,9 +16,9 @@ use super::eval::FeatureArgs;
 
 #[derive(Args)]
 pub struct SelectArgs {
-    /// What `--data` of a training takes.
-    #[arg(long)]
-    data: String,
+    /// What `--data` of a training takes; may be given more than once.
+    #[arg(long, required = true)]
+    data: Vec<String>,
     /// The share of the images to keep, above 0 and below 1.
     #[arg(long, value_name = "SHARE", value_parser = share)]
     keep: f64,
@@ -56,11 +56,14 @@ pub fn select(args: &SelectArgs) -> Result<()> {
     }
     let to = Destination::new(&args.out, &args.data)?;
     let model = args.features.open(size, channels, &console)?;
-    let form = DataConfig::plain(&args.data, size, channels);
-    let data = data::load(&args.data, &form, &console)?;
+    let form = DataConfig::plain(args.data.as_slice(), size, channels);
+    let data = data::load(args.data.as_slice(), &form, &console)?;
     console.say(&format!("{}: {}", on_one_line(&data.name), data.report));
     if data.report.sizes.keys().any(|(width, height)| *width.min(height) as usize > size) {
         console.say(&format!("larger images are kept at {size}×{size}; --size asks for another size"));
+    }
+    if data.report.classes.len() > 1 {
+        console.say("the archive has images only: their classes are not kept");
     }
     let selected = eval::select(&data, args.keep, &model, to, &console)?;
     if args.json {

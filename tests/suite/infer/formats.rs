@@ -278,8 +278,8 @@ fn a_pipe_gets_what_files_would_hold() {
     assert!(piped(&["--n", "1", "--start", "950", "--format", "grid"]) == one_by_name[Path::new("000950.png")]);
 
     for (flags, says) in [
-        (&["--n", "3"][..], "in which format"),
-        (&["--n", "3", "--format", "npz"], "in which format"),
+        (&["--n", "3"][..], "needs a format"),
+        (&["--n", "3", "--format", "npz"], "format npz does not go to stdout"),
         (&["--n", "3", "--format", "npy", "--json"], "both go to stdout"),
         (&["--n", "3", "--format", "npy", "--shard", "1/2"], "in one go"),
     ] {
@@ -306,6 +306,7 @@ fn the_ending_of_out_chooses_the_format() {
     fs::create_dir(path("c.npy")).unwrap();
     sample(&path("c.npy"), &["--n", "4"]).assert().success();
     assert_eq!(images_in(&path("c.npy")).len(), 4);
+    sample(&path("e.jpg"), &["--n", "4"]).assert().code(2).stderr(contains("ends in .jpg, which is no format"));
     // The short flags.
     let mut command = gan_infer();
     command.arg("--model").arg(golden(SEALED)).args(["-n", "2", "--provider", "cpu", "-o"]).arg(path("d")).assert().success();

@@ -66,6 +66,17 @@ fn what_the_watchdog_says_stays_though_the_run_goes_on() {
     assert!(place.path("off").join(format!("samples/{:08}.png", last.step)).is_file(), "step {}", last.step);
 }
 
+#[test]
+fn a_run_that_ends_before_the_watchdog_is_sure_says_what_it_saw() {
+    let place = Place::new();
+    let flags = ["--lr=5", "--steps=60", "--set=watch.every={ images = 64 }", "--set=watch.judge_samples=0"];
+    let told = place.command("wild", CONVOLUTIONAL, &flags).assert().success().get_output().stderr.clone();
+    let told = String::from_utf8_lossy(&told).into_owned();
+    assert!(told.contains("nothing has come of this run") || told.contains("the run ends with signs of trouble"), "{told}");
+    let told = place.command("sound", CONVOLUTIONAL, &["--steps=2"]).assert().success().get_output().stderr.clone();
+    assert!(!String::from_utf8_lossy(&told).contains("warning: the"), "{}", String::from_utf8_lossy(&told));
+}
+
 /// Finds everything better than what was before.
 struct Flatterer(std::cell::Cell<f64>);
 
