@@ -281,8 +281,9 @@ fn one_tar(
     console: &Console,
     stop: &AtomicBool,
 ) -> Result<Sampled> {
+    let exists = || Error::usage(format!("{} exists already", text::path(path)), "Choose another --out, or give --force.");
     if path.symlink_metadata().is_ok() && !force {
-        return Err(Error::usage(format!("{} exists already", text::path(path)), "Choose another --out, or give --force."));
+        return Err(exists());
     }
     let folder = path.parent().filter(|folder| *folder != Path::new("")).unwrap_or(Path::new("."));
     files::create_folder(folder)?;
@@ -291,8 +292,11 @@ fn one_tar(
     let file = file.into_inner().map_err(|e| Error::io("write", path)(e.into_error()))?;
     file.as_file()
         .sync_all()
-        .and_then(|()| file.persist(path).map(drop).map_err(|e| e.error))
-        .map_err(Error::io("write", path))?;
+        .and_then(|()| if force { file.persist(path) } else { file.persist_noclobber(path) }.map(drop).map_err(|e| e.error))
+        .map_err(|e| match e.kind() {
+            ErrorKind::AlreadyExists => exists(),
+            _ => Error::io("write", path)(e),
+        })?;
     Ok(Sampled { out: path.to_path_buf(), ..done })
 }
 
@@ -385,9 +389,10 @@ impl Sample {
             }
             return Ok(Goal::Stdout { selection, format });
         }
-        let ending = out.extension().map(|ending| ending.to_ascii_lowercase()).filter(|_| !out.is_dir());
+        let is_folder = out.is_dir() || out.as_os_str().to_string_lossy().ends_with(std::path::is_separator);
+        let ending = out.extension().map(|ending| ending.to_ascii_lowercase()).filter(|_| !is_folder);
         /// Endings of files that nobody gives to a folder, and that no format here makes.
-        const OTHERS: [&str; 8] = ["jpg", "jpeg", "webp", "bmp", "gif", "tif", "tiff", "zip"];
+        const OTHERS: [&str; 10] = ["jpg", "jpeg", "webp", "bmp", "gif", "tif", "tiff", "zip", "gz", "tgz"];
         if let Some(ending) = ending.as_deref().and_then(|ending| OTHERS.into_iter().find(|other| ending == *other)) {
             let what = format!("--out {} ends in .{ending}, which is no format of this program", text::path(out));
             return Err(Error::usage(

@@ -11,6 +11,7 @@ use super::decode::Refusal;
 use super::{DataReport, Entry, Loaded, classify, decode, decode_all, fill};
 use crate::error::{Error, Result};
 use crate::progress::Progress;
+use crate::text::on_one_line;
 use crate::{files, memory};
 
 /// The endings of such files.
@@ -66,6 +67,8 @@ pub(super) fn load(packed: &[PathBuf], config: &DataConfig, progress: &dyn Progr
             Some("npz") => load_array(path, open_npz(path)?, config, progress)?,
             _ => load_array(path, Box::new(BufReader::new(files::open(path)?.0)), config, progress)?,
         };
+        let both = (all.pixels.len() + pixels.len()) as u64;
+        memory::check(path, both, "the images up to this file", "Use fewer files, or a smaller data.size.")?;
         all.pixels.extend(pixels);
         all.report.add(report);
     }
@@ -75,8 +78,8 @@ pub(super) fn load(packed: &[PathBuf], config: &DataConfig, progress: &dyn Progr
 /// The first array of an `.npz` file.
 fn open_npz(path: &Path) -> Result<Box<dyn Read>> {
     let wrong = |what: String| Error::invalid_file(path, what, "Give a file that numpy.savez or gan-infer wrote.");
-    let open = || ZipArchive::new(BufReader::new(File::open(path)?));
-    let mut archive = open().map_err(|e| wrong(format!("not a readable zip archive: {e}")))?;
+    let file = BufReader::new(files::open(path)?.0);
+    let mut archive = ZipArchive::new(file).map_err(|e| wrong(format!("not a readable zip archive: {e}")))?;
     let names = archive.file_names_raw().map(|name| String::from_utf8_lossy(name).into_owned());
     let mut names: Vec<String> = names.filter(|name| name.ends_with(".npy")).collect();
     names.sort();
@@ -85,7 +88,7 @@ fn open_npz(path: &Path) -> Result<Box<dyn Read>> {
     let mut entry = archive.by_name(name).map_err(|e| wrong(e.to_string()))?;
     memory::check(path, entry.size(), "its array", "Take fewer images a file.")?;
     let promised = entry.size();
-    entry.by_ref().take(promised).read_to_end(&mut bytes).map_err(Error::io("read", path))?;
+    entry.by_ref().take(promised.saturating_add(1)).read_to_end(&mut bytes).map_err(Error::io("read", path))?;
     Ok(Box::new(std::io::Cursor::new(bytes)))
 }
 
@@ -160,27 +163,75 @@ fn shape_in(header: &str) -> Option<Vec<usize>> {
 
 /// The images in a tar file, in the order in which they are there.
 fn load_tar(path: &Path, config: &DataConfig, progress: &dyn Progress) -> Result<Loaded> {
-    let wrong =
-        |e: std::io::Error| Error::invalid_file(path, format!("not a readable tar file: {e}"), "Fetch or make it again.");
-    let mut archive = ::tar::Archive::new(files::open(path)?.0);
+    let (file, length) = files::open(path)?;
+    let wrong = |what: String| Error::invalid_file(path, what, "Fetch or make it again; a compressed one must be unpacked.");
     let (mut names, mut places, mut report) = (Vec::new(), Vec::new(), DataReport::default());
-    for entry in archive.entries_with_seek().map_err(wrong)? {
-        let entry = entry.map_err(wrong)?;
-        if !entry.header().entry_type().is_file() {
-            continue;
+    let mut end = 0;
+    for entry in entries(&file).map_err(|e| wrong(format!("not a readable tar file: {}", on_one_line(&e))))? {
+        end = entry.at.saturating_add(entry.size.next_multiple_of(BLOCK));
+        if end > length {
+            let name = on_one_line(&entry.name).into_owned();
+            return Err(wrong(format!("it ends inside {name}, which is to have {} bytes", entry.size)));
         }
-        let name = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
-        match classify(&name) {
-            Entry::Image => {
-                names.push(name);
-                places.push((entry.raw_file_position(), entry.size()));
+        match classify(&entry.name) {
+            Entry::Image if entry.is_file => {
+                names.push(entry.name);
+                places.push((entry.at, entry.size));
             }
-            Entry::Other => report.ignore(&name),
+            Entry::Image | Entry::Other => report.ignore(&entry.name),
             Entry::Hidden => {}
         }
     }
-    let file = files::open(path)?.0;
+    if length < end + BLOCK {
+        return Err(wrong("it ends without the block of zeros that a whole tar file ends in".to_string()));
+    }
     decode_all(path, names, report, config, progress, |index| read_part(&file, places[index]))
+}
+
+/// What a tar file is made of.
+const BLOCK: u64 = 512;
+
+/// What a tar file says of a file in it.
+struct TarEntry {
+    name: String,
+    at: u64,
+    size: u64,
+    is_file: bool,
+}
+
+/// All entries. Names that are longer than a header has room for stand in entries of their own, which are bounded here: the library would
+/// read them into memory however long they are said to be.
+fn entries(file: &File) -> Result<Vec<TarEntry>, String> {
+    const MOST: u64 = 1 << 20;
+    let mut archive = ::tar::Archive::new(file);
+    let (mut all, mut long) = (Vec::new(), None);
+    for entry in archive.entries_with_seek().map_err(|e| e.to_string())?.raw(true) {
+        let mut entry = entry.map_err(|e| e.to_string())?;
+        let (kind, size) = (entry.header().entry_type(), entry.size());
+        if kind.is_gnu_longname() || kind.is_pax_local_extensions() {
+            let mut bytes = Vec::new();
+            if size > MOST {
+                return Err(format!("a name in it is to have {size} bytes"));
+            }
+            entry.read_to_end(&mut bytes).map_err(|e| e.to_string())?;
+            let path = if kind.is_gnu_longname() { Some(bytes) } else { path_in(&bytes) };
+            long = path.map(|path| String::from_utf8_lossy(&path).trim_end_matches('\0').to_string()).or(long);
+            continue;
+        }
+        if kind.is_gnu_longlink() || kind.is_pax_global_extensions() {
+            continue;
+        }
+        let short = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
+        let (name, at, is_file) = (long.take().unwrap_or(short), entry.raw_file_position(), kind.is_file());
+        all.push(TarEntry { name, at, size: if is_file { size } else { 0 }, is_file });
+    }
+    Ok(all)
+}
+
+/// The path among the records of a pax header.
+fn path_in(records: &[u8]) -> Option<Vec<u8>> {
+    let mut records = ::tar::PaxExtensions::new(records).flatten();
+    records.find(|record| record.key_bytes() == b"path").map(|record| record.value_bytes().to_vec())
 }
 
 fn read_part(file: &File, (at, size): (u64, u64)) -> Result<Vec<u8>, Refusal> {

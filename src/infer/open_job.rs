@@ -113,6 +113,9 @@ impl OpenJob {
         sink.check_folder(&folder)?;
         let (path, part) = (output.path().to_path_buf(), output.part());
         let site = Arc::new(Site { share, shape, folder, path, part, labels });
+        if existing != Existing::Resume {
+            sink.check_room(&site)?;
+        }
         let opening = Opening { output, identity: &identity, site: &site, progress, stop };
         let Opened { store, journal } = match existing {
             _ if sink.in_one_go().is_some() => Opened { store: Some(sink.create(&site)?), journal: None },

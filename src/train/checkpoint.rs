@@ -187,17 +187,18 @@ pub(super) fn save_end(folder: &RunFolder, watchdog: &Watchdog, end: Best) -> Re
     settle_end(folder, watchdog, end)
 }
 
-/// What was measured at the end of a run that has made so many steps, if anything was.
+/// What was measured at the end of a run that has made so many steps, if anything was; what is damaged is measured anew.
 ///
 /// # Errors
-/// When it is damaged.
+/// When it cannot be read.
 pub(super) fn end(folder: &RunFolder, step: u64) -> Result<Option<Best>> {
     let path = folder.checkpoints().join(END);
     if !path.exists() {
         return Ok(None);
     }
-    let end: Best = serde_json::from_slice(&files::read(&path, files::TEXT)?).map_err(|e| damaged(&path, e.to_string()))?;
-    Ok(Some(end).filter(|end| end.step == step))
+    let end: Option<Best> = serde_json::from_slice(&files::read(&path, files::TEXT)?).ok();
+    let is_distance = |quality: f64| quality.is_finite() && quality >= 0.0;
+    Ok(end.filter(|end| end.step == step && end.quality.is_some_and(is_distance)))
 }
 
 /// Lets `best` name the last checkpoint, if what was measured of it at the end is better than all before.

@@ -140,6 +140,11 @@ fn find_all(paths: &[impl AsRef<Path>], generator: &Network, critic: &Network) -
 }
 
 fn find(path: &Path, generator: &Network, critic: &Network) -> Result<Initial> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    if name.starts_with("optimizer-") && name.ends_with(".safetensors") {
+        let hint = "Name generator.safetensors or critic.safetensors beside it, or the folder.";
+        return Err(Error::invalid_file(path, "the state of an optimiser, not a network's weights", hint));
+    }
     let opened = WeightFile::open(path)?;
     let candidates = opened.candidates();
     let named = |is: fn(&str) -> bool| candidates.iter().any(|candidate| is(&candidate.key));

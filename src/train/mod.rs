@@ -216,7 +216,12 @@ fn nothing_left(
     total_steps: u64,
 ) -> Result<Outcome> {
     let TrainingJob { folder, progress, .. } = job;
-    let end = checkpoint::end(folder, trainer.step)?;
+    // It may have been killed before it was judged.
+    let end = match checkpoint::end(folder, trainer.step)? {
+        Some(end) => Some(end),
+        None if is_measured(folder, trainer.step)? => None,
+        None => judge_end(job, trainer, &watchdog, &Preview::new(job.config, job.device)?)?,
+    };
     if let Some(end) = end {
         checkpoint::settle_end(folder, &watchdog, end)?;
     }
@@ -238,6 +243,30 @@ fn nothing_left(
     let warnings = watchdog.said;
     let seconds = 0.0;
     Ok(Outcome { step, total_steps, images, seconds, images_per_second: 0.0, best, measurements, verdict: None, warnings })
+}
+
+/// Whether the distance was measured at a step of a run, on its way.
+fn is_measured(folder: &RunFolder, step: u64) -> Result<bool> {
+    let records = if folder.stats_file().exists() { read_records(folder)? } else { Vec::new() };
+    Ok(records.iter().any(|record| record.step == step && record.quality.is_some()))
+}
+
+/// Measures the last checkpoint of a run that has come to its end, if others were measured on the way: between the last of those and
+/// the end there may be much training.
+fn judge_end(job: &TrainingJob, trainer: &Trainer, watchdog: &Watchdog, preview: &Preview) -> Result<Option<Best>> {
+    let compared = watchdog.best.is_some_and(|best| best.quality.is_some());
+    let Some(judge) = job.judge.filter(|_| job.config.watch.judge_samples > 0 && compared) else { return Ok(None) };
+    let Some(quality) = distance(job, judge, trainer, preview)? else { return Ok(None) };
+    let end = Best { step: trainer.step, quality: Some(quality) };
+    checkpoint::save_end(job.folder, watchdog, end)?;
+    Ok(Some(end))
+}
+
+/// The Fréchet distance of samples to real images. The training is worth more than the measurement.
+fn distance(job: &TrainingJob, judge: &dyn Judge, trainer: &Trainer, preview: &Preview) -> Result<Option<f64>> {
+    let samples = preview.images(trainer, job.config.watch.judge_samples)?;
+    let unmeasured = |error| job.progress.say(&format!("warning: the distance was not measured: {error}"));
+    Ok(judge.distance(&samples).map_err(unmeasured).ok().filter(|distance| distance.is_finite()))
 }
 
 /// How often the distance was measured in a run so far.
@@ -405,7 +434,7 @@ impl<'a> Run<'a> {
         let diversity = look.as_ref().and_then(|look| look.diversity);
         let sound = means.loss_critic.is_finite() && means.loss_generator.is_finite();
         let quality = match self.job.judge.filter(|_| due.judge && sound) {
-            Some(judge) => self.distance(judge)?,
+            Some(judge) => distance(self.job, judge, &self.trainer, &self.preview)?,
             None => None,
         };
         self.diversity = diversity.map(|[pairwise, _]| pairwise).or(self.diversity);
@@ -448,28 +477,12 @@ impl<'a> Run<'a> {
         self.watchdog.doubt().into_iter().chain(grey).collect()
     }
 
-    /// Measures the last checkpoint of a run that has come to its end, if others were measured on the way and it was not: between
-    /// the last of those and the end there may be much training.
-    fn judge_end(&mut self) -> Result<Option<Best>> {
-        let (step, watch) = (self.trainer.step, &self.job.config.watch);
-        let compared = self.watchdog.best.is_some_and(|best| best.quality.is_some());
-        let Some(judge) = self.job.judge.filter(|_| watch.judge_samples > 0 && compared && step >= self.total) else {
-            return Ok(None);
-        };
-        if self.measured == Some(step) {
+    /// What was measured at the end, if that was not measured on the way.
+    fn judge_end(&self) -> Result<Option<Best>> {
+        if self.trainer.step < self.total || self.measured == Some(self.trainer.step) {
             return Ok(None);
         }
-        let Some(quality) = self.distance(judge)? else { return Ok(None) };
-        let end = Best { step, quality: Some(quality) };
-        checkpoint::save_end(self.job.folder, &self.watchdog, end)?;
-        Ok(Some(end))
-    }
-
-    /// The Fréchet distance of samples to real images. The training is worth more than the measurement.
-    fn distance(&self, judge: &dyn Judge) -> Result<Option<f64>> {
-        let samples = self.preview.images(&self.trainer, self.job.config.watch.judge_samples)?;
-        let unmeasured = |error| self.job.progress.say(&format!("warning: the distance was not measured: {error}"));
-        Ok(judge.distance(&samples).map_err(unmeasured).ok().filter(|distance| distance.is_finite()))
+        judge_end(self.job, &self.trainer, &self.watchdog, &self.preview)
     }
 
     /// What the watchdog ends the run for. If it is not to end it, it only says so; nothing comes back from NaN.

@@ -639,6 +639,15 @@ fn gan_train_eval_judges_runs_files_and_folders() {
     broken.truncate(5000);
     fs::write(bench.path("broken.npy"), &broken).unwrap();
     bench.eval("broken.npy", &data).assert().code(1).stderr(contains("promises 47040 bytes, and"));
+    let mut flipped = fs::read(bench.path("some.npz")).unwrap();
+    flipped[400] ^= 1;
+    fs::write(bench.path("flipped.npz"), &flipped).unwrap();
+    bench.eval("flipped.npz", &data).assert().code(1).stderr(contains("checksum"));
+    let tar = fs::read(bench.path("some.tar")).unwrap();
+    for (cut, says) in [(tar.len() - 1024, "ends without the block of zeros"), (700, "it ends inside 000000.png")] {
+        fs::write(bench.path("cut.tar"), &tar[..cut]).unwrap();
+        bench.eval("cut.tar", &data).assert().code(1).stderr(contains(says));
+    }
 
     // Flat grey is near to some real image, and of one kind.
     let header = String::from_utf8_lossy(&broken).into_owned();

@@ -134,6 +134,12 @@ fn both_networks_of_the_standard_example_begin_a_run() {
     let twice = import_weights::begin(&mut alone, &[&files[0], &files[0]]).unwrap_err().to_string();
     assert!(twice.contains("each hold a generator"), "{twice}");
 
+    let folder = tempdir().unwrap();
+    let state = folder.path().join("optimizer-critic.safetensors");
+    fs::copy(golden("example.safetensors"), &state).unwrap();
+    let refused = import_weights::begin(&mut alone, &[&state]).unwrap_err().to_string();
+    assert!(refused.contains("the state of an optimiser"), "{refused}");
+
     // As the keys of a config, and for export.
     let mut config = example();
     let named: Vec<String> = files.iter().map(|file| file.display().to_string()).collect();

@@ -67,8 +67,20 @@ impl Sink for Array {
         Ok(())
     }
 
+    /// What it replaces makes room.
+    fn check_room(&self, site: &Site) -> Result<()> {
+        let bytes = (self.length)(site);
+        let replaced: u64 = [&site.path, &site.part].iter().filter_map(|path| Some(path.metadata().ok()?.len())).sum();
+        let free = files::free_space(site.folder.path()).map(|free| free.saturating_add(replaced));
+        let Some(free) = free.filter(|free| *free < bytes) else { return Ok(()) };
+        Err(Error::invalid_file(
+            &site.path,
+            format!("the file will have {}, and {} are free where it is to be", text::bytes(bytes), text::bytes(free)),
+            "Free some space there, choose another `Plan::out`, or ask for fewer images.",
+        ))
+    }
+
     fn create(&self, site: &Arc<Site>) -> Result<Box<dyn Store>> {
-        check_space(site, (self.length)(site))?;
         let part = name_of(&site.part);
         let file = site.folder.create(&part).map_err(site.folder.failed("write", &part))?;
         let store = self.open(site, file, false);
@@ -231,16 +243,6 @@ impl Open for OpenArray<'_> {
         let piece = self.tally.close().map(|piece| Piece { bytes: piece.count * image, files: piece.pixels, ..piece });
         Ok(piece.into_iter().collect())
     }
-}
-
-/// Refuses a file for which there is no room, before hours of work.
-fn check_space(site: &Site, bytes: u64) -> Result<()> {
-    let Some(free) = files::free_space(site.folder.path()).filter(|free| *free < bytes) else { return Ok(()) };
-    Err(Error::invalid_file(
-        &site.path,
-        format!("the file will have {}, and {} are free where it is to be", text::bytes(bytes), text::bytes(free)),
-        "Free some space there, choose another `Plan::out`, or ask for fewer images.",
-    ))
 }
 
 #[cfg(unix)]

@@ -49,6 +49,11 @@ pub(in crate::infer) trait Sink: Sync {
         Ok(())
     }
 
+    /// Refuses what the disk has no room for, where that is known before.
+    fn check_room(&self, _site: &Site) -> Result<()> {
+        Ok(())
+    }
+
     /// The number in the name of a file inside the folder, if the format makes files of such names there: what the image in it is
     /// called by, or which of all files it is.
     fn number_of(&self, _file: &Path) -> Option<u64> {

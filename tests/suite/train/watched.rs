@@ -124,6 +124,15 @@ fn the_end_of_a_run_is_judged_too() {
     train::report::rewrite(&run, train::report::Paths::Hidden).unwrap();
     assert!(fs::read_to_string(place.path("run/report.html")).unwrap().contains("step 6 – "));
 
+    // Lost or damaged, it is measured again.
+    let end = place.path("run/checkpoints/end.json");
+    for damage in [None, Some("x"), Some("{\"step\":5,\"quality\":0.1}"), Some("{\"step\":6,\"quality\":-5.0}")] {
+        fs::remove_file(&end).unwrap();
+        damage.iter().for_each(|text| fs::write(&end, text).unwrap());
+        let outcome = train("run", 6);
+        assert_eq!((outcome.best.unwrap().step, best("run")), (6, "00000006".to_string()), "{damage:?}");
+    }
+
     // Made longer, it is the run that was as long from the beginning; at a measured end nothing is measured twice.
     train("run", 8);
     assert!(!place.path("run/checkpoints/end.json").exists());
