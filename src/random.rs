@@ -185,7 +185,8 @@ fn unit(word: u32) -> f32 {
 }
 
 #[inline(always)]
-fn angle(word: u32) -> f32 {
+#[doc(hidden)]
+pub fn angle(word: u32) -> f32 {
     unit(word) * std::f32::consts::TAU
 }
 
@@ -198,7 +199,8 @@ fn radius(word: u32) -> f32 {
 
 /// The natural logarithm of a normal number in (0, 1], as libm's.
 #[inline(always)]
-fn log(x: f32) -> f32 {
+#[doc(hidden)]
+pub fn log(x: f32) -> f32 {
     let [ln2_high, ln2_low]: [f32; 2] = [6.931_381e-1, 9.058_001e-6];
     let bits = x.to_bits().wrapping_add(0x3f80_0000 - 0x3f35_04f3);
     let exponent = ((bits >> 23) as i32 - 0x7f) as f32;
@@ -213,7 +215,8 @@ fn log(x: f32) -> f32 {
 
 /// Cosine and sine of 0 ≤ x < 2π, as libm's.
 #[inline(always)]
-fn cos_sin(x: f32) -> (f32, f32) {
+#[doc(hidden)]
+pub fn cos_sin(x: f32) -> (f32, f32) {
     // Above how many odd multiples of π/4.
     let quarters: u32 = [0x3f49_0fda, 0x4016_cbe3, 0x407b_53d1, 0x40af_eddf]
         .into_iter()
@@ -233,30 +236,4 @@ fn cos_sin(x: f32) -> (f32, f32) {
     let (first, second) = ((cos & !odd) | (sin & odd), (sin & !odd) | (cos & odd));
     let sign = |negative: u32| negative << 31;
     (f32::from_bits(first ^ sign(((quarters + 1) >> 1) & 1)), f32::from_bits(second ^ sign((quarters >> 1) & 1)))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::{angle, cos_sin, log};
-
-    /// Every angle there is.
-    #[test]
-    fn cosines_and_sines_are_libms() {
-        for word in 0..1u32 << 24 {
-            let x = angle(word << 8);
-            let (cos, sin) = cos_sin(x);
-            let same = cos.to_bits() == libm::cosf(x).to_bits() && sin.to_bits() == libm::sinf(x).to_bits();
-            assert!(same, "{x:e}: {cos:e} {sin:e}");
-        }
-    }
-
-    /// Every float that has the exponent of 1/2 or 1/4, and some of all others.
-    #[test]
-    fn logarithms_are_libms() {
-        let others = (0x2f80_0000..=0x3f80_0000).step_by(97);
-        for bits in (0x3e80_0000..=0x3f80_0000).chain(others) {
-            let x = f32::from_bits(bits);
-            assert_eq!(log(x).to_bits(), libm::logf(x).to_bits(), "{x:e}");
-        }
-    }
 }

@@ -18,6 +18,7 @@ use crate::nn::graph::Op;
 use crate::nn::shape::Shape;
 use crate::train::Trained;
 
+pub use passes::optimise;
 pub use verify::Agreement;
 
 /// The type of an exported generator's weights and inner activations. Input and output are the same either way.

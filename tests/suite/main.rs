@@ -29,6 +29,11 @@ mod export;
 mod golden;
 // What holds of the source itself.
 mod house;
+// The functions that latents are pinned by.
+mod libm;
+// What is made of the graph of an exported generator.
+#[cfg(all(feature = "train", feature = "infer"))]
+mod passes;
 // Latents, the contract, opening and sampling generators, gan-infer.
 #[cfg(all(feature = "infer", feature = "cli"))]
 mod infer;
