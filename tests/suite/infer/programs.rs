@@ -70,7 +70,7 @@ fn a_runs_folder_stands_for_its_generator() {
     };
     fs::create_dir(&run).unwrap();
     fs::write(run.join("config.toml"), "").unwrap();
-    make("none").assert().code(1).stderr(contains("it is a folder, not a file"));
+    make("none").assert().code(2).stderr(contains("is a folder, but not of a run"));
     fs::create_dir(run.join("checkpoints")).unwrap();
     // There may be checkpoints, but there is nothing to sample.
     for mut command in [make("none"), call(&["info"], None), call(&["bench"], None)] {
