@@ -165,8 +165,12 @@ pub fn train(job: &TrainingJob) -> Result<Outcome> {
     let trained = run.steps();
     progress.end();
     folder.check()?; // nothing is written where the run is not any more
-    let end = if matches!(trained, Ok(None)) { run.judge_end()? } else { None };
-    if matches!(trained, Ok(None)) {
+    let mut end = None;
+    if matches!(trained, Ok(None)) && run.trainer.step >= run.total {
+        end = run.judge_end().unwrap_or_else(|error| {
+            progress.say(&format!("warning: the run is saved, but its end was not judged: {error}"));
+            None
+        });
         run.doubts().iter().for_each(|doubt| progress.say(&format!("warning: {doubt}")));
     }
     let mut outcome = run.outcome();
@@ -192,7 +196,7 @@ pub fn train(job: &TrainingJob) -> Result<Outcome> {
 /// # Errors
 /// When it must have had a checkpoint: to begin again would replace what it made.
 fn check_beginning(folder: &RunFolder, batches: &Batches) -> Result<Option<u64>> {
-    let records = if folder.stats_file().exists() { read_records(folder)? } else { Vec::new() };
+    let records = record::logged(folder)?;
     let reached = records.last().map(|record| record.step);
     // By the config that it was logged under: a resume may have come with another.
     let before = folder.config()?;
@@ -247,7 +251,7 @@ fn nothing_left(
 
 /// Whether the distance was measured at a step of a run, on its way.
 fn is_measured(folder: &RunFolder, step: u64) -> Result<bool> {
-    let records = if folder.stats_file().exists() { read_records(folder)? } else { Vec::new() };
+    let records = record::logged(folder)?;
     Ok(records.iter().any(|record| record.step == step && record.quality.is_some()))
 }
 
@@ -271,7 +275,7 @@ fn distance(job: &TrainingJob, judge: &dyn Judge, trainer: &Trainer, preview: &P
 
 /// How often the distance was measured in a run so far.
 fn count_measurements(folder: &RunFolder, end: Option<Best>) -> Result<usize> {
-    let records = if folder.stats_file().exists() { read_records(folder)? } else { Vec::new() };
+    let records = record::logged(folder)?;
     Ok(records.iter().filter(|record| record.quality.is_some()).count() + usize::from(end.is_some()))
 }
 
@@ -479,7 +483,7 @@ impl<'a> Run<'a> {
 
     /// What was measured at the end, if that was not measured on the way.
     fn judge_end(&self) -> Result<Option<Best>> {
-        if self.trainer.step < self.total || self.measured == Some(self.trainer.step) {
+        if self.measured == Some(self.trainer.step) {
             return Ok(None);
         }
         judge_end(self.job, &self.trainer, &self.watchdog, &self.preview)

@@ -85,6 +85,14 @@ pub(super) fn line(record: &Record) -> Result<String> {
     Ok(json + "\n")
 }
 
+/// The log of a run so far: nothing where nothing was logged.
+///
+/// # Errors
+/// As [`read_records`].
+pub(super) fn logged(folder: &RunFolder) -> Result<Vec<Record>> {
+    if folder.stats_file().exists() { read_records(folder) } else { Ok(Vec::new()) }
+}
+
 /// Every line of a run's log. A last line that a crash cut off is left out.
 ///
 /// # Errors

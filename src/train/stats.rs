@@ -5,7 +5,7 @@ use std::io::{BufWriter, Write};
 use std::path::PathBuf;
 
 use super::RunFolder;
-use super::record::{Record, line, read_records};
+use super::record::{Record, line, logged};
 use super::tensorboard::Events;
 use crate::error::{Error, Result};
 use crate::files;
@@ -25,7 +25,7 @@ impl Log {
         // A link is replaced, never written through; one that leads nowhere, too.
         if path.exists() || path.is_symlink() {
             let (mut kept, mut last) = (String::new(), 0);
-            let records = if path.exists() { read_records(folder)? } else { Vec::new() };
+            let records = logged(folder)?;
             for record in records.iter().filter(|record| record.step <= step) {
                 if record.step > last {
                     kept += &line(record)?;

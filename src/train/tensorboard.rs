@@ -13,7 +13,7 @@ use crc::{CRC_32_ISCSI, Crc, Table};
 use prost::Message;
 
 use super::RunFolder;
-use super::record::{Elapsed, Record, read_records};
+use super::record::{Elapsed, Record, logged};
 use crate::error::{Error, Result};
 use crate::files;
 
@@ -104,7 +104,7 @@ impl Events {
     pub fn open(folder: &RunFolder, step: u64) -> Result<Self> {
         files::create_folder(&folder.tensorboard())?;
         let path = folder.tensorboard().join(FILE);
-        let mut records = if folder.stats_file().exists() { read_records(folder)? } else { Vec::new() };
+        let mut records = logged(folder)?;
         records.retain(|record| record.step <= step);
         let mut clock = Clock { began: began(&path, &records)?, elapsed: Elapsed::default(), now: 0.0 };
         clock.now = clock.began;
