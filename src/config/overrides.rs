@@ -46,10 +46,9 @@ impl Overrides {
         }
         let span =
             |span: Span| Value::try_from(span).map_err(|e| Error::invalid("config", e.to_string(), "Please report this."));
-        let number = |n: u64| Value::Integer(i64::try_from(n).unwrap_or(i64::MAX));
         let values = [
             ("schedule", "length", self.length.map(span).transpose()?),
-            ("schedule", "batch_size", self.batch_size.map(number)),
+            ("schedule", "batch_size", self.batch_size.map(|n| number("schedule.batch_size", n)).transpose()?),
             ("schedule", "precision", self.precision.map(|precision| Value::String(precision.name().to_string()))),
             ("output", "checkpoint_every", self.checkpoint_every.map(span).transpose()?),
             ("output", "sample_every", self.sample_every.map(span).transpose()?),
@@ -67,7 +66,7 @@ impl Overrides {
             data.insert("source".to_string(), source);
         }
         if let Some(seed) = self.seed {
-            table.insert("seed".to_string(), number(seed));
+            table.insert("seed".to_string(), number("seed", seed)?);
         }
         if !self.init_from.is_empty() {
             let whole = |path: &PathBuf| {
@@ -85,6 +84,12 @@ impl Overrides {
             |text: &String| text.split_once('=').map(|(key, _)| key.split('.').map(str::trim).collect::<Vec<_>>().join("."));
         self.set.iter().filter_map(key).collect()
     }
+}
+
+/// A whole number as TOML has it: with a sign.
+fn number(key: &str, n: u64) -> Result<Value> {
+    let number = i64::try_from(n);
+    number.map(Value::Integer).map_err(|_| Error::invalid(key, format!("{n} is too large"), format!("At most {}.", i64::MAX)))
 }
 
 /// One source as a text, several as a list.

@@ -4,6 +4,9 @@ use super::generator::Generator;
 use super::selection::{Conditioning, Selection};
 use crate::latent::Latent;
 
+/// A label is one byte.
+const MOST_CLASSES: usize = 256;
+
 /// Tells the class of each image of a job.
 #[derive(Debug, Clone)]
 pub(super) struct Labels {
@@ -14,14 +17,14 @@ pub(super) struct Labels {
 }
 
 impl Labels {
-    /// Of a job; `None` where the generator knows no classes.
+    /// Of a job; `None` where the generator knows no classes, or a file says that there are more than a label can tell.
     pub fn of(generator: &Generator, selection: &Selection, conditioning: Conditioning) -> Option<Self> {
         let classes = generator.contract().map_or(0, |contract| contract.classes);
         let labels = || Self { selection: selection.clone(), conditioning, latent: generator.latent(), classes };
-        (classes > 0).then(labels)
+        (1..=MOST_CLASSES).contains(&classes).then(labels)
     }
 
-    /// How many classes there are, at most 256.
+    /// How many classes there are, at most [`MOST_CLASSES`].
     pub fn classes(&self) -> usize {
         self.classes
     }
@@ -31,6 +34,6 @@ impl Labels {
         let latents = self.selection.latents(self.latent, &self.conditioning, place, 1);
         let choosing = latents.iter().take(self.classes).enumerate();
         let largest = choosing.max_by(|(_, a), (_, b)| a.total_cmp(b)).map_or(0, |(number, _)| number);
-        largest as u8 // there are at most 256
+        largest as u8 // there are at most [`MOST_CLASSES`]
     }
 }
