@@ -1,7 +1,7 @@
 //! Files that are either whole or not there, and folders that one process at a time works in.
 
 use std::fs::{self, File, Metadata, OpenOptions, TryLockError};
-use std::io::{ErrorKind, Read, Write};
+use std::io::{self, ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
@@ -247,6 +247,32 @@ pub fn read(path: &Path, most: u64) -> Result<Vec<u8>> {
     // It may grow meanwhile.
     file.take(most.saturating_add(1)).read_to_end(&mut bytes).map_err(Error::io("read", path))?;
     if bytes.len() as u64 > most { Err(too_large(bytes.len() as u64)) } else { Ok(bytes) }
+}
+
+/// Reads from somewhere in a file; any number of threads at a time.
+///
+/// # Errors
+/// When the file ends before that many bytes, or is unreadable.
+#[cfg(unix)]
+pub fn read_at(file: &File, bytes: &mut [u8], at: u64) -> io::Result<()> {
+    std::os::unix::fs::FileExt::read_exact_at(file, bytes, at)
+}
+
+/// Reads from somewhere in a file; any number of threads at a time.
+///
+/// # Errors
+/// When the file ends before that many bytes, or is unreadable.
+#[cfg(windows)]
+pub fn read_at(file: &File, mut bytes: &mut [u8], mut at: u64) -> io::Result<()> {
+    while !bytes.is_empty() {
+        let n = std::os::windows::fs::FileExt::seek_read(file, bytes, at)?;
+        if n == 0 {
+            return Err(ErrorKind::UnexpectedEof.into());
+        }
+        bytes = &mut bytes[n..];
+        at += n as u64;
+    }
+    Ok(())
 }
 
 /// Opens a regular file, and says how many bytes it has. Never waits, as the opening of a pipe does that nobody writes to.

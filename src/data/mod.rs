@@ -247,7 +247,6 @@ pub fn load_labels(source: &str) -> Result<Option<Vec<u8>>> {
 
 /// One image `[height, width, channels]` in another size and number of channels, as [`load`] would have made it: `out` is
 /// `[channels, size, size]`.
-#[cfg(feature = "infer")] // only the evaluation, which needs both, takes images that are decoded already
 pub(crate) fn refit(
     pixels: &[u8],
     [height, width, stored]: [usize; 3],

@@ -8,7 +8,7 @@ use ::zip::ZipArchive;
 
 use super::config::DataConfig;
 use super::decode::Refusal;
-use super::{DataReport, Entry, Loaded, classify, decode, decode_all, fill};
+use super::{DataReport, Entry, Loaded, classify, decode, decode_all, fill, refit};
 use crate::error::{Error, Result};
 use crate::progress::Progress;
 use crate::text::on_one_line;
@@ -69,7 +69,12 @@ pub(super) fn load(packed: &[PathBuf], config: &DataConfig, progress: &dyn Progr
         };
         let both = (all.pixels.len() + pixels.len()) as u64;
         memory::check(path, both, "the images up to this file", "Use fewer files, or a smaller data.size.")?;
-        all.pixels.extend(pixels);
+        // One file, as there mostly is, is not copied.
+        if all.pixels.is_empty() {
+            all.pixels = pixels
+        } else {
+            all.pixels.extend(pixels)
+        }
         all.report.add(report);
     }
     Ok(all)
@@ -115,11 +120,8 @@ fn load_array(path: &Path, mut source: Box<dyn Read>, config: &DataConfig, progr
     let (size, channels) = (config.size, config.channels);
     let (pixels, results) = fill(path, [n, channels * size * size], progress, |index, out| {
         let pixels = &raw[index * image..(index + 1) * image];
-        let fitted = match (stored, channels) {
-            (3, 1) => decode::fit(&decode::grey_of(pixels), [width, height, 1], size, 1, out),
-            _ => decode::fit(pixels, [width, height, stored], size, channels, out),
-        };
-        fitted.map(|()| stored == 3 && pixels.chunks_exact(3).any(|rgb| rgb[0] != rgb[1] || rgb[1] != rgb[2]))
+        refit(pixels, [height, width, stored], size, channels, out)
+            .map(|()| stored == 3 && pixels.chunks_exact(3).any(|rgb| rgb[0] != rgb[1] || rgb[1] != rgb[2]))
     })?;
     let mut report = DataReport { found: n, ..DataReport::default() };
     for colour in results {
@@ -239,18 +241,6 @@ fn read_part(file: &File, (at, size): (u64, u64)) -> Result<Vec<u8>, Refusal> {
         return Err(Refusal::TooLarge("larger than an image can be".to_string()));
     }
     let mut bytes = vec![0; size as usize];
-    #[cfg(unix)]
-    std::os::unix::fs::FileExt::read_exact_at(file, &mut bytes, at).map_err(|e| Refusal::Broken(e.to_string()))?;
-    #[cfg(windows)]
-    {
-        let mut done = 0;
-        while done < bytes.len() {
-            match std::os::windows::fs::FileExt::seek_read(file, &mut bytes[done..], at + done as u64) {
-                Ok(0) => return Err(Refusal::Broken("the file ends early".to_string())),
-                Ok(n) => done += n,
-                Err(e) => return Err(Refusal::Broken(e.to_string())),
-            }
-        }
-    }
+    files::read_at(file, &mut bytes, at).map_err(|e| Refusal::Broken(e.to_string()))?;
     Ok(bytes)
 }

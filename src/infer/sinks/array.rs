@@ -138,7 +138,7 @@ impl ArrayFile {
         let (mut crc, mut buffer, mut done) = (Hasher::new(), vec![0; 256 << 10], 0);
         while done < piece.bytes {
             let n = buffer.len().min((piece.bytes - done) as usize);
-            read_at(&self.file, &mut buffer[..n], self.at(piece.first) + done)?;
+            files::read_at(&self.file, &mut buffer[..n], self.at(piece.first) + done)?;
             crc.update(&buffer[..n]);
             done += n as u64;
         }
@@ -151,7 +151,7 @@ impl ArrayFile {
         }
         for (at, expected) in (self.format.ends)(&self.site, pixels) {
             let mut found = vec![0; expected.len()];
-            read_at(&self.file, &mut found, at)?;
+            files::read_at(&self.file, &mut found, at)?;
             if found != expected {
                 return Ok(false);
             }
@@ -243,24 +243,6 @@ impl Open for OpenArray<'_> {
         let piece = self.tally.close().map(|piece| Piece { bytes: piece.count * image, files: piece.pixels, ..piece });
         Ok(piece.into_iter().collect())
     }
-}
-
-#[cfg(unix)]
-fn read_at(file: &File, bytes: &mut [u8], at: u64) -> io::Result<()> {
-    std::os::unix::fs::FileExt::read_exact_at(file, bytes, at)
-}
-
-#[cfg(windows)]
-fn read_at(file: &File, mut bytes: &mut [u8], mut at: u64) -> io::Result<()> {
-    while !bytes.is_empty() {
-        let n = std::os::windows::fs::FileExt::seek_read(file, bytes, at)?;
-        if n == 0 {
-            return Err(ErrorKind::UnexpectedEof.into());
-        }
-        bytes = &mut bytes[n..];
-        at += n as u64;
-    }
-    Ok(())
 }
 
 /// Writes somewhere in a file; any number of threads at a time.
