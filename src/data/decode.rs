@@ -1,12 +1,14 @@
 //! One image file's bytes → planar pixels of the size and channels asked for.
 
 use std::borrow::Cow;
+use std::error::Error;
 use std::fmt;
 use std::io::Cursor;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use fast_image_resize::images::{CroppedImage, Image, ImageRef};
-use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
+use fast_image_resize::images::{TypedCroppedImage, TypedImage, TypedImageRef};
+use fast_image_resize::pixels::{U8, U8x3};
+use fast_image_resize::{FilterType, PixelTrait, ResizeAlg, ResizeOptions, Resizer};
 use image::{
     ColorType, DynamicImage, GrayImage, ImageDecoder, ImageError, ImageFormat, ImageReader, ImageResult, Limits, Rgb, RgbImage,
 };
@@ -172,6 +174,21 @@ pub(super) fn grey_of(rgb: &[u8]) -> Vec<u8> {
     rgb.chunks_exact(3).map(|pixel| weigh(std::array::from_fn(|channel| u32::from(pixel[channel])))).collect()
 }
 
+/// The central square, resized to `size`. One kind of pixel a function: the resizer's own choice among all its kinds would have
+/// them all compiled here, a quarter of the library's code.
+fn square<P: PixelTrait>(raw: &[u8], [width, height]: [usize; 2], size: usize) -> Result<Vec<u8>, Box<dyn Error>> {
+    let source = TypedImageRef::<P>::from_buffer(width as u32, height as u32, raw)?;
+    // A view, not the resizer's crop option: with that the filter would reach beyond the square's edge.
+    let side = width.min(height) as u32;
+    let (left, top) = ((width as u32 - side) / 2, (height as u32 - side) / 2);
+    let square = TypedCroppedImage::from_ref(&source, left, top, side, side)?;
+    let mut resized = vec![0; size * size * P::size()];
+    let mut target = TypedImage::<P>::from_buffer(size as u32, size as u32, &mut resized)?;
+    let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(FilterType::CatmullRom));
+    Resizer::new().resize_typed(&square, &mut target, Some(&options))?;
+    Ok(resized)
+}
+
 /// Crops to the central square, resizes, and writes the planes of `out`; a grey image fills them all alike. `raw` is
 /// `[width, height, stored]` with 1 or 3 channels `stored`. The filter is Catmull–Rom, widened when shrinking so that
 /// nothing aliases, in integers: every machine gets the same pixels.
@@ -182,20 +199,11 @@ pub(super) fn fit(
     channels: usize,
     out: &mut [u8],
 ) -> Result<(), String> {
-    let pixel_type = if stored == 1 { PixelType::U8 } else { PixelType::U8x3 };
     let resized = if [width, height] == [size, size] {
         Cow::Borrowed(raw)
     } else {
-        let failed = |e: &dyn std::fmt::Display| format!("cannot be resized: {e}");
-        let source = ImageRef::new(width as u32, height as u32, raw, pixel_type).map_err(|e| failed(&e))?;
-        let mut resized = Image::new(size as u32, size as u32, pixel_type);
-        // A view, not the resizer's crop option: with that the filter would reach beyond the square's edge.
-        let side = width.min(height) as u32;
-        let (left, top) = ((width as u32 - side) / 2, (height as u32 - side) / 2);
-        let square = CroppedImage::new(&source, left, top, side, side).map_err(|e| failed(&e))?;
-        let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(FilterType::CatmullRom));
-        Resizer::new().resize(&square, &mut resized, Some(&options)).map_err(|e| failed(&e))?;
-        Cow::Owned(resized.into_vec())
+        let square = if stored == 1 { square::<U8> } else { square::<U8x3> };
+        Cow::Owned(square(raw, [width, height], size).map_err(|e| format!("cannot be resized: {e}"))?)
     };
     for (channel, plane) in out.chunks_exact_mut(size * size).take(channels).enumerate() {
         for (to, from) in plane.iter_mut().zip(resized.chunks_exact(stored)) {
