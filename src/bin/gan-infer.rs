@@ -4,19 +4,17 @@ use std::io::ErrorKind;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use ganforge::cli::{self, Console, print_line};
 use ganforge::contract::CHECKSUM_KEY;
 use ganforge::error::{Error, Result};
-use ganforge::files;
 use ganforge::image;
 use ganforge::infer::generator::MAX_BATCH;
 use ganforge::infer::{
-    Class, Conditioning, Existing, Format, Generator, Options, Plan, Provider, Sampled, SamplingJob, SeedList, Selection,
-    Shard, bench, builtin, pipeline, runtime, stream,
+    Class, Conditioning, Existing, Format, Generator, Options, Provider, SamplingJob, SeedList, Selection, Shard, Target,
+    bench, builtin, runtime,
 };
 use ganforge::latent::Truncation;
 use ganforge::progress::Progress;
@@ -203,7 +201,7 @@ fn main() -> ExitCode {
 
 fn make(sample: Sample) -> Result<()> {
     let console = Console::new(sample.quiet);
-    let goal = sample.goal()?;
+    let target = sample.target()?;
     let generator = open(sample.open.model.as_deref(), &sample.open.how.options(), &console)?;
     // Only from here on is anything made that must be left whole: until then one Ctrl-C ends the program, whatever a model does.
     let stop = cli::stop_flag(&console, "the batches at hand are finished, and what is whole stays")?;
@@ -218,26 +216,22 @@ fn make(sample: Sample) -> Result<()> {
     if let Some(warning) = conditioning.truncation.and_then(|truncation| truncation.warning(generator.latent().distribution)) {
         console.say(&format!("warning: {warning}"));
     }
-    let what = match goal.selection() {
-        Selection::Numbers { seed, .. } => format!("seed {seed}, images {}", range_text(&goal.places()?)),
-        Selection::Seeds { number, .. } => format!("image {number} of {} seeds", goal.count()?),
+    let places = target.places()?;
+    let count = places.end - places.start;
+    let what = match target.selection() {
+        Selection::Numbers { seed, .. } => format!("seed {seed}, images {}", range_text(&places)),
+        Selection::Seeds { number, .. } => format!("image {number} of {} seeds", count),
     };
     console.say(&format!("{} on {} with onnxruntime {}, {what}", generator.name(), generator.provider(), library.version));
     let best = SamplingJob::new(generator.provider());
     let job = SamplingJob { threads: sample.threads.map_or(best.threads, usize::from), conditioning, ..best };
-    let done = match &goal {
-        Goal::Files(plan) => pipeline::run(&generator, &job, plan, &console, &stop)?,
-        Goal::Stdout { selection, format } => {
-            match stream(&generator, &job, selection, *format, &mut std::io::stdout(), &console, &stop) {
-                // The reader has gone away: it has what it wanted.
-                Err(Error::Io { source, .. }) if source.kind() == ErrorKind::BrokenPipe => return Ok(()),
-                done => done?,
-            }
-        }
-        Goal::OneTar { selection, path, force } => one_tar(&generator, &job, selection, path, *force, &console, &stop)?,
+    let done = match target.make(&generator, &job, &console, &stop) {
+        // The reader has gone away: it has what it wanted.
+        Err(Error::Io { source, .. }) if source.kind() == ErrorKind::BrokenPipe && sample.is_piped() => return Ok(()),
+        done => done?,
     };
     let rate = done.images as f64 / done.seconds;
-    let before = goal.count()? - done.images;
+    let before = count - done.images;
     let earlier = if before > 0 { format!(", {before} were there") } else { String::new() };
     console.say(&format!(
         "{} images in {:.1} s ({rate:.0} img/s){earlier} → {}",
@@ -248,7 +242,7 @@ fn make(sample: Sample) -> Result<()> {
     if sample.json {
         let class_name = conditioning.class.and_then(|class| class_names(&generator).get(class.number()));
         return print_json(&json!({
-            "count": goal.count()?,
+            "count": count,
             "made": done.images,
             "seconds": done.seconds,
             "images_per_second": rate,
@@ -264,78 +258,11 @@ fn make(sample: Sample) -> Result<()> {
             "class_name": class_name,
             "batch": generator.batch(),
             "threads": job.threads,
-            "format": goal.format().name(),
+            "format": target.format().name(),
             "out": done.out,
         }));
     }
     Ok(())
-}
-
-/// One tar file, which has its name once it is whole.
-fn one_tar(
-    generator: &Generator,
-    job: &SamplingJob,
-    selection: &Selection,
-    path: &Path,
-    force: bool,
-    console: &Console,
-    stop: &AtomicBool,
-) -> Result<Sampled> {
-    let exists = || Error::usage(format!("{} exists already", text::path(path)), "Choose another --out, or give --force.");
-    if path.symlink_metadata().is_ok() && !force {
-        return Err(exists());
-    }
-    let folder = path.parent().filter(|folder| *folder != Path::new("")).unwrap_or(Path::new("."));
-    files::create_folder(folder)?;
-    let mut file = std::io::BufWriter::new(files::temporary(folder)?);
-    let done = stream(generator, job, selection, Format::Tar, &mut file, console, stop)?;
-    let file = file.into_inner().map_err(|e| Error::io("write", path)(e.into_error()))?;
-    file.as_file()
-        .sync_all()
-        .and_then(|()| if force { file.persist(path) } else { file.persist_noclobber(path) }.map(drop).map_err(|e| e.error))
-        .map_err(|e| match e.kind() {
-            ErrorKind::AlreadyExists => exists(),
-            _ => Error::io("write", path)(e),
-        })?;
-    Ok(Sampled { out: path.to_path_buf(), ..done })
-}
-
-/// Where the images go.
-enum Goal {
-    /// Files that can be gone on with, or a sheet.
-    Files(Plan),
-    /// A pipe.
-    Stdout { selection: Selection, format: Format },
-    /// One tar file, however many images.
-    OneTar { selection: Selection, path: PathBuf, force: bool },
-}
-
-impl Goal {
-    fn selection(&self) -> &Selection {
-        match self {
-            Self::Files(plan) => plan.selection(),
-            Self::Stdout { selection, .. } | Self::OneTar { selection, .. } => selection,
-        }
-    }
-
-    fn format(&self) -> Format {
-        match self {
-            Self::Files(plan) => plan.format(),
-            Self::Stdout { format, .. } => *format,
-            Self::OneTar { .. } => Format::Tar,
-        }
-    }
-
-    fn places(&self) -> Result<Range<u64>> {
-        match self {
-            Self::Files(plan) => Ok(plan.places()),
-            Self::Stdout { selection, .. } | Self::OneTar { selection, .. } => selection.places(),
-        }
-    }
-
-    fn count(&self) -> Result<u64> {
-        self.places().map(|places| places.end - places.start)
-    }
 }
 
 /// Opens what was named, and says which file of a run that is.
@@ -355,7 +282,12 @@ fn range_text(places: &Range<u64>) -> String {
 }
 
 impl Sample {
-    fn goal(&self) -> Result<Goal> {
+    /// Whether the images go to stdout.
+    fn is_piped(&self) -> bool {
+        self.out.as_deref() == Some(Path::new("-"))
+    }
+
+    fn target(&self) -> Result<Target> {
         let selection = match (&self.seeds, self.n) {
             (Some(seeds), _) => Selection::Seeds { seeds: seeds.clone(), number: self.start },
             (None, Some(n)) => Selection::Numbers { seed: self.seed, start: self.start, n },
@@ -367,47 +299,11 @@ impl Sample {
             _ => Existing::Refuse,
         };
         let out = self.out.as_deref().ok_or_else(|| Error::usage("--out is missing", "Say where to."))?;
-        let one_go = |what: &str| {
-            if self.shard.is_some() || self.resume {
-                let what = format!("{what} is made in one go, without --shard and --resume");
-                return Err(Error::usage(what, "Name a folder, or a .npy or .npz file."));
-            }
-            Ok(())
-        };
-        if out == Path::new("-") {
-            one_go("what goes to stdout")?;
-            let format =
-                self.format.filter(|format| matches!(format, Format::Npy | Format::Tar | Format::Grid)).ok_or_else(|| {
-                    let what = match self.format {
-                        Some(format) => format!("--format {} does not go to stdout, which takes one file", format.name()),
-                        None => "--out - needs a format".to_string(),
-                    };
-                    Error::usage(what, "Add --format npy, --format tar or --format grid.")
-                })?;
-            if self.json {
-                return Err(Error::usage("--json and --out - both go to stdout", "Leave --json away."));
-            }
-            return Ok(Goal::Stdout { selection, format });
+        let target = Target::new(out, self.format, selection, self.shard, existing)?;
+        if self.json && self.is_piped() {
+            return Err(Error::usage("--json and --out - both go to stdout", "Leave --json away."));
         }
-        let is_folder = out.is_dir() || out.as_os_str().to_string_lossy().ends_with(std::path::is_separator);
-        let ending = out.extension().map(|ending| ending.to_ascii_lowercase()).filter(|_| !is_folder);
-        /// Endings of files that nobody gives to a folder, and that no format here makes.
-        const OTHERS: [&str; 10] = ["jpg", "jpeg", "webp", "bmp", "gif", "tif", "tiff", "zip", "gz", "tgz"];
-        if let Some(ending) = ending.as_deref().and_then(|ending| OTHERS.into_iter().find(|other| ending == *other)) {
-            let what = format!("--out {} ends in .{ending}, which is no format of this program", text::path(out));
-            return Err(Error::usage(
-                what,
-                "Name a folder, or a file that ends in .npy, .npz, .tar or .png (a contact sheet).",
-            ));
-        }
-        let is_tar = ending.as_deref() == Some("tar".as_ref()) && self.format.is_none_or(|format| format == Format::Tar);
-        if is_tar {
-            one_go("one tar file")?;
-            return Ok(Goal::OneTar { selection, path: out.to_path_buf(), force: self.force });
-        }
-        let named = ending.as_deref().and_then(|ending| Format::of_file(ending.to_str()?));
-        let format = self.format.or(named).unwrap_or_default();
-        Plan::new(format, out, selection, self.shard, existing).map(Goal::Files)
+        Ok(target)
     }
 }
 

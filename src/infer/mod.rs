@@ -28,6 +28,7 @@ pub mod selection;
 mod share;
 mod sinks;
 mod stream;
+mod target;
 mod tiling;
 #[cfg(unix)]
 mod trust;
@@ -44,3 +45,4 @@ pub use plan::{Existing, Format, Plan};
 pub use provider::Provider;
 pub use selection::{Class, Conditioning, SeedList, Selection, Shard};
 pub use stream::stream;
+pub use target::Target;

@@ -26,12 +26,8 @@ impl Plan {
     /// When there are no images, `out` cannot be such a folder, or something is there already and `existing` says to refuse it.
     pub fn new(format: Format, out: &Path, selection: Selection, shard: Option<Shard>, existing: Existing) -> Result<Self> {
         let output = Output::new(format, out, selection, shard)?;
-        let in_one_go = output.sink().in_one_go().filter(|_| shard.is_some() || existing == Existing::Resume);
-        if let Some(what) = in_one_go {
-            return Err(Error::usage(
-                format!("{what} is made in one go, without `Plan::shard` and `Existing::Resume`"),
-                format!("Choose `Plan::format` {}.", Format::not_in_one_go()),
-            ));
+        if let Some(what) = output.sink().in_one_go() {
+            refuse_parts(what, shard, existing)?;
         }
         let folder = output.folder();
         if folder.exists() && !folder.is_dir() {
@@ -77,4 +73,15 @@ impl Plan {
     pub(super) fn existing(&self) -> Existing {
         self.existing
     }
+}
+
+/// Refuses shards and resumption of what is made in one go; `what` names it.
+pub(super) fn refuse_parts(what: &str, shard: Option<Shard>, existing: Existing) -> Result<()> {
+    if shard.is_none() && existing != Existing::Resume {
+        return Ok(());
+    }
+    Err(Error::usage(
+        format!("{what} is made in one go, without `Plan::shard` and `Existing::Resume`"),
+        format!("Name a folder, and choose `Plan::format` {}.", Format::not_in_one_go()),
+    ))
 }

@@ -22,6 +22,9 @@ use crate::error::{Error, Result};
 use crate::image::{self, Images};
 use crate::progress::Progress;
 
+/// The formats that can be written so.
+pub(super) const STREAMED: [Format; 3] = [Format::Npy, Format::Tar, Format::Grid];
+
 /// Makes the images of a selection and writes them to `to` in their order, in a format that can be written so: [`Format::Npy`], one array;
 /// [`Format::Tar`], one WebDataset file; [`Format::Grid`], one sheet, or the image itself if there is but one. Memory does not grow with their
 /// number (but for a sheet). The images are those that files would hold.
