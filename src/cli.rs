@@ -164,6 +164,7 @@ const SPELLINGS: &[(&str, &str)] = &[
     ("`Plan::format`", "--format"),
     ("`Plan::out`", "--out"),
     ("`Plan::shard`", "--shard"),
+    ("`Real::held_out`", "--held-out"),
     ("`RunFolder::path`", "--out"),
     ("`RunFolder::resume`", "gan-train --resume RUN"),
     ("`SamplingJob::threads`", "--threads"),

@@ -13,13 +13,13 @@ pub mod kid;
 pub mod learn;
 pub mod neighbours;
 pub mod precision_recall;
+mod real;
 mod report;
 mod select;
 pub mod typical;
 mod vectors;
 
 use candle_core::{Device, Tensor};
-use serde::Serialize;
 
 use crate::contract::Weights;
 use crate::data::Dataset;
@@ -36,6 +36,7 @@ pub use features::{About, FeatureModel, Features, InputRange};
 use frechet::{Gaussian, Reference};
 pub use judge::FrechetJudge;
 use precision_recall::Manifold;
+pub use real::{Real, RealImages};
 pub use report::{EvaluationReport, FeatureProtocol, Medians, NearestReport, Protocol, RealAgainstReal, Scores, Statistic};
 pub use select::{Destination, Selected, select};
 
@@ -80,18 +81,6 @@ pub struct EvaluationJob<'a> {
     pub draws: usize,
     /// Whether to search the real images for the nearest to generated ones: takes the features of all of them.
     pub neighbours: bool,
-}
-
-/// What the real images are to the generator.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum RealImages {
-    /// All of the data set; as far as this program knows it may have been trained on them.
-    All,
-    /// Those that the run was trained on.
-    Training,
-    /// Those that the run held out.
-    HeldOut,
 }
 
 /// Choice of real images and of subsets: the same in every evaluation.

@@ -4,8 +4,8 @@ use std::fmt;
 
 use serde::Serialize;
 
-use super::RealImages;
 use super::about::{About, InputRange};
+use super::real::RealImages;
 
 /// Scores with the protocol they were taken under.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -231,13 +231,13 @@ pub(super) fn warnings(duplicates: &Statistic, coverage: &Statistic, n: usize, r
         warnings.push(format!("{:.0} % of the images are copies of others of them", 100.0 * duplicates.mean));
     }
     // A few images cover few others, whatever they are.
-    let most = real.filter(|real| real.n >= n).map_or(1.0, |real| real.scores.coverage);
-    if coverage.mean < COVERED * most {
+    let most = real.filter(|real| real.n >= n).map(|real| real.scores.coverage);
+    if coverage.mean < COVERED * most.unwrap_or(1.0) {
+        let others = most.map_or(String::new(), |most| format!(", where of other real ones {:.0} % have", 100.0 * most));
         warnings.push(format!(
-            "only {:.1} % of the real images have a generated one near by, where of other real ones {:.0} % have: the generated ones are \
-             of few kinds, or of another. Precision says nothing of such images",
+            "only {:.1} % of the real images have a generated one near by{others}: the generated ones are of few kinds, or of \
+             another. Precision says nothing of such images",
             100.0 * coverage.mean,
-            100.0 * most
         ));
     }
     warnings

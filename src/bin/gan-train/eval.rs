@@ -12,7 +12,7 @@ use ganforge::error::{Error, Result};
 use ganforge::eval::learn::is_feature_folder;
 use ganforge::eval::neighbours::SHEET_COLUMNS;
 use ganforge::eval::{
-    DEFAULT_DRAWS, EvaluationJob, FeatureModel, InputRange, RealImages, Subject, compare_truncations, evaluate, features,
+    DEFAULT_DRAWS, EvaluationJob, FeatureModel, InputRange, Real, Subject, compare_truncations, evaluate, features,
 };
 use ganforge::files;
 use ganforge::image::{Range, save_grid};
@@ -140,7 +140,7 @@ enum Opened {
 pub fn eval(args: &EvalArgs) -> Result<()> {
     let console = Console::new(args.quiet);
     let (opened, sha256) = open(args, &console)?;
-    let form = form(args, &opened)?;
+    let (sources, [size, channels]) = wanted(args, &opened)?;
     let out = args.out.clone().or_else(|| match (&opened, &args.checkpoint) {
         (Opened::Run(_), None) if args.truncation.is_empty() => Some(Path::new(&args.subject).join("evaluation.json")),
         _ => None,
@@ -158,13 +158,10 @@ pub fn eval(args: &EvalArgs) -> Result<()> {
     if let Some(folder) = folder.filter(|folder| !folder.is_dir()) {
         return Err(Error::usage(format!("--out: there is no folder {}", text::path(folder)), "Make it first."));
     }
-    let model = args.features.open(form.size, form.channels, &console)?;
-    let data = data::load(&form.source, &form, &console)?;
-    let split = data.split(form.held_out, seed(&opened));
-    let real = match (&opened, args.held_out) {
-        (Opened::Run(_), true) => (RealImages::HeldOut, split.held_out),
-        (Opened::Run(_), false) => (RealImages::Training, split.train),
-        _ => (RealImages::All, split.train),
+    let model = args.features.open(size, channels, &console)?;
+    let real = match &opened {
+        Opened::Run(trained) => Real::of_run(trained, &sources, args.held_out, &console)?,
+        _ => Real::all(&sources, size, channels, &console)?,
     };
     let subject = match &opened {
         Opened::Run(trained) => Subject::Trained(trained),
@@ -175,8 +172,8 @@ pub fn eval(args: &EvalArgs) -> Result<()> {
         subject,
         name: &name_of(&args.subject),
         sha256: &sha256,
-        data: &data,
-        real: (real.0, &real.1),
+        data: &real.data,
+        real: (real.kind, &real.numbers),
         n: args.n.map(|n| n as usize),
         draws: args.draws as usize,
         neighbours: !args.no_neighbours,
@@ -194,7 +191,7 @@ pub fn eval(args: &EvalArgs) -> Result<()> {
         if let Some(sheet) = sheet {
             let path = folder.join("neighbours.png");
             save_grid(&sheet, SHEET_COLUMNS, &path)?;
-            let shows = "sample, nearest real image by features, by pixels; it shows training images";
+            let shows = "sample, nearest real image by features, by pixels; it shows images of the data";
             console.say(&format!("written: {} ({shows})", text::path(&path)));
         }
     }
@@ -224,6 +221,10 @@ fn table(args: &EvalArgs, job: &EvaluationJob, model: &FeatureModel, out: Option
         let scores: String = scores.iter().map(|score| format!("{:>12.3}", score.mean)).collect();
         print_line(&format!("{bound:<12}{scores}"))?;
     }
+    for (bound, report) in bounds.iter().zip(&reports) {
+        let bound = bound.map_or("without truncation".to_string(), |bound| format!("truncated to {bound}"));
+        report.warnings.iter().try_for_each(|warning| print_line(&format!("warning, {bound}: {warning}")))?;
+    }
     Ok(())
 }
 
@@ -242,6 +243,8 @@ fn open(args: &EvalArgs, console: &Console) -> Result<(Opened, String)> {
         return Err(Error::usage(what, "Leave --checkpoint, --weights and --held-out away, or name a run's folder."));
     }
     if is_run {
+        without_effect(args.size.is_some(), "--size", "a run, whose images have a size", console);
+        without_effect(args.range.is_some(), "--range", "a run, which knows it", console);
         let folder = RunFolder::open(path)?;
         let saved = checkpoint::find(&folder, args.checkpoint.unwrap_or_default())?.ok_or_else(|| {
             Error::invalid_file(path, "this run has no checkpoint yet", "Continue it with gan-train --resume RUN.")
@@ -256,13 +259,13 @@ fn open(args: &EvalArgs, console: &Console) -> Result<(Opened, String)> {
         let sha256 = hash(&files::read(&checkpoint::generator_file(&saved, trained.weights), files::LARGE)?);
         return Ok((Opened::Run(Box::new(trained)), sha256));
     }
-    let holds_images =
-        |ending: &std::ffi::OsStr| ["zip", "npy", "npz", "tar"].iter().any(|known| ending.eq_ignore_ascii_case(known));
-    if path.is_dir() || (path.extension().is_some_and(holds_images) && path.is_file()) {
+    if path.is_dir() || (data::holds_images(path) && path.is_file()) {
+        without_effect(args.range.is_some(), "--range", "images, whose values are bytes", console);
         let images = load_images(&args.subject, args.size, console)?;
         let sha256 = images.sha256.clone();
         return Ok((Opened::Images(Box::new(images)), sha256));
     }
+    without_effect(args.size.is_some(), "--size", "a generator, whose images have a size", console);
     let options = Options {
         provider: args.features.provider,
         range: args.range,
@@ -274,6 +277,12 @@ fn open(args: &EvalArgs, console: &Console) -> Result<(Opened, String)> {
     generator.notes().iter().for_each(|note| console.say(note));
     let sha256 = generator.sha256()?;
     Ok((Opened::Generator(Box::new(generator)), sha256))
+}
+
+fn without_effect(given: bool, option: &str, on: &str, console: &Console) {
+    if given {
+        console.say(&format!("note: {option} has no effect on {on}"));
+    }
 }
 
 fn hash(bytes: &[u8]) -> String {
@@ -296,12 +305,12 @@ fn load_images(source: &str, size: Option<usize>, console: &Console) -> Result<D
     Ok(images)
 }
 
-/// The form that the real images are to be loaded in: the generated ones'.
-fn form(args: &EvalArgs, opened: &Opened) -> Result<DataConfig> {
+/// Where the real images are, and size and channels that they are to have: the generated ones'.
+fn wanted(args: &EvalArgs, opened: &Opened) -> Result<(Sources, [usize; 2])> {
     let (of_run, [height, width, channels]) = match opened {
         Opened::Run(trained) => {
             let data = &trained.config.data;
-            (Some(data), [data.size, data.size, data.channels])
+            (Some(&data.source), [data.size, data.size, data.channels])
         }
         Opened::Generator(generator) => (None, generator.image_shape()),
         Opened::Images(images) => (None, [images.size, images.size, images.channels]),
@@ -311,26 +320,14 @@ fn form(args: &EvalArgs, opened: &Opened) -> Result<DataConfig> {
         return Err(Error::usage(what, "Only square images are judged."));
     }
     let given = Some(Sources::from(args.data.as_slice())).filter(|given| !given.is_empty());
-    let source = given.or_else(|| Some(of_run?.source.clone())).filter(|source| !source.is_empty());
+    let source = given.or_else(|| of_run.cloned()).filter(|source| !source.is_empty());
     let source = source.ok_or_else(|| {
         Error::usage(
             "--data is missing",
             "Name the real images: a folder, a zip, IDX files, or mnist, fashion-mnist, synthetic.",
         )
     })?;
-    let held_out = of_run.map_or(0.0, |data| data.held_out);
-    if args.held_out && held_out == 0.0 {
-        return Err(Error::usage("--held-out: this run held nothing out (data.held_out is 0)", "Leave it away."));
-    }
-    Ok(DataConfig { held_out, ..DataConfig::plain(source, height, channels) })
-}
-
-/// The seed that decided which images were held out.
-fn seed(opened: &Opened) -> u64 {
-    match opened {
-        Opened::Run(trained) => trained.config.seed,
-        _ => 0,
-    }
+    Ok((source, [height, channels]))
 }
 
 /// The last part of a path: reports travel, and where something lay on one machine means nothing on another.

@@ -101,7 +101,8 @@ fn exported(args: &ExportArgs) -> Result<(Trained, PathBuf)> {
 /// The feature model in a folder that `gan-train features` filled.
 fn export_features(args: &ExportArgs) -> Result<()> {
     let of_runs = args.weights.is_some() || args.checkpoint.is_some() || args.preset.is_some() || args.config.is_some();
-    if of_runs || args.layout != Layout::NhwcU8 || args.dtype != Dtype::F32 {
+    let of_files = args.size.is_some() || args.width.is_some() || !args.set.is_empty();
+    if of_runs || of_files || args.layout != Layout::NhwcU8 || args.dtype != Dtype::F32 {
         let what = format!("{} holds a feature model, which has one form only", text::path(&args.run));
         return Err(Error::usage(what, "Give nothing but --out."));
     }
