@@ -29,6 +29,18 @@ pub(super) fn training_file(folder: &Path) -> Option<PathBuf> {
     TRAINING_FILES.iter().map(|name| folder.join(name)).find(|path| path.is_file())
 }
 
+/// Whether a file is one of these, as far as its first bytes tell.
+pub(super) fn is_one(path: &Path) -> bool {
+    let mut head = [0; 2];
+    files::open(path).and_then(|(mut file, _)| file.read_exact(&mut head).map_err(Error::io("read", path))).is_ok()
+        && begins_one(&head)
+}
+
+/// Whether these are the first bytes of one, or of a compressed one.
+pub(super) fn begins_one(head: &[u8]) -> bool {
+    matches!(head, [0x1f, 0x8b, ..] | [0, 0, ..])
+}
+
 /// The labels that lie beside a file of images, by their names in MNIST: `train-labels-idx1-ubyte.gz` for
 /// `train-images-idx3-ubyte.gz`, one of the two unpacked or not.
 pub(super) fn labels_file(images: &Path) -> Option<PathBuf> {
@@ -78,7 +90,7 @@ pub(super) fn load(path: &Path, source: &str, config: &DataConfig, progress: &dy
     let (size, channels) = (config.size, config.channels);
     let mut report = DataReport { found: images.len, ..DataReport::default() };
     report.count(images.len, (images.width, images.height), false);
-    if channels == 1 && images.width as usize == size && images.height as usize == size {
+    if [images.height as usize, images.width as usize, 1] == [size, size, channels] {
         return Ok(Loaded { pixels: images.pixels, classes, names: Vec::new(), report });
     }
     let shape = [images.width as usize, images.height as usize, 1];
@@ -153,7 +165,9 @@ fn read(path: &Path, config: &DataConfig) -> Result<IdxImages> {
     let expected = u64::from(len) * u64::from(height) * u64::from(width);
     let promise = format!("{len} images of {width}×{height} pixels, {expected} bytes");
     source.check_promise(path, &promise, 16, expected)?;
-    let as_used = u64::from(len).saturating_mul((config.channels * config.size * config.size) as u64);
+    let is_as_used = [height as usize, width as usize, 1] == [config.size, config.size, config.channels];
+    let image = if is_as_used { 0 } else { config.channels * config.size * config.size };
+    let as_used = u64::from(len).saturating_mul(image as u64);
     memory::check(
         path,
         expected.saturating_add(as_used),

@@ -22,6 +22,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
+use crate::contract::hex;
 use crate::error::{Error, Result, nearest};
 use crate::image::Images;
 use crate::progress::Progress;
@@ -109,6 +110,15 @@ impl Dataset {
         Images { n: indices.len(), height: self.size, width: self.size, channels, pixels }
     }
 
+    /// The same images without their classes: what is loaded where nobody asks for them.
+    pub fn without_classes(mut self) -> Self {
+        if !self.labels.is_empty() {
+            self.labels.clear();
+            self.sha256 = hash([self.len, self.channels, self.size, self.size], [&self.pixels, &[]]);
+        }
+        self
+    }
+
     /// Holds out a random share of the images: the nearest whole number of them, at least one if the share is above 0, but
     /// never all. The same seed holds out the same images.
     pub fn split(&self, held_out: f64, seed: u64) -> Split {
@@ -184,6 +194,7 @@ fn join(parts: Vec<(String, Loaded)>) -> Result<(String, Loaded)> {
         return Ok((name, all));
     }
     memory::check(name.as_ref(), (total - all.pixels.len()) as u64, "all of its images together", "Use fewer of them.")?;
+    all.pixels.reserve_exact(total - all.pixels.len());
     prefix(&first_name, &mut all);
     let mut classes = vec![(first_name, all.classes)];
     for (part_name, mut part) in parts {
@@ -242,7 +253,12 @@ pub fn load_labels(source: &str) -> Result<Option<Vec<u8>>> {
     if !path.exists() {
         return Err(unknown(source));
     }
-    idx::labels_file(&idx::training_file(&path).unwrap_or(path)).map(|file| idx::load_labels(&file)).transpose()
+    let images = match idx::training_file(&path) {
+        Some(images) => images,
+        None if packed::find(&path)?.is_empty() && idx::is_one(&path) => path,
+        None => return Ok(None),
+    };
+    idx::labels_file(&images).map(|file| idx::load_labels(&file)).transpose()
 }
 
 /// One image `[height, width, channels]` in another size and number of channels, as [`load`] would have made it: `out` is
@@ -322,7 +338,7 @@ fn load_file(path: &Path, config: &DataConfig, progress: &dyn Progress) -> Resul
     file.take(16).read_to_end(&mut head).map_err(Error::io("read", path))?;
     match head.as_slice() {
         [b'P', b'K', 3, 4, ..] | [b'P', b'K', 5, 6, ..] => zip::load(path, config, progress),
-        [0x1f, 0x8b, ..] | [0, 0, ..] => idx::load(path, "", config, progress),
+        head if idx::begins_one(head) => idx::load(path, "", config, progress),
         [] => Err(unrecognised(path, "the file is empty".to_string())),
         head if image::guess_format(head).is_ok() => Err(unrecognised(path, "a single image is no data set".to_string())),
         head => {
@@ -334,6 +350,12 @@ fn load_file(path: &Path, config: &DataConfig, progress: &dyn Progress) -> Resul
 
 fn unrecognised(path: &Path, what: String) -> Error {
     Error::invalid_file(path, what, "Give a folder or a zip archive of images, or an IDX file of images (plain or .gz).")
+}
+
+/// Whether a file holds many images, by the ending of its name.
+pub fn holds_images(path: &Path) -> bool {
+    let ending = path.extension().map(|ending| ending.to_string_lossy().to_lowercase());
+    ending.is_some_and(|ending| ending == "zip" || packed::ENDINGS.contains(&ending.as_str()))
 }
 
 /// A path's own name, without the extension of an archive.
@@ -410,7 +432,7 @@ fn hash(shape: [usize; 4], parts: [&[u8]; 2]) -> String {
         hasher.update((extent as u64).to_le_bytes());
     }
     parts.iter().for_each(|part| hasher.update(part));
-    hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+    hex(&hasher.finalize())
 }
 
 /// Makes `len` images of `bytes` bytes in parallel: `make` fills one, and what it returns is collected in order.

@@ -8,14 +8,14 @@ use ::zip::ZipArchive;
 
 use super::config::DataConfig;
 use super::decode::Refusal;
-use super::{DataReport, Entry, Loaded, classify, decode, decode_all, fill, refit};
+use super::{DataReport, Entry, Loaded, classify, decode, decode_all, fill, join, refit};
 use crate::error::{Error, Result};
 use crate::progress::Progress;
 use crate::text::on_one_line;
 use crate::{files, memory};
 
 /// The endings of such files.
-const ENDINGS: [&str; 3] = ["npy", "npz", "tar"];
+pub(super) const ENDINGS: [&str; 3] = ["npy", "npz", "tar"];
 
 /// What more than that many bytes is no header.
 const MOST_HEADER: usize = 1 << 16;
@@ -50,34 +50,21 @@ fn ending(path: &Path) -> Option<&'static str> {
     ENDINGS.into_iter().find(|known| *known == ending)
 }
 
-/// Loads all images of some files.
+/// Loads all images of some files, one after the other; of several, each is a source of its own.
 ///
 /// # Errors
 /// When one of them is damaged, or holds no images.
 pub(super) fn load(packed: &[PathBuf], config: &DataConfig, progress: &dyn Progress) -> Result<Loaded> {
-    let mut all = Loaded {
-        pixels: Vec::new(),
-        classes: Err("classes in files of samples are not read".to_string()),
-        names: Vec::new(),
-        report: DataReport::default(),
-    };
-    for path in packed {
-        let Loaded { pixels, report, .. } = match ending(path) {
+    let load_one = |path: &PathBuf| {
+        let loaded = match ending(path) {
             Some("tar") => load_tar(path, config, progress)?,
             Some("npz") => load_array(path, open_npz(path)?, config, progress)?,
             _ => load_array(path, Box::new(BufReader::new(files::open(path)?.0)), config, progress)?,
         };
-        let both = (all.pixels.len() + pixels.len()) as u64;
-        memory::check(path, both, "the images up to this file", "Use fewer files, or a smaller data.size.")?;
-        // One file, as there mostly is, is not copied.
-        if all.pixels.is_empty() {
-            all.pixels = pixels
-        } else {
-            all.pixels.extend(pixels)
-        }
-        all.report.add(report);
-    }
-    Ok(all)
+        Ok((path.file_name().unwrap_or_default().to_string_lossy().into_owned(), loaded))
+    };
+    let parts = packed.iter().map(load_one).collect::<Result<Vec<_>>>()?;
+    join(parts).map(|(_, all)| all)
 }
 
 /// The first array of an `.npz` file.
@@ -102,7 +89,7 @@ fn load_array(path: &Path, mut source: Box<dyn Read>, config: &DataConfig, progr
     let wrong =
         |what: String| Error::invalid_file(path, what, "Give uint8 images [n, height, width, 1 or 3], or [n, height, width].");
     let header = read_header(&mut source).map_err(wrong)?;
-    let shape = shape_in(&header).ok_or_else(|| wrong(format!("its header says {}", header.trim())))?;
+    let shape = shape_in(&header).ok_or_else(|| wrong(format!("its header says {}", start_of(&header))))?;
     let (n, [height, width, stored]) = match shape[..] {
         [n, height, width] => (n, [height, width, 1]),
         [n, height, width, channels @ (1 | 3)] => (n, [height, width, channels]),
@@ -130,7 +117,14 @@ fn load_array(path: &Path, mut source: Box<dyn Read>, config: &DataConfig, progr
     if n == 0 {
         return Err(wrong("it holds no images".to_string()));
     }
-    Ok(Loaded { pixels, classes: Err(String::new()), names: Vec::new(), report })
+    let classes = Err("a file of arrays has no classes".to_string());
+    Ok(Loaded { pixels, classes, names: Vec::new(), report })
+}
+
+/// The beginning of a stranger's text, for a message.
+fn start_of(text: &str) -> String {
+    const SHOWN: usize = 200;
+    on_one_line(text.trim()).chars().take(SHOWN).collect()
 }
 
 /// The text of a NumPy header (numpy.lib.format), up to the data.
@@ -168,13 +162,7 @@ fn load_tar(path: &Path, config: &DataConfig, progress: &dyn Progress) -> Result
     let (file, length) = files::open(path)?;
     let wrong = |what: String| Error::invalid_file(path, what, "Fetch or make it again; a compressed one must be unpacked.");
     let (mut names, mut places, mut report) = (Vec::new(), Vec::new(), DataReport::default());
-    let mut end = 0;
-    for entry in entries(&file).map_err(|e| wrong(format!("not a readable tar file: {}", on_one_line(&e))))? {
-        end = entry.at.saturating_add(entry.size.next_multiple_of(BLOCK));
-        if end > length {
-            let name = on_one_line(&entry.name).into_owned();
-            return Err(wrong(format!("it ends inside {name}, which is to have {} bytes", entry.size)));
-        }
+    for entry in entries(&file, length).map_err(wrong)? {
         match classify(&entry.name) {
             Entry::Image if entry.is_file => {
                 names.push(entry.name);
@@ -183,9 +171,6 @@ fn load_tar(path: &Path, config: &DataConfig, progress: &dyn Progress) -> Result
             Entry::Image | Entry::Other => report.ignore(&entry.name),
             Entry::Hidden => {}
         }
-    }
-    if length < end + BLOCK {
-        return Err(wrong("it ends without the block of zeros that a whole tar file ends in".to_string()));
     }
     decode_all(path, names, report, config, progress, |index| read_part(&file, places[index]))
 }
@@ -201,21 +186,30 @@ struct TarEntry {
     is_file: bool,
 }
 
-/// All entries. Names that are longer than a header has room for stand in entries of their own, which are bounded here: the library would
-/// read them into memory however long they are said to be.
-fn entries(file: &File) -> Result<Vec<TarEntry>, String> {
+/// All entries of a whole tar file of so many bytes. Names that are longer than a header has room for stand in entries of their own,
+/// which are bounded here: the library would read them into memory however long they are said to be.
+fn entries(file: &File, length: u64) -> Result<Vec<TarEntry>, String> {
     const MOST: u64 = 1 << 20;
+    let unreadable = |e: std::io::Error| format!("not a readable tar file: {}", on_one_line(&e.to_string()));
     let mut archive = ::tar::Archive::new(file);
-    let (mut all, mut long) = (Vec::new(), None);
-    for entry in archive.entries_with_seek().map_err(|e| e.to_string())?.raw(true) {
-        let mut entry = entry.map_err(|e| e.to_string())?;
-        let (kind, size) = (entry.header().entry_type(), entry.size());
-        if kind.is_gnu_longname() || kind.is_pax_local_extensions() {
+    let (mut all, mut long, mut end) = (Vec::new(), None, 0);
+    for entry in archive.entries_with_seek().map_err(unreadable)?.raw(true) {
+        let mut entry = entry.map_err(unreadable)?;
+        let (kind, size, at) = (entry.header().entry_type(), entry.size(), entry.raw_file_position());
+        let is_long = kind.is_gnu_longname() || kind.is_pax_local_extensions();
+        if is_long && size > MOST {
+            return Err(format!("a name in it is to have {size} bytes"));
+        }
+        let short = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
+        if is_long || kind.is_file() {
+            end = at.saturating_add(size.next_multiple_of(BLOCK));
+        }
+        if end > length {
+            return Err(format!("it ends inside {}, which is to have {size} bytes", on_one_line(&short)));
+        }
+        if is_long {
             let mut bytes = Vec::new();
-            if size > MOST {
-                return Err(format!("a name in it is to have {size} bytes"));
-            }
-            entry.read_to_end(&mut bytes).map_err(|e| e.to_string())?;
+            entry.read_to_end(&mut bytes).map_err(unreadable)?;
             let path = if kind.is_gnu_longname() { Some(bytes) } else { path_in(&bytes) };
             long = path.map(|path| String::from_utf8_lossy(&path).trim_end_matches('\0').to_string()).or(long);
             continue;
@@ -223,9 +217,12 @@ fn entries(file: &File) -> Result<Vec<TarEntry>, String> {
         if kind.is_gnu_longlink() || kind.is_pax_global_extensions() {
             continue;
         }
-        let short = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
-        let (name, at, is_file) = (long.take().unwrap_or(short), entry.raw_file_position(), kind.is_file());
-        all.push(TarEntry { name, at, size: if is_file { size } else { 0 }, is_file });
+        // `tar -c .` writes names that begin in the folder itself.
+        let name = long.take().unwrap_or(short).trim_start_matches("./").to_string();
+        all.push(TarEntry { name, at, size, is_file: kind.is_file() });
+    }
+    if long.is_some() || length < end + BLOCK {
+        return Err("it ends without the block of zeros that a whole tar file ends in".to_string());
     }
     Ok(all)
 }

@@ -22,6 +22,7 @@ pub(super) fn load(path: &Path, config: &DataConfig, progress: &dyn Progress) ->
     let (mut entries, mut report) = (Vec::new(), DataReport::default());
     for (index, raw) in archive.file_names_raw().enumerate() {
         let name = String::from_utf8_lossy(raw).replace('\\', "/"); // some Windows programs write backslashes
+        let name = name.trim_start_matches("./").to_string();
         match classify(&name) {
             Entry::Image => entries.push((name, index)),
             Entry::Other => report.ignore(&name),

@@ -7,7 +7,7 @@
 //! names, numbers counted as numbers. What no tensor tells, as strides and activations, is the config's to say.
 //! `num_batches_tracked` is passed over, and so are the prefixes `module.` (DataParallel) and `_orig_mod.` (torch.compile).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
@@ -79,8 +79,9 @@ pub fn load_generator(config: TrainConfig, path: &Path) -> Result<Trained> {
     let generator = generator_network(&config, &Device::Cpu, DType::F32)?;
     let opened = WeightFile::open(path)?;
     let candidates = opened.candidates();
-    let (_, weights) = choose(&candidates, &generator, is_generator).map_err(|misfit| misfit.error(path, "generator"))?;
-    generator.load(&read(weights, path)?, &text::path(path))?;
+    let (key, tensors) = choose(&candidates, &generator, is_generator).map_err(|misfit| misfit.error(path, "generator"))?;
+    generator.load(&read(tensors, path)?, &text::path(path))?;
+    let weights = if is_average(&key) { Weights::Ema } else { Weights::Raw };
     let unknown = UNKNOWN.to_string();
     let state = State {
         step: 0,
@@ -93,7 +94,7 @@ pub fn load_generator(config: TrainConfig, path: &Path) -> Result<Trained> {
         counted: Shift::default(),
         files: BTreeMap::new(),
     };
-    Ok(Trained { config, generator, state, weights: Weights::Raw })
+    Ok(Trained { config, generator, state, weights })
 }
 
 /// A network's weights by our names, with the key under which they were found.
@@ -178,12 +179,20 @@ fn is_generator(key: &str) -> bool {
     matches!(name.as_str(), "g" | "g_state_dict" | "model_g") || ["netg", "gen", "ema"].iter().any(|part| name.contains(part))
 }
 
+/// What people call the average of a generator's weights.
+fn is_average(key: &str) -> bool {
+    last(key).contains("ema")
+}
+
 /// A file whose tensors are known by name and shape.
 enum WeightFile {
     /// By key; they keep no order.
     Tensors(Vec<(String, BTreeMap<String, Tensor>)>),
     Pth(Pth),
 }
+
+/// What our own files of averaged weights count as.
+const AVERAGE: &str = "ema";
 
 impl WeightFile {
     fn open(path: &Path) -> Result<Self> {
@@ -206,7 +215,11 @@ impl WeightFile {
                 "an exported generator (ONNX), whose weights were folded into its operations: none can be trained on from there",
                 "Name the folder of the run that it was exported from, or the generator.safetensors of one of its checkpoints.",
             )),
-            _ => Ok(Self::Tensors(vec![(String::new(), safetensors(path)?)])),
+            _ => {
+                let is_average = path.file_name().is_some_and(|name| name == checkpoint::EMA);
+                let key = if is_average { AVERAGE } else { "" };
+                Ok(Self::Tensors(vec![(key.to_string(), safetensors(path)?)]))
+            }
         }
     }
 
@@ -221,10 +234,10 @@ impl WeightFile {
             path.to_path_buf()
         };
         let mut dicts = Vec::new();
-        for (key, names) in
-            [("generator", [checkpoint::GENERATOR, checkpoint::EMA].as_slice()), ("critic", [checkpoint::CRITIC].as_slice())]
-        {
-            if let Some(file) = names.iter().map(|name| folder.join(name)).find(|file| file.is_file()) {
+        let known = [("generator", checkpoint::GENERATOR), (AVERAGE, checkpoint::EMA), ("critic", checkpoint::CRITIC)];
+        for (key, file) in known.map(|(key, name)| (key, folder.join(name))) {
+            let has_generator = !dicts.is_empty();
+            if file.is_file() && !(key == AVERAGE && has_generator) {
                 dicts.push((key.to_string(), checkpoint::read_tensors(&file)?));
             }
         }
@@ -323,14 +336,15 @@ impl<'a> Candidate<'a> {
 
     fn parts(&self, depth: usize, all: &mut Vec<Self>) {
         let mut parts: Vec<Self> = Vec::new();
+        let mut known: HashMap<&str, usize> = HashMap::new();
         for (name, source) in &self.tensors {
             let Some((first, rest)) = name.split_once('.') else { continue };
-            let key = if self.key.is_empty() { first.to_string() } else { format!("{}.{first}", self.key) };
-            let tensor = (rest.to_string(), source.clone());
-            match parts.iter_mut().find(|part| part.key == key) {
-                Some(part) => part.tensors.push(tensor),
-                None => parts.push(Self { key, part: true, tensors: vec![tensor] }),
-            }
+            let at = *known.entry(first).or_insert_with(|| {
+                let key = if self.key.is_empty() { first.to_string() } else { format!("{}.{first}", self.key) };
+                parts.push(Self { key, part: true, tensors: Vec::new() });
+                parts.len() - 1
+            });
+            parts[at].tensors.push((rest.to_string(), source.clone()));
         }
         for part in parts {
             if depth > 1 {
@@ -383,7 +397,7 @@ fn choose<'a>(candidates: &[Candidate<'a>], network: &Network, is_named: fn(&str
     let mut nearest: Option<Misfit> = None;
     for candidate in candidates {
         match fit(candidate, network) {
-            Ok(weights) if best.is_none() || last(&candidate.key).contains("ema") => {
+            Ok(weights) if best.is_none() || is_average(&candidate.key) => {
                 best = Some((candidate.key.clone(), weights));
             }
             Err(mut misfit) => {
@@ -449,6 +463,7 @@ fn split(name: &str) -> (&str, &str) {
 /// Groups tensors by layer, in the order of first appearance.
 fn modules<T>(tensors: impl Iterator<Item = (String, Vec<usize>, T)>) -> Result<Vec<Module<T>>, String> {
     let mut modules: Vec<Module<T>> = Vec::new();
+    let mut known: HashMap<String, usize> = HashMap::new();
     for (name, dims, source) in tensors {
         let (layer, role) = split(&name);
         match role {
@@ -456,13 +471,10 @@ fn modules<T>(tensors: impl Iterator<Item = (String, Vec<usize>, T)>) -> Result<
             _ if ROLES.contains(&role) => {}
             _ => return Err(format!("tensor {name} is none of {}", ROLES.join(", "))),
         }
-        let at = match modules.iter().position(|module| module.name == layer) {
-            Some(at) => at,
-            None => {
-                modules.push(Module { name: layer.to_string(), roles: BTreeMap::new() });
-                modules.len() - 1
-            }
-        };
+        let at = *known.entry(layer.to_string()).or_insert_with(|| {
+            modules.push(Module { name: layer.to_string(), roles: BTreeMap::new() });
+            modules.len() - 1
+        });
         modules[at].roles.insert(role.to_string(), (dims, source));
     }
     Ok(modules)

@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 use crate::nn::Network;
 use crate::text;
 
-/// A trained generator as a run folder's latest checkpoint holds it.
+/// A trained generator as one of a run's checkpoints holds it, or a file of weights.
 pub struct Trained {
     /// The run's config.
     pub config: TrainConfig,

@@ -1,6 +1,7 @@
 //! Training images: readers, decoding, reports, splits, and the built-in digits.
 
 mod large;
+mod packed;
 mod sources;
 
 use std::collections::HashSet;

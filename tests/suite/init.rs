@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use assert_cmd::Command;
 use candle_core::{DType, Device, Tensor};
 use ganforge::config::TrainConfig;
+use ganforge::contract::Weights;
 use ganforge::infer::{Generator, Options};
 use ganforge::nn::Shape;
 use ganforge::nn::{Pass, channels_first, channels_last};
@@ -223,6 +224,15 @@ fn of_several_generators_the_averaged_one_is_taken() {
     let told = import_weights::begin(&mut trainer, &[&path]).unwrap();
     assert!(told.contains("generator from 'g_ema'"), "{told}");
     assert!(furthest(&images(&trainer), &computed()["images"]) < 2e-6);
+    // An export says which weights it has.
+    let weights = |path: &Path| import_weights::load_generator(config(), path).unwrap().weights;
+    assert_eq!((weights(&path), weights(&golden("netG.pth"))), (Weights::Ema, Weights::Raw));
+    let own = folder.path().join("checkpoint");
+    fs::create_dir(&own).unwrap();
+    save(&own.join("ema.safetensors"), &net_g());
+    assert_eq!((weights(&own), weights(&own.join("ema.safetensors"))), (Weights::Ema, Weights::Ema));
+    save(&own.join("generator.safetensors"), &net_g());
+    assert_eq!(weights(&own), Weights::Raw);
 }
 
 /// Begins with a file that will not do; gives the error, and makes sure that nothing changed.

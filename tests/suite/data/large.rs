@@ -47,6 +47,33 @@ fn a_png_of_ninety_million_pixels_is_read() {
     assert_near(&data.pixels, &small.pixels, 2, "ten times the size");
 }
 
+/// As a whole they would take 630 and 324 MB.
+#[test]
+#[cfg(target_os = "linux")]
+fn large_images_take_little_memory() {
+    struct Slopes;
+    impl image::GenericImageView for Slopes {
+        type Pixel = Rgb<u8>;
+        fn dimensions(&self) -> (u32, u32) {
+            (12_000, 9_000)
+        }
+        fn get_pixel(&self, x: u32, y: u32) -> Rgb<u8> {
+            slope(x, y, 12_000, 9_000)
+        }
+    }
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("a.png"), rows(15_000, 14_000, |_, y| slope(0, y, 15_000, 14_000))).unwrap();
+    let mut jpeg = Vec::new();
+    image::codecs::jpeg::JpegEncoder::new(&mut jpeg).encode_image(&Slopes).unwrap();
+    fs::write(dir.path().join("b.jpg"), jpeg).unwrap();
+    const KIB: &str = "120000";
+    let limited = ["-c", "ulimit -d \"$0\" && exec \"$@\"", KIB, env!("CARGO_BIN_EXE_gan-train"), "data", "--json"];
+    let output = std::process::Command::new("sh").args(limited).arg(dir.path()).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((&report["used"], &report["too_large"]), (&2.into(), &serde_json::json!([])), "{report}");
+}
+
 /// What is wider than the limit of old is read in parts: of what it was cut from, the same pixels.
 #[test]
 fn what_is_read_in_parts_is_the_central_square() {
