@@ -17,13 +17,9 @@ use super::labels::Labels;
 use super::pipeline::{Sampled, SamplingJob, pieces_of};
 use super::plan::Format;
 use super::selection::Selection;
-use super::sinks::{npy, png, tar};
+use super::sinks::sink::Streamed;
 use crate::error::{Error, Result};
-use crate::image::{self, Images};
 use crate::progress::Progress;
-
-/// The formats that can be written so.
-pub(super) const STREAMED: [Format; 3] = [Format::Npy, Format::Tar, Format::Grid];
 
 /// Makes the images of a selection and writes them to `to` in their order, in a format that can be written so: [`Format::Npy`], one array;
 /// [`Format::Tar`], one WebDataset file; [`Format::Grid`], one sheet, or the image itself if there is but one. Memory does not grow with their
@@ -47,46 +43,16 @@ pub fn stream(
         class.check(generator.contract(), generator.name())?;
     }
     let failed = |e: io::Error| Error::io("write to", "the stream".as_ref())(e);
+    let begin = format.sink().to_stream().ok_or_else(|| {
+        let what = format!("`Plan::format` {} cannot be written in one stream", format.name());
+        Error::usage(what, format!("Choose {}, or name a folder.", Format::for_streams()))
+    })?;
     let labels = Labels::of(generator, selection, job.conditioning);
+    let stream = begin(Streamed { selection, places: places.clone(), shape, labels })?;
+    to.write_all(&stream.head()).map_err(failed)?;
     let work = Work { generator, job, selection, places, stop };
-    match format {
-        Format::Npy => {
-            to.write_all(&npy::header(count, shape)).map_err(failed)?;
-            work.run(progress, |_, pixels| Ok(pixels), &mut |pixels| to.write_all(&pixels).map_err(failed))?;
-        }
-        Format::Tar => {
-            let entries = |first: u64, pixels: Vec<u8>| {
-                let mut bytes = Vec::new();
-                for (place, pixels) in (first..).zip(pixels.chunks_exact(shape.iter().product())) {
-                    let png = image::encode_png(pixels, shape[0], shape[1], shape[2])?;
-                    let name = png::file_name(selection.name(place));
-                    let label = labels.as_ref().map(|labels| labels.at(place));
-                    tar::entries(&name, &png, label, &mut bytes).map_err(failed)?;
-                }
-                Ok(bytes)
-            };
-            work.run(progress, entries, &mut |bytes| to.write_all(&bytes).map_err(failed))?;
-            to.write_all(&tar::END).map_err(failed)?;
-        }
-        Format::Grid => {
-            let [height, width, channels] = shape;
-            format.sink().check_size(count, shape, &Format::not_in_one_go())?;
-            let mut all = Vec::new();
-            work.run(progress, |_, pixels| Ok(pixels), &mut |pixels| {
-                all.extend(pixels);
-                Ok(())
-            })?;
-            let n = count as usize;
-            let images = Images { n, height, width, channels, pixels: all };
-            let sheet = if n == 1 { images } else { images.grid(Images::square_columns(n)) };
-            let png = image::encode_png(&sheet.pixels, sheet.height, sheet.width, sheet.channels)?;
-            to.write_all(&png).map_err(failed)?;
-        }
-        Format::Png | Format::Npz => {
-            let what = format!("`Plan::format` {} cannot be written in one stream", format.name());
-            return Err(Error::usage(what, "Choose `Plan::format` npy, tar or grid, or name a folder."));
-        }
-    }
+    work.run(progress, |first, pixels| stream.encode(first, pixels), &mut |bytes| to.write_all(&bytes).map_err(failed))?;
+    to.write_all(&stream.tail()?).map_err(failed)?;
     to.flush().map_err(failed)?;
     Ok(Sampled { images: count, seconds: started.elapsed().as_secs_f64(), out: PathBuf::from("-") })
 }

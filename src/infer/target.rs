@@ -9,7 +9,7 @@ use super::generator::Generator;
 use super::pipeline::{self, Sampled, SamplingJob};
 use super::plan::{Existing, Format, Plan, refuse_parts};
 use super::selection::{Selection, Shard};
-use super::stream::{STREAMED, stream};
+use super::stream::stream;
 use crate::error::{Error, Result};
 use crate::files;
 use crate::progress::Progress;
@@ -132,12 +132,12 @@ fn ending(out: &Path) -> Option<String> {
 
 /// The format, if it can be written to a pipe.
 fn streamed(format: Option<Format>) -> Result<Format> {
-    format.filter(|format| STREAMED.contains(format)).ok_or_else(|| {
+    format.filter(|format| format.sink().to_stream().is_some()).ok_or_else(|| {
         let what = match format {
             Some(format) => format!("`Plan::format` {} does not go to stdout, which takes one file", format.name()),
             None => "`Plan::out` - needs a format".to_string(),
         };
-        Error::usage(what, "Add `Plan::format` npy, `Plan::format` tar or `Plan::format` grid.")
+        Error::usage(what, format!("Add {}.", Format::for_streams()))
     })
 }
 

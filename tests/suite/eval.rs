@@ -673,7 +673,8 @@ fn gan_train_eval_judges_runs_files_and_folders() {
     assert!(warnings.contains("98 % of the images are copies of others") || warnings.contains("97 % of the"), "{warnings}");
 
     // Truncated latents, beside those that are not.
-    let table = bench.eval("run/generator.onnx", &[&data[..], &["--n=40", "--truncation=0.000001,3"]].concat()).assert().success();
+    let table =
+        bench.eval("run/generator.onnx", &[&data[..], &["--n=40", "--truncation=0.000001,3"]].concat()).assert().success();
     let table = String::from_utf8_lossy(&table.get_output().stdout).into_owned();
     assert_eq!(table.lines().filter(|line| !line.starts_with("warning, ")).count(), 4, "{table}");
     assert!(table.contains("\nwarning, truncated to 0.000001: "), "{table}");

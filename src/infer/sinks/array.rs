@@ -9,7 +9,7 @@ use std::sync::Arc;
 use crc32fast::Hasher;
 use serde_json::{Value, json};
 
-use super::sink::{Depth, Naming, Open, Sink, Site, Store};
+use super::sink::{Depth, Naming, Open, Sink, Site, Store, ToStream};
 use crate::error::{Error, Result};
 use crate::infer::folder::name_of;
 use crate::infer::piece::{Piece, Tally, checksum};
@@ -34,6 +34,8 @@ pub(super) struct Array {
     pub ends: fn(&Site, u32) -> Ends,
     /// Bytes of a whole file.
     pub length: fn(&Site) -> u64,
+    /// How it is written in the order of its bytes, if it can be.
+    pub to_stream: Option<ToStream>,
 }
 
 impl Array {
@@ -65,6 +67,10 @@ impl Sink for Array {
             ));
         }
         Ok(())
+    }
+
+    fn to_stream(&self) -> Option<ToStream> {
+        self.to_stream
     }
 
     /// What it replaces makes room.

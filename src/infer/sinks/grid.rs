@@ -6,7 +6,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use serde_json::Value;
 
-use super::sink::{Depth, Naming, Open, Sink, Site, Store};
+use super::Format;
+use super::sink::{Depth, Naming, Open, Sink, Site, Store, Stream, Streamed, ToStream};
 use crate::error::{Error, Result};
 use crate::image::{self, GAP, Images};
 use crate::infer::piece::{Piece, Tally};
@@ -40,6 +41,14 @@ impl Sink for Grid {
             ));
         }
         Ok(())
+    }
+
+    fn to_stream(&self) -> Option<ToStream> {
+        Some(|job| {
+            Grid.check_size(job.count(), job.shape, &Format::not_in_one_go())?;
+            let pixels = Mutex::new(vec![0; job.count() as usize * job.image()]);
+            Ok(Box::new(GridStream { job, pixels }))
+        })
     }
 
     fn create(&self, site: &Arc<Site>) -> Result<Box<dyn Store>> {
@@ -107,5 +116,28 @@ impl Open for OpenGrid<'_> {
 
     fn finish(mut self: Box<Self>) -> Result<Vec<Piece>> {
         Ok(self.tally.close().into_iter().collect())
+    }
+}
+
+/// A sheet that goes out when all is made.
+struct GridStream<'a> {
+    job: Streamed<'a>,
+    pixels: Mutex<Vec<u8>>,
+}
+
+impl Stream for GridStream<'_> {
+    fn encode(&self, first: u64, pixels: Vec<u8>) -> Result<Vec<u8>> {
+        let at = (first - self.job.places.start) as usize * self.job.image();
+        self.pixels.lock().unwrap_or_else(PoisonError::into_inner)[at..at + pixels.len()].copy_from_slice(&pixels);
+        Ok(Vec::new())
+    }
+
+    /// The sheet, or the image itself if there is but one.
+    fn tail(&self) -> Result<Vec<u8>> {
+        let ([height, width, channels], n) = (self.job.shape, self.job.count() as usize);
+        let pixels = std::mem::take(&mut *self.pixels.lock().unwrap_or_else(PoisonError::into_inner));
+        let images = Images { n, height, width, channels, pixels };
+        let sheet = if n == 1 { images } else { images.grid(Images::square_columns(n)) };
+        image::encode_png(&sheet.pixels, sheet.height, sheet.width, sheet.channels)
     }
 }

@@ -3,11 +3,11 @@
 mod array;
 mod files;
 mod grid;
-pub(super) mod npy;
+mod npy;
 mod npz;
-pub(super) mod png;
+mod png;
 pub(super) mod sink;
-pub(super) mod tar;
+mod tar;
 
 use sink::{Naming, Sink};
 
@@ -76,11 +76,21 @@ impl Format {
 
     /// The names of the formats that can be cut up and gone on with: `a, b or c`.
     pub(super) fn not_in_one_go() -> String {
-        let formats = Self::ALL.iter().filter(|format| format.sink().in_one_go().is_none());
-        let names: Vec<&str> = formats.map(|format| format.name()).collect();
-        match names.split_last() {
-            Some((last, others)) if !others.is_empty() => format!("{} or {last}", others.join(", ")),
-            _ => names.concat(),
-        }
+        either(Self::ALL.iter().filter(|format| format.sink().in_one_go().is_none()).map(|format| format.name().to_string()))
+    }
+
+    /// The choice of those that can be written to a stream: `` `Plan::format` a or `Plan::format` b ``.
+    pub(super) fn for_streams() -> String {
+        let formats = Self::ALL.iter().filter(|format| format.sink().to_stream().is_some());
+        either(formats.map(|format| format!("`Plan::format` {}", format.name())))
+    }
+}
+
+/// `a, b or c`.
+fn either(names: impl Iterator<Item = String>) -> String {
+    let names: Vec<String> = names.collect();
+    match names.split_last() {
+        Some((last, others)) if !others.is_empty() => format!("{} or {last}", others.join(", ")),
+        _ => names.concat(),
     }
 }

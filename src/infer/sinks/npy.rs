@@ -1,7 +1,8 @@
 //! NumPy's files, `.npy`.
 
 use super::array::Array;
-use super::sink::Site;
+use super::sink::{Site, Stream, Streamed};
+use crate::error::Result;
 
 /// The format.
 pub(super) const NPY: Array = Array {
@@ -10,14 +11,30 @@ pub(super) const NPY: Array = Array {
     head,
     ends: |site, _| vec![(0, head(site))],
     length: |site| head(site).len() as u64 + site.pixels(),
+    to_stream: Some(|job| Ok(Box::new(NpyStream { job }))),
 };
 
 fn head(site: &Site) -> Vec<u8> {
     header(site.share.count(), site.shape)
 }
 
+/// The file in the order of its bytes.
+struct NpyStream<'a> {
+    job: Streamed<'a>,
+}
+
+impl Stream for NpyStream<'_> {
+    fn head(&self) -> Vec<u8> {
+        header(self.job.count(), self.job.shape)
+    }
+
+    fn encode(&self, _: u64, pixels: Vec<u8>) -> Result<Vec<u8>> {
+        Ok(pixels)
+    }
+}
+
 /// The header of a NumPy file of `n` images.
-pub(in crate::infer) fn header(n: u64, [height, width, channels]: [usize; 3]) -> Vec<u8> {
+pub(super) fn header(n: u64, [height, width, channels]: [usize; 3]) -> Vec<u8> {
     header_of(&format!("({n}, {height}, {width}, {channels})"))
 }
 

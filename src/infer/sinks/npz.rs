@@ -10,7 +10,7 @@ use super::npy;
 use super::sink::Site;
 
 /// The format.
-pub(super) const NPZ: Array = Array { name: "npz", has_labels: true, head, ends, length };
+pub(super) const NPZ: Array = Array { name: "npz", has_labels: true, head, ends, length, to_stream: None };
 
 /// The names of the arrays in a `.npz` file, as `numpy.savez(file, pixels, labels)` gives them.
 const PIXELS: &[u8] = b"arr_0.npy";

@@ -12,6 +12,7 @@ use crate::image;
 use crate::infer::folder::Folder;
 use crate::infer::labels::Labels;
 use crate::infer::piece::Piece;
+use crate::infer::selection::Selection;
 use crate::infer::share::Share;
 use crate::infer::tiling::Tiling;
 
@@ -70,6 +71,11 @@ pub(in crate::infer) trait Sink: Sync {
         Ok(())
     }
 
+    /// How it writes images one after another, where what has gone out cannot be taken back; `None` if it cannot.
+    fn to_stream(&self) -> Option<ToStream> {
+        None
+    }
+
     /// Creates what the images go into, and so finds out whether that is possible.
     fn create(&self, site: &Arc<Site>) -> Result<Box<dyn Store>>;
 
@@ -84,6 +90,49 @@ pub(in crate::infer) trait Sink: Sync {
 
     /// Whether there are as many bytes as a manifest of an earlier version says.
     fn has_size(&self, site: &Site, manifest: &Value) -> bool;
+}
+
+/// Begins a stream; refuses what it cannot hold.
+pub(in crate::infer) type ToStream = for<'a> fn(Streamed<'a>) -> Result<Box<dyn Stream + 'a>>;
+
+/// What goes into a stream.
+pub(in crate::infer) struct Streamed<'a> {
+    /// Which images.
+    pub selection: &'a Selection,
+    /// Their places.
+    pub places: ops::Range<u64>,
+    /// Their height, width and channels.
+    pub shape: [usize; 3],
+    /// What class each image is of, where the generator was told classes.
+    pub labels: Option<Labels>,
+}
+
+impl Streamed<'_> {
+    /// How many images.
+    pub fn count(&self) -> u64 {
+        self.places.end - self.places.start
+    }
+
+    /// Bytes of an image.
+    pub fn image(&self) -> usize {
+        self.shape.iter().product()
+    }
+}
+
+/// A stream under way.
+pub(in crate::infer) trait Stream: Sync {
+    /// What comes before the images.
+    fn head(&self) -> Vec<u8> {
+        Vec::new()
+    }
+
+    /// Makes of images, which are at a place and those behind it, what goes out of them; on any thread, in any order.
+    fn encode(&self, first: u64, pixels: Vec<u8>) -> Result<Vec<u8>>;
+
+    /// What comes after the images, all of which have been encoded by then.
+    fn tail(&self) -> Result<Vec<u8>> {
+        Ok(Vec::new())
+    }
 }
 
 /// How a format's files are named.

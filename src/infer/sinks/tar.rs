@@ -12,8 +12,9 @@ use serde_json::{Value, json};
 
 use super::files;
 use super::png::file_name;
-use super::sink::{Depth, Naming, Open, Sink, Site, Store};
-use crate::error::Result;
+use super::sink::{Depth, Naming, Open, Sink, Site, Store, Stream, Streamed, ToStream};
+use crate::error::{Error, Result};
+use crate::image;
 use crate::infer::folder::Folder;
 use crate::infer::piece::{Piece, Tally};
 use crate::infer::tiling::Tiling;
@@ -44,6 +45,10 @@ impl Sink for Tar {
     fn number_of(&self, file: &Path) -> Option<u64> {
         let number = file.to_str()?.strip_suffix(".tar")?.parse().ok()?;
         (name(number) == file).then_some(number)
+    }
+
+    fn to_stream(&self) -> Option<ToStream> {
+        Some(|job| Ok(Box::new(TarStream { job })))
     }
 
     fn create(&self, site: &Arc<Site>) -> Result<Box<dyn Store>> {
@@ -162,15 +167,28 @@ impl Unfinished {
     }
 }
 
-/// What a tar file ends in: two empty blocks.
-pub(in crate::infer) const END: [u8; 1024] = [0; 1024];
+/// One tar file, however many images.
+struct TarStream<'a> {
+    job: Streamed<'a>,
+}
 
-/// Adds an image to what goes into a tar file before [`END`].
-pub(in crate::infer) fn entries(name: &str, png: &[u8], label: Option<u8>, to: &mut Vec<u8>) -> io::Result<()> {
-    let mut builder = ::tar::Builder::new(Vec::new());
-    add(&mut builder, name, png, label)?;
-    to.extend_from_slice(builder.get_ref()); // without its end
-    Ok(())
+impl Stream for TarStream<'_> {
+    fn encode(&self, first: u64, pixels: Vec<u8>) -> Result<Vec<u8>> {
+        let Streamed { selection, shape: [height, width, channels], labels, .. } = &self.job;
+        let mut builder = ::tar::Builder::new(Vec::new());
+        for (place, pixels) in (first..).zip(pixels.chunks_exact(self.job.image())) {
+            let png = image::encode_png(pixels, *height, *width, *channels)?;
+            let label = labels.as_ref().map(|labels| labels.at(place));
+            let name = file_name(selection.name(place));
+            add(&mut builder, &name, &png, label).map_err(Error::io("write to", "the stream".as_ref()))?;
+        }
+        Ok(builder.get_ref().clone()) // without its end
+    }
+
+    /// What a tar file ends in: two empty blocks.
+    fn tail(&self) -> Result<Vec<u8>> {
+        Ok(vec![0; 1024])
+    }
 }
 
 /// Adds an image, and its class if it has one: files like any others of those names and bytes, without time and owner.
