@@ -1,7 +1,7 @@
 //! Files that are either whole or not there, and folders that one process at a time works in.
 
 use std::fs::{self, File, Metadata, OpenOptions, TryLockError};
-use std::io::{self, ErrorKind, Read, Write};
+use std::io::{self, BufWriter, ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
@@ -12,15 +12,40 @@ use crate::text;
 /// # Errors
 /// When the folder cannot be written to or is full; the old file is untouched then.
 pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
-    let folder = match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
-    let mut file = temporary(folder)?;
+    let mut file = temporary(folder_of(path))?;
     file.write_all(bytes).map_err(Error::io("write", path))?;
     file.as_file().sync_all().map_err(Error::io("write", path))?;
     file.persist(path).map_err(|e| Error::io("write", path)(e.error))?;
     Ok(())
+}
+
+/// Has `write` fill a file that has its name once it is whole, and is not there before.
+///
+/// # Errors
+/// Those of `write`; when there is such a file already and it is not to be replaced, or the folder cannot be written to.
+pub fn write_whole<T>(path: &Path, overwrite: bool, write: impl FnOnce(&mut (dyn Write + Send)) -> Result<T>) -> Result<T> {
+    let exists = || {
+        let what = format!("{} exists already", text::path(path));
+        Error::usage(what, "Choose another `Plan::out`, or `Existing::Overwrite`.")
+    };
+    if path.symlink_metadata().is_ok() && !overwrite {
+        return Err(exists());
+    }
+    let folder = folder_of(path);
+    create_folder(folder)?;
+    let mut file = BufWriter::new(temporary(folder)?);
+    let done = write(&mut file)?;
+    let file = file.into_inner().map_err(|e| Error::io("write", path)(e.into_error()))?;
+    let name = |file: tempfile::NamedTempFile| if overwrite { file.persist(path) } else { file.persist_noclobber(path) };
+    match file.as_file().sync_all().and_then(|()| name(file).map_err(|e| e.error)) {
+        Ok(_) => Ok(done),
+        Err(e) if e.kind() == ErrorKind::AlreadyExists => Err(exists()),
+        Err(e) => Err(Error::io("write", path)(e)),
+    }
+}
+
+fn folder_of(path: &Path) -> &Path {
+    path.parent().filter(|folder| *folder != Path::new("")).unwrap_or(Path::new("."))
 }
 
 /// How the names of [`temporary`] files begin; a killed program leaves them behind.

@@ -12,9 +12,9 @@ use rand_chacha::rand_core::{Rng, SeedableRng};
 pub enum Purpose {
     /// The latent of image `index`, in training samples and in sampling jobs: the public numbering of images.
     Latent,
-    /// The latents of critic step `index`.
+    /// The latent of an image that the critic is shown: number `step · batch + row` of a run.
     CriticLatent,
-    /// The latents of generator step `index`.
+    /// The latent of an image of a generator step: number `step · batch + row` of a run.
     GeneratorLatent,
     /// The order of the data in epoch `index`.
     Shuffle,
@@ -34,7 +34,7 @@ pub enum Purpose {
     Synthetic,
     /// Which images of a data set are held out.
     HeldOut,
-    /// What an evaluation draws: subsets of images.
+    /// What is drawn to measure with: subsets of images, noise that exports are checked with, crops that features are learned from.
     Evaluation,
     /// How image `index` that the critic sees is augmented.
     Augment,

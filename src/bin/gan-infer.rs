@@ -227,7 +227,9 @@ fn make(sample: Sample) -> Result<()> {
     let job = SamplingJob { threads: sample.threads.map_or(best.threads, usize::from), conditioning, ..best };
     let done = match target.make(&generator, &job, &console, &stop) {
         // The reader has gone away: it has what it wanted.
-        Err(Error::Io { source, .. }) if source.kind() == ErrorKind::BrokenPipe && sample.is_piped() => return Ok(()),
+        Err(Error::Io { source, .. }) if source.kind() == ErrorKind::BrokenPipe && matches!(target, Target::Stdout { .. }) => {
+            return Ok(());
+        }
         done => done?,
     };
     let rate = done.images as f64 / done.seconds;
@@ -282,11 +284,6 @@ fn range_text(places: &Range<u64>) -> String {
 }
 
 impl Sample {
-    /// Whether the images go to stdout.
-    fn is_piped(&self) -> bool {
-        self.out.as_deref() == Some(Path::new("-"))
-    }
-
     fn target(&self) -> Result<Target> {
         let selection = match (&self.seeds, self.n) {
             (Some(seeds), _) => Selection::Seeds { seeds: seeds.clone(), number: self.start },
@@ -300,7 +297,7 @@ impl Sample {
         };
         let out = self.out.as_deref().ok_or_else(|| Error::usage("--out is missing", "Say where to."))?;
         let target = Target::new(out, self.format, selection, self.shard, existing)?;
-        if self.json && self.is_piped() {
+        if self.json && matches!(target, Target::Stdout { .. }) {
             return Err(Error::usage("--json and --out - both go to stdout", "Leave --json away."));
         }
         Ok(target)

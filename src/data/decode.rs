@@ -2,56 +2,18 @@
 
 use std::borrow::Cow;
 use std::error::Error;
-use std::fmt;
-use std::io::Cursor;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use fast_image_resize::images::{TypedCroppedImage, TypedImage, TypedImageRef};
 use fast_image_resize::pixels::{U8, U8x3};
 use fast_image_resize::{FilterType, PixelTrait, ResizeAlg, ResizeOptions, Resizer};
-use image::{
-    ColorType, DynamicImage, GrayImage, ImageDecoder, ImageError, ImageFormat, ImageReader, ImageResult, Limits, Rgb, RgbImage,
-};
+use image::{ColorType, DynamicImage, GrayImage, ImageError, ImageFormat, Rgb, RgbImage};
 
-use super::large::{self, Turn};
+use super::encoded::{Decoded, MAX_BYTES, Refusal, over_white, whole};
+use super::large;
 
-/// The most memory one encoded, and one decoded, image may take: a small file can promise a huge image. What is larger is read in
-/// parts, if it can be; what is not must keep its pixels, for data sets are known by them.
-pub(super) const MAX_BYTES: u64 = 256 << 20;
-
-/// The most pixels in width and height, for the same reason.
+/// The most pixels in width and height, for the same reason as there is [`MAX_BYTES`].
 const MAX_SIDE: u32 = 16_384;
-
-/// Why an image is left out.
-#[derive(Debug)]
-pub(super) enum Refusal {
-    /// It cannot be decoded, at any rate not by this program.
-    Broken(String),
-    /// It might be, but not in the memory that one image may take; says the limit.
-    TooLarge(String),
-}
-
-impl Refusal {
-    pub fn broken(format: ImageFormat, why: impl fmt::Display) -> Self {
-        Self::Broken(format!("broken {}: {why}", format!("{format:?}").to_uppercase()))
-    }
-}
-
-impl From<String> for Refusal {
-    fn from(why: String) -> Self {
-        Self::Broken(why)
-    }
-}
-
-/// An image with its colours and transparent parts.
-pub(super) struct Decoded {
-    /// All of it, or a smaller form of it, or of its central square.
-    pub image: DynamicImage,
-    /// Width and height, whatever is left of them.
-    pub pixels: [u32; 2],
-    /// Held for as long as it is in memory, if it takes so much that there can only be one.
-    pub turn: Option<Turn>,
-}
 
 /// What the image was before it was fitted.
 pub(super) struct Original {
@@ -114,22 +76,6 @@ fn format_of(encoded: &[u8], name: &str) -> Option<ImageFormat> {
     image::guess_format(encoded).ok().or_else(by_name)
 }
 
-/// Decodes an image as a whole, if its sides and the memory that it takes stay within limits.
-pub(super) fn whole(encoded: &[u8], format: ImageFormat, side: u32, bytes: u64) -> ImageResult<DynamicImage> {
-    let mut limits = Limits::default();
-    limits.max_image_width = Some(side);
-    limits.max_image_height = Some(side);
-    limits.max_alloc = Some(bytes);
-    let mut reader = ImageReader::with_format(Cursor::new(encoded), format);
-    reader.limits(limits.clone());
-    let mut decoder = reader.into_decoder()?;
-    limits.reserve(decoder.total_bytes())?;
-    let orientation = decoder.orientation()?;
-    let mut image = DynamicImage::from_decoder(decoder)?;
-    image.apply_orientation(orientation);
-    Ok(image)
-}
-
 /// Whether the end marker is missing after the last scan. The decoder would fill what is missing with grey.
 fn is_truncated_jpeg(encoded: &[u8]) -> bool {
     const START_OF_SCAN: u8 = 0xda;
@@ -161,11 +107,6 @@ fn on_white_grey(image: DynamicImage) -> GrayImage {
         to.0 = [over_white(from.0[0], from.0[1])];
     }
     out
-}
-
-pub(super) fn over_white(value: u8, alpha: u8) -> u8 {
-    let (value, alpha) = (u32::from(value), u32::from(alpha));
-    ((value * alpha + 255 * (255 - alpha) + 127) / 255) as u8
 }
 
 /// ITU-R BT.601 luma, the grey of JPEG and of most data pipelines.

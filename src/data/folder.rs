@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use walkdir::WalkDir;
 
 use super::config::DataConfig;
-use super::decode::Refusal;
+use super::encoded::Refusal;
 use super::{DataReport, Entry, Loaded, classify, decode_all, read_bounded};
 use crate::error::{Error, Result};
 use crate::files;

@@ -5,14 +5,14 @@
 //! whatever the number of threads.
 
 use std::io::Cursor;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, PoisonError};
 
 use image::metadata::Orientation;
 use image::{DynamicImage, GrayImage, ImageDecoder, ImageFormat, ImageReader, Limits, RgbImage};
 use jpeg_decoder::{CodingProcess, PixelFormat};
 use png::Transformations;
 
-use super::decode::{Decoded, MAX_BYTES, Refusal, over_white, whole};
+use super::encoded::{Decoded, MAX_BYTES, Refusal, Turn, over_white, whole};
 use crate::memory;
 use crate::text::grouped;
 
@@ -24,10 +24,6 @@ const MAX_PIXELS: u64 = 1 << 30;
 const MAX_WHOLE: u64 = 1 << 30;
 /// How many times as long as a file its contents may be, where they are decoded as a whole: deflate reaches 1032, LZW 1365.
 const MAX_RATIO: u64 = 2000;
-
-/// Only one of the images that are decoded as a whole is in memory. Nothing that runs on the pool of threads may be called with it:
-/// the pool could give the waiting thread another image.
-pub(super) type Turn = MutexGuard<'static, ()>;
 
 /// Decodes for `size` pixels in height and width, or says that it is too large.
 pub(super) fn read(encoded: &[u8], format: ImageFormat, size: usize) -> Result<Decoded, Refusal> {

@@ -3,6 +3,7 @@
 mod classes;
 mod config;
 mod decode;
+mod encoded;
 mod folder;
 mod idx;
 mod large;
@@ -32,7 +33,7 @@ use crate::{files, memory};
 
 use classes::Classes;
 pub use config::DataConfig;
-use decode::Refusal;
+use encoded::{MAX_BYTES, Refusal};
 pub use report::{Broken, ClassCount, DataReport, NO_ENDING};
 pub use sources::Sources;
 
@@ -555,9 +556,9 @@ fn decode_all(
 /// A whole encoded image, whatever size its archive claims, unless it is too large to be one.
 fn read_bounded(source: impl Read) -> Result<Vec<u8>, Refusal> {
     let mut bytes = Vec::new();
-    source.take(decode::MAX_BYTES + 1).read_to_end(&mut bytes).map_err(|e| Refusal::Broken(e.to_string()))?;
-    if bytes.len() as u64 > decode::MAX_BYTES {
-        return Err(Refusal::TooLarge(format!("the file is larger than {} bytes", grouped(decode::MAX_BYTES as usize))));
+    source.take(MAX_BYTES + 1).read_to_end(&mut bytes).map_err(|e| Refusal::Broken(e.to_string()))?;
+    if bytes.len() as u64 > MAX_BYTES {
+        return Err(Refusal::TooLarge(format!("the file is larger than {} bytes", grouped(MAX_BYTES as usize))));
     }
     Ok(bytes)
 }

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use ::zip::ZipArchive;
 
 use super::config::DataConfig;
-use super::decode::Refusal;
-use super::{DataReport, Entry, Loaded, classify, decode, decode_all, fill, join, refit};
+use super::encoded::{MAX_BYTES, Refusal};
+use super::{DataReport, Entry, Loaded, classify, decode_all, fill, join, refit};
 use crate::error::{Error, Result};
 use crate::progress::Progress;
 use crate::text::on_one_line;
@@ -234,7 +234,7 @@ fn path_in(records: &[u8]) -> Option<Vec<u8>> {
 }
 
 fn read_part(file: &File, (at, size): (u64, u64)) -> Result<Vec<u8>, Refusal> {
-    if size > decode::MAX_BYTES {
+    if size > MAX_BYTES {
         return Err(Refusal::TooLarge("larger than an image can be".to_string()));
     }
     let mut bytes = vec![0; size as usize];

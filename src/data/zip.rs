@@ -8,7 +8,7 @@ use std::sync::{Mutex, PoisonError};
 use ::zip::ZipArchive;
 
 use super::config::DataConfig;
-use super::decode::Refusal;
+use super::encoded::Refusal;
 use super::{DataReport, Entry, Loaded, classify, decode_all, read_bounded};
 use crate::error::{Error, Result};
 use crate::files;

@@ -1,6 +1,6 @@
 //! Writes a graph as an ONNX ModelProto. Nothing volatile goes in: the same weights give the same bytes.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 
 use candle_onnx::onnx::attribute_proto::AttributeType;
 use candle_onnx::onnx::tensor_proto::DataType;
@@ -18,7 +18,7 @@ use crate::nn::geometry::ConvWindow;
 use crate::nn::graph::{Array, Graph, Node, Op, Value};
 use crate::nn::shape::Shape;
 
-/// An encoded model; its checksum entry still holds zeros.
+/// An encoded model, whose checksum entry holds zeros until it is sealed.
 pub(super) struct Encoded {
     pub file: Vec<u8>,
     /// The name of the network's own values, before they become pixels.
@@ -74,22 +74,6 @@ pub(super) fn encode_features(
     builder.nodes(&graph.nodes, &mut HashMap::from([(graph.input, contract::FEATURES_INPUT.to_string())]));
     let input = value(contract::FEATURES_INPUT, DataType::Float, &image);
     builder.finish("features", input, value(contract::FEATURES_OUTPUT, DataType::Float, &[features]), metadata)
-}
-
-/// The part of a model that makes a value, with that, of f32, as its only output.
-pub(super) fn cut(mut model: ModelProto, raw: &str) -> ModelProto {
-    model.metadata_props.clear(); // they promise something else
-    if let Some(graph) = &mut model.graph
-        && let Some(last) = graph.node.iter().position(|node| node.output.iter().any(|output| output == raw))
-    {
-        graph.node.truncate(last + 1);
-        let tensor = type_proto::Tensor { elem_type: DataType::Float as i32, shape: None };
-        let r#type = Some(TypeProto { value: Some(type_proto::Value::TensorType(tensor)), ..Default::default() });
-        graph.output = vec![ValueInfoProto { name: raw.to_string(), r#type, ..Default::default() }];
-        let used: HashSet<&String> = graph.node.iter().flat_map(|node| &node.input).collect();
-        graph.initializer.retain(|tensor| used.contains(&tensor.name));
-    }
-    model
 }
 
 /// What a value is called in the model.

@@ -1,4 +1,4 @@
-//! Rewrites that change no value and make the graph smaller or faster.
+//! Rewrites that make the graph smaller or faster and change its values by rounding at most.
 
 use crate::nn::graph::{Array, Graph, Node, Op, Value};
 use crate::nn::shape::Shape;

@@ -1,6 +1,6 @@
 //! A generator in an ONNX file: opened, checked against its contract, run on aligned batches.
 //!
-//! **Batches are aligned to absolute indices.** Chunk `k` covers images `k·B..(k+1)·B` and always runs with exactly `B`
+//! **Batches are aligned to absolute indices.** Batch `k` covers images `k·B..(k+1)·B` and always runs with exactly `B`
 //! rows, whatever part of it is wanted. So with one model, batch size and provider, image `i` has the same bytes whatever
 //! the count, the start and the number of threads. Across batch sizes pixels agree within 1.
 
@@ -15,12 +15,13 @@ use ort::session::{RunOptions, Session};
 use ort::value::{DynTensor, DynValue};
 
 use super::bound_session::{self, BoundSession};
+use super::conditioning::Conditioning;
 use super::form::{EXPECTED, Element, OutputForm, promised_form, promised_latent, strangers_form, strangers_latent};
 use super::limits::{self, hint};
 pub use super::limits::{BATCH_MEMORY, LOAD_TIMEOUT, MAX_BATCH};
 use super::model::{Model, Port, one_line, one_port};
 pub use super::provider::{CONVOLUTIONAL_BATCH, CUDA_BATCH, DENSE_BATCH, Provider};
-use super::selection::{Conditioning, Selection, span};
+use super::selection::{Selection, span};
 use super::tiling::Tiling;
 use crate::contract::{self, CHECKSUM_KEY, Contract};
 use crate::error::{Error, Result};

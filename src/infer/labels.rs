@@ -1,7 +1,8 @@
 //! The classes of the images of a generator that was told classes: the latents of each choose one.
 
+use super::conditioning::Conditioning;
 use super::generator::Generator;
-use super::selection::{Conditioning, Selection};
+use super::selection::Selection;
 use crate::latent::Latent;
 
 /// A label is one byte.

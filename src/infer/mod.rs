@@ -4,6 +4,7 @@
 pub mod bench;
 mod bound_session;
 pub mod builtin;
+mod conditioning;
 mod folder;
 mod form;
 pub mod generator;
@@ -34,6 +35,7 @@ mod tiling;
 mod trust;
 mod wheels;
 
+pub use conditioning::{Class, Conditioning};
 pub use generator::{Generator, Options};
 pub use install::install;
 #[doc(hidden)]
@@ -43,6 +45,6 @@ pub use model::look_at_file;
 pub use pipeline::{Sampled, SamplingJob};
 pub use plan::{Existing, Format, Plan};
 pub use provider::Provider;
-pub use selection::{Class, Conditioning, SeedList, Selection, Shard};
+pub use selection::{SeedList, Selection, Shard};
 pub use stream::stream;
 pub use target::Target;

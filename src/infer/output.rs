@@ -1,7 +1,7 @@
 //! What a job makes: its images in a format, at a place; and how all of its files are named. Nothing here looks at a disk.
 
 use std::ops::RangeInclusive;
-use std::path::{Path, PathBuf};
+use std::path::{self, Path, PathBuf};
 
 use serde_json::{Map, Value, json};
 
@@ -193,11 +193,16 @@ fn share(format: Format, selection: Selection, shard: Option<Shard>) -> Result<S
     Share::new(selection, shard, format.sink().files().unwrap_or(Tiling::of(1)))
 }
 
+/// The ending of a file's name, in lower case; `None` for what is a folder.
+pub(super) fn ending(out: &Path) -> Option<String> {
+    let is_folder = out.is_dir() || out.as_os_str().to_string_lossy().ends_with(path::is_separator);
+    out.extension().filter(|_| !is_folder).map(|ending| ending.to_string_lossy().to_lowercase())
+}
+
 /// The folder of the files, or the one file, which `out` may name itself.
 fn destination(format: Format, out: &Path, share: &Share) -> Result<PathBuf> {
-    let ending = out.extension().map(|ending| ending.to_ascii_lowercase());
-    let is_named = |(_, known): &(Format, &str)| !out.is_dir() && ending.as_deref() == Some(known.as_ref());
-    let named = Format::of_one_file().find(is_named).map(|(_, known)| known);
+    let ending = ending(out);
+    let named = Format::of_one_file().find(|(_, known)| ending.as_deref() == Some(*known)).map(|(_, known)| known);
     // Shards must not write the same file.
     let shard = share.shard_suffix();
     match (named, format.sink().naming()) {
@@ -205,6 +210,8 @@ fn destination(format: Format, out: &Path, share: &Share) -> Result<PathBuf> {
             let stem = out.file_stem().unwrap_or_default().to_string_lossy();
             Ok(if shard.is_empty() { out.to_path_buf() } else { out.with_file_name(format!("{stem}{shard}.{ending}")) })
         }
+        // A folder all the same, for whoever asks for one.
+        (Some(named), Naming::Folder { in_one: Some(ending), .. }) if named == ending => Ok(out.to_path_buf()),
         (Some(_), _) => {
             let choices: Vec<String> = Format::of_one_file()
                 .map(|(format, ending)| format!("`Plan::format` {} for a .{ending} file", format.name()))

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded};
 use serde_json::{Value, json};
 
+use super::conditioning::{Class, Conditioning};
 use super::generator::{Generator, Sampler};
 use super::labels::Labels;
 use super::open_job::{Notes, OpenJob, Writer};
@@ -18,7 +19,6 @@ use super::piece::Piece;
 use super::plan::Plan;
 use super::provider::Provider;
 use super::runtime;
-use super::selection::{Class, Conditioning};
 use super::sinks::sink::Naming;
 use super::tiling::Tiling;
 use crate::error::{Error, Result};
@@ -27,7 +27,7 @@ use crate::latent::Truncation;
 use crate::progress::Progress;
 use crate::text;
 
-/// How the images of a [`Plan`] are made.
+/// How images are made, whether into the files of a [`Plan`] or into a stream.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct SamplingJob {
     /// Sessions that run in parallel; at least 1. The images do not depend on it.

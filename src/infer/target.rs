@@ -1,11 +1,12 @@
-//! Where the images of a job go, by what was named: files that can be gone on with, a pipe, or one tar file.
+//! Where the images of a job go, by what was named: files that can be gone on with, a pipe, or one file of what is otherwise many.
 
-use std::io::{self, BufWriter, ErrorKind};
+use std::io::{self, Write};
 use std::ops;
-use std::path::{self, Path, PathBuf};
+use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
 use super::generator::Generator;
+use super::output::ending;
 use super::pipeline::{self, Sampled, SamplingJob};
 use super::plan::{Existing, Format, Plan, refuse_parts};
 use super::selection::{Selection, Shard};
@@ -27,10 +28,12 @@ pub enum Target {
         /// What is written.
         format: Format,
     },
-    /// One tar file, however many images; it has its name once it is whole.
-    OneTar {
+    /// One file, however many images, in a format that otherwise makes many; it has its name once it is whole.
+    OneFile {
         /// The images.
         selection: Selection,
+        /// What it is: [`Format::Tar`].
+        format: Format,
         /// The file.
         path: PathBuf,
         /// Whether a file that is there already is replaced.
@@ -62,22 +65,23 @@ impl Target {
         let ending = ending(out);
         if let Some(other) = OTHER_ENDINGS.into_iter().find(|other| ending.as_deref() == Some(*other)) {
             let what = format!("`Plan::out` {} ends in .{other}, which is no format of this program", text::path(out));
-            let hint = "Name a folder, or a file that ends in .npy, .npz, .tar or .png (a contact sheet).";
-            return Err(Error::usage(what, hint));
-        }
-        if ending.as_deref() == Some("tar") && format.is_none_or(|format| format == Format::Tar) {
-            refuse_parts("one tar file", shard, existing)?;
-            return Ok(Self::OneTar { selection, path: out.to_path_buf(), overwrite: existing == Existing::Overwrite });
+            return Err(Error::usage(what, format!("Name a folder, or a file that ends in {}.", Format::endings())));
         }
         let named = ending.as_deref().and_then(Format::of_file);
-        Plan::new(format.or(named).unwrap_or_default(), out, selection, shard, existing).map(Self::Files)
+        let format = format.or(named).unwrap_or_default();
+        if named == Some(format) && format.is_of_many_files() {
+            refuse_parts(&format!("one {} file", format.name()), shard, existing)?;
+            let (path, overwrite) = (out.to_path_buf(), existing == Existing::Overwrite);
+            return Ok(Self::OneFile { selection, format, path, overwrite });
+        }
+        Plan::new(format, out, selection, shard, existing).map(Self::Files)
     }
 
     /// The images.
     pub fn selection(&self) -> &Selection {
         match self {
             Self::Files(plan) => plan.selection(),
-            Self::Stdout { selection, .. } | Self::OneTar { selection, .. } => selection,
+            Self::Stdout { selection, .. } | Self::OneFile { selection, .. } => selection,
         }
     }
 
@@ -85,8 +89,7 @@ impl Target {
     pub fn format(&self) -> Format {
         match self {
             Self::Files(plan) => plan.format(),
-            Self::Stdout { format, .. } => *format,
-            Self::OneTar { .. } => Format::Tar,
+            Self::Stdout { format, .. } | Self::OneFile { format, .. } => *format,
         }
     }
 
@@ -97,14 +100,14 @@ impl Target {
     pub fn places(&self) -> Result<ops::Range<u64>> {
         match self {
             Self::Files(plan) => Ok(plan.places()),
-            Self::Stdout { selection, .. } | Self::OneTar { selection, .. } => selection.places(),
+            Self::Stdout { selection, .. } | Self::OneFile { selection, .. } => selection.places(),
         }
     }
 
     /// Makes the images and writes them there.
     ///
     /// # Errors
-    /// As [`pipeline::run`] and [`stream()`]; and when a tar file is there already that is not to be replaced.
+    /// As [`pipeline::run`] and [`stream()`]; and when a file is there already that is not to be replaced.
     pub fn make(
         &self,
         generator: &Generator,
@@ -115,19 +118,13 @@ impl Target {
         match self {
             Self::Files(plan) => pipeline::run(generator, job, plan, progress, stop),
             Self::Stdout { selection, format } => stream(generator, job, selection, *format, &mut io::stdout(), progress, stop),
-            Self::OneTar { selection, path, overwrite } => {
-                let write = |to: &mut BufWriter<_>| stream(generator, job, selection, Format::Tar, to, progress, stop);
-                let done = whole_or_not_there(path, *overwrite, write)?;
+            Self::OneFile { selection, format, path, overwrite } => {
+                let write = |to: &mut (dyn Write + Send)| stream(generator, job, selection, *format, to, progress, stop);
+                let done = files::write_whole(path, *overwrite, write)?;
                 Ok(Sampled { out: path.clone(), ..done })
             }
         }
     }
-}
-
-/// The ending of a file's name, in lower case; `None` for what is a folder.
-fn ending(out: &Path) -> Option<String> {
-    let is_folder = out.is_dir() || out.as_os_str().to_string_lossy().ends_with(path::is_separator);
-    out.extension().filter(|_| !is_folder).map(|ending| ending.to_string_lossy().to_lowercase())
 }
 
 /// The format, if it can be written to a pipe.
@@ -139,30 +136,4 @@ fn streamed(format: Option<Format>) -> Result<Format> {
         };
         Error::usage(what, format!("Add {}.", Format::for_streams()))
     })
-}
-
-/// Has `write` fill a file that has its name once it is whole.
-fn whole_or_not_there<T>(
-    path: &Path,
-    overwrite: bool,
-    write: impl FnOnce(&mut BufWriter<tempfile::NamedTempFile>) -> Result<T>,
-) -> Result<T> {
-    let exists = || {
-        let what = format!("{} exists already", text::path(path));
-        Error::usage(what, "Choose another `Plan::out`, or `Existing::Overwrite`.")
-    };
-    if path.symlink_metadata().is_ok() && !overwrite {
-        return Err(exists());
-    }
-    let folder = path.parent().filter(|folder| *folder != Path::new("")).unwrap_or(Path::new("."));
-    files::create_folder(folder)?;
-    let mut file = BufWriter::new(files::temporary(folder)?);
-    let done = write(&mut file)?;
-    let file = file.into_inner().map_err(|e| Error::io("write", path)(e.into_error()))?;
-    let name = |file: tempfile::NamedTempFile| if overwrite { file.persist(path) } else { file.persist_noclobber(path) };
-    match file.as_file().sync_all().and_then(|()| name(file).map_err(|e| e.error)) {
-        Ok(_) => Ok(done),
-        Err(e) if e.kind() == ErrorKind::AlreadyExists => Err(exists()),
-        Err(e) => Err(Error::io("write", path)(e)),
-    }
 }

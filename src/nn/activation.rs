@@ -1,4 +1,4 @@
-//! Activations as plain values: which there are, and what they do to a slice.
+//! Activations as plain values: which there are.
 
 /// A function of single values whose derivative follows from its result.
 #[derive(Debug, Clone, Copy, PartialEq)]

@@ -1,4 +1,4 @@
-//! Operations on single values, with their gradients: biases and activations, products, averages, and the order of a map's values.
+//! Operations on single values, with their gradients: biases and activations, products, and axes that change places.
 
 use candle_core::{D, Result, Tensor, bail};
 

@@ -1,8 +1,8 @@
 //! Networks on candle tensors; f32 for training, f64 where tests want exact numbers.
 //!
 //! From below: plain types (`geometry`, `activation`, `statistics`, `rule`, `shape`, `graph`), the kernels of each kind of device
-//! (`cpu`, `cuda`), operations that run on either (`conv`, `elementwise`, `norm`, `by_image`, `spectral`, `update`), the kinds of
-//! layers (`layers`), and networks of them (`network`).
+//! (`cpu`, `cuda`), operations that run on either (`conv`, `elementwise`, `norm`, `by_image`, `spectral`, `update`, and `order`), the kinds
+//! of layers (`layers`), how their parameters begin (`init`), and networks of them (`network`).
 
 // Plain types.
 pub mod activation;
@@ -39,5 +39,5 @@ pub use init::{Parameter, Role};
 pub(crate) use layers::chosen;
 pub use layers::{LayerSpec, Pass, Wanted};
 pub use network::{Network, Trace};
-pub use order::{channels_first, channels_last};
+pub use order::{as_images, channels_first, channels_last};
 pub use shape::Shape;

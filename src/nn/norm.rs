@@ -31,7 +31,7 @@ pub fn batch_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, act: Activation) -
 }
 
 /// The gradients of [`batch_norm`] from its input, its results and the gradient `dy`, whose storage becomes that of the
-/// gradient to `x`: `dx = γ/σ · (dz − mean(dz) − x̂ · mean(dz · x̂))` (arXiv 1502.03167, section 3), with dz behind the activation.
+/// gradient to `x`: `dx = γ/σ · (dz − mean(dz) − x̂ · mean(dz · x̂))` (arXiv 1502.03167, section 3), with dz the gradient before the activation.
 ///
 /// # Errors
 /// When the shapes do not fit, or `dy` shares its memory with another argument.

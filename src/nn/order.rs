@@ -29,6 +29,17 @@ pub fn channels_last(x: &Tensor, shape: Shape, n: usize) -> Result<Tensor> {
     }
 }
 
+/// What a generator has made as `[n, height, width, channels]`: it may end in a linear layer.
+///
+/// # Errors
+/// When the number of values is another.
+pub fn as_images(values: &Tensor, shape: Shape) -> Result<Tensor> {
+    match values.rank() {
+        4 => Ok(values.clone()),
+        _ => channels_last(values, shape, values.dim(0)?),
+    }
+}
+
 /// Flat values in the shape that `like` has.
 pub(super) fn shaped_as(x: &Tensor, like: &Tensor) -> Result<Tensor> {
     let shape = match *like.dims() {

@@ -1,4 +1,4 @@
-//! Which images the critic sees when: a function of the seed and the critic step alone.
+//! Which images the critic sees when: a function of the seed, the step and what a resume has counted ([`Shift`]).
 
 use candle_core::{Device, Tensor};
 use rayon::prelude::*;

@@ -13,12 +13,15 @@ use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
 
+use super::checkpoint::Which;
 use super::checkpoint::{self, State};
 use super::count::Shift;
 use super::naming::{last, natural};
+use super::networks::{critic_network, generator_network};
 use super::pth::{Pth, Stored};
+use super::run::RunFolder;
 use super::watch::Watchdog;
-use super::{RunFolder, Trained, Trainer, Which, critic_network, generator_network};
+use super::{Trained, Trainer};
 use crate::config::TrainConfig;
 use crate::contract::Weights;
 use crate::ema::Ema;

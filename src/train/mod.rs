@@ -9,6 +9,7 @@ mod curves;
 mod gif;
 pub mod import_weights;
 mod naming;
+mod networks;
 #[cfg(feature = "cuda")]
 mod pixels;
 mod preview;
@@ -32,17 +33,18 @@ use crate::data::Dataset;
 use crate::error::{Error, Result};
 use crate::files;
 use crate::image::Images;
-use crate::nn::{Network, Place, Role, Shape};
 use crate::progress::Progress;
 
 pub use batches::{Batch, Batches};
+pub use checkpoint::Which;
 use clock::Clock;
+pub use networks::{critic_network, generator_network};
+use preview::Preview;
 pub use preview::sample;
-use preview::{Preview, as_images};
 pub use record::{Record, read_records};
 pub use run::{RunFolder, check_output};
 pub use step::{Phase, Trainer};
-pub use trained::{Trained, Which, load_checkpoint, load_trained};
+pub use trained::{Trained, load_checkpoint, load_trained};
 pub use watch::{Best, Trouble, Verdict, Watchdog};
 
 /// What a training needs beside its config.
@@ -527,32 +529,4 @@ impl<'a> Run<'a> {
             warnings: self.watchdog.said.clone(),
         }
     }
-}
-
-/// The generator of a config at its beginning.
-///
-/// # Errors
-/// When the device is out of memory.
-pub fn generator_network(config: &TrainConfig, device: &Device, dtype: DType) -> Result<Network> {
-    let input = Shape::Flat(config.latent.size);
-    Network::new(&config.generator.layers, input, &config.init, Role::Generator, config.seed, &place(config, device, dtype))
-}
-
-/// The critic of a config at its beginning.
-///
-/// # Errors
-/// When the device is out of memory.
-pub fn critic_network(config: &TrainConfig, device: &Device, dtype: DType) -> Result<Network> {
-    Network::new(
-        &config.critic.layers,
-        config.image_shape(),
-        &config.init,
-        Role::Critic,
-        config.seed,
-        &place(config, device, dtype),
-    )
-}
-
-fn place(config: &TrainConfig, device: &Device, dtype: DType) -> Place {
-    Place { device: device.clone(), dtype, precision: config.schedule.precision }
 }

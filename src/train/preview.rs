@@ -2,11 +2,12 @@
 
 use candle_core::{DType, Device, Tensor};
 
-use super::{Trainer, generator_network};
+use super::Trainer;
+use super::networks::generator_network;
 use crate::config::TrainConfig;
 use crate::error::{Error, Result};
 use crate::image::{self, Images};
-use crate::nn::{Network, Pass, Shape, channels_last};
+use crate::nn::{Network, Pass, Shape, as_images};
 
 /// A generator for sampling, with averaged weights where the run has them; images `0..n` of the run's seed, so the same
 /// that a sampling job with that seed makes.
@@ -59,14 +60,6 @@ pub fn sample(generator: &Network, config: &TrainConfig, latents: &Tensor) -> Re
     let Shape::Map { channels, height, width } = config.image_shape() else {
         return Err(Error::usage("the config's images have no height and width", "Mend data.size and data.channels."));
     };
-    let values = as_images(&generator.forward(latents, Pass::Eval)?, config)?.flatten_all()?.to_vec1::<f32>()?;
+    let values = as_images(&generator.forward(latents, Pass::Eval)?, config.image_shape())?.flatten_all()?.to_vec1::<f32>()?;
     Ok(Images::from_nhwc(&values, [latents.dim(0)?, height, width, channels], config.data.range))
-}
-
-/// What a generator has made as `[n, height, width, channels]`: it may end in a linear layer.
-pub(super) fn as_images(values: &Tensor, config: &TrainConfig) -> Result<Tensor> {
-    match values.rank() {
-        4 => Ok(values.clone()),
-        _ => Ok(channels_last(values, config.image_shape(), values.dim(0)?)?),
-    }
 }

@@ -6,7 +6,8 @@ use candle_core::backprop::GradStore;
 use candle_core::{DType, Device, Tensor, Var};
 use rayon::prelude::*;
 
-use super::{Batch, as_images, critic_network, generator_network};
+use super::batches::Batch;
+use super::networks::{critic_network, generator_network};
 use crate::augment::Augmentation;
 use crate::config::{GeneratorLatents, LossConfig, PenaltyConfig, TrainConfig};
 use crate::ema::Ema;
@@ -17,7 +18,7 @@ use crate::nn::cpu::on_pool;
 use crate::nn::device::check_precision;
 use crate::nn::in_place::InPlace;
 use crate::nn::update::{clamp, lerp};
-use crate::nn::{Network, Pass, Trace, Wanted, channels_first, chosen};
+use crate::nn::{Network, Pass, Trace, Wanted, as_images, channels_first, chosen};
 use crate::optim::Optimizer;
 use crate::penalty::{self, Penalty};
 use crate::random::Purpose;
@@ -45,7 +46,7 @@ pub struct Trainer {
     sums: Sums,
 }
 
-/// What the critic's turns leave to the generator's.
+/// A round under way: some critic steps (turns), and what they leave to the generator's. It numbers their passes, too.
 #[derive(Default)]
 pub struct Phase {
     /// Critic steps made in this phase.
@@ -322,12 +323,12 @@ impl Trainer {
     }
 
     fn generate(&self, z: &Tensor, phase: &mut Phase) -> Result<Tensor> {
-        as_images(&self.generator.forward(z, self.next_pass(phase))?, &self.config)
+        Ok(as_images(&self.generator.forward(z, self.next_pass(phase))?, self.config.image_shape())?)
     }
 
     fn generate_traced(&self, z: &Tensor, phase: &mut Phase) -> Result<(Tensor, Trace)> {
         let (values, trace) = self.generator.forward_traced(z, self.next_pass(phase))?;
-        Ok((as_images(&values, &self.config)?, trace))
+        Ok((as_images(&values, self.config.image_shape())?, trace))
     }
 
     fn score(&self, images: &Tensor, classes: Option<Tensor>, phase: &mut Phase) -> Result<Scored> {

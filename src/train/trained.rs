@@ -5,7 +5,9 @@ use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
 
-use super::{RunFolder, checkpoint, generator_network};
+use super::checkpoint::{self, Which};
+use super::networks::generator_network;
+use super::run::RunFolder;
 use crate::config::TrainConfig;
 use crate::contract::Weights;
 use crate::error::{Error, Result};
@@ -22,31 +24,6 @@ pub struct Trained {
     pub state: checkpoint::State,
     /// Which weights these are.
     pub weights: Weights,
-}
-
-/// Which of a run's checkpoints.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Which {
-    /// The best, where the run knows it, else the latest.
-    #[default]
-    Best,
-    /// The latest.
-    Latest,
-    /// The one after so many generator steps.
-    Step(u64),
-}
-
-impl std::str::FromStr for Which {
-    type Err = String;
-
-    fn from_str(text: &str) -> std::result::Result<Self, String> {
-        match (text, text.parse()) {
-            ("best", _) => Ok(Self::Best),
-            ("latest", _) => Ok(Self::Latest),
-            (_, Ok(step)) => Ok(Self::Step(step)),
-            _ => Err("expected best, latest or the number of a step".to_string()),
-        }
-    }
 }
 
 /// Loads a run's generator on the CPU; without `weights`, the average where the run has one.

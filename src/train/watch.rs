@@ -4,10 +4,10 @@
 use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
 
-use super::{Batch, Batches, Record, Trainer, as_images};
+use super::{Batch, Batches, Record, Trainer};
 use crate::config::TrainConfig;
 use crate::error::Result;
-use crate::nn::Pass;
+use crate::nn::{Pass, as_images};
 
 /// What can be wrong with a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -307,7 +307,7 @@ impl Probe {
         let mut parts = Vec::new();
         for first in (0..Self::N).step_by(batch) {
             let latents = self.latents.narrow(0, first, batch.min(Self::N - first))?;
-            parts.push(as_images(&trainer.generator.forward(&latents, Pass::Eval)?, &trainer.config)?);
+            parts.push(as_images(&trainer.generator.forward(&latents, Pass::Eval)?, trainer.config.image_shape())?);
         }
         let samples = Tensor::cat(&parts, 0)?;
         let diversity = match (self.reference, distances(&samples)?) {

@@ -326,6 +326,7 @@ def critic_loss(loss, real, fake):
         return (1 - real).clamp(min=0).mean() + (1 + fake).clamp(min=0).mean()
     if loss["kind"] == "relativistic":
         return F.softplus(-(real - fake)).mean()
+    assert loss["kind"] == "wgan", loss
     reduce = torch.sum if loss.get("reduction") == "sum" else torch.mean
     return reduce(fake) - reduce(real)
 
@@ -337,7 +338,8 @@ def generator_loss(loss, fake, real=None):
         return 0.5 * ((fake - 1) ** 2).mean()
     if loss["kind"] == "relativistic":
         return F.softplus(-(fake - real)).mean()
-    return -fake.sum() if loss["kind"] == "wgan" and loss.get("reduction") == "sum" else -fake.mean()
+    assert loss["kind"] in ("wgan", "hinge"), loss
+    return -fake.sum() if loss.get("reduction") == "sum" else -fake.mean()
 
 
 def bce(loss, logits, label):

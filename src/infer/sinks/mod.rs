@@ -57,19 +57,29 @@ impl Format {
 
     /// The format of many files that has this name: other jobs of it may be in the same folder.
     pub(super) fn of_many_files(name: &str) -> Option<Self> {
-        let is_it = |format: &&Self| format.name() == name && matches!(format.sink().naming(), Naming::Folder { .. });
+        let is_it = |format: &&Self| format.name() == name && format.is_of_many_files();
         Self::ALL.iter().find(is_it).copied()
     }
 
-    /// The formats of one file, each with the ending of that file's name.
+    /// The formats that can make one file, each with the ending of that file's name.
     pub(super) fn of_one_file() -> impl Iterator<Item = (Self, &'static str)> {
         Self::ALL.iter().filter_map(|format| match format.sink().naming() {
             Naming::File { ending, .. } => Some((*format, ending)),
-            Naming::Folder { .. } => None,
+            Naming::Folder { in_one, .. } => Some((*format, in_one?)),
         })
     }
 
-    /// The format of a file with this ending, in lower case: `npy`, `npz`, or `png` for a contact sheet.
+    /// The endings of such files: `.a, .b or .c`.
+    pub(super) fn endings() -> String {
+        either(Self::of_one_file().map(|(_, ending)| format!(".{ending}")))
+    }
+
+    /// Whether it makes many files in a folder, unless they are to be one.
+    pub(super) fn is_of_many_files(self) -> bool {
+        matches!(self.sink().naming(), Naming::Folder { .. })
+    }
+
+    /// The format of a file with this ending, in lower case: `npy`, `npz`, `tar`, or `png` for a contact sheet.
     pub fn of_file(ending: &str) -> Option<Self> {
         Self::of_one_file().find(|(_, known)| *known == ending).map(|(format, _)| format)
     }

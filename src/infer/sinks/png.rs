@@ -16,9 +16,9 @@ use crate::infer::share::Share;
 use crate::infer::tiling::Tiling;
 use crate::text;
 
-/// PngFolder below this number lie in the folder itself.
+/// Images below this number lie in the folder itself.
 const FLAT_UP_TO: u64 = 10_000;
-/// PngFolder in a subfolder.
+/// Images in a subfolder.
 const SUBFOLDER: u64 = 1_000;
 /// The images that the manifest vouches for together.
 const PARTS: Tiling = Tiling::of(SUBFOLDER);
@@ -32,7 +32,7 @@ impl Sink for Png {
     }
 
     fn naming(&self) -> Naming {
-        Naming::Folder { manifest: "", files: "images" }
+        Naming::Folder { manifest: "", files: "images", in_one: None }
     }
 
     fn why_more(&self) -> Option<&'static str> {

@@ -144,6 +144,8 @@ pub(in crate::infer) enum Naming {
         manifest: &'static str,
         /// What the files are, in messages.
         files: &'static str,
+        /// The ending of the name of one file that holds all of a stream, if there is such a file.
+        in_one: Option<&'static str>,
     },
     /// One file.
     File {

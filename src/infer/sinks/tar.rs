@@ -31,7 +31,7 @@ impl Sink for Tar {
     }
 
     fn naming(&self) -> Naming {
-        Naming::Folder { manifest: "-tar", files: "tar files" }
+        Naming::Folder { manifest: "-tar", files: "tar files", in_one: Some("tar") }
     }
 
     fn files(&self) -> Option<Tiling> {

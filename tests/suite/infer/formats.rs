@@ -303,6 +303,13 @@ fn the_ending_of_out_chooses_the_format() {
         .assert()
         .code(2)
         .stderr(contains("names a file that format npy does not make"));
+    for format in ["png", "npz"] {
+        let says = format!("names a file that format {format} does not make");
+        sample(&path("b.tar"), &["--n", "4", "--format", format]).assert().code(2).stderr(contains(says));
+    }
+    assert!(!path("b.tar").exists());
+    sample(&path("b.tar/"), &["--n", "4"]).assert().success();
+    assert_eq!(images_in(&path("b.tar")).len(), 4, "a folder");
     fs::create_dir(path("c.npy")).unwrap();
     sample(&path("c.npy"), &["--n", "4"]).assert().success();
     assert_eq!(images_in(&path("c.npy")).len(), 4);
