@@ -6,7 +6,8 @@ use walkdir::WalkDir;
 
 use super::config::DataConfig;
 use super::encoded::Refusal;
-use super::{DataReport, Entry, Loaded, classify, decode_all, read_bounded};
+use super::reading::{decode_all, read_bounded};
+use super::{DataReport, Entry, Loaded, classify};
 use crate::error::{Error, Result};
 use crate::files;
 use crate::progress::Progress;

@@ -7,7 +7,8 @@ use flate2::read::MultiGzDecoder;
 
 use super::classes::Classes;
 use super::config::DataConfig;
-use super::{DataReport, Loaded, decode, fill};
+use super::reading::fill;
+use super::{DataReport, Loaded, decode};
 use crate::error::{Error, Result};
 use crate::progress::Progress;
 use crate::{files, memory};

@@ -2,70 +2,35 @@
 
 mod classes;
 mod config;
+mod dataset;
 mod decode;
 mod encoded;
 mod folder;
 mod idx;
 mod large;
 mod packed;
+mod reading;
 mod report;
 mod sources;
 pub mod synthetic;
 mod zip;
 
-use std::collections::hash_map::Entry as Place;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::fs;
 use std::io::{ErrorKind, Read};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
 
-use rayon::prelude::*;
-use sha2::{Digest, Sha256};
-
-use crate::contract::hex;
 use crate::error::{Error, Result, nearest};
-use crate::image::Images;
 use crate::progress::Progress;
-use crate::random::{Purpose, Stream};
 use crate::text::{self, grouped, on_one_line};
 use crate::{files, memory};
 
 use classes::Classes;
 pub use config::DataConfig;
-use encoded::{MAX_BYTES, Refusal};
+use dataset::finish;
+pub use dataset::{Dataset, Split};
 pub use report::{Broken, ClassCount, DataReport, NO_ENDING};
 pub use sources::Sources;
-
-/// Images in memory, 8 bits a channel, planar.
-#[derive(Debug, Clone)]
-pub struct Dataset {
-    /// What it is called in logs and metadata: the built-in name, or the file's or folder's.
-    pub name: String,
-    /// Over shape, pixels and labels, so over what the networks see; in hexadecimal.
-    pub sha256: String,
-    /// How many images; at least 1.
-    pub len: usize,
-    /// 1 (grey) or 3 (RGB).
-    pub channels: usize,
-    /// Height and width.
-    pub size: usize,
-    /// `[len, channels, size, size]`.
-    pub pixels: Vec<u8>,
-    /// The class of each image; empty where nobody asked for classes.
-    pub labels: Vec<u8>,
-    /// What was found on the way.
-    pub report: DataReport,
-}
-
-/// The numbers of the images to train on and of those held out; each ascending.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Split {
-    /// Never empty.
-    pub train: Vec<u32>,
-    /// Never trained on.
-    pub held_out: Vec<u32>,
-}
 
 /// What the readers of this module's parts return.
 struct Loaded {
@@ -85,53 +50,6 @@ pub const NAMES: [&str; 3] = ["synthetic", "mnist", "fashion-mnist"];
 /// icons, and images of light (OpenEXR, Radiance HDR), which do not say which of their values is white.
 pub const EXTENSIONS: [&str; 15] =
     ["jpg", "jpeg", "png", "bmp", "webp", "gif", "tif", "tiff", "tga", "qoi", "pnm", "pbm", "pgm", "ppm", "pam"];
-
-impl Dataset {
-    /// Image number `index`, `[channels, size, size]`.
-    ///
-    /// # Panics
-    /// When `index` is not below `len`.
-    pub fn image(&self, index: usize) -> &[u8] {
-        let bytes = self.channels * self.size * self.size;
-        &self.pixels[index * bytes..(index + 1) * bytes]
-    }
-
-    /// The images of these numbers, in this order.
-    ///
-    /// # Panics
-    /// When a number is not below `len`.
-    pub fn images(&self, indices: &[u32]) -> Images {
-        let (channels, area) = (self.channels, self.size * self.size);
-        let mut pixels = vec![0; indices.len() * channels * area];
-        for (out, &index) in pixels.chunks_exact_mut(channels * area).zip(indices) {
-            for (channel, plane) in self.image(index as usize).chunks_exact(area).enumerate() {
-                out[channel..].iter_mut().step_by(channels).zip(plane).for_each(|(to, from)| *to = *from);
-            }
-        }
-        Images { n: indices.len(), height: self.size, width: self.size, channels, pixels }
-    }
-
-    /// The same images without their classes: what is loaded where nobody asks for them.
-    pub fn without_classes(mut self) -> Self {
-        if !self.labels.is_empty() {
-            self.labels.clear();
-            self.sha256 = hash([self.len, self.channels, self.size, self.size], [&self.pixels, &[]]);
-        }
-        self
-    }
-
-    /// Holds out a random share of the images: the nearest whole number of them, at least one if the share is above 0, but
-    /// never all. The same seed holds out the same images.
-    pub fn split(&self, held_out: f64, seed: u64) -> Split {
-        let wanted = (held_out.clamp(0.0, 1.0) * self.len as f64).round() as usize;
-        let count = wanted.max(usize::from(held_out > 0.0)).min(self.len.saturating_sub(1));
-        let mut held_out = Stream::at(seed, Purpose::HeldOut, 0).permutation(self.len as u32);
-        let mut train = held_out.split_off(count);
-        held_out.sort_unstable();
-        train.sort_unstable();
-        Split { train, held_out }
-    }
-}
 
 /// Loads a data set in the form `config` asks for. A source is one of
 /// - `synthetic`: 20,000 [digits](synthetic), the same everywhere;
@@ -368,226 +286,6 @@ fn name_of(path: &Path) -> String {
         Some(end) if full.is_file() && name.len() > end.len() => name[..name.len() - end.len()].to_string(),
         _ => name,
     }
-}
-
-fn finish(name: String, config: &DataConfig, loaded: Loaded) -> Result<Dataset> {
-    let Loaded { pixels, classes, names, mut report } = loaded;
-    let (size, channels, len) = (config.size, config.channels, report.used);
-    if u32::try_from(len).is_err() {
-        return Err(Error::invalid(name, format!("{len} images"), "At most 4,294,967,295 images can be numbered."));
-    }
-    let bytes = channels * size * size;
-    let fitting = classes.and_then(|classes| match classes.labels.len() {
-        labels if labels == len => Ok(classes),
-        labels => Err(format!("there are {} labels for {} images", grouped(labels), grouped(len))),
-    });
-    match &fitting {
-        Ok(classes) => report.classes = classes.counts(),
-        Err(why) => report.no_classes = Some(why.clone()),
-    }
-    let labels = match config.classes {
-        0 => Vec::new(),
-        classes => checked_labels(&name, fitting, classes)?,
-    };
-    let hash = || hash([len, channels, size, size], [&pixels, &labels]);
-    let (sha256, copies) = rayon::join(hash, || copies(&pixels, bytes));
-    report.duplicates = copies.values().map(Vec::len).sum();
-    let called = |index: usize| names.get(index).cloned().unwrap_or_else(|| numbered(index));
-    let group = |(first, copies): (usize, Vec<usize>)| std::iter::once(first).chain(copies).map(called).collect();
-    report.copies = copies.into_iter().map(group).collect();
-    Ok(Dataset { name, sha256, len, channels, size, pixels, labels, report })
-}
-
-/// Images that have copies, each with those.
-fn copies(pixels: &[u8], bytes: usize) -> BTreeMap<usize, Vec<usize>> {
-    let mut first = HashMap::new();
-    let mut copies: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
-    for (index, image) in pixels.chunks_exact(bytes).enumerate() {
-        match first.entry(image) {
-            Place::Vacant(place) => _ = place.insert(index),
-            Place::Occupied(place) => copies.entry(*place.get()).or_default().push(index),
-        }
-    }
-    copies
-}
-
-/// The labels, if there are images of each of the classes and of no other.
-fn checked_labels(name: &str, labels: Result<Classes, String>, classes: usize) -> Result<Vec<u8>> {
-    let hint = "Labels are an IDX file beside that of the images, numbers from 0 on, or folders of images, one a class; data.classes \
-                is how many classes there are.";
-    let refused = |what: String| Error::invalid(name, what, hint);
-    let Classes { labels, .. } =
-        labels.map_err(|why| refused(format!("data.classes asks for {classes} classes, but {why}")))?;
-    let found: BTreeSet<usize> = labels.iter().copied().map(usize::from).collect();
-    if found.iter().copied().eq(0..classes) {
-        Ok(labels)
-    } else {
-        let found = found.iter().map(usize::to_string).collect::<Vec<_>>().join(", ");
-        Err(refused(format!("data.classes is {classes}, but its labels are {found}")))
-    }
-}
-
-fn hash(shape: [usize; 4], parts: [&[u8]; 2]) -> String {
-    let mut hasher = Sha256::new();
-    for extent in shape {
-        hasher.update((extent as u64).to_le_bytes());
-    }
-    parts.iter().for_each(|part| hasher.update(part));
-    hex(&hasher.finalize())
-}
-
-/// Makes `len` images of `bytes` bytes in parallel: `make` fills one, and what it returns is collected in order.
-fn fill<T: Send>(
-    place: &Path,
-    [len, bytes]: [usize; 2],
-    progress: &dyn Progress,
-    make: impl Fn(usize, &mut [u8]) -> T + Sync,
-) -> Result<(Vec<u8>, Vec<T>)> {
-    let mut pixels = Vec::new();
-    let counter = Counter::new(place, len, progress);
-    grow(place, &mut pixels, [len, len, bytes])?;
-    let results = make_all(&mut pixels, bytes, &counter, make);
-    progress.end();
-    Ok((pixels, results))
-}
-
-/// Tells how many images are read.
-struct Counter<'a> {
-    progress: &'a dyn Progress,
-    done: AtomicU64,
-}
-
-impl<'a> Counter<'a> {
-    fn new(place: &Path, len: usize, progress: &'a dyn Progress) -> Self {
-        progress.begin(&format!("reading {}", text::path(place)), len as u64);
-        Self { progress, done: AtomicU64::new(0) }
-    }
-
-    fn count(&self) {
-        const REPORT_EVERY: u64 = 64;
-        let done = self.done.fetch_add(1, Ordering::Relaxed) + 1;
-        if done.is_multiple_of(REPORT_EVERY) {
-            self.progress.update(done, "");
-        }
-    }
-}
-
-/// Adds `len` black images of `bytes` bytes, with room for `room` if there is need of more.
-fn grow(place: &Path, pixels: &mut Vec<u8>, [len, room, bytes]: [usize; 3]) -> Result<()> {
-    const HINT: &str = "Use fewer images, or a smaller data.size.";
-    let too_many = || {
-        let what = format!("{} images of {} bytes do not fit in memory", grouped(room), grouped(bytes));
-        Error::invalid_file(place, what, HINT)
-    };
-    let wanted = room.checked_mul(bytes).ok_or_else(too_many)?;
-    let more = len * bytes; // at most `wanted`
-    if pixels.capacity() - pixels.len() < more {
-        memory::check(place, wanted as u64, &format!("{} images of {} bytes", grouped(room), grouped(bytes)), HINT)?;
-        pixels.try_reserve_exact(wanted).map_err(|_| too_many())?;
-    }
-    pixels.resize(pixels.len() + more, 0);
-    Ok(())
-}
-
-fn make_all<T: Send>(
-    pixels: &mut [u8],
-    bytes: usize,
-    counter: &Counter,
-    make: impl Fn(usize, &mut [u8]) -> T + Sync,
-) -> Vec<T> {
-    let images = pixels.par_chunks_exact_mut(bytes).enumerate();
-    images
-        .map(|(index, out)| {
-            let result = make(index, out);
-            counter.count();
-            result
-        })
-        .collect()
-}
-
-/// Reads and decodes the images called `names` in parallel, and leaves out the broken ones. Memory is taken for what turned out
-/// to be images, part by part, and for the rest once those before it mostly did: a name costs nothing.
-fn decode_all(
-    place: &Path,
-    names: Vec<String>,
-    mut report: DataReport,
-    config: &DataConfig,
-    progress: &dyn Progress,
-    read: impl Fn(usize) -> Result<Vec<u8>, Refusal> + Sync,
-) -> Result<Loaded> {
-    /// Bytes of a part's images: enough for every thread to have its share.
-    const PART: usize = 64 << 20;
-    let bytes = config.channels * config.size * config.size;
-    let part = (PART / bytes).max(rayon::current_num_threads());
-    report.found = names.len();
-    let (mut pixels, mut whole) = (Vec::new(), Vec::new());
-    let counter = Counter::new(place, names.len(), progress);
-    for (number, part_of_names) in names.chunks(part).enumerate() {
-        let first = number * part;
-        let mostly_whole = first > 0 && report.used * 2 >= first;
-        let room = if mostly_whole { names.len() - first } else { part_of_names.len() };
-        grow(place, &mut pixels, [part_of_names.len(), room, bytes])?;
-        let new = &mut pixels[report.used * bytes..];
-        let results = make_all(new, bytes, &counter, |index, out| {
-            let name = part_of_names.get(index).map_or("", String::as_str);
-            read(first + index).and_then(|encoded| decode::decode(&encoded, name, config.size, config.channels, out))
-        });
-        let start = report.used;
-        for (index, (name, result)) in part_of_names.iter().zip(results).enumerate() {
-            match result {
-                Ok(source) => {
-                    let at = (start + index) * bytes;
-                    pixels.copy_within(at..at + bytes, report.used * bytes);
-                    report.count(1, (source.width, source.height), source.colour);
-                    whole.push(name.clone());
-                }
-                Err(Refusal::Broken(reason)) => report.broken.push(Broken { name: name.clone(), reason }),
-                Err(Refusal::TooLarge(reason)) => report.too_large.push(Broken { name: name.clone(), reason }),
-            }
-        }
-        pixels.truncate(report.used * bytes);
-    }
-    progress.end();
-    check_health(place, &report)?;
-    pixels.shrink_to_fit();
-    Ok(Loaded { pixels, classes: Classes::of_folders(&whole), names: whole, report })
-}
-
-/// A whole encoded image, whatever size its archive claims, unless it is too large to be one.
-fn read_bounded(source: impl Read) -> Result<Vec<u8>, Refusal> {
-    let mut bytes = Vec::new();
-    source.take(MAX_BYTES + 1).read_to_end(&mut bytes).map_err(|e| Refusal::Broken(e.to_string()))?;
-    if bytes.len() as u64 > MAX_BYTES {
-        return Err(Refusal::TooLarge(format!("the file is larger than {} bytes", grouped(MAX_BYTES as usize))));
-    }
-    Ok(bytes)
-}
-
-fn check_health(place: &Path, report: &DataReport) -> Result<()> {
-    let (found, broken, too_large) = (report.found, report.broken.len(), report.too_large.len());
-    if found == 0 {
-        let others = if report.ignored == 0 { String::new() } else { format!("; {}", report.others()) };
-        return Err(Error::invalid_file(
-            place,
-            format!("no images found{others}"),
-            format!("Images are files that end in .{}.", EXTENSIONS.join(", .")),
-        ));
-    }
-    if (broken + too_large) * 2 > found {
-        let what = match (broken, too_large) {
-            (_, 0) => "broken",
-            (0, _) => "too large",
-            _ => "broken or too large",
-        };
-        let first: Vec<String> = report.broken.iter().chain(&report.too_large).take(3).map(Broken::to_string).collect();
-        let left_out = grouped(broken + too_large);
-        return Err(Error::invalid_file(
-            place,
-            format!("{left_out} of {} images are {what}: {}", grouped(found), first.join("; ")),
-            "With more than half of them left out something is wrong with the whole: fetch, unpack or make it again.",
-        ));
-    }
-    Ok(())
 }
 
 /// What a file in a folder or an archive is, by its path inside, with `/` between the parts.

@@ -8,7 +8,8 @@ use ::zip::ZipArchive;
 
 use super::config::DataConfig;
 use super::encoded::{MAX_BYTES, Refusal};
-use super::{DataReport, Entry, Loaded, classify, decode_all, fill, join, refit};
+use super::reading::{decode_all, fill};
+use super::{DataReport, Entry, Loaded, classify, join, refit};
 use crate::error::{Error, Result};
 use crate::progress::Progress;
 use crate::text::on_one_line;

@@ -1,4 +1,6 @@
 //! Checkpoints: everything a run needs to go on bit for bit. A folder appears under its name only when it is complete.
+//!
+//! Writing and reading stand in one file, for each is only right beside the other.
 
 use std::collections::BTreeMap;
 use std::io::Read;
@@ -11,7 +13,7 @@ use toml::Value;
 
 use super::batches::Batches;
 use super::count::Shift;
-use super::run::{PARTIAL, remove_folder};
+use super::run::{PARTIAL, Which, remove_folder};
 use super::step::raw_weights;
 use super::{Best, RunFolder, Trainer, Watchdog};
 use crate::config::{self, TrainConfig};
@@ -33,31 +35,6 @@ const SUMS: &str = "SHA256SUMS";
 const LATEST: &str = "latest";
 const BEST: &str = "best";
 const END: &str = "end.json";
-
-/// Which of a run's checkpoints.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Which {
-    /// The best, where the run knows it, else the latest.
-    #[default]
-    Best,
-    /// The latest.
-    Latest,
-    /// The one after so many generator steps.
-    Step(u64),
-}
-
-impl std::str::FromStr for Which {
-    type Err = String;
-
-    fn from_str(text: &str) -> std::result::Result<Self, String> {
-        match (text, text.parse()) {
-            ("best", _) => Ok(Self::Best),
-            ("latest", _) => Ok(Self::Latest),
-            (_, Ok(step)) => Ok(Self::Step(step)),
-            _ => Err("expected best, latest or the number of a step".to_string()),
-        }
-    }
-}
 
 /// What a checkpoint says of itself, in `state.json`. There is no random state: every draw is addressed by the step.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

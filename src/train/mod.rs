@@ -8,6 +8,8 @@ mod count;
 mod curves;
 mod gif;
 pub mod import_weights;
+mod matching;
+mod measuring;
 mod naming;
 mod networks;
 #[cfg(feature = "cuda")]
@@ -36,13 +38,13 @@ use crate::image::Images;
 use crate::progress::Progress;
 
 pub use batches::{Batch, Batches};
-pub use checkpoint::Which;
 use clock::Clock;
+use measuring::{count_measurements, distance, is_measured, judge_end};
 pub use networks::{critic_network, generator_network};
 use preview::Preview;
 pub use preview::sample;
 pub use record::{Record, read_records};
-pub use run::{RunFolder, check_output};
+pub use run::{RunFolder, Which, check_output};
 pub use step::{Phase, Trainer};
 pub use trained::{Trained, load_checkpoint, load_trained};
 pub use watch::{Best, Trouble, Verdict, Watchdog};
@@ -249,36 +251,6 @@ fn nothing_left(
     let warnings = watchdog.said;
     let seconds = 0.0;
     Ok(Outcome { step, total_steps, images, seconds, images_per_second: 0.0, best, measurements, verdict: None, warnings })
-}
-
-/// Whether the distance was measured at a step of a run, on its way.
-fn is_measured(folder: &RunFolder, step: u64) -> Result<bool> {
-    let records = record::logged(folder)?;
-    Ok(records.iter().any(|record| record.step == step && record.quality.is_some()))
-}
-
-/// Measures the last checkpoint of a run that has come to its end, if others were measured on the way: between the last of those and
-/// the end there may be much training.
-fn judge_end(job: &TrainingJob, trainer: &Trainer, watchdog: &Watchdog, preview: &Preview) -> Result<Option<Best>> {
-    let compared = watchdog.best.is_some_and(|best| best.quality.is_some());
-    let Some(judge) = job.judge.filter(|_| job.config.watch.judge_samples > 0 && compared) else { return Ok(None) };
-    let Some(quality) = distance(job, judge, trainer, preview)? else { return Ok(None) };
-    let end = Best { step: trainer.step, quality: Some(quality) };
-    checkpoint::save_end(job.folder, watchdog, end)?;
-    Ok(Some(end))
-}
-
-/// The Fréchet distance of samples to real images. The training is worth more than the measurement.
-fn distance(job: &TrainingJob, judge: &dyn Judge, trainer: &Trainer, preview: &Preview) -> Result<Option<f64>> {
-    let samples = preview.images(trainer, job.config.watch.judge_samples)?;
-    let unmeasured = |error| job.progress.say(&format!("warning: the distance was not measured: {error}"));
-    Ok(judge.distance(&samples).map_err(unmeasured).ok().filter(|distance| distance.is_finite()))
-}
-
-/// How often the distance was measured in a run so far.
-fn count_measurements(folder: &RunFolder, end: Option<Best>) -> Result<usize> {
-    let records = record::logged(folder)?;
-    Ok(records.iter().filter(|record| record.quality.is_some()).count() + usize::from(end.is_some()))
 }
 
 /// A training under way.

@@ -324,3 +324,28 @@ fn all_entries(folder: &Path, is_so: impl Fn(&DirEntry, &str, bool) -> bool) -> 
         is_so(&entry, &entry.file_name().to_string_lossy(), is_file)
     })
 }
+
+/// Which of a run's checkpoints.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Which {
+    /// The best, where the run knows it, else the latest.
+    #[default]
+    Best,
+    /// The latest.
+    Latest,
+    /// The one after so many generator steps.
+    Step(u64),
+}
+
+impl std::str::FromStr for Which {
+    type Err = String;
+
+    fn from_str(text: &str) -> std::result::Result<Self, String> {
+        match (text, text.parse()) {
+            ("best", _) => Ok(Self::Best),
+            ("latest", _) => Ok(Self::Latest),
+            (_, Ok(step)) => Ok(Self::Step(step)),
+            _ => Err("expected best, latest or the number of a step".to_string()),
+        }
+    }
+}

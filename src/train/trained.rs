@@ -5,9 +5,9 @@ use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
 
-use super::checkpoint::{self, Which};
+use super::checkpoint;
 use super::networks::generator_network;
-use super::run::RunFolder;
+use super::run::{RunFolder, Which};
 use crate::config::TrainConfig;
 use crate::contract::Weights;
 use crate::error::{Error, Result};
