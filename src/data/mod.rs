@@ -299,7 +299,8 @@ enum Entry {
 fn classify(path: &str) -> Entry {
     let name = path.rsplit('/').next().unwrap_or(path);
     let extension = name.rsplit_once('.').map_or("", |(_, extension)| extension);
-    if name.is_empty() || path.split('/').any(|part| part.starts_with('.') || part == "__MACOSX") {
+    let is_hidden = |part: &str| part.starts_with('.') && !matches!(part, "." | "..") || part == "__MACOSX";
+    if name.is_empty() || path.split('/').any(is_hidden) {
         Entry::Hidden
     } else if EXTENSIONS.iter().any(|known| known.eq_ignore_ascii_case(extension)) {
         Entry::Image

@@ -68,7 +68,7 @@ pub(super) fn load(packed: &[PathBuf], config: &DataConfig, progress: &dyn Progr
     join(parts).map(|(_, all)| all)
 }
 
-/// The first array of an `.npz` file.
+/// The array of images of an `.npz` file: the only one, or the first of those that numpy and the sampler number.
 fn open_npz(path: &Path) -> Result<Box<dyn Read>> {
     let wrong = |what: String| Error::invalid_file(path, what, "Give a file that numpy.savez or gan-infer wrote.");
     let file = BufReader::new(files::open(path)?.0);
@@ -76,7 +76,14 @@ fn open_npz(path: &Path) -> Result<Box<dyn Read>> {
     let names = archive.file_names_raw().map(|name| String::from_utf8_lossy(name).into_owned());
     let mut names: Vec<String> = names.filter(|name| name.ends_with(".npy")).collect();
     names.sort();
-    let name = names.first().ok_or_else(|| wrong("it holds no .npy array".to_string()))?;
+    let name = match names.as_slice() {
+        [] => return Err(wrong("it holds no .npy array".to_string())),
+        [only] => only,
+        several => several.iter().find(|name| *name == "arr_0.npy").ok_or_else(|| {
+            let what = format!("it holds several arrays: {}", start_of(&several.join(", ")));
+            Error::invalid_file(path, what, "Save the one with the images alone, as .npy, or in a .npz file as arr_0.")
+        })?,
+    };
     let mut bytes = Vec::new();
     let mut entry = archive.by_name(name).map_err(|e| wrong(e.to_string()))?;
     memory::check(path, entry.size(), "its array", "Take fewer images a file.")?;

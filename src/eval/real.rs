@@ -57,11 +57,12 @@ impl Real {
         let data = if own.classes > 0 { data.or_else(|_| data::load(sources, &plain, progress))? } else { data? };
         if data.sha256 != trained.state.data_sha256 {
             if held_out {
-                let what =
-                    "`Real::held_out`: these are not the images that the run was trained on, so it held none of them out";
+                let what = "`Real::held_out`: these are not the images that the run was trained on, or in another order, so which of them it held out is not known";
                 return Err(Error::usage(what, "Leave it away, or name the run's own images."));
             }
-            progress.say("these are not the images that the run was trained on: it is compared with all of them");
+            progress.say(
+                "these are not the images that the run was trained on, or in another order: it is compared with all of them",
+            );
             let data = data.without_classes();
             return Ok(Self { numbers: (0..data.len as u32).collect(), kind: RealImages::All, data });
         }

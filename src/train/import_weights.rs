@@ -217,7 +217,9 @@ impl WeightFile {
             let what = "no checkpoint of a run, and no run with a checkpoint";
             Error::invalid_file(path, what, "Name a run's folder, a .safetensors file or a PyTorch state dict (.pth).")
         };
-        let folder: PathBuf = if path.join("config.toml").is_file() {
+        // A checkpoint has a config, too.
+        let is_checkpoint = [checkpoint::GENERATOR, checkpoint::EMA].iter().any(|name| path.join(name).is_file());
+        let folder: PathBuf = if path.join("config.toml").is_file() && !is_checkpoint {
             checkpoint::find(&RunFolder::open(path)?, Which::Best)?.ok_or_else(missing)?
         } else {
             path.to_path_buf()

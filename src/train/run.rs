@@ -239,10 +239,14 @@ impl RunFolder {
 /// yet is nobody's.
 ///
 /// # Errors
-/// When `path` is the input, or one of a run's own files but for its `generator.onnx` and its reports.
+/// When `path` is the input, no file, or one of a run's own files but for its `generator.onnx` and its reports.
 pub fn check_output(path: &Path, input: &Path) -> Result<()> {
     let Ok(real) = std::fs::canonicalize(path) else { return Ok(()) };
     let hint = "Choose another `RunFolder::path`.";
+    if !real.is_file() && !real.is_dir() {
+        let what = format!("`RunFolder::path` {} is a device or a pipe, which a file would replace", text::path(path));
+        return Err(Error::usage(what, hint));
+    }
     if std::fs::canonicalize(input).is_ok_and(|input| input == real) {
         return Err(Error::usage(format!("`RunFolder::path` {} is what the result is made from", text::path(path)), hint));
     }

@@ -606,7 +606,26 @@ fn gan_train_eval_judges_runs_files_and_folders() {
     let others = format!("--data={}", bench.path("others").display());
     let elsewhere = bench.json("run", &["--n=12", "--no-neighbours", &others]);
     assert_eq!(elsewhere["protocol"]["real_images"], "all");
-    bench.eval("run", &["--n=12", "--held-out", &others]).assert().code(2).stderr(contains("held none of them out"));
+    bench
+        .eval("run", &["--n=12", "--held-out", &others])
+        .assert()
+        .code(2)
+        .stderr(contains("which of them it held out is not known"));
+    // A checkpoint's folder is one to export, too; a run has its config; a pipe is no file.
+    let export = |from: &str, out: &str| {
+        let mut command = gan_train(&["export", "--config"]);
+        command.arg(bench.path("run/config.toml")).arg("--out").arg(bench.path(out)).arg(bench.path(from));
+        command
+    };
+    export("run/checkpoints/00000002", "of.onnx").assert().success().stdout(contains("raw weights of"));
+    export("run", "of.onnx").assert().code(2).stderr(contains("is a run, which has its config"));
+    #[cfg(unix)]
+    {
+        assert!(std::process::Command::new("mkfifo").arg(bench.path("pipe")).status().unwrap().success());
+        export("run/checkpoints/00000002", "pipe").assert().code(2).stderr(contains("a device or a pipe"));
+        let into_pipe = format!("--out={}", bench.path("pipe").display());
+        bench.eval("run", &["--n=12", &into_pipe]).assert().code(2).stderr(contains("a device or a pipe"));
+    }
     fs::rename(bench.path("data"), bench.path("moved")).unwrap();
     let moved = format!("--data={}", bench.path("moved").display());
     let again = bench.json("run", &["--n=12", "--held-out", "--weights=raw", "--checkpoint=2", "--no-neighbours", &moved]);

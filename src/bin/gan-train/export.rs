@@ -92,6 +92,10 @@ fn exported(args: &ExportArgs) -> Result<(Trained, PathBuf)> {
         let folder = RunFolder::open(&args.run)?;
         return Ok((train::load_trained(&folder, args.weights, args.checkpoint.unwrap_or_default())?, folder.onnx_file()));
     };
+    if args.run.join("checkpoints").is_dir() {
+        let what = format!("{} is a run, which has its config", text::path(&args.run));
+        return Err(Error::usage(what, "Leave --preset and --config away, or name one of its checkpoints."));
+    }
     args.set.iter().try_for_each(|assignment| config::set(&mut table, assignment))?;
     let trained = train::import_weights::load_generator(TrainConfig::from_table(table, &place)?, &args.run)?;
     let beside = if args.run.is_dir() { args.run.join("generator.onnx") } else { args.run.with_extension("onnx") };

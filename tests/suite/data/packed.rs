@@ -35,11 +35,12 @@ fn a_tar_file_of_the_folder_that_one_is_in_is_read() {
         file("./dogs/1.png", &png(2)),
         file("dogs/2.png", &png(1)),
         file("./notes.txt", b"x"),
+        file("../dogs/3.png", &png(3)),
     ];
     fs::write(&path, whole(&entries)).unwrap();
-    let data = load(path.to_str().unwrap(), &DataConfig { classes: 2, ..form(8, 1) }, &Silent).unwrap();
-    assert_eq!((data.labels, data.pixels[64], data.report.ignored), (vec![0, 1, 1], 2, 1), "the text");
-    assert_eq!(data.report.class_names(), ["cats", "dogs"]);
+    let data = load(path.to_str().unwrap(), &DataConfig { classes: 3, ..form(8, 1) }, &Silent).unwrap();
+    assert_eq!((data.labels, data.pixels[64], data.report.ignored), (vec![1, 2, 2, 0], 2, 1), "the text");
+    assert_eq!(data.report.class_names(), ["../dogs", "cats", "dogs"]);
     assert_eq!(data.report.copies, [["cats/1.png", "dogs/2.png"]]);
     write_zip(&dir.path().join("all.zip"), &[("./a.png", &png(1)), ("./b/c.png", &png(2))]);
     assert_eq!(open(&dir.path().join("all.zip"), 8, 1).unwrap().len, 2);
@@ -93,6 +94,22 @@ fn what_a_header_says_is_shown_on_one_line() {
     fs::write(&path, [b"\x93NUMPY\x01\x00", &(header.len() as u16).to_le_bytes()[..], header.as_bytes()].concat()).unwrap();
     let told = complaint(&path, 8, 1);
     assert!(told.contains("its header says {}") && !told.contains('\n') && told.len() < 500, "{told}");
+}
+
+#[test]
+fn of_several_arrays_none_is_guessed() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("x.npz");
+    let array = |grey: u8| {
+        let header = "{'descr': '|u1', 'fortran_order': False, 'shape': (1, 2, 2), }";
+        [&b"\x93NUMPY\x01\x00\x76\x00"[..], format!("{header:117}\n").as_bytes(), &[grey; 4]].concat()
+    };
+    write_zip(&path, &[("x_train.npy", &array(1)), ("x_test.npy", &array(2))]);
+    assert!(complaint(&path, 2, 1).contains("it holds several arrays: x_test.npy, x_train.npy"));
+    write_zip(&path, &[("arr_1.npy", &array(1)), ("arr_0.npy", &array(2))]);
+    assert_eq!(open(&path, 2, 1).unwrap().pixels, [2; 4]);
+    write_zip(&path, &[("x_train.npy", &array(3))]);
+    assert_eq!(open(&path, 2, 1).unwrap().pixels, [3; 4]);
 }
 
 /// `images` and `labels` in the names of other files are no IDX files.
