@@ -1,4 +1,4 @@
-//! Training: the loop as a recipe, over the parts in the modules beside it.
+//! Training: the loop as a recipe, over the parts in the modules beside it. It is one file so that it is read from top to bottom.
 
 mod batches;
 pub mod changes;
