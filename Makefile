@@ -36,7 +36,8 @@ demo: build ## train a small GAN on synthetic digits, export it, draw 1000 image
 
 onnx: build ## make the built-in models in onnx/ from their folders in models/, byte for byte the same
 	@$(with_onnxruntime) set -ex; for run in models/*/; do \
-	cargo run -q $(cargo_flags) --bin gan-train -- export "$$run" --out "onnx/$$(basename "$$run").onnx"; done
+	name=$$(basename "$$run"); export() { cargo run -q $(cargo_flags) --bin gan-train -- export "$$run" --out "onnx/$$name$$1.onnx" $$2; }; \
+	case "$$name" in features-*) export '' '';; *) export '' '--dtype w8'; export .int8 '--dtype int8';; esac; done
 
 test: setup ## the whole test suite; tests on real data need GANFORGE_DATA
 	@[ -n "$$GANFORGE_DATA" ] || echo 'GANFORGE_DATA is not set (a folder with mnist/, fashion-mnist/ and more): tests on real data will skip.'

@@ -1,17 +1,18 @@
 #!/usr/bin/env python3
 """gan-infer against what one writes in Python: the same generator, as many images, in turn.
 
-    python benches/peers/infer.py RUN --out DIR [--n 20000] [--rounds 3] [--bin target/release] [--provider cuda]
+    python benches/peers/infer.py RUN --out DIR [--n 20000] [--rounds 3] [--bin target/release] [--provider cuda] [--precisions f32,int8]
 
 RUN is a run folder (models/faces, or what gan-train has made): its config tells PyTorch the network, and gan-train exports it.
-Needs torch 2, torchvision, numpy, onnx, onnxruntime and pillow; built gan-train and gan-infer (--bin).
+Needs torch 2, torchvision, numpy, onnx, onnxruntime and pillow, and openvino where it is to be compared with; built gan-train and gan-infer (--bin).
 
 Measured in every round, in images a second of --n images (--files of PNGs), files included where there are any (they go to DIR, a new folder, which is deleted at the end):
 
-    raw              onnxruntime in Python on gan-train's file, outputs thrown away: the best of sessions × threads × batches, which
-                     a search before the rounds has found
+    raw              onnxruntime in Python on gan-train's file of a precision, outputs thrown away: the best of sessions × threads ×
+                     batches, which a search before the rounds has found
     raw of PyTorch's the same on the file that torch.onnx.export writes of the same network
-    npy, npz, png    gan-infer --format …, the whole process
+    openvino         OpenVINO in Python on the files that it takes, its throughput hint, in f32 and (where the processor has it) bf16
+    npy, npz, png    gan-infer --format … on the file of a precision, the whole process
     pillow           onnxruntime, then Pillow, image by image in one thread: what a script does
     save_image       PyTorch's own network, then torchvision's save_image
     create           a bare loop that creates files of the sizes of gan-infer's PNGs, a process a core
@@ -143,6 +144,47 @@ def best_raw(path, latent, cores, seconds, provider):
     return best[1]
 
 
+# --- OpenVINO in Python
+
+
+def openvino_models(paths, batch, latent):
+    """(name, compiled model) of every file and precision that OpenVINO takes."""
+    try:
+        import openvino
+    except ImportError:
+        print("openvino is not installed: left out", file=sys.stderr)
+        return []
+    core = openvino.Core()
+    precisions = [p for p in ("f32", "bf16") if p == "f32" or "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")]
+    models = []
+    for name, path in paths.items():
+        for precision in precisions:
+            try:
+                model = core.read_model(path)
+                model.reshape([batch, latent])
+                hints = {"PERFORMANCE_HINT": "THROUGHPUT", "INFERENCE_PRECISION_HINT": precision}
+                models.append((f"OpenVINO {precision} on {name}", core.compile_model(model, "CPU", hints)))
+            except RuntimeError as error:
+                print(f"OpenVINO {precision} refuses {name}: {str(error).splitlines()[-1]}", file=sys.stderr)
+    return models
+
+
+def openvino_rate(compiled, batch, latent, seconds):
+    import openvino
+
+    queue = openvino.AsyncInferQueue(compiled)
+    z = np.random.default_rng(0).standard_normal((batch, latent), dtype=np.float32)
+    for _ in range(4):
+        queue.start_async(z)
+    queue.wait_all()
+    start, count = time.perf_counter(), 0
+    while time.perf_counter() - start < seconds:
+        queue.start_async(z)  # waits for a free request
+        count += batch
+    queue.wait_all()
+    return count / (time.perf_counter() - start)
+
+
 # --- the sides
 
 
@@ -197,12 +239,14 @@ def main():
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=3.0, help="of each raw measurement")
     parser.add_argument("--provider", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--precisions", default="f32,int8", help="of gan-infer's files; f32 is always among them")
     parser.add_argument("--bin", type=pathlib.Path, default=target / "release")
     args = parser.parse_args()
     if args.out.exists():
         parser.error(f"--out {args.out} is there already: it is deleted at the end, so name a new folder")
     args.out.mkdir(parents=True)
     args.files = args.files or args.n
+    precisions = list(dict.fromkeys(["f32", *args.precisions.split(",")]))
     cores = os.cpu_count()
     torch.set_num_threads(cores)
     torch.backends.cudnn.allow_tf32 = False
@@ -210,7 +254,10 @@ def main():
     config, generator = torch_generator(args.run)
     latent = config["latent"]["size"]
     ours, theirs = args.out / "ours.onnx", args.out / "pytorch.onnx"
-    call(args.bin / "gan-train", "export", args.run, "--out", ours)
+    files_of = {precision: args.out / f"ours.{precision}.onnx" for precision in precisions}
+    files_of["f32"] = ours
+    for precision, path in files_of.items():
+        call(args.bin / "gan-train", "export", args.run, "--out", path, "--dtype", precision)
     export_by_torch(generator, latent, theirs)
     z = np.random.default_rng(1).standard_normal((4, latent), dtype=np.float32)
     with torch.no_grad():
@@ -224,11 +271,13 @@ def main():
     assert np.abs(np.floor(np.clip(planes * scale + shift, 0, 255)) - same.reshape(4, -1)).max() <= 1, "other weights"
 
     generator.to(args.provider)
-    settings = {name: best_raw(path, latent, cores, args.seconds / 3, args.provider) for name, path in (("ours", ours), ("pytorch", theirs))}
+    paths = {**files_of, "pytorch": theirs}
+    settings = {name: best_raw(path, latent, cores, args.seconds / 3, args.provider) for name, path in paths.items()}
     sessions = {
         name: [session(path, settings[name][1], args.provider) for _ in range(settings[name][0])]
-        for name, path in (("ours", ours), ("pytorch", theirs))
+        for name, path in paths.items()
     }
+    openvino = openvino_models(paths, 32, latent) if args.provider == "cpu" else []
 
     places = itertools.count()
 
@@ -238,10 +287,10 @@ def main():
         place.mkdir()
         return place
 
-    def gan_infer(kind):
+    def gan_infer(kind, precision):
         place = fresh()
         n = args.files if kind == "png" else args.n
-        flags = ["--model", ours, "--n", n, "--out", place, "--format", kind, "--provider", args.provider, "--quiet"]
+        flags = ["--model", files_of[precision], "--n", n, "--out", place, "--format", kind, "--provider", args.provider, "--quiet"]
         rate = timed(n, lambda: call(args.bin / "gan-infer", *flags))
         sizes = [path.stat().st_size for path in place.rglob("*.png")]
         if kind != "png":
@@ -265,9 +314,9 @@ def main():
         rates.setdefault(name, []).append(rate)
         return rate
 
-    def raw(side="ours"):
+    def raw(side):
         rate = raw_rate(sessions[side], settings[side][2], latent, args.seconds)
-        return measured("raw" if side == "ours" else "raw of PyTorch's export", rate)
+        return measured("raw of PyTorch's export" if side == "pytorch" else f"raw {side}", rate)
 
     def ratio(name, ours, theirs):
         ratios.setdefault(name, []).append(ours / theirs)
@@ -276,37 +325,43 @@ def main():
     bench = ["bench", ours, "--provider", "cpu", "--batches", 8, "--threads", cores, "--seconds", 0.5, "--scratch", scratch, "--json"]
     stages = {stage["name"]: stage["rate"]["median"] for stage in json.loads(call(args.bin / "gan-infer", *bench))["stages"]}
     encoded = measured(f"gan-infer's PNG encoder, {cores} threads", stages["PNG encoding"])
-    before = raw()
     for _ in range(args.rounds):
-        for kind in ("npy", "npz"):
-            rate = measured(f"gan-infer {kind}", gan_infer(kind)[0])
-            after = raw()
-            ratio(f"{kind} / raw", rate, (before + after) / 2)
-            before = after
-        png, sizes = gan_infer("png")
-        measured("gan-infer png", png)
-        created = measured("bare creation of files", create(sizes))
-        after = raw()
-        parts = (2 / (before + after), 1 / encoded, 1 / created)
-        ratio("png / what raw, encoding and creation allow", png, 1 / sum(parts))
-        ratio("png / bare creation of files", png, created)
-        ratio("png / onnxruntime + Pillow", png, measured(
-            "onnxruntime + Pillow", files(lambda place: with_pillow(ours, latent, args.few, place, args.provider))
-        ))
-        ratio("png / PyTorch + save_image", png, measured(
-            "PyTorch + save_image", files(lambda place: with_save_image(generator, config, args.few, place))
-        ))
-        before = raw()
-        theirs = raw("pytorch")
-        after = raw()
-        ratio("raw / raw of PyTorch's export", (before + after) / 2, theirs)
-        before = after
+        f32_before = raw("f32")
+        for precision in precisions:
+            before = f32_before if precision == "f32" else raw(precision)
+            for kind in ("npy", "npz"):
+                rate = measured(f"gan-infer {kind} in {precision}", gan_infer(kind, precision)[0])
+                after = raw(precision)
+                ratio(f"{kind} in {precision} / raw {precision}", rate, (before + after) / 2)
+                before = after
+                if precision != "f32" and kind == "npy":
+                    f32 = (f32_before + raw("f32")) / 2
+                    ratio(f"{kind} in {precision} / raw f32", rate, f32)
+                    ratio(f"raw {precision} / raw f32", after, f32)
+            png, sizes = gan_infer("png", precision)
+            measured(f"gan-infer png in {precision}", png)
+            created = measured("bare creation of files", create(sizes))
+            after = raw(precision)
+            parts = (2 / (before + after), 1 / encoded, 1 / created)
+            ratio(f"png in {precision} / what raw, encoding and creation allow", png, 1 / sum(parts))
+            ratio(f"png in {precision} / onnxruntime f32 + Pillow", png, measured(
+                "onnxruntime f32 + Pillow", files(lambda place: with_pillow(ours, latent, args.few, place, args.provider))
+            ))
+            ratio(f"png in {precision} / PyTorch + save_image", png, measured(
+                "PyTorch + save_image", files(lambda place: with_save_image(generator, config, args.few, place))
+            ))
+            f32_before = raw("f32")
+        ratio("raw f32 / raw of PyTorch's export", f32_before, raw("pytorch"))
+        for name, compiled in openvino:
+            rate = measured(name, openvino_rate(compiled, 32, latent, args.seconds))
+            for precision in precisions:
+                ratio(f"raw {precision} / {name}", raw(precision), rate)
 
     def row(name, values, form):
         print(f"| {name} | {statistics.median(values):{form}} ({min(values):{form}}–{max(values):{form}}) |")
 
     print(f"{args.run}: {args.n} images, {args.provider}, {cores} cores, onnxruntime {onnxruntime.__version__}, PyTorch {torch.__version__}")
-    print(f"raw: (sessions, threads, batch) {settings['ours']}, on PyTorch's export {settings['pytorch']}")
+    print(f"raw: (sessions, threads, batch) by file: {settings}")
     print("\n| side | images/s: median (least–most) |\n|---|---|")
     for name, values in rates.items():
         row(name, values, ",.0f")

@@ -13,8 +13,8 @@ use ganforge::error::{Error, Result};
 use ganforge::image;
 use ganforge::infer::generator::MAX_BATCH;
 use ganforge::infer::{
-    Class, Conditioning, Existing, Format, Generator, Options, Provider, SamplingJob, SeedList, Selection, Shard, Target,
-    bench, builtin, runtime,
+    Class, Conditioning, Existing, Format, Generator, Options, Precision, Provider, SamplingJob, SeedList, Selection, Shard,
+    Target, bench, builtin, runtime,
 };
 use ganforge::latent::Truncation;
 use ganforge::progress::Progress;
@@ -100,6 +100,9 @@ struct How {
     /// auto (CUDA if it works, else the CPU), cpu, cuda or cuda:INDEX
     #[arg(long, default_value_t)]
     provider: Provider,
+    /// What to compute with: auto (the fastest there is: of built-in generators int8 on the CPU), f32, f16 or int8
+    #[arg(long, default_value_t)]
+    precision: Precision,
     /// Images a run [default: what the model fixes; else up to 32, without convolutions 128, on CUDA 512]; another batch size
     /// may change pixels by 1
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=MAX_BATCH as i64))]
@@ -222,7 +225,13 @@ fn make(sample: Sample) -> Result<()> {
         Selection::Numbers { seed, .. } => format!("seed {seed}, images {}", range_text(&places)),
         Selection::Seeds { number, .. } => format!("image {number} of {} seeds", count),
     };
-    console.say(&format!("{} on {} with onnxruntime {}, {what}", generator.name(), generator.provider(), library.version));
+    console.say(&format!(
+        "{} in {} on {} with onnxruntime {}, {what}",
+        generator.name(),
+        generator.precision(),
+        generator.provider(),
+        library.version
+    ));
     let best = SamplingJob::new(generator.provider());
     let job = SamplingJob { threads: sample.threads.map_or(best.threads, usize::from), conditioning, ..best };
     let done = match target.make(&generator, &job, &console, &stop) {
@@ -250,6 +259,7 @@ fn make(sample: Sample) -> Result<()> {
             "images_per_second": rate,
             "model": generator.name(),
             "provider": generator.provider().to_string(),
+            "precision": generator.precision().name(),
             "onnxruntime": library.version,
             "seed": sample.seeds.is_none().then_some(sample.seed),
             "seeds": sample.seeds.map(|seeds| seeds.to_string()),
@@ -308,6 +318,7 @@ impl How {
     fn options(&self) -> Options {
         Options {
             provider: self.provider,
+            precision: self.precision,
             batch: self.batch.map(usize::from),
             range: self.range,
             tf32: self.tf32,
@@ -341,7 +352,11 @@ fn measure(
     };
     replace(&mut setup.batches, batches);
     replace(&mut setup.threads, threads);
-    let report = bench::run(&generator, &options, &setup, scratch, &console)?;
+    let others = match builtin::named(model)? {
+        Some(known) if how.precision == Precision::Auto => known.others(&generator, &options)?,
+        _ => Vec::new(),
+    };
+    let report = bench::run(&generator, &others, &options, &setup, scratch, &console)?;
     if json { print_json(&json!(report)) } else { print_line(report.to_string().trim_end()) }
 }
 
@@ -369,6 +384,7 @@ fn facts(generator: &Generator) -> Vec<(String, Value)> {
         ("range", json!(generator.range().map(image::Range::name))),
         ("batch", json!(generator.batch())),
         ("provider", json!(generator.provider().to_string())),
+        ("precision", json!(generator.precision().name())),
         ("contract", json!(generator.contract().is_some())),
         // Opening checks it, and refuses a file with a contract but without a checksum.
         ("checksum", json!(if generator.contract().is_some() { "ok" } else { "none" })),
@@ -407,7 +423,9 @@ fn runtime_facts() -> Result<Vec<(String, Value)>> {
 fn models(json: bool) -> Result<()> {
     if json {
         let all = builtin::BUILTIN.iter();
-        return print_json(&all.map(|known| json!({ "name": known.name, "about": known.about })).collect());
+        return print_json(
+            &all.map(|known| json!({ "name": known.name, "about": known.about, "precisions": ["int8", "f32"] })).collect(),
+        );
     }
     for known in builtin::BUILTIN {
         print_line(&format!("{:12} {}", known.name, known.about))?;

@@ -99,6 +99,15 @@ impl FeatureModel {
         Self::from_bytes(name, *bytes, options)
     }
 
+    /// The built-in model for images with so many channels, which it resizes to its own size: for comparing images with others that are
+    /// made the same way, not for scores.
+    ///
+    /// # Errors
+    /// When the build is without the feature `builtin`.
+    pub fn by_channels(channels: usize, options: &Options) -> Result<Self> {
+        Self::builtin(28, channels, options)
+    }
+
     /// Opens an ONNX model in memory; `name` stands for it in messages and reports.
     ///
     /// # Errors

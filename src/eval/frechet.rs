@@ -33,7 +33,8 @@ impl Gaussian {
         Ok(Self { mean, covariance })
     }
 
-    fn trace(&self) -> f64 {
+    /// The variances of all features together.
+    pub fn trace(&self) -> f64 {
         self.covariance.diagonal().column_vector().iter().sum()
     }
 }

@@ -1,13 +1,12 @@
 //! A quick judge for use during training.
 
+use super::chosen;
 use super::features::{self, FeatureModel};
 use super::frechet::{Gaussian, Reference};
-use super::{CHOICE, CHOICE_SEED};
 use crate::config::{Span, TrainConfig, WatchConfig};
 use crate::data::Dataset;
 use crate::error::Result;
 use crate::image::Images;
-use crate::random::{Purpose, Stream};
 use crate::train;
 
 /// Tells during a training which checkpoint is the best: by the Fréchet distance to reference images whose statistics are taken once.
@@ -33,9 +32,7 @@ impl FrechetJudge {
     /// When no built-in model takes such images, there are fewer than 2, or the model fails.
     pub fn builtin(data: &Dataset, indices: &[u32], n: usize) -> Result<Self> {
         let model = FeatureModel::builtin(data.size, data.channels, &features::Options::default())?;
-        let order = Stream::at(CHOICE_SEED, Purpose::Evaluation, CHOICE).permutation(indices.len() as u32);
-        let chosen: Vec<u32> = order.into_iter().take(n).map(|at| indices[at as usize]).collect();
-        Self::new(model, &data.images(&chosen))
+        Self::new(model, &data.images(&chosen(indices, n)))
     }
 
     /// The judge of a run, by its training images; none where the run asks for none, or ends before the first measurement.

@@ -88,6 +88,12 @@ const CHOICE_SEED: u64 = 0;
 /// Apart from the subsets', which count from 0.
 const CHOICE: u64 = 1 << 32;
 
+/// `n` of some numbers, or all, at random: always the same, in the same order.
+pub(crate) fn chosen(numbers: &[u32], n: usize) -> Vec<u32> {
+    let order = Stream::at(CHOICE_SEED, Purpose::Evaluation, CHOICE).permutation(numbers.len() as u32);
+    order.into_iter().take(n).map(|at| numbers[at as usize]).collect()
+}
+
 /// Judges a generator, or images. Beside the report, a sheet of the generated images that come nearest to real ones if these
 /// were searched: each with its neighbours by features and by pixels. It shows real images: it is for the owner of the data.
 ///

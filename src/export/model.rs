@@ -13,6 +13,7 @@ use half::f16;
 use prost::Message;
 
 use super::Dtype;
+use super::integer::IntegerNetwork;
 use crate::contract::{self, Contract, Layout};
 use crate::nn::geometry::ConvWindow;
 use crate::nn::graph::{Array, Graph, Node, Op, Value};
@@ -52,6 +53,46 @@ pub(super) fn encode(graph: &Graph, contract: &Contract, dtype: Dtype) -> Encode
     if contract.layout == Layout::NchwF32 {
         raw = contract::GENERATOR_OUTPUT.to_string();
     }
+    Encoded { file: builder.generator(contract), raw }
+}
+
+/// A generator in whole numbers.
+pub(super) fn encode_integer(network: &IntegerNetwork, contract: &Contract) -> Vec<u8> {
+    let mut builder = Builder::new(Dtype::F32);
+    builder.integer_network(network, contract);
+    builder.generator(contract)
+}
+
+/// A graph in f32, all of whose values are outputs.
+pub(super) struct Traced {
+    pub file: Vec<u8>,
+    /// Their names; reshaped ones are left out.
+    pub values: BTreeMap<Value, String>,
+}
+
+/// A generator's graph, to be looked into.
+pub(super) fn encode_traced(graph: &Graph, contract: &Contract) -> Traced {
+    let mut builder = Builder::new(Dtype::F32);
+    let mut names = HashMap::from([(graph.input, contract::GENERATOR_INPUT.to_string())]);
+    builder.nodes(&graph.nodes, &mut names);
+    let made = graph.nodes.iter().filter(|node| !matches!(node.op, Op::Reshape(_)));
+    let copy = builder.node("Identity", contract::GENERATOR_INPUT, &[], vec![]);
+    let mut values: BTreeMap<Value, String> = made.map(|node| (node.output, name_of(&names, node.output))).collect();
+    values.insert(graph.input, copy);
+    let outputs = values.values().map(|name| value(name, DataType::Float, &[])).map(without_shape).collect();
+    let input = value(contract::GENERATOR_INPUT, DataType::Float, &[contract.latent.size]);
+    Traced { file: builder.assemble("trace", input, outputs, BTreeMap::new()), values }
+}
+
+fn without_shape(mut port: ValueInfoProto) -> ValueInfoProto {
+    if let Some(TypeProto { value: Some(type_proto::Value::TensorType(tensor)), .. }) = &mut port.r#type {
+        tensor.shape = None;
+    }
+    port
+}
+
+/// What the file of a generator takes and gives.
+fn ports(contract: &Contract) -> [ValueInfoProto; 2] {
     let Contract { height: h, width: w, channels: c, layout, latent, .. } = *contract;
     let (kind, dims) = match layout {
         Layout::NhwcU8 => (DataType::Uint8, [h, w, c]),
@@ -59,8 +100,7 @@ pub(super) fn encode(graph: &Graph, contract: &Contract, dtype: Dtype) -> Encode
         Layout::NchwF32 => (DataType::Float, [c, h, w]),
     };
     let input = value(contract::GENERATOR_INPUT, DataType::Float, &[latent.size]);
-    let output = value(contract::GENERATOR_OUTPUT, kind, &dims);
-    Encoded { file: builder.finish("generator", input, output, contract.to_metadata()), raw }
+    [input, value(contract::GENERATOR_OUTPUT, kind, &dims)]
 }
 
 /// A model from float images `[n, channels, height, width]` to features, encoded; its checksum entry still holds zeros.
@@ -77,14 +117,14 @@ pub(super) fn encode_features(
 }
 
 /// What a value is called in the model.
-fn name_of(values: &HashMap<Value, String>, value: Value) -> String {
+pub(super) fn name_of(values: &HashMap<Value, String>, value: Value) -> String {
     values.get(&value).cloned().unwrap_or_default()
 }
 
-struct Builder {
+pub(super) struct Builder {
     dtype: Dtype,
     nodes: Vec<NodeProto>,
-    weights: Vec<TensorProto>,
+    pub(super) weights: Vec<TensorProto>,
 }
 
 impl Builder {
@@ -101,13 +141,13 @@ impl Builder {
         }
     }
 
-    fn op(&mut self, op: &Op, x: &str) -> String {
+    pub(super) fn op(&mut self, op: &Op, x: &str) -> String {
         match op {
             Op::Gemm { weight, bias } => {
                 // candle-onnx knows Gemm only with a C.
                 let zeros = || vec![0.0; weight.dims[0]];
                 let bias = bias.clone().unwrap_or_else(zeros);
-                let inputs = [self.weight("weight", weight), self.vector("bias", bias)];
+                let inputs = [self.kernels(weight, 0), self.vector("bias", bias)];
                 self.node("Gemm", x, &inputs, vec![int("transB", 1)])
             }
             Op::Conv { weight, bias, window } => {
@@ -165,7 +205,7 @@ impl Builder {
         bias: Option<&[f32]>,
         attributes: Vec<AttributeProto>,
     ) -> String {
-        let mut inputs = vec![self.weight("weight", weight)];
+        let mut inputs = vec![self.kernels(weight, usize::from(kind == "ConvTranspose"))];
         if let Some(bias) = bias {
             inputs.push(self.vector("bias", bias.to_vec()));
         }
@@ -173,7 +213,7 @@ impl Builder {
     }
 
     /// From the network's values to what the contract's layout promises.
-    fn output(&mut self, raw: &str, contract: &Contract) -> String {
+    pub(super) fn output(&mut self, raw: &str, contract: &Contract) -> String {
         let Contract { layout, height, width, channels, range, .. } = *contract;
         if layout == Layout::NchwF32 {
             return self.reshape(raw, &[channels, height, width]);
@@ -195,13 +235,13 @@ impl Builder {
         }
     }
 
-    fn reshape(&mut self, x: &str, dims: &[usize]) -> String {
+    pub(super) fn reshape(&mut self, x: &str, dims: &[usize]) -> String {
         let shape: Vec<i64> = std::iter::once(0).chain(dims.iter().map(|&d| d as i64)).collect(); // 0 keeps the batch
         let name = self.integers("shape", &shape);
         self.node("Reshape", x, &[name], vec![])
     }
 
-    fn integers(&mut self, what: &str, values: &[i64]) -> String {
+    pub(super) fn integers(&mut self, what: &str, values: &[i64]) -> String {
         let name = self.name(what);
         let bytes = values.iter().flat_map(|value| value.to_le_bytes()).collect();
         self.weights.push(tensor(&name, &[values.len()], DataType::Int64, bytes));
@@ -218,7 +258,7 @@ impl Builder {
     }
 
     /// A node on a value and further inputs; gives the name of what it makes.
-    fn node(&mut self, kind: &str, x: &str, inputs: &[String], attribute: Vec<AttributeProto>) -> String {
+    pub(super) fn node(&mut self, kind: &str, x: &str, inputs: &[String], attribute: Vec<AttributeProto>) -> String {
         let name = format!("{:02}_{}", self.nodes.len(), kind.to_lowercase());
         let input = std::iter::once(x.to_string()).chain(inputs.iter().cloned()).collect();
         let output = vec![name.clone()];
@@ -234,15 +274,44 @@ impl Builder {
     }
 
     /// The name of an initialiser of the node that comes next.
-    fn name(&self, what: &str) -> String {
+    pub(super) fn name(&self, what: &str) -> String {
         format!("{:02}_{what}", self.nodes.len())
+    }
+
+    /// The weights of a linear operation, `axis` that of its output channels.
+    fn kernels(&mut self, weight: &Array, axis: usize) -> String {
+        match self.dtype {
+            Dtype::F32 | Dtype::F16 | Dtype::Int8 => self.weight("weight", weight),
+            Dtype::W8 => self.weight_of_8_bits(weight, axis),
+        }
+    }
+
+    /// Weights in s8, and how they become f32 again: once, when the model is loaded.
+    fn weight_of_8_bits(&mut self, weight: &Array, axis: usize) -> String {
+        const MOST: f32 = 127.0;
+        let channels = weight.dims[axis];
+        let inner: usize = weight.dims[axis + 1..].iter().product();
+        let channel = |at: usize| at / inner % channels;
+        let mut largest = vec![f32::MIN_POSITIVE * MOST; channels];
+        weight.values.iter().enumerate().for_each(|(at, w)| largest[channel(at)] = largest[channel(at)].max(w.abs()));
+        let scales: Vec<f32> = largest.iter().map(|most| most / MOST).collect();
+        let rounded = weight.values.iter().enumerate();
+        let bytes = rounded.map(|(at, w)| (w / scales[channel(at)]).round_ties_even() as i8 as u8).collect();
+        let name = self.name("weight");
+        self.weights.push(tensor(&name, &weight.dims, DataType::Int8, bytes));
+        let real = self.cast(&name, DataType::Float);
+        let dims = (0..weight.dims.len()).map(|at| if at == axis { channels } else { 1 }).collect();
+        let scale = self.weight("weight_scale", &Array { dims, values: scales });
+        self.node("Mul", &real, &[scale], vec![])
     }
 
     /// A weight in the model's precision.
     fn weight(&mut self, what: &str, array: &Array) -> String {
         let name = self.name(what);
         let (kind, bytes) = match self.dtype {
-            Dtype::F32 => (DataType::Float, array.values.iter().flat_map(|v| v.to_le_bytes()).collect()),
+            Dtype::F32 | Dtype::W8 | Dtype::Int8 => {
+                (DataType::Float, array.values.iter().flat_map(|v| v.to_le_bytes()).collect())
+            }
             Dtype::F16 => (DataType::Float16, array.values.iter().flat_map(|&v| f16::from_f32(v).to_le_bytes()).collect()),
         };
         self.weights.push(tensor(&name, &array.dims, kind, bytes));
@@ -254,10 +323,15 @@ impl Builder {
     }
 
     /// A single f32, whatever the model's precision.
-    fn scalar(&mut self, what: &str, value: f32) -> String {
+    pub(super) fn scalar(&mut self, what: &str, value: f32) -> String {
         let name = self.name(what);
         self.weights.push(tensor(&name, &[], DataType::Float, value.to_le_bytes().to_vec()));
         name
+    }
+
+    fn generator(self, contract: &Contract) -> Vec<u8> {
+        let [input, output] = ports(contract);
+        self.finish("generator", input, output, contract.to_metadata())
     }
 
     fn finish(
@@ -271,6 +345,16 @@ impl Builder {
             node.output = vec![output.name.clone()];
         }
         metadata.insert(contract::CHECKSUM_KEY.to_string(), "0".repeat(64));
+        self.assemble(name, input, vec![output], metadata)
+    }
+
+    fn assemble(
+        self,
+        name: &str,
+        input: ValueInfoProto,
+        output: Vec<ValueInfoProto>,
+        metadata: BTreeMap<String, String>,
+    ) -> Vec<u8> {
         let model = ModelProto {
             ir_version: contract::IR_VERSION,
             producer_name: contract::PRODUCER.to_string(),
@@ -280,7 +364,7 @@ impl Builder {
                 node: self.nodes,
                 initializer: self.weights,
                 input: vec![input],
-                output: vec![output],
+                output,
                 ..Default::default()
             }),
             metadata_props: metadata.into_iter().map(|(key, value)| StringStringEntryProto { key, value }).collect(),
@@ -294,11 +378,11 @@ fn window_attributes(window: &ConvWindow) -> Vec<AttributeProto> {
     vec![ints("kernel_shape", &[window.kernel; 2]), ints("pads", &[window.padding; 4]), ints("strides", &[window.stride; 2])]
 }
 
-fn int(name: &str, i: i64) -> AttributeProto {
+pub(super) fn int(name: &str, i: i64) -> AttributeProto {
     AttributeProto { name: name.to_string(), i, r#type: AttributeType::Int as i32, ..Default::default() }
 }
 
-fn ints(name: &str, values: &[usize]) -> AttributeProto {
+pub(super) fn ints(name: &str, values: &[usize]) -> AttributeProto {
     let ints = values.iter().map(|&v| v as i64).collect();
     AttributeProto { name: name.to_string(), ints, r#type: AttributeType::Ints as i32, ..Default::default() }
 }
@@ -307,7 +391,7 @@ fn float(name: &str, f: f32) -> AttributeProto {
     AttributeProto { name: name.to_string(), f, r#type: AttributeType::Float as i32, ..Default::default() }
 }
 
-fn tensor(name: &str, dims: &[usize], kind: DataType, raw_data: Vec<u8>) -> TensorProto {
+pub(super) fn tensor(name: &str, dims: &[usize], kind: DataType, raw_data: Vec<u8>) -> TensorProto {
     let dims = dims.iter().map(|&d| d as i64).collect();
     TensorProto { name: name.to_string(), dims, data_type: kind as i32, raw_data, ..Default::default() }
 }

@@ -96,7 +96,7 @@ pub(super) fn verify_features(network: &Network, image: [usize; 3], bounds: [f32
 
 fn judge(agreement: Agreement, contract: &Contract, dtype: Dtype) -> Result<Agreement> {
     let (tolerance, pixel_tolerance) = match dtype {
-        Dtype::F32 => (TOLERANCE_F32, 1),
+        Dtype::F32 | Dtype::W8 | Dtype::Int8 => (TOLERANCE_F32, 1),
         Dtype::F16 => (TOLERANCE_F16, (TOLERANCE_F16 * contract.range.to_pixel().0) as u8 + 1),
     };
     // Written so that NaN fails.
@@ -117,6 +117,12 @@ fn judge(agreement: Agreement, contract: &Contract, dtype: Dtype) -> Result<Agre
 /// Opened as the sampling programs open it.
 fn session(file: &[u8]) -> Result<Session> {
     Model::in_memory("the exported file", file.to_vec())?.session(Provider::Cpu, false)
+}
+
+/// The file must be whole, and what it promises must come back.
+pub(super) fn check_promises(file: &[u8], contract: &Contract) -> Result<()> {
+    contract::check_seal("the exported file", file)?;
+    check_metadata(&session(file)?, contract)
 }
 
 /// The metadata must come back as the contract that went in.

@@ -56,6 +56,13 @@ pub struct Rate {
     pub most: f64,
 }
 
+impl Rate {
+    fn of(mut rates: [f64; ROUNDS]) -> Self {
+        rates.sort_by(f64::total_cmp);
+        Self { median: rates[ROUNDS / 2], least: rates[0], most: rates[ROUNDS - 1] }
+    }
+}
+
 /// The network alone.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct NetworkRate {
@@ -63,6 +70,15 @@ pub struct NetworkRate {
     pub batch: usize,
     /// Sessions.
     pub threads: usize,
+    /// Images a second.
+    pub rate: Rate,
+}
+
+/// The network alone in one precision, at the batch and the sessions that the program chooses by itself.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct PrecisionRate {
+    /// The precision's name.
+    pub precision: &'static str,
     /// Images a second.
     pub rate: Rate,
 }
@@ -100,6 +116,10 @@ pub struct BenchReport {
     pub model: String,
     /// Where it ran.
     pub provider: String,
+    /// What it computed with.
+    pub precision: &'static str,
+    /// It, and the same generator in other precisions, in turn.
+    pub precisions: Vec<PrecisionRate>,
     /// Batch and sessions that the program chooses by itself.
     pub batch: usize,
     /// Sessions that the program chooses by itself.
@@ -112,12 +132,13 @@ pub struct BenchReport {
     pub whole: Vec<Whole>,
 }
 
-/// Measures. Files go into a folder in `scratch` that is deleted afterwards.
+/// Measures; `others` are the same generator in other precisions. Files go into a folder in `scratch` that is deleted afterwards.
 ///
 /// # Errors
 /// When the generator cannot run, or `scratch` cannot be written to.
 pub fn run(
     generator: &Generator,
+    others: &[Generator],
     options: &Options,
     setup: &Setup,
     scratch: &Path,
@@ -135,6 +156,7 @@ pub fn run(
         Some(rate) => rate,
         None => network_rate(generator, threads, setup.seconds)?,
     };
+    let precisions = in_turn(generator, others, threads, setup.seconds, progress)?;
     progress.say("stages");
     let sample = generator.sample(0, 0, 64)?;
     let [height, width, channels] = generator.image_shape();
@@ -166,6 +188,8 @@ pub fn run(
     Ok(BenchReport {
         model: generator.name().to_string(),
         provider: generator.provider().to_string(),
+        precision: generator.precision().name(),
+        precisions,
         batch: generator.batch(),
         threads,
         network,
@@ -190,9 +214,35 @@ fn networks(generator: &Generator, options: &Options, setup: &Setup, progress: &
     Ok(all)
 }
 
+/// The network alone in each precision, round by round: a machine that slows down slows all of them down.
+fn in_turn(
+    generator: &Generator,
+    others: &[Generator],
+    threads: usize,
+    seconds: f64,
+    progress: &dyn Progress,
+) -> Result<Vec<PrecisionRate>> {
+    let all: Vec<&Generator> = std::iter::once(generator).chain(others).collect();
+    let mut rates = vec![[0.0; ROUNDS]; all.len()];
+    for round in 0..ROUNDS {
+        for (generator, rates) in all.iter().zip(&mut rates) {
+            progress.say(&format!("the network alone in {}, round {}", generator.precision(), round + 1));
+            rates[round] = network_once(generator, threads, seconds)?;
+        }
+    }
+    let told = all.iter().zip(rates);
+    Ok(told
+        .map(|(generator, rates)| PrecisionRate { precision: generator.precision().name(), rate: Rate::of(rates) })
+        .collect())
+}
+
 fn network_rate(generator: &Generator, threads: usize, seconds: f64) -> Result<Rate> {
+    rounds(|| network_once(generator, threads, seconds))
+}
+
+fn network_once(generator: &Generator, threads: usize, seconds: f64) -> Result<f64> {
     let batch = generator.batch() as u64;
-    measure(threads, seconds, |_| {
+    once(threads, seconds, &|_| {
         let mut sampler: Sampler = generator.sampler()?;
         let latents = generator.latent().rows(0, 0, generator.batch());
         Ok(move |_| sampler.run_alone(&latents).map(|()| batch))
@@ -265,8 +315,7 @@ fn rounds(mut round: impl FnMut() -> Result<f64>) -> Result<Rate> {
     for rate in &mut rates {
         *rate = round()?;
     }
-    rates.sort_by(f64::total_cmp);
-    Ok(Rate { median: rates[ROUNDS / 2], least: rates[0], most: rates[ROUNDS - 1] })
+    Ok(Rate::of(rates))
 }
 
 fn once<W: FnMut(u64) -> Result<u64>>(
@@ -309,7 +358,12 @@ fn share_text(of_possible: f64) -> String {
 impl std::fmt::Display for BenchReport {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let rate = |rate: &Rate| format!("{:>10.0} img/s ({:.0} to {:.0})", rate.median, rate.least, rate.most);
-        writeln!(f, "{} on {}, by default batches of {} in {} sessions", self.model, self.provider, self.batch, self.threads)?;
+        let Self { model, precision, provider, batch, threads, .. } = self;
+        writeln!(f, "{model} in {precision} on {provider}, by default batches of {batch} in {threads} sessions")?;
+        writeln!(f, "\nthe network alone, by precision, in turn")?;
+        for PrecisionRate { precision, rate: one } in &self.precisions {
+            writeln!(f, "  {precision:23}{}", rate(one))?;
+        }
         writeln!(f, "\nthe network alone")?;
         for NetworkRate { batch, threads, rate: one } in &self.network {
             writeln!(f, "  batch {batch:4}, {threads:2} sessions {}", rate(one))?;

@@ -6,6 +6,8 @@ use crate::error::{Error, Result, nearest};
 use crate::text;
 
 use super::generator::{Generator, Options};
+use super::precision::Precision;
+use super::provider::Provider;
 
 /// A generator that comes with the library.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -14,8 +16,10 @@ pub struct Builtin {
     pub name: &'static str,
     /// What it makes, in a line.
     pub about: &'static str,
-    /// The ONNX file.
+    /// The ONNX file that computes in f32; its weights are stored in 8 bits.
     pub bytes: &'static [u8],
+    /// The ONNX file in int8, the faster one on CPUs.
+    pub int8: &'static [u8],
 }
 
 /// All of them; the first is the default. Empty without the feature `builtin`.
@@ -25,12 +29,14 @@ pub const BUILTIN: &[Builtin] = &[
         name: "faces",
         about: "anime faces, 64 × 64 colour, a DCGAN trained on 30,000 drawings",
         bytes: include_bytes!("../../onnx/faces.onnx"),
+        int8: include_bytes!("../../onnx/faces.int8.onnx"),
     },
     #[cfg(feature = "builtin")]
     Builtin {
         name: "digits",
         about: "handwritten digits, 28 × 28 grey, a DCGAN trained on MNIST",
         bytes: include_bytes!("../../onnx/digits.onnx"),
+        int8: include_bytes!("../../onnx/digits.int8.onnx"),
     },
 ];
 
@@ -56,6 +62,54 @@ pub fn find(name: Option<&str>) -> Result<&'static Builtin> {
     })
 }
 
+impl Builtin {
+    /// Opens it in the precision asked for.
+    ///
+    /// # Errors
+    /// When it is not built in in that precision, or cannot be opened.
+    pub fn open(&self, options: &Options) -> Result<Generator> {
+        let of = |bytes| move |options: &Options| Generator::from_bytes(self.name, bytes, options);
+        let (f32, int8) = (of(self.bytes), of(self.int8));
+        let preferred = options.provider.preferred();
+        match options.precision {
+            Precision::F32 => f32(options),
+            Precision::Int8 => int8(options),
+            Precision::F16 => Err(Error::usage(
+                format!("{} is built in in f32 and in int8, not in f16", self.name),
+                "Leave `Options::precision` away, or export models/ in f16 from the sources.",
+            )),
+            Precision::Auto if preferred == Provider::Cpu => int8(options).map(fastest_on_cpu),
+            Precision::Auto if options.provider != Provider::Auto => f32(options),
+            Precision::Auto => {
+                let elsewhere = match preferred.is_offered()? {
+                    true => f32(&Options { provider: preferred, ..*options }).map_err(|e| e.to_string()),
+                    false => Err(String::new()),
+                };
+                match elsewhere {
+                    Ok(generator) => Ok(generator),
+                    Err(why) => {
+                        let made = int8(&Options { provider: Provider::Cpu, ..*options }).map(fastest_on_cpu)?;
+                        Ok(if why.is_empty() { made } else { made.with_note(format!("using the CPU: {why}")) })
+                    }
+                }
+            }
+        }
+    }
+
+    /// The same generator in its other precisions, where `opened` runs.
+    ///
+    /// # Errors
+    /// When they cannot be opened.
+    pub fn others(&self, opened: &Generator, options: &Options) -> Result<Vec<Generator>> {
+        let others = [Precision::Int8, Precision::F32].into_iter().filter(|&precision| precision != opened.precision());
+        others.map(|precision| self.open(&Options { precision, provider: opened.provider(), ..*options })).collect()
+    }
+}
+
+fn fastest_on_cpu(generator: Generator) -> Generator {
+    generator.with_note("in int8, the fastest on the CPU; `Options::precision` f32 computes in f32".to_string())
+}
+
 /// The generator of a training run, which its folder holds as `generator.onnx`; `None` where the name is no such folder's, or a
 /// built-in generator's.
 ///
@@ -79,13 +133,24 @@ fn is_builtin(name: &str) -> bool {
     BUILTIN.iter().any(|known| known.name == name)
 }
 
+/// The built-in generator that [`open`] opens for this name, if it does.
+///
+/// # Errors
+/// When there is none at all.
+pub fn named(model: Option<&str>) -> Result<Option<&'static Builtin>> {
+    match model {
+        Some(model) if !is_builtin(model) => Ok(None),
+        name => find(name).map(Some),
+    }
+}
+
 /// Opens what a user names: a built-in generator, an ONNX file (a path that exists or ends in `.onnx`), or a training run's folder
 /// ([`of_run`]). Without a name, the default built-in generator.
 ///
 /// # Errors
 /// When there is no such generator, or it cannot be opened.
 pub fn open(model: Option<&str>, options: &Options) -> Result<Generator> {
-    let builtin = |name| find(name).and_then(|found| Generator::from_bytes(found.name, found.bytes, options));
+    let builtin = |name| find(name).and_then(|found| found.open(options));
     match model {
         Some(model) if !is_builtin(model) => {
             let path = Path::new(model);

@@ -20,6 +20,7 @@ use super::form::{EXPECTED, Element, OutputForm, promised_form, promised_latent,
 use super::limits::{self, hint};
 pub use super::limits::{BATCH_MEMORY, LOAD_TIMEOUT, MAX_BATCH};
 use super::model::{Model, Port, one_line, one_port};
+use super::precision::Precision;
 pub use super::provider::{CONVOLUTIONAL_BATCH, CUDA_BATCH, DENSE_BATCH, Provider};
 use super::selection::{Selection, span};
 use super::tiling::Tiling;
@@ -36,6 +37,8 @@ const BATCH_BYTES: i64 = 64 << 20;
 pub struct Options {
     /// Where to run it.
     pub provider: Provider,
+    /// What it is to compute with. A file has one precision, and another one is refused; the built-in generators come in several.
+    pub precision: Precision,
     /// Images a run, 1..=[`MAX_BATCH`]; `None` for the model's own where it is fixed, else [`CONVOLUTIONAL_BATCH`], [`DENSE_BATCH`] or
     /// [`CUDA_BATCH`], or fewer where images are large.
     pub batch: Option<usize>,
@@ -101,6 +104,10 @@ impl Generator {
     fn from_model(model: Model, options: &Options) -> Result<Self> {
         if options.batch.is_some_and(|batch| batch == 0 || batch > MAX_BATCH) {
             return Err(Error::usage("the batch size is out of range", format!("Choose one from 1 to {MAX_BATCH}.")));
+        }
+        if !model.precision().serves(options.precision) {
+            let what = format!("{}: it is in {}, not in {}", model.name, model.precision(), options.precision);
+            return Err(Error::usage(what, "Leave `Options::precision` away, or export the generator in that precision."));
         }
         let (name, limit, options) = (model.name.clone(), options.load_timeout.unwrap_or(LOAD_TIMEOUT), *options);
         limits::within(&name, limit, move |runs| Self::start(model, &options, runs))
@@ -216,6 +223,17 @@ impl Generator {
     /// The provider in use; never [`Provider::Auto`].
     pub fn provider(&self) -> Provider {
         self.provider
+    }
+
+    /// What it computes with; never [`Precision::Auto`].
+    pub fn precision(&self) -> Precision {
+        self.model.precision()
+    }
+
+    /// Says something to the user beside the other choices made on opening.
+    pub(super) fn with_note(mut self, note: String) -> Self {
+        self.notes.push(note);
+        self
     }
 
     /// Whether CUDA may round to TF32.

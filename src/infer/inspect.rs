@@ -16,6 +16,7 @@ use std::ops::Range;
 
 use prost::{encode_length_delimiter, length_delimiter_len};
 
+use super::precision::Precision;
 use super::proto::{Field, Part, Value};
 use crate::error::{Error, Result};
 
@@ -39,6 +40,8 @@ const ONE_FILE: &str =
 pub(super) struct Inspected {
     /// Whether the main graph has convolutions, transposed ones included.
     pub convolutional: bool,
+    /// What the main graph computes with.
+    pub precision: Precision,
     /// The main graph with its key and length.
     graph: Range<usize>,
     /// The main graph alone.
@@ -87,7 +90,12 @@ pub(super) fn inspect(name: &str, file: &[u8]) -> Result<Inspected> {
     let walked = walk.message(Part::whole(file), MessageKind::Model, 0);
     let told = walked.and_then(|()| walk.graph.ok_or_else(|| Refusal::broken("it holds no graph")));
     let (graph, body) = told.map_err(|refusal| refusal.of(name))?;
-    let seen = Inspected { convolutional: walk.convolutional, graph, body, external: walk.external };
+    let precision = match (walk.quantised, walk.half) {
+        (true, _) => Precision::Int8,
+        (false, true) => Precision::F16,
+        (false, false) => Precision::F32,
+    };
+    let seen = Inspected { convolutional: walk.convolutional, precision, graph, body, external: walk.external };
     match seen.files().len() {
         files if files > MOST_FILES => {
             Err(Error::invalid(name, format!("its weights are in {files} other files, more than {MOST_FILES}"), ONE_FILE))
@@ -314,6 +322,10 @@ const READS_FILES: &[u8] = b"EPContext";
 #[derive(Default)]
 struct Walk {
     convolutional: bool,
+    /// Whether activations are turned into whole numbers.
+    quantised: bool,
+    /// Whether there are weights in half precision.
+    half: bool,
     graph: Option<(Range<usize>, Range<usize>)>,
     external: Vec<External>,
 }
@@ -355,8 +367,11 @@ impl Walk {
             MessageKind::Node if outer == MessageKind::MainGraph => {
                 let operators =
                     part.fields().flatten().filter(|field| field.number == OPERATOR).filter_map(|field| field.text());
-                let convolves = |name: &[u8]| name.windows(4).any(|window| window == b"Conv");
-                self.convolutional = self.convolutional || operators.into_iter().any(convolves);
+                for operator in operators {
+                    self.convolutional |= operator.windows(4).any(|window| window == b"Conv");
+                    self.quantised |= [b"QuantizeLinear".as_slice(), b"DynamicQuantizeLinear"].contains(&operator)
+                        || operator.starts_with(b"QLinear");
+                }
             }
             _ => {}
         }
@@ -364,6 +379,7 @@ impl Walk {
     }
 
     fn initializer(&mut self, field: &Field, tensor: Part) -> Result<(), Refusal> {
+        self.half |= tensor.fields().flatten().any(|field| is_half(&field));
         let Some(external) = External::of(field, tensor)? else { return Ok(()) };
         if self.external.len() == MOST_TENSORS {
             return Err(Refusal::new(format!("more than {MOST_TENSORS} tensors have their data in other files"), ONE_FILE));
@@ -371,6 +387,12 @@ impl Walk {
         self.external.push(external);
         Ok(())
     }
+}
+
+/// Whether a field of a tensor says that it is in half precision.
+fn is_half(field: &Field) -> bool {
+    const FLOAT16: u64 = 10;
+    field.number == tensor::DATA_TYPE && matches!(field.value, Value::Number(FLOAT16))
 }
 
 /// Numbers of a tensor's fields.

@@ -14,6 +14,7 @@ use sha2::{Digest, Sha256};
 
 use super::inspect::{self, Inspected};
 use super::limits::hint;
+use super::precision::Precision;
 use super::provider::Provider;
 use super::runtime;
 use crate::contract;
@@ -37,6 +38,7 @@ struct Content {
     /// The file with the weights of other files in it, if there are any, and the hash of it and them.
     whole: Option<(Vec<u8>, String)>,
     convolutional: bool,
+    precision: Precision,
 }
 
 impl Model {
@@ -51,7 +53,7 @@ impl Model {
         } else {
             Some((inspect::inline(&name, &bytes, &seen, &weights)?, sha256(&bytes, weights.values())))
         };
-        let content = Content { bytes: bytes.into(), whole, convolutional: seen.convolutional };
+        let content = Content { bytes: bytes.into(), whole, convolutional: seen.convolutional, precision: seen.precision };
         Ok(Self { name, content: Arc::new(content) })
     }
 
@@ -66,7 +68,7 @@ impl Model {
                 "Open it by its path; or export it into one file.",
             ));
         }
-        let content = Content { bytes, whole: None, convolutional: seen.convolutional };
+        let content = Content { bytes, whole: None, convolutional: seen.convolutional, precision: seen.precision };
         Ok(Self { name: name.to_string(), content: Arc::new(content) })
     }
 
@@ -78,6 +80,11 @@ impl Model {
     /// Whether the graph has convolutions, transposed ones included.
     pub fn is_convolutional(&self) -> bool {
         self.content.convolutional
+    }
+
+    /// What the graph computes with.
+    pub fn precision(&self) -> Precision {
+        self.content.precision
     }
 
     /// SHA-256 of the file, or of it and the files with its weights, one after another; in hexadecimal. Of the bytes that run.

@@ -17,6 +17,7 @@ use super::labels::Labels;
 use super::open_job::{Notes, OpenJob, Writer};
 use super::piece::Piece;
 use super::plan::Plan;
+use super::precision::Precision;
 use super::provider::Provider;
 use super::runtime;
 use super::sinks::sink::Naming;
@@ -439,6 +440,10 @@ fn identity(generator: &Generator, job: &SamplingJob, plan: &Plan) -> Result<Val
         ("class", json!(job.conditioning.class.map(Class::number))),
     ];
     facts.extend(others.map(|(key, value)| (key.to_string(), value)));
+    // Only where it is another: the manifests and journals of generators in f32 stay what they were.
+    if generator.precision() != Precision::F32 {
+        facts.insert("precision".to_string(), json!(generator.precision().name()));
+    }
     // Files of earlier versions were without; to go on with one of those would make two halves.
     let labels = Labels::of(generator, plan.selection(), job.conditioning).filter(|_| plan.output().sink().has_labels());
     facts.extend(labels.map(|labels| ("labels".to_string(), json!(labels.classes()))));

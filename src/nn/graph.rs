@@ -65,8 +65,40 @@ pub enum Op {
     Categorical(usize),
 }
 
+impl Op {
+    /// The shape of what it makes of one image's values of the shape `input`.
+    pub fn output(&self, input: Shape) -> Shape {
+        let placed = |channels: usize, sides: &dyn Fn(usize) -> usize| match input {
+            Shape::Map { height, width, .. } => Shape::Map { channels, height: sides(height), width: sides(width) },
+            Shape::Flat(_) => Shape::Flat(channels),
+        };
+        match self {
+            Self::Gemm { weight, .. } => Shape::Flat(weight.dims[0]),
+            Self::Conv { weight, window, .. } => placed(weight.dims[0], &|side| window.output(side)),
+            Self::ConvTranspose { weight, window, output_padding, .. } => {
+                let ConvWindow { kernel, stride, padding } = *window;
+                placed(weight.dims[1], &|side| (side - 1) * stride + kernel + output_padding - 2 * padding)
+            }
+            Self::Reshape(shape) => *shape,
+            Self::Affine { .. } | Self::Relu | Self::LeakyRelu(_) | Self::Tanh | Self::Sigmoid | Self::Categorical(_) => input,
+        }
+    }
+
+    /// What it is called in a message, with its channels, if it is a linear operation.
+    pub fn linear_name(&self) -> Option<String> {
+        let (kind, weight, [from, to]) = match self {
+            Self::Gemm { weight, .. } => ("linear", weight, [1, 0]),
+            Self::Conv { weight, .. } => ("conv", weight, [1, 0]),
+            Self::ConvTranspose { weight, .. } => ("conv_transpose", weight, [0, 1]),
+            Self::Affine { .. } | Self::Relu | Self::LeakyRelu(_) | Self::Tanh | Self::Sigmoid => return None,
+            Self::Reshape(_) | Self::Categorical(_) => return None,
+        };
+        Some(format!("{kind} {} → {}", weight.dims[from], weight.dims[to]))
+    }
+}
+
 /// What an operation makes or takes, by number.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Value(usize);
 
 /// An operation in its place.

@@ -43,6 +43,9 @@ mod init;
 // Jobs of gan-infer: kills, damage, links, removed folders, two at once, a loss of power.
 #[cfg(all(unix, feature = "infer", feature = "cli"))]
 mod jobs;
+// Generators in whole numbers and with weights of 8 bits: what they compute, what they cost.
+#[cfg(all(feature = "train", feature = "infer", feature = "cli", feature = "builtin"))]
+mod int8;
 // Systems for other sizes and widths.
 #[cfg(feature = "train")]
 mod resize;

@@ -1,14 +1,14 @@
 //! `gan-train export`: a trained generator, or a feature model, as an ONNX file.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
-use ganforge::cli::print_line;
-use ganforge::config::{self, TrainConfig};
+use ganforge::cli::{Console, print_line};
+use ganforge::config::{self, Sources, TrainConfig};
 use ganforge::contract::{Layout, Weights};
 use ganforge::error::{Error, Result};
-use ganforge::eval::learn;
-use ganforge::export::{self, Dtype};
+use ganforge::eval::{FeatureModel, Real, features, learn};
+use ganforge::export::{self, Dtype, RealReference, Reduction};
 use ganforge::text;
 use ganforge::train::{self, RunFolder, Trained, Which};
 
@@ -49,6 +49,19 @@ pub struct ExportArgs {
     /// Type of the weights.
     #[arg(long, default_value = "f32")]
     dtype: Dtype,
+    /// With --dtype int8: latents that calibration looks at, 512 by default.
+    #[arg(long, value_name = "N")]
+    calibrate: Option<usize>,
+    /// With --dtype int8 or w8: how much larger the Fréchet distance may become, as a part of it, 0.02 by default; with more, more noise
+    /// in the pixels is borne, too.
+    #[arg(long, value_name = "X")]
+    max_loss: Option<f64>,
+    /// With --dtype int8 or w8: real images to measure the loss with; without them, the generator's own in f32.
+    #[arg(long, value_name = "PATH|NAME")]
+    data: Vec<String>,
+    /// With --dtype int8 or w8: another feature model to measure the loss with.
+    #[arg(long, value_name = "F.onnx")]
+    features: Option<PathBuf>,
 }
 
 pub fn export(args: &ExportArgs) -> Result<()> {
@@ -58,6 +71,10 @@ pub fn export(args: &ExportArgs) -> Result<()> {
     let (trained, default) = exported(args)?;
     let path = args.out.clone().unwrap_or(default);
     train::check_output(&path, &args.run)?;
+    if matches!(args.dtype, Dtype::Int8 | Dtype::W8) {
+        return export_reduced(args, &trained, &path);
+    }
+    refuse_reductions(args)?;
     let agreement = export::export(&trained, args.layout, args.dtype, &path)?;
     print_line(&format!(
         "{}: {}; largest difference to candle {:.1e} in values{}",
@@ -66,6 +83,51 @@ pub fn export(args: &ExportArgs) -> Result<()> {
         agreement.values,
         agreement.pixels.map_or(String::new(), |pixels| format!(", {pixels} of 255 in pixels")),
     ))
+}
+
+/// Refuses what is for fewer bits only.
+fn refuse_reductions(args: &ExportArgs) -> Result<()> {
+    if args.calibrate.is_none() && args.max_loss.is_none() && args.data.is_empty() && args.features.is_none() {
+        return Ok(());
+    }
+    let what = "--calibrate, --max-loss, --data or --features for an export that loses nothing";
+    Err(Error::usage(what, "Add --dtype int8 or w8, or leave them out."))
+}
+
+/// An export in fewer bits, and what it costs.
+fn export_reduced(args: &ExportArgs, trained: &Trained, path: &Path) -> Result<()> {
+    if args.dtype == Dtype::W8 && args.calibrate.is_some() {
+        return Err(Error::usage(
+            "--calibrate for an export that calibrates nothing",
+            "Leave it out, or export with --dtype int8.",
+        ));
+    }
+    let console = Console::new(false);
+    let channels = trained.config.data.channels;
+    let options = features::Options::default();
+    let features = match &args.features {
+        Some(path) => FeatureModel::open(path, &options)?,
+        None => FeatureModel::by_channels(channels, &options)?,
+    };
+    let real = match args.data.as_slice() {
+        [] => None,
+        sources => {
+            let sources = Sources::from(sources);
+            let real = Real::all(&sources, trained.config.data.size, channels, &console)?;
+            Some(RealReference::of(&real, &features)?)
+        }
+    };
+    let how = Reduction {
+        calibrate: args.calibrate.unwrap_or(export::CALIBRATE),
+        max_loss: args.max_loss.unwrap_or(export::MAX_LOSS),
+        features: &features,
+        real: real.as_ref(),
+    };
+    let report = export::export_reduced(trained, args.layout, args.dtype, &how, path, &console)?;
+    for line in report.lines() {
+        print_line(&line)?;
+    }
+    print_line(&format!("{}: {}; {}", text::path(path), origin(args, trained), report.cost))
 }
 
 /// What was exported. Files of weights do not say how many images they were trained on.

@@ -266,6 +266,8 @@ fn a_whole_that_is_faster_than_its_stages_is_no_percentage() {
     let report = |of_possible| BenchReport {
         model: "it".to_string(),
         provider: "cpu".to_string(),
+        precision: "f32",
+        precisions: Vec::new(),
         batch: 1,
         threads: 1,
         network: Vec::new(),

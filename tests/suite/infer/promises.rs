@@ -1,5 +1,6 @@
 //! What a generator promises, and what becomes of a broken promise.
 
+use ganforge::contract::Cost;
 use ganforge::infer::Class;
 
 use super::*;
@@ -43,6 +44,12 @@ fn any_contract() -> impl Strategy<Value = Contract> {
                 images_seen,
                 seed,
                 weights,
+                cost: (channels == 3).then(|| Cost {
+                    psnr: 36.5,
+                    frechet: seed as f64 / 7.0,
+                    frechet_f32: 0.25,
+                    reference: String::new(),
+                }),
             }
         },
     )

@@ -1,0 +1,198 @@
+//! Which values a network's activations take: seen in onnxruntime over deterministic latents, and how a range of 256 steps is laid
+//! over them.
+
+use std::collections::BTreeMap;
+
+use ort::session::Session;
+use rayon::prelude::*;
+
+use super::integer::{Scale, single};
+use super::model::Traced;
+use crate::contract::Contract;
+use crate::error::{Error, Result};
+use crate::infer::Provider;
+use crate::infer::model::Model;
+use crate::nn::graph::{Op, Value};
+use crate::random::Purpose;
+
+/// Bins over the range of a value.
+const BINS: usize = 4096;
+/// Images a run.
+const BATCH: usize = 32;
+
+/// How a range is laid over the values that were seen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Method {
+    /// From the least to the largest.
+    MinMax,
+    /// So that 99.99 % lie in it.
+    Percentile,
+    /// So that the mean square error is least, of the values behind the activation that follows.
+    MeanSquare,
+}
+
+impl Method {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::MinMax, Self::Percentile, Self::MeanSquare];
+
+    /// Its name in messages.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::MinMax => "min-max",
+            Self::Percentile => "percentile",
+            Self::MeanSquare => "mean-square",
+        }
+    }
+}
+
+/// How often a value fell where.
+#[derive(Debug, Clone)]
+pub(super) struct Histogram {
+    low: f32,
+    high: f32,
+    counts: Vec<u64>,
+}
+
+/// A histogram for each value that an operation makes, and for the input.
+pub(super) type Seen = BTreeMap<Value, Histogram>;
+
+/// Runs `n` latents through the f32 graph; they are none that an image is made of.
+pub(super) fn observe(traced: &Traced, contract: &Contract, n: usize) -> Result<Seen> {
+    let bounds = each_batch(traced, contract, n, |values| {
+        values.iter().fold([f32::INFINITY, f32::NEG_INFINITY], |[low, high], &value| [low.min(value), high.max(value)])
+    })?;
+    let mut seen = Seen::new();
+    for (value, bounds) in &bounds {
+        let [low, high] = bounds.iter().fold([0.0f32, 0.0], |[low, high], batch| [low.min(batch[0]), high.max(batch[1])]);
+        if !(low.is_finite() && high.is_finite()) {
+            let what = "a layer makes NaN or infinity: int8 has neither. If training diverged, export an earlier checkpoint.";
+            return Err(Error::Verification(what.to_string()));
+        }
+        seen.insert(*value, Histogram { low, high, counts: vec![0; BINS] });
+    }
+    let counted = each_value(traced, contract, n, &seen)?;
+    for (value, histogram) in &mut seen {
+        for counts in counted.get(value).into_iter().flatten() {
+            histogram.counts.iter_mut().zip(counts).for_each(|(all, count)| *all += u64::from(*count));
+        }
+    }
+    Ok(seen)
+}
+
+fn each_value(traced: &Traced, contract: &Contract, n: usize, seen: &Seen) -> Result<BTreeMap<Value, Vec<Vec<u32>>>> {
+    each_batch_of(traced, contract, n, |value, values| {
+        let mut counts = vec![0; BINS];
+        if let Some(histogram) = seen.get(&value) {
+            values.iter().for_each(|&value| counts[histogram.bin(value)] += 1);
+        }
+        counts
+    })
+}
+
+fn each_batch<T: Send>(
+    traced: &Traced,
+    contract: &Contract,
+    n: usize,
+    look: impl Fn(&[f32]) -> T + Sync,
+) -> Result<BTreeMap<Value, Vec<T>>> {
+    each_batch_of(traced, contract, n, |_, values| look(values))
+}
+
+/// What `look` says of every value of every batch, in the batches' order.
+fn each_batch_of<T: Send>(
+    traced: &Traced,
+    contract: &Contract,
+    n: usize,
+    look: impl Fn(Value, &[f32]) -> T + Sync,
+) -> Result<BTreeMap<Value, Vec<T>>> {
+    let model = Model::in_memory("the graph in f32", traced.file.clone())?;
+    let open = || model.session(Provider::Cpu, false);
+    let size = contract.latent.size;
+    let batches: Vec<usize> = (0..n).step_by(BATCH).collect();
+    let run = |session: &mut Result<Session>, first: usize| -> Result<Vec<(Value, T)>> {
+        let session = session.as_mut().map_err(|e| Error::Ort(e.to_string()))?;
+        let rows = BATCH.min(n - first);
+        let mut latents = vec![0.0; rows * size];
+        for (index, row) in (first..).zip(latents.chunks_mut(size)) {
+            contract.latent.fill(contract.seed, Purpose::Evaluation, index as u64, row);
+        }
+        let input = ort::value::Tensor::from_array(([rows, size], latents))?;
+        let outputs = session.run(ort::inputs![input])?;
+        traced
+            .values
+            .iter()
+            .map(|(&value, name)| Ok((value, look(value, outputs[name.as_str()].try_extract_tensor::<f32>()?.1))))
+            .collect()
+    };
+    let made: Vec<Vec<(Value, T)>> = batches.into_par_iter().map_init(open, run).collect::<Result<_>>()?;
+    let mut all: BTreeMap<Value, Vec<T>> = BTreeMap::new();
+    for (value, told) in made.into_iter().flatten() {
+        all.entry(value).or_default().push(told);
+    }
+    Ok(all)
+}
+
+impl Histogram {
+    fn bin(&self, value: f32) -> usize {
+        (((value - self.low) / (self.high - self.low) * BINS as f32) as usize).min(BINS - 1)
+    }
+
+    /// The value in the middle of a bin.
+    fn middle(&self, bin: usize) -> f32 {
+        self.low + (self.high - self.low) * (bin as f32 + 0.5) / BINS as f32
+    }
+
+    /// A scale for the values, behind which `follows` comes.
+    pub fn scale(&self, method: Method, follows: Option<&Op>) -> Scale {
+        match method {
+            Method::MinMax => spread(self.low, self.high),
+            Method::Percentile => {
+                const OUTSIDE: f64 = 1e-4;
+                let all: u64 = self.counts.iter().sum();
+                let most = (all as f64 * OUTSIDE) as u64;
+                // The end of the negative values, and that of the positive ones: 0 always lies between them.
+                let low = self.end(0..BINS, most).map_or(self.low, |bin| self.middle(bin));
+                let high = self.end((0..BINS).rev(), most).map_or(self.high, |bin| self.middle(bin));
+                spread(low.min(0.0), high.max(0.0))
+            }
+            Method::MeanSquare => {
+                let candidates = (0..48).map(|step| {
+                    let factor = 0.95f32.powi(step);
+                    spread(self.low * factor, self.high * factor)
+                });
+                let errors = candidates.map(|scale| (self.error(scale, follows), scale));
+                errors.min_by(|a, b| a.0.total_cmp(&b.0)).map_or(spread(self.low, self.high), |(_, scale)| scale)
+            }
+        }
+    }
+
+    /// The first of some bins with which more than `most` values were passed.
+    fn end(&self, mut bins: impl Iterator<Item = usize>, most: u64) -> Option<usize> {
+        let mut passed = 0;
+        bins.find(|&bin| {
+            passed += self.counts[bin];
+            passed > most
+        })
+    }
+
+    fn error(&self, scale: Scale, follows: Option<&Op>) -> f64 {
+        let made = |value: f32| follows.and_then(|op| single(op, value)).unwrap_or(value);
+        let bins = self.counts.iter().enumerate().filter(|&(_, &count)| count > 0);
+        bins.map(|(bin, &count)| {
+            let value = self.middle(bin);
+            let rounded = scale.real(scale.quantise(value));
+            f64::from(made(value) - made(rounded)).powi(2) * count as f64
+        })
+        .sum()
+    }
+}
+
+/// 256 steps from `low`, at most 0, to `high`, at least 0; 0 is one of them. Of the step's size 6 bits count, rounded up: what an f32
+/// sum's last bits are on another processor makes no other file.
+fn spread(low: f32, high: f32) -> Scale {
+    let step = ((high - low) / 255.0).max(1e-6);
+    let bits = step.to_bits();
+    const COARSE: u32 = 1 << 17;
+    let scale = f32::from_bits((bits + COARSE - 1) & !(COARSE - 1));
+    Scale { scale, zero: (-low / scale).round().clamp(0.0, 255.0) as u8 }
+}

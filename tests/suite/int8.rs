@@ -1,0 +1,340 @@
+//! Generators in whole numbers, and with weights of 8 bits: what they compute, what they cost, what is refused.
+
+use std::path::{Path, PathBuf};
+
+use candle_core::{DType, Device};
+use candle_onnx::onnx::ModelProto;
+use candle_onnx::onnx::tensor_proto::DataType;
+use ganforge::config::{Init, InitConfig, NetworkConfig, TrainConfig};
+use ganforge::contract::{Layout, Weights};
+use ganforge::eval::features;
+use ganforge::eval::{FeatureModel, InputRange};
+use ganforge::export::{self, Dtype, LEAST_PSNR, MAX_LOSS, Reduction, ReductionReport};
+use ganforge::image::{Images, Range};
+use ganforge::infer::{Generator, Options, Precision, Provider, builtin, runtime};
+use ganforge::nn::{Pass, Shape};
+use ganforge::progress::Silent;
+use ganforge::train::checkpoint::State;
+use ganforge::train::{self, RunFolder, Trained, Which, generator_network, load_trained};
+use ort::session::Session;
+use ort::session::builder::GraphOptimizationLevel;
+use predicates::prelude::PredicateBooleanExt;
+use predicates::str::contains;
+use prost::Message;
+use tempfile::tempdir;
+
+/// A generator of these layers for square images, with statistics as after some training.
+fn custom(latent: usize, [channels, size]: [usize; 2], range: Range, layers: &str) -> Trained {
+    runtime::load_from(&crate::infer::runtime_path()).expect("the tests need an onnxruntime: ORT_DYLIB_PATH or .tools/python");
+    let mut config = TrainConfig::preset("dcgan-28").unwrap();
+    config.generator = toml::from_str::<NetworkConfig>(&format!("layers = [{layers}]")).unwrap();
+    (config.latent.size, config.data.channels, config.data.size, config.data.range) = (latent, channels, size, range);
+    let normal = |mean, std| Init::Normal { mean, std };
+    config.init = InitConfig {
+        conv: normal(0.0, 0.3),
+        linear: normal(0.0, 0.3),
+        bias: normal(0.0, 0.3),
+        norm_weight: normal(1.0, 0.3),
+        norm_bias: normal(0.0, 0.3),
+    };
+    let generator = generator_network(&config, &Device::Cpu, DType::F32).unwrap();
+    let made = ganforge::nn::layers::output_shape(&config.generator.layers, Shape::Flat(latent)).unwrap();
+    assert_eq!(made.elements(), channels * size * size, "{layers}");
+    for number in 0..2 {
+        let z = config.latent.rows(7, 100 * number, 8);
+        let z = candle_core::Tensor::from_vec(z, (8, latent), &Device::Cpu).unwrap();
+        generator.forward(&z, Pass::Train { seed: 0, number }).unwrap();
+    }
+    let state = State {
+        step: 3,
+        images: 384,
+        generator_optimizer_steps: 3,
+        critic_optimizer_steps: 3,
+        data: "some images".to_string(),
+        data_sha256: "ab".repeat(32),
+        watchdog: train::Watchdog::default(),
+        counted: Default::default(),
+        files: Default::default(),
+    };
+    Trained { config, generator, state, weights: Weights::Raw }
+}
+
+/// A small one, which a whole export of thousands of images takes little time with.
+fn small_features(channels: usize) -> FeatureModel {
+    let name = if channels == 3 { "stranger_features.onnx" } else { "stranger_features_nhwc.onnx" };
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name);
+    let options = features::Options { range: Some(InputRange::Sigmoid), ..features::Options::default() };
+    FeatureModel::open(&path, &options).unwrap()
+}
+
+/// With what these small random networks lose; trained ones lose less.
+const RANDOM_LOSS: f64 = 0.3;
+
+fn reduce(
+    trained: &Trained,
+    layout: Layout,
+    dtype: Dtype,
+    max_loss: f64,
+    path: &Path,
+) -> ganforge::error::Result<ReductionReport> {
+    let features = small_features(trained.config.data.channels);
+    let how = Reduction { calibrate: 64, max_loss, features: &features, real: None };
+    export::export_reduced(trained, layout, dtype, &how, path, &Silent)
+}
+
+fn open(path: &Path, batch: usize) -> Generator {
+    Generator::open(path, &Options { provider: Provider::Cpu, batch: Some(batch), ..Options::default() }).unwrap()
+}
+
+fn kinds(path: &Path) -> Vec<String> {
+    let model = ModelProto::decode(std::fs::read(path).unwrap().as_slice()).unwrap();
+    model.graph.unwrap().node.into_iter().map(|node| node.op_type).collect()
+}
+
+fn built_in_run(name: &str) -> Trained {
+    runtime::load_from(&crate::infer::runtime_path()).unwrap();
+    let run = RunFolder::open(&Path::new(env!("CARGO_MANIFEST_DIR")).join("models").join(name)).unwrap();
+    load_trained(&run, None, Which::Best).unwrap()
+}
+
+#[test]
+fn every_kind_of_layer_in_whole_numbers() {
+    let up = |fields: &str| format!("{{ conv_transpose = {{ {fields} }} }}");
+    let leaky = "{ leaky_relu = 0.2 }";
+    let head = "{ linear = { out = 96 } }, \"relu\", { reshape = [6, 4, 4] }";
+    let wide = up("out = 8, kernel = 4, stride = 2, padding = 1, bias = false");
+    let (tanh, last) = ("\"tanh\"", up("out = 3, kernel = 4, stride = 2, padding = 1"));
+    let cases: Vec<(&str, [usize; 2], Range, String)> = vec![
+        ("dcgan", [3, 16], Range::Tanh, format!("{head}, {wide}, \"batch_norm\", \"relu\", {last}, {tanh}")),
+        (
+            "kernel 3, output padding",
+            [3, 16],
+            Range::Tanh,
+            format!(
+                "{head}, {}, \"relu\", {last}, {tanh}",
+                up("out = 8, kernel = 3, stride = 2, padding = 1, output_padding = 1")
+            ),
+        ),
+        (
+            "kernel 3 without",
+            [3, 14],
+            Range::Tanh,
+            format!("{head}, {}, \"relu\", {last}, {tanh}", up("out = 8, kernel = 3, stride = 2, padding = 1")),
+        ),
+        (
+            "kernel 5, output padding, many channels",
+            [3, 16],
+            Range::Sigmoid,
+            format!(
+                "{head}, {}, {leaky}, {last}, \"sigmoid\"",
+                up("out = 8, kernel = 5, stride = 2, padding = 2, output_padding = 1")
+            ),
+        ),
+        (
+            "kernel 5 at the end",
+            [3, 8],
+            Range::Tanh,
+            format!("{head}, {}, {tanh}", up("out = 3, kernel = 5, stride = 2, padding = 2, output_padding = 1")),
+        ),
+        (
+            "stride 3",
+            [3, 15],
+            Range::Tanh,
+            format!("{head}, {}, {tanh}", up("out = 3, kernel = 5, stride = 3, padding = 0, output_padding = 1")),
+        ),
+        (
+            "kernel below the stride",
+            [3, 12],
+            Range::Tanh,
+            format!("{head}, {}, {tanh}", up("out = 3, kernel = 2, stride = 3, padding = 0, output_padding = 1")),
+        ),
+        (
+            "much padding",
+            [3, 8],
+            Range::Tanh,
+            format!("{head}, {}, \"relu\", {last}, {tanh}", up("out = 8, kernel = 4, stride = 2, padding = 3")),
+        ),
+        ("stride 1", [3, 6], Range::Tanh, format!("{head}, {}, {tanh}", up("out = 3, kernel = 3"))),
+        (
+            "convolutions, one that shrinks, and a hidden tanh",
+            [3, 8],
+            Range::Tanh,
+            format!(
+                "{head}, {{ conv = {{ out = 8, kernel = 3, padding = 1 }} }}, {tanh}, {wide}, \"relu\", {wide}, \"relu\", {{ conv = {{ out = 3, kernel = 4, stride = 2, padding = 1 }} }}, {tanh}"
+            ),
+        ),
+        (
+            "what cannot be folded, a linear layer of a map, a map without a product before it",
+            [3, 8],
+            Range::Sigmoid,
+            format!(
+                "{{ reshape = [5, 1, 1] }}, {}, \"relu\", \"batch_norm\", {{ linear = {{ out = 192 }} }}, \"sigmoid\"",
+                up("out = 7, kernel = 3, stride = 2")
+            ),
+        ),
+        (
+            "a code, and no activation at the end",
+            [1, 8],
+            Range::Tanh,
+            "{ categorical = 3 }, { linear = { out = 40 } }, \"batch_norm\", \"relu\", { linear = { out = 64 } }".to_string(),
+        ),
+        (
+            "an activation that does not end the pixels' range",
+            [1, 8],
+            Range::Tanh,
+            "{ linear = { out = 40 } }, \"relu\", { linear = { out = 64 } }, \"sigmoid\"".to_string(),
+        ),
+    ];
+    let folder = tempdir().unwrap();
+    for (what, shape, range, layers) in cases {
+        let trained = custom(5, shape, range, &layers);
+        for layout in Layout::ALL {
+            let path = folder.path().join("int8.onnx");
+            let report = reduce(&trained, layout, Dtype::Int8, RANDOM_LOSS, &path).unwrap_or_else(|e| panic!("{what}: {e}"));
+            assert!(report.layers.iter().all(|layer| !layer.kept), "{what}: {report:?}");
+            assert!(report.from_exact.unwrap() <= 1, "{what}");
+            check_file(what, &trained, &path);
+        }
+    }
+}
+
+/// The file says what it is, has none but small whole weights, and makes the same of every batch.
+fn check_file(what: &str, trained: &Trained, path: &Path) {
+    let kinds = kinds(path);
+    assert!(!kinds.iter().any(|kind| kind == "ConvTranspose" || kind == "DepthToSpace"), "{what}: {kinds:?}");
+    let model = ModelProto::decode(std::fs::read(path).unwrap().as_slice()).unwrap();
+    assert_eq!((model.ir_version, model.opset_import[0].version, model.opset_import.len()), (8, 17, 1));
+    let mut weights = model.graph.unwrap().initializer.into_iter().filter(|tensor| tensor.data_type == DataType::Int8 as i32);
+    assert!(weights.all(|tensor| tensor.raw_data.iter().all(|&w| (w as i8).unsigned_abs() <= 63)), "{what}");
+    let [one, some, many] = [1, 7, 32].map(|batch| open(path, batch).sample(trained.config.seed, 3, 20).unwrap());
+    assert!(one == some && some == many, "{what}: images depend on their batch");
+    let generator = open(path, 4);
+    assert_eq!(generator.precision(), Precision::Int8);
+    assert!(generator.contract().unwrap().cost.as_ref().is_some_and(|cost| cost.loss() <= RANDOM_LOSS && cost.psnr > 20.0));
+}
+
+#[test]
+fn the_same_pixels_at_every_level_of_optimisation() {
+    runtime::load_from(&crate::infer::runtime_path()).unwrap();
+    let latent = builtin::open(Some("faces"), &Options { provider: Provider::Cpu, ..Options::default() }).unwrap();
+    let faces = builtin::find(Some("faces")).unwrap();
+    let rows = 7;
+    let z = latent.latent().rows(0, 0, rows);
+    let expected = latent.sample(0, 0, rows).unwrap().pixels;
+    let run = |level, threads| -> Vec<u8> {
+        let builder = Session::builder(runtime::environment().unwrap()).unwrap();
+        let builder = builder.with_optimization_level(level).unwrap().with_intra_threads(threads).unwrap();
+        let mut session = { builder }.commit_from_memory(faces.int8).unwrap();
+        let input = ort::value::Tensor::from_array(([rows, latent.latent().size], z.clone())).unwrap();
+        let outputs = session.run(ort::inputs![input]).unwrap();
+        outputs[0].try_extract_tensor::<u8>().unwrap().1.to_vec()
+    };
+    // In whole numbers: to the bit.
+    for threads in [1, 2] {
+        assert!(run(GraphOptimizationLevel::All, threads) == expected, "{threads} threads");
+        assert!(run(GraphOptimizationLevel::Level2, threads) == expected, "{threads} threads, extended");
+    }
+    // Without them onnxruntime computes the same network in f32, from u8 to u8: what lies between two numbers may fall to the other.
+    let plain = run(GraphOptimizationLevel::Disable, 1);
+    let apart = plain.iter().zip(&expected).map(|(a, b)| a.abs_diff(*b));
+    assert!(apart.clone().max().unwrap() <= 6, "{:?}", apart.max());
+    assert!(apart.map(u32::from).sum::<u32>() < expected.len() as u32 / 20);
+}
+
+#[test]
+fn a_layer_that_costs_too_much_stays_in_f32() {
+    let digits = built_in_run("digits");
+    let folder = tempdir().unwrap();
+    let path = folder.path().join("mixed.onnx");
+    let features = FeatureModel::by_channels(1, &features::Options::default()).unwrap();
+    let max_loss = 0.003;
+    let how = Reduction { calibrate: 128, max_loss, features: &features, real: None };
+    let report = export::export_reduced(&digits, Layout::NhwcU8, Dtype::Int8, &how, &path, &Silent).unwrap();
+    let worst = report.layers.iter().min_by(|a, b| a.psnr.total_cmp(&b.psnr)).unwrap();
+    assert!(worst.kept && report.layers.iter().any(|layer| !layer.kept), "{report:?}");
+    assert!(report.from_exact.is_none());
+    assert!(report.cost.psnr >= LEAST_PSNR - 10.0 * (max_loss / MAX_LOSS).log10());
+    assert_eq!(open(&path, 8).precision(), Precision::Int8);
+}
+
+#[test]
+fn what_costs_too_much_is_not_written() {
+    let layers = "{ linear = { out = 96 } }, \"relu\", { linear = { out = 64 } }, \"tanh\"";
+    let trained = custom(5, [1, 8], Range::Tanh, layers);
+    let folder = tempdir().unwrap();
+    let path = folder.path().join("it.onnx");
+    std::fs::write(&path, "what was there").unwrap();
+    for dtype in [Dtype::Int8, Dtype::W8] {
+        let refused = reduce(&trained, Layout::NhwcU8, dtype, 1e-9, &path).unwrap_err().to_string();
+        assert!(refused.contains("costs too much"), "{refused}");
+    }
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), "what was there");
+    for (calibrate, max_loss, says) in
+        [(0, 0.1, "calibrate"), (8, 0.0, "max_loss"), (8, f64::NAN, "max_loss"), (8, 1.5, "max_loss")]
+    {
+        let features = small_features(1);
+        let how = Reduction { calibrate, max_loss, features: &features, real: None };
+        let refused = export::export_reduced(&trained, Layout::NhwcU8, Dtype::Int8, &how, &path, &Silent).unwrap_err();
+        assert!(refused.to_string().contains(says), "{refused}");
+    }
+}
+
+#[test]
+fn weights_of_8_bits_are_a_quarter_of_the_file() {
+    let up = "{ conv_transpose = { out = 16, kernel = 4, stride = 2, padding = 1 } }";
+    let layers = format!(
+        "{{ linear = {{ out = 1024 }} }}, \"relu\", {{ reshape = [64, 4, 4] }}, {up}, \"batch_norm\", \"relu\", {}, \"tanh\"",
+        up.replace("16", "3")
+    );
+    let trained = custom(16, [3, 16], Range::Tanh, &layers);
+    let folder = tempdir().unwrap();
+    let (small, large) = (folder.path().join("w8.onnx"), folder.path().join("f32.onnx"));
+    let report = reduce(&trained, Layout::NhwcU8, Dtype::W8, MAX_LOSS, &small).unwrap();
+    assert!(report.layers.is_empty() && report.from_exact.is_none() && report.cost.psnr > 40.0, "{report:?}");
+    export::export(&trained, Layout::NhwcU8, Dtype::F32, &large).unwrap();
+    let length = |path: &PathBuf| std::fs::metadata(path).unwrap().len();
+    // Names and metadata are about 5 kB.
+    assert!(length(&small) < length(&large) / 4 + 5000, "{} of {}", length(&small), length(&large));
+    let [ours, theirs]: [Images; 2] = [&small, &large].map(|path| open(path, 8).sample(0, 0, 8).unwrap());
+    let furthest = ours.pixels.iter().zip(&theirs.pixels).map(|(a, b)| a.abs_diff(*b)).max().unwrap();
+    assert!((1..20).contains(&furthest), "{furthest}");
+    assert_eq!(open(&small, 8).precision(), Precision::F32);
+}
+
+#[test]
+fn the_same_weights_give_the_same_file_in_int8() {
+    let layers = "{ linear = { out = 96 } }, \"relu\", { linear = { out = 64 } }, \"tanh\"";
+    let trained = custom(5, [1, 8], Range::Tanh, layers);
+    let folder = tempdir().unwrap();
+    let [first, again] = ["first", "again"].map(|name| {
+        let path = folder.path().join(name);
+        reduce(&trained, Layout::NhwcU8, Dtype::Int8, RANDOM_LOSS, &path).unwrap();
+        std::fs::read(path).unwrap()
+    });
+    assert!(first == again);
+}
+
+#[test]
+fn gan_train_exports_int8_and_says_what_it_costs() {
+    let folder = tempdir().unwrap();
+    let path = folder.path().join("digits.onnx");
+    let gan_train = |flags: &[&str]| {
+        let mut command = assert_cmd::Command::new(env!("CARGO_BIN_EXE_gan-train"));
+        command.env("ORT_DYLIB_PATH", crate::infer::runtime_path()).current_dir(env!("CARGO_MANIFEST_DIR"));
+        command.args(["export", "models/digits"]).args(flags).arg("--out").arg(&path);
+        command
+    };
+    gan_train(&["--dtype", "f32", "--calibrate", "9"]).assert().code(2).stderr(contains("--dtype int8"));
+    gan_train(&["--dtype", "w8", "--calibrate", "9"]).assert().code(2).stderr(contains("Leave it out"));
+    gan_train(&["--dtype", "int8", "--calibrate", "0"]).assert().code(2).stderr(contains("--calibrate 0 latents"));
+    gan_train(&["--dtype", "int8", "--max-loss", "2"]).assert().code(2).stderr(contains("--max-loss 2"));
+    gan_train(&["--dtype", "int8", "--max-loss", "1e-7", "--calibrate", "64"])
+        .assert()
+        .code(1)
+        .stderr(contains("costs too much"));
+    assert!(!path.exists());
+    let told = gan_train(&["--dtype", "int8", "--data", "synthetic", "--max-loss", "0.05"]).assert().success();
+    told.stdout(contains("linear layer 4, conv_transpose 64 → 1: int8").and(contains("Fréchet distance to synthetic")));
+    let cost = open(&path, 8).contract().unwrap().cost.clone().unwrap();
+    assert!(cost.reference == "synthetic" && cost.frechet_f32 > 0.0 && cost.psnr > LEAST_PSNR);
+}
