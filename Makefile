@@ -41,6 +41,7 @@ onnx: build ## make the built-in models in onnx/ from their folders in models/, 
 
 test: setup ## the whole test suite; tests on real data need GANFORGE_DATA
 	@[ -n "$$GANFORGE_DATA" ] || echo 'GANFORGE_DATA is not set (a folder with mnist/, fashion-mnist/ and more): tests on real data will skip.'
+	@[ -n "$$GANFORGE_OPENVINO" ] || echo 'GANFORGE_OPENVINO is not set (an onnxruntime with OpenVINO): tests of that provider will skip.'
 	@$(with_onnxruntime) set -x; cargo test $(cargo_flags)
 
 check: setup ## formatting, lints, documentation, every combination of features

@@ -20,7 +20,13 @@ import urllib.parse
 import urllib.request
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-FILES = [".cargo/requirements.txt", ".cargo/cuda-requirements.txt", "src/infer/onnxruntime.txt", "src/infer/onnxruntime-cuda.txt"]
+FILES = [
+    ".cargo/requirements.txt",
+    ".cargo/cuda-requirements.txt",
+    "src/infer/onnxruntime.txt",
+    "src/infer/onnxruntime-cuda.txt",
+    "src/infer/onnxruntime-openvino.txt",
+]
 
 
 def ask_pip(*arguments):

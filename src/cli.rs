@@ -180,8 +180,9 @@ const SPELLINGS: &[(&str, &str)] = &[
     ("`export::export(run)`", "`gan-train export RUN`"),
     ("`features::Options::range`", "--features-range"),
     ("`features::Options::size`", "--features-size"),
-    ("`install(false)`", "`gan-infer runtime install`"),
-    ("`install(true)`", "`gan-infer runtime install --cuda`"),
+    ("`install(Package::Cpu)`", "`gan-infer runtime install`"),
+    ("`install(Package::Cuda)`", "`gan-infer runtime install --cuda`"),
+    ("`install(Package::OpenVino)`", "`gan-infer runtime install --openvino`"),
     ("`learn::train`", "`gan-train features`"),
 ];
 

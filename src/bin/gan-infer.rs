@@ -13,8 +13,8 @@ use ganforge::error::{Error, Result};
 use ganforge::image;
 use ganforge::infer::generator::MAX_BATCH;
 use ganforge::infer::{
-    Class, Conditioning, Existing, Format, Generator, Options, Precision, Provider, SamplingJob, SeedList, Selection, Shard,
-    Target, bench, builtin, runtime,
+    Class, Conditioning, Existing, Format, Generator, Options, Package, Precision, Provider, SamplingJob, SeedList, Selection,
+    Shard, Target, bench, builtin, runtime,
 };
 use ganforge::latent::Truncation;
 use ganforge::progress::Progress;
@@ -69,7 +69,7 @@ struct Sample {
     shard: Option<Shard>,
     #[command(flatten)]
     open: Open,
-    /// Parallel sessions [default: one a core, on CUDA four]
+    /// Parallel sessions [default: one a core, on GPUs two or four]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     threads: Option<u16>,
     /// Go on with the same call's job where it was interrupted
@@ -97,13 +97,14 @@ struct Open {
 
 #[derive(Args)]
 struct How {
-    /// auto (CUDA if it works, else the CPU), cpu, cuda or cuda:INDEX
-    #[arg(long, default_value_t)]
+    /// auto (CUDA if it works, else the CPU), cpu, cuda[:INDEX], tensorrt[:INDEX] (float16, for NVIDIA's GPUs), openvino[:CPU or
+    /// :GPU.INDEX] (for Intel's) or coreml (for Apple's)
+    #[arg(long, value_name = "PROVIDER", default_value_t)]
     provider: Provider,
     /// What to compute with: auto (the fastest there is: of built-in generators int8 on the CPU), f32, f16 or int8
     #[arg(long, default_value_t)]
     precision: Precision,
-    /// Images a run [default: what the model fixes; else up to 32, without convolutions 128, on CUDA 512]; another batch size
+    /// Images a run [default: what the model fixes; else up to 32, without convolutions 128, on CUDA and TensorRT 512]; another batch size
     /// may change pixels by 1
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=MAX_BATCH as i64))]
     batch: Option<u16>,
@@ -113,7 +114,7 @@ struct How {
     /// Let CUDA round to TF32: faster, other pixels
     #[arg(long)]
     tf32: bool,
-    /// How long a model may take to load and to run once; 0 for no limit [default: 120]
+    /// How long a model may take to load and to run once; 0 for no limit [default: 120, with TensorRT 900]
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32))]
     load_timeout: Option<u32>,
     /// How much memory the latents of a batch may take, and its images as the network gives them [default: 4]
@@ -139,10 +140,10 @@ enum Command {
         model: Option<String>,
         #[command(flatten)]
         how: How,
-        /// Batch sizes to try [default: 1 to 256, on CUDA 64 to 1024]
+        /// Batch sizes to try [default: 1 to 256, on CUDA and TensorRT 64 to 1024]
         #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = clap::value_parser!(u16).range(1..=MAX_BATCH as i64))]
         batches: Vec<u16>,
-        /// Numbers of sessions to try [default: 1, and what the program chooses: one a core, on CUDA four]
+        /// Numbers of sessions to try [default: 1, and what the program chooses: one a core, on GPUs two or four]
         #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = clap::value_parser!(u16).range(1..=1024))]
         threads: Vec<u16>,
         /// Seconds a measurement; each is made three times
@@ -178,6 +179,9 @@ enum RuntimeAction {
         /// With CUDA for NVIDIA GPUs, some gigabytes
         #[arg(long)]
         cuda: bool,
+        /// With OpenVINO for Intel's CPUs and GPUs, a quarter of a gigabyte; instead of CUDA
+        #[arg(long, conflicts_with = "cuda")]
+        openvino: bool,
     },
 }
 
@@ -198,7 +202,9 @@ fn main() -> ExitCode {
         }
         Some(Command::Models { json }) => models(json),
         Some(Command::Runtime { action: None, json }) => show_runtime(json),
-        Some(Command::Runtime { action: Some(RuntimeAction::Install { cuda }), json }) => install(cuda, json),
+        Some(Command::Runtime { action: Some(RuntimeAction::Install { cuda, openvino }), json }) => {
+            install(package(cuda, openvino), json)
+        }
     })
 }
 
@@ -409,12 +415,11 @@ fn class_names(generator: &Generator) -> &[String] {
 
 fn runtime_facts() -> Result<Vec<(String, Value)>> {
     let library = runtime::load()?;
-    let providers = if runtime::offers_cuda()? { json!(["cpu", "cuda"]) } else { json!(["cpu"]) };
     let facts = [
         ("onnxruntime", json!(library.version)),
         ("onnxruntime.path", json!(library.path)),
         ("onnxruntime.found", json!(library.how.to_string())),
-        ("onnxruntime.providers", providers),
+        ("onnxruntime.providers", json!(Provider::offered()?)),
         ("onnxruntime.opened", json!(runtime::opened())),
     ];
     Ok(facts.map(|(key, value)| (key.to_string(), value)).into())
@@ -437,14 +442,24 @@ fn models(json: bool) -> Result<()> {
 }
 
 fn show_runtime(json: bool) -> Result<()> {
-    if runtime::offers_cuda()? {
+    if Provider::Cuda(0).is_offered()? {
         runtime::preload_cuda()?; // so that they are shown
     }
     print_facts(runtime_facts()?, json)
 }
 
-fn install(cuda: bool, json: bool) -> Result<()> {
-    let path = ganforge::infer::install(cuda, &Console::new(json))?;
+fn package(cuda: bool, openvino: bool) -> Package {
+    if cuda {
+        Package::Cuda
+    } else if openvino {
+        Package::OpenVino
+    } else {
+        Package::Cpu
+    }
+}
+
+fn install(package: Package, json: bool) -> Result<()> {
+    let path = ganforge::infer::install(package, &Console::new(json))?;
     if json { print_json(&json!({ "installed": path })) } else { print_line(&format!("installed {}", text::path(&path))) }
 }
 

@@ -15,10 +15,10 @@ pub use super::vectors::Features;
 use crate::data;
 use crate::error::{Error, Result};
 use crate::image::Images;
-use crate::infer::Provider;
 use crate::infer::generator::MAX_BATCH;
-use crate::infer::limits::{self, BATCH_MEMORY, LOAD_TIMEOUT, hint};
+use crate::infer::limits::{self, BATCH_MEMORY, hint};
 use crate::infer::model::{self, Model, Port};
+use crate::infer::provider::{Provider, SessionOptions};
 use crate::progress::{Progress, Silent};
 
 /// The value range taken for a feature model that does not tell its own, and for which none is given: that of the usual
@@ -117,14 +117,15 @@ impl FeatureModel {
     }
 
     fn from_model(model: Model, options: &Options) -> Result<Self> {
-        let (name, limit, options) = (model.name.clone(), options.load_timeout.unwrap_or(LOAD_TIMEOUT), *options);
+        let (name, limit, options) =
+            (model.name.clone(), options.load_timeout.unwrap_or(options.provider.load_timeout()), *options);
         limits::within(&name, limit, move |runs| Self::start(model, &options, runs))
     }
 
     /// Loads the model and runs it once.
     fn start(model: Model, options: &Options, runs: Arc<RunOptions>) -> Result<Self> {
         let name = model.name.as_str();
-        let (session, provider, mut notes) = model.start(options.provider, false)?;
+        let (session, provider, mut notes) = model.start(options.provider, SessionOptions::default())?;
         let metadata = session.metadata()?;
         let about = About::from_metadata(name, |key| metadata.custom(key))?;
         drop(metadata);
@@ -282,7 +283,10 @@ impl FeatureModel {
         let free = self.spare.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let mut session = match free {
             Some(session) => session,
-            None => self.model.session(self.provider, false).map_err(|e| failed("another session of it".into(), e))?,
+            None => self
+                .model
+                .session(self.provider, SessionOptions::default())
+                .map_err(|e| failed("another session of it".into(), e))?,
         };
         let n = rows.len();
         let count = if self.fixed { self.batch } else { n };

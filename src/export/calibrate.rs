@@ -10,8 +10,8 @@ use super::integer::{Scale, single};
 use super::model::Traced;
 use crate::contract::Contract;
 use crate::error::{Error, Result};
-use crate::infer::Provider;
 use crate::infer::model::Model;
+use crate::infer::provider::{Provider, SessionOptions};
 use crate::nn::graph::{Op, Value};
 use crate::random::Purpose;
 
@@ -106,7 +106,7 @@ fn each_batch_of<T: Send>(
     look: impl Fn(Value, &[f32]) -> T + Sync,
 ) -> Result<BTreeMap<Value, Vec<T>>> {
     let model = Model::in_memory("the graph in f32", traced.file.clone())?;
-    let open = || model.session(Provider::Cpu, false);
+    let open = || model.session(Provider::Cpu, SessionOptions::default());
     let size = contract.latent.size;
     let batches: Vec<usize> = (0..n).step_by(BATCH).collect();
     let run = |session: &mut Result<Session>, first: usize| -> Result<Vec<(Value, T)>> {

@@ -13,8 +13,8 @@ use super::model::Encoded;
 use crate::contract::{self, Contract, Layout};
 use crate::error::{Error, Result};
 use crate::image::Images;
-use crate::infer::Provider;
 use crate::infer::model::Model;
+use crate::infer::provider::{Provider, SessionOptions};
 use crate::nn::shape::Shape;
 use crate::nn::{Network, Pass, channels_first, channels_last};
 use crate::random::{Purpose, Stream};
@@ -116,7 +116,7 @@ fn judge(agreement: Agreement, contract: &Contract, dtype: Dtype) -> Result<Agre
 
 /// Opened as the sampling programs open it.
 fn session(file: &[u8]) -> Result<Session> {
-    Model::in_memory("the exported file", file.to_vec())?.session(Provider::Cpu, false)
+    Model::in_memory("the exported file", file.to_vec())?.session(Provider::Cpu, SessionOptions::default())
 }
 
 /// The file must be whole, and what it promises must come back.

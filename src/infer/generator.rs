@@ -21,6 +21,7 @@ use super::limits::{self, hint};
 pub use super::limits::{BATCH_MEMORY, LOAD_TIMEOUT, MAX_BATCH};
 use super::model::{Model, Port, one_line, one_port};
 use super::precision::Precision;
+use super::provider::SessionOptions;
 pub use super::provider::{CONVOLUTIONAL_BATCH, CUDA_BATCH, DENSE_BATCH, Provider};
 use super::selection::{Selection, span};
 use super::tiling::Tiling;
@@ -46,9 +47,9 @@ pub struct Options {
     pub range: Option<Range>,
     /// Lets CUDA round f32 to TF32 (10 bits of mantissa) before it multiplies: faster, other pixels. Nothing on the CPU.
     pub tf32: bool,
-    /// How long onnxruntime may take to load the model and to run it once; `None` for [`LOAD_TIMEOUT`], zero for no limit. It can end
-    /// a run, but no load: where that takes too long, [`Generator::open`] fails and leaves the thread behind that loads, and what
-    /// memory it takes, until the load is over or the process ends.
+    /// How long onnxruntime may take to load the model and to run it once; `None` for [`LOAD_TIMEOUT`], or a quarter of an hour for
+    /// TensorRT, zero for no limit. It can end a run, but no load: where that takes too long, [`Generator::open`] fails and leaves
+    /// the thread behind that loads, and what memory it takes, until the load is over or the process ends.
     pub load_timeout: Option<Duration>,
     /// The most bytes that the latents of a batch may take, and its images as they come from the network; `None` for
     /// [`BATCH_MEMORY`]. What onnxruntime takes between them is its own affair.
@@ -109,18 +110,18 @@ impl Generator {
             let what = format!("{}: it is in {}, not in {}", model.name, model.precision(), options.precision);
             return Err(Error::usage(what, "Leave `Options::precision` away, or export the generator in that precision."));
         }
-        let (name, limit, options) = (model.name.clone(), options.load_timeout.unwrap_or(LOAD_TIMEOUT), *options);
+        let (name, limit, options) =
+            (model.name.clone(), options.load_timeout.unwrap_or(options.provider.load_timeout()), *options);
         limits::within(&name, limit, move |runs| Self::start(model, &options, runs))
     }
 
     /// Loads the model and runs it once.
     fn start(model: Model, options: &Options, runs: Arc<RunOptions>) -> Result<Self> {
         let name = model.name.as_str();
-        let (mut session, provider, mut notes) = model.start(options.provider, options.tf32)?;
-        let tf32 = options.tf32 && provider.knows_tf32();
-        if options.tf32 && !tf32 {
-            notes.push("TF32 is for CUDA: on the CPU nothing changes".to_string());
-        }
+        // Which batch size a session is to be built for is only known from another one.
+        let first = if options.provider.is_built_for_a_batch() { Provider::Cpu } else { options.provider };
+        let (mut session, mut provider, mut notes) =
+            model.start(first, SessionOptions { tf32: options.tf32, ..SessionOptions::default() })?;
 
         let metadata = session.metadata()?;
         let contract = Contract::from_metadata(name, |key| metadata.custom(key))?;
@@ -139,7 +140,8 @@ impl Generator {
             Some(contract) => (promised_latent(name, contract, &input)?, None),
             None => strangers_latent(name, &input)?,
         };
-        let most = provider.batch(model.is_convolutional());
+        let wanted = if first == options.provider { provider } else { options.provider };
+        let most = wanted.batch(model.is_convolutional());
         let batch = choose_batch(name, options.batch, fixed_batch, own_batch(latent, &output, most))?;
         let room = options.batch_memory.unwrap_or(BATCH_MEMORY);
         let values = (latent.size as u64).saturating_mul(batch as u64);
@@ -147,9 +149,18 @@ impl Generator {
         limits::check_batch(name, &format!("the images {}", output.of(batch)), output.of(batch).bytes(), room)?;
         let mut latents = limits::zeros(values as usize, || format!("{name}: a batch of {batch} latents of {}", latent.size))?;
         latent.fill_rows(0, 0, &mut latents);
+        let rows = input.of(batch);
+        if wanted != provider {
+            (session, provider, notes) = model.start(wanted, rows.session_options(options.tf32))?;
+        }
+        notes.extend(provider.remark().map(str::to_string));
+        let tf32 = options.tf32 && provider.knows_tf32();
+        if options.tf32 && !tf32 {
+            notes.push(format!("TF32 is for CUDA: on {provider} nothing changes"));
+        }
         // What the graph declares may be open or wrong; one run tells what it really does.
         let failed = |e: Error| Error::invalid(name, format!("a first run failed: {}", one_line(&e)), hint(&e, EXPECTED));
-        let dims = first_run(&mut session, &input.of(batch), &latents, &runs).map_err(failed)?;
+        let dims = first_run(&mut session, &rows, &latents, &runs).map_err(failed)?;
         let form = match &contract {
             Some(contract) => promised_form(name, contract, &output, &dims, batch)?,
             None => strangers_form(name, &output, &dims, batch)?,
@@ -157,7 +168,7 @@ impl Generator {
         let range = choose_range(name, options.range, contract.as_ref(), form)?;
         let result = Port { dims, ..output.clone() };
         limits::check_batch(name, &format!("the images {result}"), result.bytes(), room)?;
-        let session = BoundSession::new(session, provider, &input.of(batch), &result).map_err(failed)?;
+        let session = BoundSession::new(session, provider, &rows, &result).map_err(failed)?;
         let spare = Mutex::new(vec![session]);
         Ok(Self { model, contract, input, output, result, latent, form, range, provider, tf32, batch, notes, runs, spare })
     }
@@ -351,9 +362,9 @@ impl Generator {
         let session = match free {
             Some(session) => session,
             None => {
-                let session = self.model.session(self.provider, self.tf32);
-                let session =
-                    session.and_then(|it| BoundSession::new(it, self.provider, &self.input.of(self.batch), &self.result));
+                let input = self.input.of(self.batch);
+                let session = self.model.session(self.provider, input.session_options(self.tf32));
+                let session = session.and_then(|it| BoundSession::new(it, self.provider, &input, &self.result));
                 session.map_err(|e| {
                     let what = format!("another session of it failed: {}", one_line(&e));
                     Error::invalid(self.name(), what, hint(&e, "The first one did not: ask for fewer `SamplingJob::threads`."))

@@ -1,41 +1,34 @@
 //! Installing onnxruntime for a user, when asked.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use super::runtime::{self, HOME_VARIABLE, OLDEST_MINOR, PATH_VARIABLE};
-use super::wheels;
+use super::runtime::{self, OLDEST_MINOR, PATH_VARIABLE};
+use super::wheels::{self, Package};
 use crate::error::{Error, Result};
 use crate::files;
 use crate::progress::Progress;
 
-/// Fetches onnxruntime with pip into [`runtime::managed_folder`], whole or not at all; returns the library file. The packages are
+/// Fetches an onnxruntime with pip into [`runtime::managed_folder`], whole or not at all; returns the library file. The packages are
 /// pinned by hashes, and what arrived is compared with their records before it is opened.
-///
-/// With `cuda`, `onnxruntime-gpu` and NVIDIA's libraries for it: some gigabytes.
+/// What was there before is replaced, engines of TensorRT included.
 ///
 /// # Errors
 /// When there is no Python with pip, pip fails, the folder cannot be written to or others may write to it, or what arrived is
 /// not what was pinned or not a usable library.
-pub fn install(cuda: bool, progress: &dyn Progress) -> Result<PathBuf> {
-    let target = runtime::managed_folder().ok_or_else(|| {
-        Error::usage(
-            "the system tells no data folder for this user",
-            format!("Set {HOME_VARIABLE} to a folder of your choice."),
-        )
-    })?;
-    // pip runs in another folder.
-    let target = std::path::absolute(&target).map_err(Error::io("find", &target))?;
+pub fn install(package: Package, progress: &dyn Progress) -> Result<PathBuf> {
+    let target = runtime::own_folder()?;
     let parent = target.parent().unwrap_or(&target);
     files::create_folder(parent)?;
-    safe_to_fill(parent)?;
+    // Before gigabytes are fetched.
+    runtime::check_own(parent)?;
     let work = tempfile::Builder::new().prefix(".install-").tempdir_in(parent).map_err(Error::io("write to", parent))?;
     let fresh = work.path().join("onnxruntime");
-    let package = if cuda { "onnxruntime-gpu and NVIDIA's CUDA libraries" } else { "onnxruntime" };
-    progress.say(&format!("pip installs {package} into {}", target.display()));
+    progress.say(&format!("pip installs {} into {}", package.contents(), target.display()));
+    let limits = package.limits();
     let other_ways =
-        format!("Mend that, or put libonnxruntime 1.{OLDEST_MINOR} or newer anywhere and set {PATH_VARIABLE} to it.");
-    wheels::fetch(cuda, &fresh, work.path(), &other_ways)?;
+        format!("{limits}Mend that, or put libonnxruntime 1.{OLDEST_MINOR} or newer anywhere and set {PATH_VARIABLE} to it.");
+    wheels::fetch(package, &fresh, work.path(), &other_ways)?;
 
     let found = runtime::only_in(
         &fresh,
@@ -54,13 +47,4 @@ pub fn install(cuda: bool, progress: &dyn Progress) -> Result<PathBuf> {
         return Err(Error::io("write", &target)(e));
     }
     Ok(target.join(library))
-}
-
-/// Before gigabytes are fetched into a folder from which nothing would be opened.
-fn safe_to_fill(folder: &Path) -> Result<()> {
-    #[cfg(unix)]
-    super::trust::check(folder).map_err(|reason| {
-        Error::invalid_file(folder, reason, format!("Or set {HOME_VARIABLE} to a folder that is yours alone."))
-    })?;
-    Ok(())
 }

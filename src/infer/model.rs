@@ -8,14 +8,14 @@ use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
 use ort::session::Session;
-use ort::session::builder::GraphOptimizationLevel;
+use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
 use ort::value::{Outlet, TensorElementType, ValueType};
 use sha2::{Digest, Sha256};
 
 use super::inspect::{self, Inspected};
 use super::limits::hint;
 use super::precision::Precision;
-use super::provider::Provider;
+use super::provider::{Provider, SessionOptions};
 use super::runtime;
 use crate::contract;
 use crate::error::{Error, Result};
@@ -95,19 +95,42 @@ impl Model {
         }
     }
 
-    /// A session with one thread: the sessions are what runs in parallel. With `tf32` CUDA may round as TF32 does.
-    pub fn session(&self, provider: Provider, tf32: bool) -> Result<Session> {
+    /// A session with one thread: the sessions are what runs in parallel.
+    pub fn session(&self, provider: Provider, options: SessionOptions) -> Result<Session> {
+        self.commit(self.builder(provider, options)?)
+    }
+
+    fn builder(&self, provider: Provider, options: SessionOptions) -> Result<SessionBuilder> {
         let builder = Session::builder(runtime::environment()?)?
             .with_optimization_level(GraphOptimizationLevel::All)?
             .with_intra_threads(1)?
             .with_inter_threads(1)?;
-        let mut builder = provider.register(builder, tf32)?;
+        provider.register(builder, options, || self.sha256())
+    }
+
+    fn commit(&self, mut builder: SessionBuilder) -> Result<Session> {
         let whole = self.content.whole.as_ref().map_or(&*self.content.bytes, |(whole, _)| whole);
         Ok(builder.commit_from_memory(whole)?)
     }
 
+    /// The first session on a provider, and a note if that does not do all of the work.
+    fn first_session(&self, provider: Provider, options: SessionOptions) -> Result<(Session, Option<String>)> {
+        if !provider.should_work_alone() {
+            return Ok((self.session(provider, options)?, None));
+        }
+        let alone = self.builder(provider, options)?.with_disable_cpu_fallback()?;
+        match self.commit(alone) {
+            Ok(session) => Ok((session, None)),
+            Err(_) => {
+                let session = self.session(provider, options)?;
+                let note = format!("{provider} does not take all operations of this model: the CPU provider runs the others");
+                Ok((session, Some(note)))
+            }
+        }
+    }
+
     /// The first session, the provider it runs on, and what the user should know about that choice.
-    pub fn start(&self, provider: Provider, tf32: bool) -> Result<(Session, Provider, Vec<String>)> {
+    pub fn start(&self, provider: Provider, options: SessionOptions) -> Result<(Session, Provider, Vec<String>)> {
         let library = runtime::load()?;
         let cannot_load = |e: Error| {
             Error::invalid(
@@ -116,12 +139,12 @@ impl Model {
                 hint(&e, "If the file is whole, it may need a newer onnxruntime; else copy or export it again."),
             )
         };
-        let on_cpu = || self.session(Provider::Cpu, tf32).map_err(cannot_load);
+        let on_cpu = || self.session(Provider::Cpu, options).map_err(cannot_load);
         let preferred = provider.preferred();
         let mut notes = Vec::new();
         if preferred != Provider::Cpu && preferred.is_offered()? {
-            match self.session(preferred, tf32) {
-                Ok(session) => return Ok((session, preferred, notes)),
+            match self.first_session(preferred, options) {
+                Ok((session, note)) => return Ok((session, preferred, note.into_iter().collect())),
                 Err(e) if provider == Provider::Auto => {
                     notes.push(format!("using the CPU: the CUDA provider does not start: {}", one_line(&e)));
                 }
@@ -244,6 +267,11 @@ impl Port {
     pub fn of(&self, batch: usize) -> Self {
         let dims = std::iter::once(batch as i64).chain(self.dims.iter().skip(1).copied()).collect();
         Self { dims, ..self.clone() }
+    }
+
+    /// How to set a generator's session up for runs with this input.
+    pub fn session_options(&self, tf32: bool) -> SessionOptions<'_> {
+        SessionOptions { tf32, f16: true, input: Some((&self.name, &self.dims)) }
     }
 
     /// Bytes of all its elements; sizes that are left open count as 1.

@@ -43,7 +43,6 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 use ort::environment::Environment;
-use ort::ep::ExecutionProvider;
 use ort::logging::LogLevel;
 
 use super::search_paths;
@@ -113,14 +112,14 @@ pub fn locate() -> Result<Located> {
         return found.ok_or_else(|| {
             search.failure(&format!(
                 "Set {PATH_VARIABLE} to a library that serves, or unset it: then the usual places are searched, and \
-                 `install(false)` can fetch one."
+                 `install(Package::Cpu)` can fetch one."
             ))
         });
     }
     let found = search.try_usual_places();
     found.ok_or_else(|| {
         search.failure(&format!(
-            "Run `install(false)` to fetch it (needs python3 with pip), or `pip install onnxruntime` into the \
+            "Run `install(Package::Cpu)` to fetch it (needs python3 with pip), or `pip install onnxruntime` into the \
              Python environment in use, or set {PATH_VARIABLE} to the library or its folder."
         ))
     })
@@ -165,20 +164,37 @@ pub fn environment() -> Result<&'static Environment> {
     Ok(&loaded(locate)?.environment)
 }
 
-/// Whether the loaded library was built with the CUDA provider. Its own libraries may still be missing.
-///
-/// # Errors
-/// As [`load`].
-pub fn offers_cuda() -> Result<bool> {
-    load()?;
-    Ok(ort::ep::CUDA::is_available()?)
-}
-
 /// Where [`install`](super::install()) puts onnxruntime: `onnxruntime` below [`HOME_VARIABLE`], or below `ganforge` in the user's data
 /// folder. `None` if the system tells no such folder.
 pub fn managed_folder() -> Option<PathBuf> {
     let home = search_paths::variable(HOME_VARIABLE).map(PathBuf::from).or_else(|| Some(dirs::data_dir()?.join("ganforge")))?;
     Some(home.join("onnxruntime"))
+}
+
+/// [`managed_folder`], absolute.
+///
+/// # Errors
+/// When the system tells no such folder.
+pub(super) fn own_folder() -> Result<PathBuf> {
+    let folder = managed_folder().ok_or_else(|| {
+        Error::usage(
+            "the system tells no data folder for this user",
+            format!("Set {HOME_VARIABLE} to a folder of your choice."),
+        )
+    })?;
+    std::path::absolute(&folder).map_err(Error::io("find", &folder))
+}
+
+/// Refuses a folder, below [`managed_folder`] or above it, from which nothing would be opened: others may write to it.
+///
+/// # Errors
+/// When they may.
+pub(super) fn check_own(folder: &Path) -> Result<()> {
+    #[cfg(unix)]
+    super::trust::check(folder).map_err(|reason| {
+        Error::invalid_file(folder, reason, format!("Or set {HOME_VARIABLE} to a folder that is yours alone."))
+    })?;
+    Ok(())
 }
 
 struct Loaded {
@@ -320,7 +336,7 @@ fn tell(line: &str) {
 
 static OPENED: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
 
-/// The libraries that this process has loaded to stay: onnxruntime, and those that [`preload_cuda`] opened for it.
+/// The libraries that this process has loaded to stay: onnxruntime, and those that [`preload_cuda`] and [`preload_tensorrt`] opened for it.
 pub fn opened() -> Vec<PathBuf> {
     OPENED.lock().unwrap_or_else(PoisonError::into_inner).clone()
 }
@@ -457,24 +473,44 @@ pub fn preload_cuda() -> Result<()> {
     use ort::ep::cuda::{CUDA_DYLIBS, CUDNN_DYLIBS};
     static ONCE: OnceLock<()> = OnceLock::new();
     let located = load()?;
-    ONCE.get_or_init(|| {
-        let folders = nvidia_folders(&located.path);
-        for name in CUDA_DYLIBS.iter().chain(CUDNN_DYLIBS) {
-            if let Some(library) = folders.iter().find_map(|folder| same_library(folder, name)) {
-                preload(&library, located.how);
-            }
-        }
-    });
+    ONCE.get_or_init(|| preload_packages(located, CUDA_DYLIBS.iter().chain(CUDNN_DYLIBS)));
     Ok(())
 }
 
-/// Of `PACKAGES/onnxruntime/capi/libonnxruntime.so`: `PACKAGES/nvidia/*/lib`, on Windows `bin`.
+/// As [`preload_cuda`], and TensorRT's libraries for its provider.
+///
+/// # Errors
+/// As [`load`].
+pub fn preload_tensorrt() -> Result<()> {
+    // Each needs the one before it.
+    const TENSORRT_DYLIBS: [&str; 3] = if cfg!(windows) {
+        ["nvinfer_10.dll", "nvinfer_plugin_10.dll", "nvonnxparser_10.dll"]
+    } else {
+        ["libnvinfer.so.10", "libnvinfer_plugin.so.10", "libnvonnxparser.so.10"]
+    };
+    static ONCE: OnceLock<()> = OnceLock::new();
+    preload_cuda()?;
+    let located = load()?;
+    ONCE.get_or_init(|| preload_packages(located, &TENSORRT_DYLIBS));
+    Ok(())
+}
+
+fn preload_packages<'a>(located: &Located, names: impl IntoIterator<Item = &'a &'a str>) {
+    let folders = nvidia_folders(&located.path);
+    for name in names {
+        if let Some(library) = folders.iter().find_map(|folder| same_library(folder, name)) {
+            preload(&library, located.how);
+        }
+    }
+}
+
+/// Of `PACKAGES/onnxruntime/capi/libonnxruntime.so`: `PACKAGES/nvidia/*/lib`, on Windows `bin`; and `PACKAGES/tensorrt_libs`.
 fn nvidia_folders(library: &Path) -> Vec<PathBuf> {
     let Some(capi) = library.parent().filter(|folder| folder.ends_with("onnxruntime/capi")) else { return Vec::new() };
     let Some(packages) = capi.ancestors().nth(2) else { return Vec::new() };
     let components = fs::read_dir(packages.join("nvidia")).into_iter().flatten().flatten();
     let folders = components.flat_map(|entry| ["lib", "bin"].map(|name| entry.path().join(name)));
-    folders.filter(|path| path.is_dir()).collect()
+    folders.chain([packages.join("tensorrt_libs")]).filter(|path| path.is_dir()).collect()
 }
 
 fn preload(library: &Path, how: How) {

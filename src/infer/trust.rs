@@ -29,11 +29,12 @@ pub fn check(path: &Path) -> Result<(), String> {
     walk(path, &owners)
 }
 
-/// As [`check`], for a library that opens others which lie beside it: those called `libonnxruntime…`, too.
+/// As [`check`], for a library that opens others which lie beside it: its providers and what OpenVINO's brings with it, too.
 ///
 /// # Errors
 /// As [`check`].
 pub fn check_library(library: &Path) -> Result<(), String> {
+    const OPENED: [&str; 3] = ["libonnxruntime", "libopenvino", "libtbb"];
     check(library)?;
     let real = library.canonicalize().map_err(|e| e.to_string())?;
     for folder in [library, &real].into_iter().filter_map(Path::parent) {
@@ -42,7 +43,7 @@ pub fn check_library(library: &Path) -> Result<(), String> {
             return Err(format!("not safe: everybody may put libraries into {}; {HINT}", folder.display()));
         }
         let neighbours = fs::read_dir(folder).map_err(|e| e.to_string())?.flatten();
-        for file in neighbours.filter(|file| file.file_name().to_string_lossy().starts_with("libonnxruntime")) {
+        for file in neighbours.filter(|file| OPENED.iter().any(|name| file.file_name().to_string_lossy().starts_with(name))) {
             check(&file.path())?;
         }
     }

@@ -13,24 +13,59 @@ use super::search_paths;
 use crate::error::{Error, Result};
 use crate::files;
 
-/// The pinned packages, with the hashes of all their wheels: one that has another is refused by pip.
-const REQUIREMENTS: &str = include_str!("onnxruntime.txt");
-const CUDA_REQUIREMENTS: &str = include_str!("onnxruntime-cuda.txt");
+/// An onnxruntime that [`install`](super::install()) can fetch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Package {
+    /// With the CPU provider alone.
+    #[default]
+    Cpu,
+    /// With the CUDA and TensorRT providers, and NVIDIA's libraries for the former: some gigabytes.
+    Cuda,
+    /// With OpenVINO and its provider, for Linux on x86-64 and Python 3.10 to 3.13: a quarter of a gigabyte.
+    OpenVino,
+}
+
+impl Package {
+    /// The pinned packages, with the hashes of all their wheels: one that has another is refused by pip.
+    fn requirements(self) -> &'static str {
+        match self {
+            Self::Cpu => include_str!("onnxruntime.txt"),
+            Self::Cuda => include_str!("onnxruntime-cuda.txt"),
+            Self::OpenVino => include_str!("onnxruntime-openvino.txt"),
+        }
+    }
+
+    /// What is fetched.
+    pub(super) fn contents(self) -> &'static str {
+        match self {
+            Self::Cpu => "onnxruntime",
+            Self::Cuda => "onnxruntime-gpu and NVIDIA's CUDA libraries",
+            Self::OpenVino => "onnxruntime-openvino",
+        }
+    }
+
+    /// Where there are wheels of it, if that is not everywhere.
+    pub(super) fn limits(self) -> &'static str {
+        match self {
+            Self::Cpu | Self::Cuda => "",
+            Self::OpenVino => "It is there for Linux on x86-64 and Python 3.10 to 3.13 only. ",
+        }
+    }
+}
 
 /// pip as Python runs it in isolation, where the user's own packages, among which pip may be, are left out.
 const PIP: &str = "import runpy, site, sys\n\
     sys.path.append(site.getusersitepackages())\n\
     runpy.run_module('pip', run_name='__main__', alter_sys=True)";
 
-/// Has pip put onnxruntime into the folder `target`, which must be absolute; with `cuda`, the one with the CUDA provider and
-/// NVIDIA's libraries for it. `work` is a folder for passing files.
+/// Has pip put an onnxruntime into the folder `target`, which must be absolute. `work` is a folder for passing files.
 ///
 /// # Errors
 /// When there is no Python with pip, pip fails, a hash differs, or a file in `target` is not as its package recorded it. The
 /// message ends with `other_ways`.
-pub fn fetch(cuda: bool, target: &Path, work: &Path, other_ways: &str) -> Result<()> {
+pub fn fetch(package: Package, target: &Path, work: &Path, other_ways: &str) -> Result<()> {
     let requirements = work.join("requirements.txt");
-    files::write_atomic(&requirements, if cuda { CUDA_REQUIREMENTS } else { REQUIREMENTS }.as_bytes())?;
+    files::write_atomic(&requirements, package.requirements().as_bytes())?;
     run_pip(&requirements, target, other_ways)?;
     check_files(target)
 }

@@ -50,7 +50,7 @@ fn on_the_cpu_int8_is_chosen_and_f32_can_be_asked_for() {
         // A file is what it is.
         let refused = Generator::from_bytes("it", builtin.int8, &options(Precision::F32, Provider::Cpu)).err().unwrap();
         assert!(refused.to_string().contains("it is in int8, not in f32"), "{refused}");
-        if runtime::offers_cuda().unwrap() {
+        if Provider::Cuda(0).is_offered().unwrap() {
             continue;
         }
         assert_eq!(builtin.open(&options(Precision::Auto, Provider::Auto)).unwrap().precision(), Precision::Int8);

@@ -182,15 +182,3 @@ fn threads_share_a_generator() {
         assert_eq!(parts, expected.pixels);
     });
 }
-
-#[test]
-fn a_provider_is_parsed() {
-    assert_eq!("cuda".parse(), Ok(Provider::Cuda(0)));
-    assert_eq!("cuda:3".parse(), Ok(Provider::Cuda(3)));
-    for provider in [Provider::Auto, Provider::Cpu, Provider::Cuda(7)] {
-        assert_eq!(provider.to_string().parse(), Ok(provider));
-    }
-    for wrong in ["", "gpu", "cuda:", "cuda:-1", "cuda:x", "cuda:4294967295", "CPU"] {
-        assert!(wrong.parse::<Provider>().is_err(), "{wrong}");
-    }
-}

@@ -6,6 +6,7 @@ mod interrupted;
 mod latents;
 mod programs;
 mod promises;
+mod providers;
 
 use assert_cmd::Command;
 use ganforge::contract::{self, Contract, Layout, Weights};
