@@ -17,8 +17,10 @@ use crate::random::Purpose;
 
 /// Bins over the range of a value.
 const BINS: usize = 4096;
-/// Images a run.
+/// Images a run, at most.
 const BATCH: usize = 32;
+/// Values of a run, of all layers, at most.
+const VALUES: usize = 1 << 26;
 
 /// How a range is laid over the values that were seen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -108,10 +110,11 @@ fn each_batch_of<T: Send>(
     let model = Model::in_memory("the graph in f32", traced.file.clone())?;
     let open = || model.session(Provider::Cpu, SessionOptions::default());
     let size = contract.latent.size;
-    let batches: Vec<usize> = (0..n).step_by(BATCH).collect();
+    let batch = (VALUES / traced.elements.max(1)).clamp(1, BATCH);
+    let batches: Vec<usize> = (0..n).step_by(batch).collect();
     let run = |session: &mut Result<Session>, first: usize| -> Result<Vec<(Value, T)>> {
         let session = session.as_mut().map_err(|e| Error::Ort(e.to_string()))?;
-        let rows = BATCH.min(n - first);
+        let rows = batch.min(n - first);
         let mut latents = vec![0.0; rows * size];
         for (index, row) in (first..).zip(latents.chunks_mut(size)) {
             contract.latent.fill(contract.seed, Purpose::Evaluation, index as u64, row);

@@ -11,8 +11,14 @@ use crate::infer::Generator;
 
 /// Images that both make.
 pub(super) const IMAGES: usize = 5000;
-/// Images of a task: whole batches.
+/// Images of a task, at most: whole batches.
 const PART: usize = 256;
+
+/// Images of a task: of large ones fewer.
+fn part(generator: &Generator) -> usize {
+    const BYTES: usize = 32 << 20;
+    (BYTES / generator.image_shape().iter().product::<usize>().max(1)).clamp(1, PART)
+}
 
 /// Images to whose features both generators' are compared.
 pub struct RealReference {
@@ -46,11 +52,12 @@ fn squares(a: &[u8], b: &[u8]) -> u64 {
 
 /// The PSNR of a generator's images to others of the same latents, which begin at number `start`.
 pub(super) fn psnr_to(images: &Images, generator: &Generator, seed: u64, start: u64) -> Result<f64> {
-    let parts: Vec<usize> = (0..images.n).step_by(PART / 4).collect();
+    let part = part(generator).min(PART / 4);
+    let parts: Vec<usize> = (0..images.n).step_by(part).collect();
     let sums: Vec<u64> = parts
         .into_par_iter()
         .map(|first| {
-            let expected = images.part(first..first + PART / 4);
+            let expected = images.part(first..first + part);
             let made = generator.sample(seed, start + first as u64, expected.n)?;
             Ok(squares(&expected.pixels, &made.pixels))
         })
@@ -66,11 +73,12 @@ pub(super) fn measure(
     model: &FeatureModel,
     real: Option<&RealReference>,
 ) -> Result<Cost> {
-    let parts: Vec<usize> = (0..IMAGES).step_by(PART).collect();
+    let part = part(exact);
+    let parts: Vec<usize> = (0..IMAGES).step_by(part).collect();
     let made: Vec<(u64, u64, Vec<f32>, Vec<f32>)> = parts
         .into_par_iter()
         .map(|first| {
-            let n = PART.min(IMAGES - first);
+            let n = part.min(IMAGES - first);
             let [a, b] = [exact, reduced].map(|generator| generator.sample(contract.seed, first as u64, n));
             let (a, b) = (a?, b?);
             let values = |images: &Images| -> Result<Vec<f32>> {

@@ -6,7 +6,7 @@ use std::path::Path;
 use super::calibrate::{self, Method, Seen};
 use super::cost::{self, RealReference};
 use super::integer::{IntegerNetwork, Values};
-use super::quantise::{Recipe, quantise};
+use super::quantise::{Recipe, quantise, sums_fit};
 use super::{Dtype, contract_of, model, passes, verify};
 use crate::contract::{self, Contract, Cost, Layout};
 use crate::error::{Error, Result};
@@ -207,10 +207,11 @@ impl Trial<'_> {
             (0..self.graph.nodes.len()).filter(|&place| self.graph.nodes[place].op.linear_name().is_some()).collect();
         progress.say(&format!("calibrating with {} latents", how.calibrate));
         let seen = calibrate::observe(&model::encode_traced(self.graph, self.contract), self.contract, how.calibrate)?;
-        let all = BTreeSet::new();
+        let mut kept: BTreeSet<usize> =
+            linear.iter().copied().filter(|&place| !sums_fit(&self.graph.nodes[place].op)).collect();
         let mut best: Option<(Method, f64)> = None;
         for method in Method::ALL {
-            let psnr = tenths(self.psnr(&self.quantised(&seen, method, &all)?)?);
+            let psnr = tenths(self.psnr(&self.quantised(&seen, method, &kept)?)?);
             report.methods.push((method.name(), psnr));
             if best.is_none_or(|(_, most)| psnr > most) {
                 best = Some((method, psnr));
@@ -219,13 +220,12 @@ impl Trial<'_> {
         let Some((method, mut psnr)) = best else { return Err(Error::Verification("no method".into())) };
         report.method = Some(method.name());
         for &place in &linear {
-            let others = linear.iter().copied().filter(|&other| other != place).collect();
+            let others = linear.iter().copied().filter(|&other| other != place || kept.contains(&place)).collect();
             let psnr = tenths(self.psnr(&self.quantised(&seen, method, &others)?)?);
             let name = self.graph.nodes[place].op.linear_name().unwrap_or_default();
-            report.layers.push(LayerReport { name, psnr, kept: false });
+            report.layers.push(LayerReport { name, psnr, kept: kept.contains(&place) });
         }
         // The worst first.
-        let mut kept = BTreeSet::new();
         let mut order: Vec<usize> = (0..linear.len()).collect();
         order.sort_by(|&a, &b| report.layers[a].psnr.total_cmp(&report.layers[b].psnr));
         for layer in order {

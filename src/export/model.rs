@@ -66,8 +66,10 @@ pub(super) fn encode_integer(network: &IntegerNetwork, contract: &Contract) -> V
 /// A graph in f32, all of whose values are outputs.
 pub(super) struct Traced {
     pub file: Vec<u8>,
-    /// Their names; reshaped ones are left out.
+    /// Their names.
     pub values: BTreeMap<Value, String>,
+    /// Elements of all of them together, of one image.
+    pub elements: usize,
 }
 
 /// A generator's graph, to be looked into.
@@ -75,13 +77,18 @@ pub(super) fn encode_traced(graph: &Graph, contract: &Contract) -> Traced {
     let mut builder = Builder::new(Dtype::F32);
     let mut names = HashMap::from([(graph.input, contract::GENERATOR_INPUT.to_string())]);
     builder.nodes(&graph.nodes, &mut names);
-    let made = graph.nodes.iter().filter(|node| !matches!(node.op, Op::Reshape(_)));
     let copy = builder.node("Identity", contract::GENERATOR_INPUT, &[], vec![]);
-    let mut values: BTreeMap<Value, String> = made.map(|node| (node.output, name_of(&names, node.output))).collect();
+    let mut values: BTreeMap<Value, String> =
+        graph.nodes.iter().map(|node| (node.output, name_of(&names, node.output))).collect();
     values.insert(graph.input, copy);
+    let (mut shape, mut elements) = (Shape::Flat(contract.latent.size), 2 * contract.latent.size);
+    for node in &graph.nodes {
+        shape = node.op.output(shape);
+        elements += shape.elements();
+    }
     let outputs = values.values().map(|name| value(name, DataType::Float, &[])).map(without_shape).collect();
     let input = value(contract::GENERATOR_INPUT, DataType::Float, &[contract.latent.size]);
-    Traced { file: builder.assemble("trace", input, outputs, BTreeMap::new()), values }
+    Traced { file: builder.assemble("trace", input, outputs, BTreeMap::new()), values, elements }
 }
 
 fn without_shape(mut port: ValueInfoProto) -> ValueInfoProto {

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::calibrate::{Method, Seen};
-use super::integer::{IntegerNetwork, Scale, Step, StepNode, Table, Weave, pads_of, quantise_kernels, sides};
+use super::integer::{IntegerNetwork, MOST_WEIGHT, Scale, Step, StepNode, Table, Weave, pads_of, quantise_kernels, sides};
 use super::phases::Phases;
 use crate::contract::Layout;
 use crate::error::{Error, Result};
@@ -45,6 +45,18 @@ pub(super) fn quantise(graph: &Graph, latent: usize, recipe: &Recipe) -> Result<
         }
     }
     maker.finish(latent)
+}
+
+/// Whether all sums of a linear operation lie within s32, whatever it takes.
+pub(super) fn sums_fit(op: &Op) -> bool {
+    /// The rest is for the bias.
+    const MOST: usize = 1 << 30;
+    let products = match op {
+        Op::Gemm { weight, .. } | Op::Conv { weight, .. } => weight.values.len() / weight.dims[0].max(1),
+        Op::ConvTranspose { weight, .. } => weight.values.len() / weight.dims[1].max(1),
+        Op::Affine { .. } | Op::Relu | Op::LeakyRelu(_) | Op::Tanh | Op::Sigmoid | Op::Reshape(_) | Op::Categorical(_) => 0,
+    };
+    products.saturating_mul(255 * MOST_WEIGHT as usize) <= MOST
 }
 
 /// A value in u8, and what that means.
@@ -175,7 +187,8 @@ impl Maker<'_> {
             last = Some(behind.clone());
             self.skipped.insert(*place);
         }
-        let is_pixels = last.is_none() && output == self.graph.output && self.recipe.layout != Layout::NchwF32;
+        // A ReLU's 0 is not the pixel 0, so with one behind it the sums are not the pixels.
+        let is_pixels = last.is_none() && node.output == self.graph.output && self.recipe.layout != Layout::NchwF32;
         let to = if is_pixels {
             // Without an activation at the end the sums are the pixels, in the right units.
             let (scale, shift) = self.recipe.range.to_pixel();

@@ -8,7 +8,6 @@ use ganforge::export::{self, Dtype, Reduction};
 use ganforge::infer::builtin::{self, BUILTIN};
 use ganforge::infer::{
     Class, Conditioning, Existing, Format, Generator, Options, Plan, Precision, Provider, SamplingJob, Selection, pipeline,
-    runtime,
 };
 use ganforge::progress::Silent;
 use ganforge::train::{RunFolder, Which, load_trained};

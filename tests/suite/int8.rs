@@ -68,7 +68,7 @@ fn small_features(channels: usize) -> FeatureModel {
 }
 
 /// With what these small random networks lose; trained ones lose less.
-const RANDOM_LOSS: f64 = 0.3;
+const RANDOM_LOSS: f64 = 1.0;
 
 fn reduce(
     trained: &Trained,
@@ -184,6 +184,12 @@ fn every_kind_of_layer_in_whole_numbers() {
             Range::Tanh,
             "{ linear = { out = 40 } }, \"relu\", { linear = { out = 64 } }, \"sigmoid\"".to_string(),
         ),
+        (
+            "a ReLU at the end",
+            [1, 8],
+            Range::Tanh,
+            "{ linear = { out = 40 } }, \"relu\", { linear = { out = 64 } }, \"relu\"".to_string(),
+        ),
     ];
     let folder = tempdir().unwrap();
     for (what, shape, range, layers) in cases {
@@ -210,7 +216,7 @@ fn check_file(what: &str, trained: &Trained, path: &Path) {
     assert!(one == some && some == many, "{what}: images depend on their batch");
     let generator = open(path, 4);
     assert_eq!(generator.precision(), Precision::Int8);
-    assert!(generator.contract().unwrap().cost.as_ref().is_some_and(|cost| cost.loss() <= RANDOM_LOSS && cost.psnr > 20.0));
+    assert!(generator.contract().unwrap().cost.as_ref().is_some_and(|cost| cost.loss() <= RANDOM_LOSS && cost.psnr > 25.0));
 }
 
 #[test]
@@ -286,18 +292,18 @@ fn weights_of_8_bits_are_a_quarter_of_the_file() {
         "{{ linear = {{ out = 1024 }} }}, \"relu\", {{ reshape = [64, 4, 4] }}, {up}, \"batch_norm\", \"relu\", {}, \"tanh\"",
         up.replace("16", "3")
     );
-    let trained = custom(16, [3, 16], Range::Tanh, &layers);
+    let trained = custom(64, [3, 16], Range::Tanh, &layers);
     let folder = tempdir().unwrap();
     let (small, large) = (folder.path().join("w8.onnx"), folder.path().join("f32.onnx"));
     let report = reduce(&trained, Layout::NhwcU8, Dtype::W8, MAX_LOSS, &small).unwrap();
     assert!(report.layers.is_empty() && report.from_exact.is_none() && report.cost.psnr > 40.0, "{report:?}");
     export::export(&trained, Layout::NhwcU8, Dtype::F32, &large).unwrap();
     let length = |path: &PathBuf| std::fs::metadata(path).unwrap().len();
-    // Names and metadata are about 5 kB.
-    assert!(length(&small) < length(&large) / 4 + 5000, "{} of {}", length(&small), length(&large));
+    // Scales, biases, names and metadata come on top.
+    assert!(length(&small) < length(&large) * 3 / 10, "{} of {}", length(&small), length(&large));
     let [ours, theirs]: [Images; 2] = [&small, &large].map(|path| open(path, 8).sample(0, 0, 8).unwrap());
     let furthest = ours.pixels.iter().zip(&theirs.pixels).map(|(a, b)| a.abs_diff(*b)).max().unwrap();
-    assert!((1..20).contains(&furthest), "{furthest}");
+    assert!((1..60).contains(&furthest), "{furthest}");
     assert_eq!(open(&small, 8).precision(), Precision::F32);
 }
 
