@@ -143,7 +143,7 @@ pub struct Cost {
 
 impl Cost {
     /// By which part the distance to real images grew. Without real images, the distance to the f32 images is taken for what it grew by,
-    /// and [`TYPICAL`] of their variance for what it was.
+    /// and a fiftieth of their variance for what it was.
     pub fn loss(&self) -> f64 {
         let (more, before) = match self.reference.is_empty() {
             true => (self.frechet, TYPICAL * self.frechet_f32),

@@ -97,8 +97,8 @@ struct Open {
 
 #[derive(Args)]
 struct How {
-    /// auto (CUDA if it works, else the CPU), cpu, cuda[:INDEX], tensorrt[:INDEX] (float16, for NVIDIA's GPUs), openvino[:CPU or
-    /// :GPU.INDEX] (for Intel's) or coreml (for Apple's)
+    /// auto (CUDA if it works, else the CPU), cpu, cuda, tensorrt (float16, for NVIDIA's GPUs), openvino (for Intel's) or coreml (for
+    /// Apple's); a device stands behind a colon: cuda:1, tensorrt:1, openvino:GPU.0
     #[arg(long, value_name = "PROVIDER", default_value_t)]
     provider: Provider,
     /// What to compute with: auto (the fastest there is: of built-in generators int8 on the CPU), f32, f16 or int8

@@ -82,7 +82,7 @@ pub struct FeatureArgs {
     /// Height and width of a feature model's input that leaves them open.
     #[arg(long, value_name = "PIXELS")]
     features_size: Option<usize>,
-    /// Where the features are computed: auto, cpu, cuda[:INDEX], tensorrt[:INDEX] (in f32), openvino[:DEVICE] or coreml.
+    /// Where the features are computed: auto, cpu, cuda, tensorrt (in f32), openvino or coreml, a device behind a colon: cuda:1.
     #[arg(long, default_value = "cpu")]
     provider: Provider,
     /// How long a model may take to load and to run once; 0 for no limit [default: 120].
