@@ -185,8 +185,7 @@ fn judge(cost: &Cost, max_loss: f64) -> Result<()> {
         return Ok(());
     }
     Err(Error::Verification(format!(
-        "it costs too much: {cost}; at most {:.1} % and at least {least:.1} dB are borne. Calibrate with more latents \
-         (`Reduction::calibrate`), bear more (`Reduction::max_loss`), or export in f32.",
+        "it costs too much: {cost}; at most {:.1} % and at least {least:.1} dB are borne. Bear more (`Reduction::max_loss`), or export in f32.",
         100.0 * max_loss
     )))
 }

@@ -73,8 +73,11 @@ pub fn contract_of(trained: &Trained, layout: Layout) -> Contract {
 /// Exports a trained generator: encodes it, checks it against candle's forward in onnxruntime, and only then writes it.
 ///
 /// # Errors
-/// When onnxruntime is not found, the graph does not compute what the network computes, or `path` cannot be written.
+/// When the type loses something ([`export_reduced`] is for those), onnxruntime is not found, the graph does not compute what the network computes, or `path` cannot be written.
 pub fn export(trained: &Trained, layout: Layout, dtype: Dtype, path: &Path) -> Result<Agreement> {
+    if matches!(dtype, Dtype::Int8 | Dtype::W8) {
+        return Err(Error::usage("an export that loses something", "Use `export_reduced`, which measures what."));
+    }
     let contract = contract_of(trained, layout);
     let graph = passes::optimise(trained.generator.graph()?);
     let mut encoded = model::encode(&graph, &contract, dtype);

@@ -440,8 +440,8 @@ fn identity(generator: &Generator, job: &SamplingJob, plan: &Plan) -> Result<Val
         ("class", json!(job.conditioning.class.map(Class::number))),
     ];
     facts.extend(others.map(|(key, value)| (key.to_string(), value)));
-    // Only where it is another: the manifests and journals of generators in f32 stay what they were.
-    if generator.precision() != Precision::F32 {
+    // Only where earlier versions knew no such generators: other manifests and journals stay what they were, to be gone on with.
+    if generator.precision() == Precision::Int8 {
         facts.insert("precision".to_string(), json!(generator.precision().name()));
     }
     // Files of earlier versions were without; to go on with one of those would make two halves.

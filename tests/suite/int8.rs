@@ -271,6 +271,8 @@ fn what_costs_too_much_is_not_written() {
     let path = folder.path().join("it.onnx");
     std::fs::write(&path, "what was there").unwrap();
     for dtype in [Dtype::Int8, Dtype::W8] {
+        let refused = export::export(&trained, Layout::NhwcU8, dtype, &path).unwrap_err().to_string();
+        assert!(refused.contains("loses something"), "{refused}");
         let refused = reduce(&trained, Layout::NhwcU8, dtype, 1e-9, &path).unwrap_err().to_string();
         assert!(refused.contains("costs too much"), "{refused}");
     }
