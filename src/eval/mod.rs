@@ -243,8 +243,7 @@ impl Bar {
     fn new(job: &EvaluationJob, model: &FeatureModel, progress: &dyn Progress) -> Result<Self> {
         let pool = job.real.1;
         let n = images_a_draw(job, pool.len())?;
-        let order = Stream::at(CHOICE_SEED, Purpose::Evaluation, CHOICE).permutation(pool.len() as u32);
-        let order: Vec<u32> = order.into_iter().map(|at| pool[at as usize]).collect();
+        let order = chosen(pool, pool.len());
         let others = order.len().min(2 * n) - n;
         let looked_at = if job.neighbours { order.len() } else { n + others };
         let part = |range: std::ops::Range<usize>| job.data.images(&order[range]);

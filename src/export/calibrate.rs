@@ -19,15 +19,15 @@ use crate::random::Purpose;
 const BINS: usize = 4096;
 /// Images a run, at most.
 const BATCH: usize = 32;
-/// Values of a run, of all layers, at most.
-const VALUES: usize = 1 << 26;
+/// Values of a run, of all layers, at most. How many there are must not depend on the machine: f32 sums depend on the batch.
+const VALUES: usize = 1 << 25;
 
 /// How a range is laid over the values that were seen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Method {
+pub(super) enum Method {
     /// From the least to the largest.
     MinMax,
-    /// So that 99.99 % lie in it.
+    /// So that at most one of 10,000 lies beyond it at either end.
     Percentile,
     /// So that the mean square error is least, of the values behind the activation that follows.
     MeanSquare,
@@ -58,61 +58,47 @@ pub(super) struct Histogram {
 /// A histogram for each value that an operation makes, and for the input.
 pub(super) type Seen = BTreeMap<Value, Histogram>;
 
-/// Runs `n` latents through the f32 graph; they are none that an image is made of.
+/// Runs `n` latents through the f32 graph, twice; they are none that an image is made of.
 pub(super) fn observe(traced: &Traced, contract: &Contract, n: usize) -> Result<Seen> {
-    let bounds = each_batch(traced, contract, n, |values| {
-        values.iter().fold([f32::INFINITY, f32::NEG_INFINITY], |[low, high], &value| [low.min(value), high.max(value)])
-    })?;
+    let widest = |a: [f32; 2], b: [f32; 2]| [a[0].min(b[0]), a[1].max(b[1])];
+    let bounds = look_at(traced, contract, n, |_, values| bounds(values), widest)?;
     let mut seen = Seen::new();
-    for (value, bounds) in &bounds {
-        let [low, high] = bounds.iter().fold([0.0f32, 0.0], |[low, high], batch| [low.min(batch[0]), high.max(batch[1])]);
+    for (value, [low, high]) in bounds {
         if !(low.is_finite() && high.is_finite()) {
             let what = "a layer makes NaN or infinity: int8 has neither. If training diverged, export an earlier checkpoint.";
             return Err(Error::Verification(what.to_string()));
         }
-        seen.insert(*value, Histogram { low, high, counts: vec![0; BINS] });
+        seen.insert(value, Histogram { low, high, counts: vec![0; BINS] });
     }
-    let counted = each_value(traced, contract, n, &seen)?;
-    for (value, histogram) in &mut seen {
-        for counts in counted.get(value).into_iter().flatten() {
-            histogram.counts.iter_mut().zip(counts).for_each(|(all, count)| *all += u64::from(*count));
-        }
+    let count = |value, values: &[f32]| seen.get(&value).map(|histogram| histogram.count(values)).unwrap_or_default();
+    let counts = look_at(traced, contract, n, count, |a, b| a.iter().zip(&b).map(|(a, b)| a + b).collect())?;
+    for (value, counts) in counts {
+        seen.entry(value).and_modify(|histogram| histogram.counts = counts);
     }
     Ok(seen)
 }
 
-fn each_value(traced: &Traced, contract: &Contract, n: usize, seen: &Seen) -> Result<BTreeMap<Value, Vec<Vec<u32>>>> {
-    each_batch_of(traced, contract, n, |value, values| {
-        let mut counts = vec![0; BINS];
-        if let Some(histogram) = seen.get(&value) {
-            values.iter().for_each(|&value| counts[histogram.bin(value)] += 1);
-        }
-        counts
-    })
+/// The least and the largest of some values and 0; infinite where one of them is no number.
+fn bounds(values: &[f32]) -> [f32; 2] {
+    if !values.iter().all(|value| value.is_finite()) {
+        return [f32::NEG_INFINITY, f32::INFINITY];
+    }
+    values.iter().fold([0.0, 0.0], |[low, high], &value| [low.min(value), high.max(value)])
 }
 
-fn each_batch<T: Send>(
-    traced: &Traced,
-    contract: &Contract,
-    n: usize,
-    look: impl Fn(&[f32]) -> T + Sync,
-) -> Result<BTreeMap<Value, Vec<T>>> {
-    each_batch_of(traced, contract, n, |_, values| look(values))
-}
-
-/// What `look` says of every value of every batch, in the batches' order.
-fn each_batch_of<T: Send>(
+/// What `look` says of every value in each batch, joined; in which order must not matter to `join`.
+fn look_at<T: Send>(
     traced: &Traced,
     contract: &Contract,
     n: usize,
     look: impl Fn(Value, &[f32]) -> T + Sync,
-) -> Result<BTreeMap<Value, Vec<T>>> {
+    join: impl Fn(T, T) -> T + Sync,
+) -> Result<BTreeMap<Value, T>> {
     let model = Model::in_memory("the graph in f32", traced.file.clone())?;
     let open = || model.session(Provider::Cpu, SessionOptions::default());
     let size = contract.latent.size;
     let batch = (VALUES / traced.elements.max(1)).clamp(1, BATCH);
-    let batches: Vec<usize> = (0..n).step_by(batch).collect();
-    let run = |session: &mut Result<Session>, first: usize| -> Result<Vec<(Value, T)>> {
+    let run = |session: &mut Result<Session>, first: usize| -> Result<BTreeMap<Value, T>> {
         let session = session.as_mut().map_err(|e| Error::Ort(e.to_string()))?;
         let rows = batch.min(n - first);
         let mut latents = vec![0.0; rows * size];
@@ -121,21 +107,32 @@ fn each_batch_of<T: Send>(
         }
         let input = ort::value::Tensor::from_array(([rows, size], latents))?;
         let outputs = session.run(ort::inputs![input])?;
-        traced
-            .values
-            .iter()
-            .map(|(&value, name)| Ok((value, look(value, outputs[name.as_str()].try_extract_tensor::<f32>()?.1))))
-            .collect()
+        let values = traced.values.iter();
+        let told = values.map(|(&value, name)| Ok((value, look(value, outputs[name.as_str()].try_extract_tensor::<f32>()?.1))));
+        told.collect()
     };
-    let made: Vec<Vec<(Value, T)>> = batches.into_par_iter().map_init(open, run).collect::<Result<_>>()?;
-    let mut all: BTreeMap<Value, Vec<T>> = BTreeMap::new();
-    for (value, told) in made.into_iter().flatten() {
-        all.entry(value).or_default().push(told);
-    }
-    Ok(all)
+    let join_all = |mut all: BTreeMap<Value, T>, others: BTreeMap<Value, T>| {
+        for (value, other) in others {
+            let joined = match all.remove(&value) {
+                Some(one) => join(one, other),
+                None => other,
+            };
+            all.insert(value, joined);
+        }
+        Ok(all)
+    };
+    let batches: Vec<usize> = (0..n).step_by(batch).collect();
+    batches.into_par_iter().map_init(open, run).try_reduce(BTreeMap::new, join_all)
 }
 
 impl Histogram {
+    /// How often values fall into each of its bins.
+    fn count(&self, values: &[f32]) -> Vec<u64> {
+        let mut counts = vec![0; BINS];
+        values.iter().for_each(|&value| counts[self.bin(value)] += 1);
+        counts
+    }
+
     fn bin(&self, value: f32) -> usize {
         (((value - self.low) / (self.high - self.low) * BINS as f32) as usize).min(BINS - 1)
     }
@@ -190,10 +187,12 @@ impl Histogram {
     }
 }
 
-/// 256 steps from `low`, at most 0, to `high`, at least 0; 0 is one of them. Of the step's size 6 bits count, rounded up: what an f32
-/// sum's last bits are on another processor makes no other file.
+/// 256 steps from `low`, at most 0, to `high`, at least 0; 0 is one of them. Of the step's size 6 bits count, rounded up: the last bits
+/// of f32 sums, which differ from processor to processor, seldom make another file.
 fn spread(low: f32, high: f32) -> Scale {
-    let step = ((high - low) / 255.0).max(1e-6);
+    /// Of values that are all 0.
+    const LEAST: f32 = 1e-20;
+    let step = ((high - low) / 255.0).max(LEAST);
     let bits = step.to_bits();
     const COARSE: u32 = 1 << 17;
     let scale = f32::from_bits((bits + COARSE - 1) & !(COARSE - 1));

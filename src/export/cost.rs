@@ -14,8 +14,8 @@ pub(super) const IMAGES: usize = 5000;
 /// Images of a task, at most: whole batches.
 const PART: usize = 256;
 
-/// Images of a task: of large ones fewer.
-fn part(generator: &Generator) -> usize {
+/// Images that are held at a time: of large ones fewer.
+pub(super) fn part(generator: &Generator) -> usize {
     const BYTES: usize = 32 << 20;
     (BYTES / generator.image_shape().iter().product::<usize>().max(1)).clamp(1, PART)
 }
@@ -108,6 +108,9 @@ pub(super) fn measure(
             (String::new(), spread, Reference::new(of_exact)?.distance(&of_reduced)?)
         }
     };
-    let finite = |value: f64| if value.is_finite() { Ok(value) } else { Err(Error::Verification("no distance".into())) };
+    let finite = |value: f64| {
+        let what = format!("the Fréchet distance of {} features is {value}. Measure with another feature model.", model.name());
+        if value.is_finite() { Ok(value) } else { Err(Error::Verification(what)) }
+    };
     Ok(Cost { psnr: psnr(sum, pixels), frechet: finite(frechet)?, frechet_f32: finite(frechet_f32)?, reference })
 }

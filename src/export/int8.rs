@@ -6,7 +6,7 @@ use std::path::Path;
 use super::calibrate::{self, Method, Seen};
 use super::cost::{self, RealReference};
 use super::integer::{IntegerNetwork, Values};
-use super::quantise::{Recipe, quantise, sums_fit};
+use super::quantise::{Recipe, fits, quantise};
 use super::{Dtype, contract_of, model, passes, verify};
 use crate::contract::{self, Contract, Cost, Layout};
 use crate::error::{Error, Result};
@@ -24,8 +24,6 @@ pub const CALIBRATE: usize = 512;
 pub const MAX_LOSS: f64 = 0.02;
 /// The least PSNR, in decibels, at that loss.
 pub const LEAST_PSNR: f64 = 36.0;
-/// Images by which forms are compared before the whole is measured.
-const TRIAL: usize = 256;
 
 /// How a generator is reduced, and what that may cost.
 pub struct Reduction<'a> {
@@ -45,8 +43,8 @@ pub struct Reduction<'a> {
 pub struct LayerReport {
     /// Its kind and channels.
     pub name: String,
-    /// The PSNR in decibels if it alone is in int8.
-    pub psnr: f64,
+    /// The PSNR in decibels if it alone is in int8; none where it does not fit in whole numbers.
+    pub psnr: Option<f64>,
     /// Whether it stayed in f32.
     pub kept: bool,
 }
@@ -76,12 +74,19 @@ impl ReductionReport {
         }
         for (number, LayerReport { name, psnr, kept }) in (1..).zip(&self.layers) {
             let form = if *kept { "f32" } else { "int8" };
-            lines.push(format!("linear layer {number}, {name}: {form} (in int8 alone {psnr:.1} dB)"));
+            lines.push(format!("linear layer {number}, {name}: {form} ({})", told(*psnr)));
         }
         if let Some(furthest) = self.from_exact {
             lines.push(format!("onnxruntime's pixels and exact ones in whole numbers: {furthest} apart at most"));
         }
         lines
+    }
+}
+
+fn told(psnr: Option<f64>) -> String {
+    match psnr {
+        Some(psnr) => format!("in int8 alone {psnr:.1} dB"),
+        None => "its sums, its stride or its padding are too large for int8".to_string(),
     }
 }
 
@@ -97,24 +102,20 @@ pub fn export_reduced(
     path: &Path,
     progress: &dyn Progress,
 ) -> Result<ReductionReport> {
-    check(how)?;
+    check(how, dtype)?;
     let contract = contract_of(trained, layout);
     let graph = passes::optimise(trained.generator.graph()?);
     let mut encoded = model::encode(&graph, &contract, Dtype::F32);
     contract::seal(&mut encoded.file);
     verify::verify(&trained.generator, &contract, Dtype::F32, &encoded)?;
     let exact = open("the generator in f32", encoded.file)?;
-    let trial = Trial {
-        exact: &exact,
-        graph: &graph,
-        contract: &contract,
-        images: exact.sample(contract.seed, cost::IMAGES as u64, TRIAL)?,
-    };
     let mut report =
         ReductionReport { method: None, methods: Vec::new(), layers: Vec::new(), from_exact: None, cost: Cost::default() };
     let form = match dtype {
         Dtype::F32 | Dtype::F16 | Dtype::W8 => Form::Graph(&graph, dtype),
         Dtype::Int8 => {
+            let images = exact.sample(contract.seed, cost::IMAGES as u64, cost::part(&exact))?;
+            let trial = Trial { exact: &exact, graph: &graph, contract: &contract, images };
             let network = trial.choose(how, &mut report, progress)?;
             if network.is_exact() {
                 report.from_exact = Some(trial.difference_to_exact(&network)?);
@@ -150,7 +151,13 @@ impl Form<'_> {
     }
 }
 
-fn check(how: &Reduction) -> Result<()> {
+fn check(how: &Reduction, dtype: Dtype) -> Result<()> {
+    if matches!(dtype, Dtype::F32 | Dtype::F16) {
+        return Err(Error::usage(
+            "a reduction that measures no loss",
+            "Use `export`, or reduce to `Dtype::Int8` or `Dtype::W8`.",
+        ));
+    }
     if !(1..=1 << 20).contains(&how.calibrate) {
         let what = format!("`Reduction::calibrate` {} latents", how.calibrate);
         return Err(Error::usage(what, "Choose a number from 1 to 1048576; 512 are enough."));
@@ -200,33 +207,36 @@ struct Trial<'a> {
 }
 
 impl Trial<'_> {
-    /// The best calibration, and the fewest layers in f32 with which the PSNR is borne.
+    /// The best calibration; and of layers in f32, the worst first, as few as the PSNR asks for.
     fn choose(&self, how: &Reduction, report: &mut ReductionReport, progress: &dyn Progress) -> Result<IntegerNetwork> {
         let linear: Vec<usize> =
             (0..self.graph.nodes.len()).filter(|&place| self.graph.nodes[place].op.linear_name().is_some()).collect();
+        let mut kept: BTreeSet<usize> = linear.iter().copied().filter(|&place| !fits(&self.graph.nodes[place].op)).collect();
+        if kept.len() == linear.len() {
+            let what =
+                "it has no linear layer that int8 is for: there is none, or their sums, strides or paddings are too large.";
+            return Err(Error::Verification(format!("{what} Export it in f32.")));
+        }
         progress.say(&format!("calibrating with {} latents", how.calibrate));
         let seen = calibrate::observe(&model::encode_traced(self.graph, self.contract), self.contract, how.calibrate)?;
-        let mut kept: BTreeSet<usize> =
-            linear.iter().copied().filter(|&place| !sums_fit(&self.graph.nodes[place].op)).collect();
-        let mut best: Option<(Method, f64)> = None;
-        for method in Method::ALL {
-            let psnr = tenths(self.psnr(&self.quantised(&seen, method, &kept)?)?);
-            report.methods.push((method.name(), psnr));
-            if best.is_none_or(|(_, most)| psnr > most) {
-                best = Some((method, psnr));
+        let (mut method, mut psnr) = (Method::MinMax, f64::NEG_INFINITY);
+        for other in Method::ALL {
+            let reached = tenths(self.psnr(&self.quantised(&seen, other, &kept)?)?);
+            report.methods.push((other.name(), reached));
+            if reached > psnr {
+                (method, psnr) = (other, reached);
             }
         }
-        let Some((method, mut psnr)) = best else { return Err(Error::Verification("no method".into())) };
         report.method = Some(method.name());
         for &place in &linear {
-            let others = linear.iter().copied().filter(|&other| other != place || kept.contains(&place)).collect();
-            let psnr = tenths(self.psnr(&self.quantised(&seen, method, &others)?)?);
             let name = self.graph.nodes[place].op.linear_name().unwrap_or_default();
-            report.layers.push(LayerReport { name, psnr, kept: kept.contains(&place) });
+            let is_kept = kept.contains(&place);
+            let psnr = if is_kept { None } else { Some(tenths(self.psnr_of_one(&seen, method, &linear, place)?)) };
+            report.layers.push(LayerReport { name, psnr, kept: is_kept });
         }
-        // The worst first.
-        let mut order: Vec<usize> = (0..linear.len()).collect();
-        order.sort_by(|&a, &b| report.layers[a].psnr.total_cmp(&report.layers[b].psnr));
+        let loss = |layer: usize| report.layers[layer].psnr.unwrap_or(f64::INFINITY);
+        let mut order: Vec<usize> = (0..linear.len()).filter(|&layer| !report.layers[layer].kept).collect();
+        order.sort_by(|&a, &b| loss(a).total_cmp(&loss(b)));
         for layer in order {
             if psnr >= least_psnr(how.max_loss) + MARGIN {
                 break;
@@ -240,6 +250,12 @@ impl Trial<'_> {
             return Err(Error::Verification(format!("{what}. Bear more (`Reduction::max_loss`), or export in f32.")));
         }
         self.quantised(&seen, method, &kept)
+    }
+
+    /// The PSNR with one linear operation in int8.
+    fn psnr_of_one(&self, seen: &Seen, method: Method, linear: &[usize], one: usize) -> Result<f64> {
+        let others = linear.iter().copied().filter(|&other| other != one).collect();
+        self.psnr(&self.quantised(seen, method, &others)?)
     }
 
     fn quantised(&self, seen: &Seen, method: Method, real: &BTreeSet<usize>) -> Result<IntegerNetwork> {
@@ -304,6 +320,6 @@ fn pixels(network: &IntegerNetwork, values: Values, exact: &Generator) -> Vec<u8
 
 /// Layers and what each costs, in a line.
 fn layers_text(layers: &[LayerReport]) -> String {
-    let told = layers.iter().map(|LayerReport { name, psnr, .. }| format!("{name}: {psnr:.1} dB"));
-    told.collect::<Vec<_>>().join(", ")
+    let layers = layers.iter().map(|LayerReport { name, psnr, .. }| format!("{name}: {}", told(*psnr)));
+    layers.collect::<Vec<_>>().join(", ")
 }

@@ -7,7 +7,6 @@ use std::collections::BTreeMap;
 
 use super::phases::Phases;
 use crate::error::{Error, Result};
-use crate::nn::geometry::ConvWindow;
 use crate::nn::graph::{Array, Op, Value};
 use crate::nn::shape::Shape;
 
@@ -90,9 +89,9 @@ pub(super) enum Step {
     /// A function of single u8 values.
     Table(Table),
     /// u8 values in another shape, in the order channel, row, column.
-    Reshape(Shape),
+    Reshape,
     /// u8 features that are in the order row, column, channel, as a map.
-    AsMap(Shape),
+    AsMap,
 }
 
 /// An operation in its place.
@@ -171,11 +170,11 @@ impl StepNode {
                 let table = table.values()?;
                 Values::U8(x.iter().map(|&value| table[usize::from(value)]).collect())
             }
-            (Step::Reshape(_), Values::U8(x)) => Values::U8(channels_last(&channels_first(x, from_shape), to_shape)),
-            (Step::AsMap(_), Values::U8(x)) => Values::U8(x.clone()),
+            (Step::Reshape, Values::U8(x)) => Values::U8(channels_last(&channels_first(x, from_shape), to_shape)),
+            (Step::AsMap, Values::U8(x)) => Values::U8(x.clone()),
             (Step::Real(_) | Step::Quantise(_), Values::U8(_)) => return None,
             (Step::Dequantise(_) | Step::Linear { .. } | Step::Phases { .. }, Values::Real(_)) => return None,
-            (Step::Table(_) | Step::Reshape(_) | Step::AsMap(_), Values::Real(_)) => return None,
+            (Step::Table(_) | Step::Reshape | Step::AsMap, Values::Real(_)) => return None,
         })
     }
 }
@@ -301,11 +300,6 @@ fn channels_first<T: Copy>(x: &[T], shape: Shape) -> Vec<T> {
     (0..x.len()).map(|at| x[at % area * channels + at / area]).collect()
 }
 
-/// A transposed convolution's or a convolution's window as pads.
-pub(super) fn pads_of(window: ConvWindow) -> [usize; 4] {
-    [window.padding; 4]
-}
-
 /// Weights in whole numbers from −63 to 63: two products of such with u8 values fit in s16, in which processors without VNNI add
 /// them up (`vpmaddubsw`), so that sums are the same everywhere.
 pub(super) const MOST_WEIGHT: f32 = 63.0;
@@ -316,8 +310,10 @@ pub(super) fn quantise_kernels(weight: &Array, bias: &[f32], from: Scale, stride
     let row = weight.values.len() / dims[0].max(1);
     let (mut weights, mut scales, mut biases) = (Vec::with_capacity(weight.values.len()), Vec::new(), Vec::new());
     for (kernel, &bias) in weight.values.chunks_exact(row.max(1)).zip(bias) {
-        // The bias must fit in s32, whatever the weights.
+        // The bias must fit in s32, whatever the weights; and weights that are all 0 have a scale, too, which is a normal number
+        // times the input's, as well.
         let least = (bias.abs() / from.scale / (1u32 << 28) as f32).max(f32::MIN_POSITIVE * 1e6);
+        let least = least.max(f32::MIN_POSITIVE * 2.0 / from.scale);
         let scale = kernel_scale(kernel).max(least);
         weights.extend(kernel.iter().map(|value| (value / scale).round_ties_even().clamp(-MOST_WEIGHT, MOST_WEIGHT) as i8));
         biases.push((f64::from(bias) / (f64::from(from.scale) * f64::from(scale))).round_ties_even() as i32);

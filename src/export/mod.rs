@@ -25,7 +25,6 @@ use crate::nn::graph::Op;
 use crate::nn::shape::Shape;
 use crate::train::Trained;
 
-pub use calibrate::Method;
 pub use cost::RealReference;
 pub use int8::{CALIBRATE, LEAST_PSNR, LayerReport, MAX_LOSS, Reduction, ReductionReport, export_reduced};
 pub use passes::optimise;

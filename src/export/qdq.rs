@@ -34,7 +34,7 @@ impl Builder {
     }
 
     fn step(&mut self, node: &StepNode, x: &str) -> String {
-        let [from_shape, _] = node.shapes;
+        let [from_shape, to_shape] = node.shapes;
         match &node.step {
             Step::Real(op) => self.op(op, x),
             Step::Quantise(scale) => {
@@ -57,14 +57,14 @@ impl Builder {
                 self.interleave(made, *weave)
             }
             Step::Table(table) => self.table(x, table),
-            Step::AsMap(shape) => self.reshape_last(x, *shape),
-            Step::Reshape(shape) => {
+            Step::AsMap => self.reshape_last(x, to_shape),
+            Step::Reshape => {
                 let first = self.channels_first(x, from_shape);
-                let reshaped = match *shape {
+                let reshaped = match to_shape {
                     Shape::Flat(features) => self.reshape(&first, &[features]),
                     Shape::Map { channels, height, width } => self.reshape(&first, &[channels, height, width]),
                 };
-                self.channels_last(&reshaped, *shape)
+                self.channels_last(&reshaped, to_shape)
             }
         }
     }

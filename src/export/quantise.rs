@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::calibrate::{Method, Seen};
-use super::integer::{IntegerNetwork, MOST_WEIGHT, Scale, Step, StepNode, Table, Weave, pads_of, quantise_kernels, sides};
+use super::integer::{IntegerNetwork, MOST_WEIGHT, Scale, Step, StepNode, Table, Weave, quantise_kernels, sides};
 use super::phases::Phases;
 use crate::contract::Layout;
 use crate::error::{Error, Result};
@@ -47,10 +47,17 @@ pub(super) fn quantise(graph: &Graph, latent: usize, recipe: &Recipe) -> Result<
     maker.finish(latent)
 }
 
-/// Whether all sums of a linear operation lie within s32, whatever it takes.
-pub(super) fn sums_fit(op: &Op) -> bool {
+/// Whether a linear operation can be had in whole numbers: all its sums lie within s32, whatever it takes, and its phases are neither
+/// many nor mostly cut off, for then they would be more work than it is.
+pub(super) fn fits(op: &Op) -> bool {
     /// The rest is for the bias.
     const MOST: usize = 1 << 30;
+    const MOST_STRIDE: usize = 4;
+    if let Op::ConvTranspose { window, .. } = op
+        && (window.stride > MOST_STRIDE || window.padding >= window.kernel)
+    {
+        return false;
+    }
     let products = match op {
         Op::Gemm { weight, .. } | Op::Conv { weight, .. } => weight.values.len() / weight.dims[0].max(1),
         Op::ConvTranspose { weight, .. } => weight.values.len() / weight.dims[1].max(1),
@@ -105,7 +112,7 @@ impl Maker<'_> {
             Op::Relu | Op::LeakyRelu(_) | Op::Tanh | Op::Sigmoid if self.whole.contains_key(&input) => self.table(node),
             Op::Reshape(shape) if self.whole.contains_key(&input) => {
                 let whole = self.whole(input)?;
-                let step = if whole.is_map_order { Step::AsMap(*shape) } else { Step::Reshape(*shape) };
+                let step = if whole.is_map_order { Step::AsMap } else { Step::Reshape };
                 let value = self.push(step, whole.value, [self.shape(input), *shape]);
                 self.whole.insert(node.output, Whole { value, is_map_order: false, ..whole });
                 Ok(())
@@ -281,7 +288,7 @@ fn linear_step(op: &Op, affine: [f32; 2], map: Option<Shape>, from: Scale, to: S
         }
         Op::Conv { weight, bias, window } => {
             let kernels =
-                quantise_kernels(&scaled(weight), &biased(bias, weight.dims[0]), from, window.stride, pads_of(*window));
+                quantise_kernels(&scaled(weight), &biased(bias, weight.dims[0]), from, window.stride, [window.padding; 4]);
             Step::Linear { kernels, from, to }
         }
         Op::ConvTranspose { weight, bias, window, .. } => {
@@ -290,7 +297,9 @@ fn linear_step(op: &Op, affine: [f32; 2], map: Option<Shape>, from: Scale, to: S
             let quantised = phases.convs.iter().map(|conv| quantise_kernels(&conv.weight, &conv.bias, from, 1, conv.pads));
             Step::Phases { kernels: quantised.collect(), weave: Weave::of(&phases), from, to }
         }
-        other => Step::Real(other.clone()),
+        Op::Affine { .. } | Op::Relu | Op::LeakyRelu(_) | Op::Tanh | Op::Sigmoid | Op::Reshape(_) | Op::Categorical(_) => {
+            Step::Real(op.clone())
+        }
     }
 }
 

@@ -96,12 +96,13 @@ impl Builtin {
         }
     }
 
-    /// The same generator in its other precisions, where `opened` runs.
+    /// The same generator in its other precisions, where `opened` runs; elsewhere than on CPUs none, for int8 is for those.
     ///
     /// # Errors
     /// When they cannot be opened.
     pub fn others(&self, opened: &Generator, options: &Options) -> Result<Vec<Generator>> {
-        let others = [Precision::Int8, Precision::F32].into_iter().filter(|&precision| precision != opened.precision());
+        let all: &[Precision] = if opened.provider() == Provider::Cpu { &[Precision::Int8, Precision::F32] } else { &[] };
+        let others = all.iter().copied().filter(|&precision| precision != opened.precision());
         others.map(|precision| self.open(&Options { precision, provider: opened.provider(), ..*options })).collect()
     }
 }

@@ -53,7 +53,7 @@ fn preset(name: &str) -> Trained {
 }
 
 /// A generator of these layers (as a config writes them), for square images.
-fn custom(latent: usize, [channels, size]: [usize; 2], range: Range, layers: &str) -> Trained {
+pub fn custom(latent: usize, [channels, size]: [usize; 2], range: Range, layers: &str) -> Trained {
     let mut config = TrainConfig::preset("dcgan-28").unwrap();
     config.generator = toml::from_str::<NetworkConfig>(&format!("layers = [{layers}]")).unwrap();
     (config.latent.size, config.data.channels, config.data.size, config.data.range) = (latent, channels, size, range);
