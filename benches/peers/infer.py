@@ -11,7 +11,8 @@ Measured in every round, in images a second of --n images (--files of PNGs), fil
     raw              onnxruntime in Python on gan-train's file of a precision, outputs thrown away: the best of sessions × threads ×
                      batches, which a search before the rounds has found
     raw of PyTorch's the same on the file that torch.onnx.export writes of the same network
-    openvino         OpenVINO in Python on the files that it takes, its throughput hint, in f32 and (where the processor has it) bf16
+    openvino         OpenVINO in Python on the files that it takes, its throughput hint, in f32 and (where the processor has it) bf16;
+                     one of them is our file with its transposed convolutions in phases
     npy, npz, png    gan-infer --format … on the file of a precision, the whole process
     pillow           onnxruntime, then Pillow, image by image in one thread: what a script does
     save_image       PyTorch's own network, then torchvision's save_image
@@ -96,6 +97,39 @@ def natural(text):
 def export_by_torch(generator, latent, path):
     z = torch.zeros(2, latent)
     torch.onnx.export(generator, (z,), str(path), input_names=["z"], dynamo=True, dynamic_shapes=({0: torch.export.Dim("n")},))
+
+
+def phase_form(path, to):
+    """The same network with each transposed convolution of kernel 4, stride 2, padding 1 as four of 2×2 and a DepthToSpace; None without one."""
+    import onnx
+    from onnx import helper, numpy_helper
+
+    model = onnx.load(path)
+    weights = {tensor.name: tensor for tensor in model.graph.initializer}
+    nodes, found = [], False
+    for node in model.graph.node:
+        form = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+        if node.op_type != "ConvTranspose" or (form["strides"], form["pads"]) != ([2, 2], [1, 1, 1, 1]) or form.get("output_padding", [0, 0]) != [0, 0]:
+            nodes.append(node)
+            continue
+        weight = numpy_helper.to_array(weights[node.input[1]])
+        if weight.shape[2:] != (4, 4):
+            nodes.append(node)
+            continue
+        found, name, taps = True, node.output[0], ((3, 1), (2, 0))
+        for a, c in itertools.product((0, 1), (0, 1)):
+            part = weight[:, :, taps[a]][:, :, :, taps[c]].transpose(1, 0, 2, 3)
+            model.graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(part), f"{name}.{a}{c}.weight"))
+            inputs = [node.input[0], f"{name}.{a}{c}.weight", *node.input[2:]]
+            nodes.append(helper.make_node("Conv", inputs, [f"{name}.{a}{c}"], kernel_shape=[2, 2], pads=[1 - a, 1 - c, a, c]))
+        nodes.append(helper.make_node("Concat", [f"{name}.{a}{c}" for a in (0, 1) for c in (0, 1)], [f"{name}.all"], axis=1))
+        nodes.append(helper.make_node("DepthToSpace", [f"{name}.all"], [name], blocksize=2, mode="DCR"))
+    if not found:
+        return None
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    onnx.save(model, to)
+    return to
 
 
 # --- onnxruntime in Python
@@ -188,7 +222,6 @@ def openvino_rate(compiled, batch, latent, seconds):
 # --- the sides
 
 
-
 def with_pillow(path, latent, n, folder, provider):
     """A session, then Image.save for each: onnxruntime may use all cores, Pillow one."""
     one = session(path, os.cpu_count(), provider)
@@ -271,13 +304,17 @@ def main():
     assert np.abs(np.floor(np.clip(planes * scale + shift, 0, 255)) - same.reshape(4, -1)).max() <= 1, "other weights"
 
     generator.to(args.provider)
+    for_openvino = {**files_of, "pytorch": theirs}
+    if phases := phase_form(ours, args.out / "phases.onnx"):
+        assert np.abs(session(phases, 1, "cpu").run(None, {"z": z})[0].astype(int) - same).max() <= 1, "the phases are another network"
+        for_openvino["our phases in f32"] = phases
     paths = {**files_of, "pytorch": theirs}
     settings = {name: best_raw(path, latent, cores, args.seconds / 3, args.provider) for name, path in paths.items()}
     sessions = {
         name: [session(path, settings[name][1], args.provider) for _ in range(settings[name][0])]
         for name, path in paths.items()
     }
-    openvino = openvino_models(paths, 32, latent) if args.provider == "cpu" else []
+    openvino = openvino_models(for_openvino, 32, latent) if args.provider == "cpu" else []
 
     places = itertools.count()
 
