@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use ort::session::Session;
 use rayon::prelude::*;
 
+use super::equalise::Ranges;
 use super::integer::{Scale, single};
 use super::model::Traced;
 use crate::contract::Contract;
@@ -13,6 +14,7 @@ use crate::error::{Error, Result};
 use crate::infer::model::Model;
 use crate::infer::provider::{Provider, SessionOptions};
 use crate::nn::graph::{Op, Value};
+use crate::nn::shape::Shape;
 use crate::random::Purpose;
 
 /// Bins over the range of a value.
@@ -53,6 +55,8 @@ pub(super) struct Histogram {
     low: f32,
     high: f32,
     counts: Vec<u64>,
+    /// The mean of each channel.
+    pub means: Vec<f64>,
 }
 
 /// A histogram for each value that an operation makes, and for the input.
@@ -68,14 +72,47 @@ pub(super) fn observe(traced: &Traced, contract: &Contract, n: usize) -> Result<
             let what = "a layer makes NaN or infinity: int8 has neither. If training diverged, export an earlier checkpoint.";
             return Err(Error::Verification(what.to_string()));
         }
-        seen.insert(value, Histogram { low, high, counts: vec![0; BINS] });
+        seen.insert(value, Histogram { low, high, counts: vec![0; BINS], means: Vec::new() });
     }
-    let count = |value, values: &[f32]| seen.get(&value).map(|histogram| histogram.count(values)).unwrap_or_default();
-    let counts = look_at(traced, contract, n, count, |a, b| a.iter().zip(&b).map(|(a, b)| a + b).collect())?;
-    for (value, counts) in counts {
-        seen.entry(value).and_modify(|histogram| histogram.counts = counts);
+    let count = |value, values: &[f32]| {
+        let counts = seen.get(&value).map(|histogram| histogram.count(values)).unwrap_or_default();
+        let add = |sum, values: &[f32]| values.iter().fold(sum, |sum, &value| sum + f64::from(value));
+        (counts, by_channel(traced, value, values, 0.0, add))
+    };
+    let add = |a: (Vec<u64>, Vec<f64>), b: (Vec<u64>, Vec<f64>)| {
+        let counts = a.0.iter().zip(&b.0).map(|(a, b)| a + b).collect();
+        (counts, a.1.iter().zip(&b.1).map(|(a, b)| a + b).collect())
+    };
+    for (value, (counts, sums)) in look_at(traced, contract, n, count, add)? {
+        let of_channel = counts.iter().sum::<u64>() as f64 / sums.len().max(1) as f64;
+        let means = sums.iter().map(|sum| sum / of_channel).collect();
+        seen.entry(value).and_modify(|histogram| (histogram.counts, histogram.means) = (counts, means));
     }
     Ok(seen)
+}
+
+/// The largest of the absolute values that each channel takes, over `n` latents.
+pub(super) fn ranges(traced: &Traced, contract: &Contract, n: usize) -> Result<Ranges> {
+    let largest = |value, values: &[f32]| {
+        by_channel(traced, value, values, 0.0, |most: f32, values| {
+            values.iter().fold(most, |most, value| most.max(value.abs()))
+        })
+    };
+    let larger = |a: Vec<f32>, b: Vec<f32>| a.iter().zip(&b).map(|(a, b)| a.max(*b)).collect();
+    look_at(traced, contract, n, largest, larger)
+}
+
+/// What `add` makes of all values of each channel.
+fn by_channel<T: Copy>(traced: &Traced, value: Value, values: &[f32], none: T, add: impl Fn(T, &[f32]) -> T) -> Vec<T> {
+    let shape = traced.shapes.get(&value).copied().unwrap_or(Shape::Flat(1));
+    let channels = shape.channels().max(1);
+    let mut all = vec![none; channels];
+    for image in values.chunks_exact(shape.elements().max(1)) {
+        for (all, values) in all.iter_mut().zip(image.chunks_exact((shape.elements() / channels).max(1))) {
+            *all = add(*all, values);
+        }
+    }
+    all
 }
 
 /// The least and the largest of some values and 0; infinite where one of them is no number.
@@ -156,11 +193,13 @@ impl Histogram {
                 spread(low.min(0.0), high.max(0.0))
             }
             Method::MeanSquare => {
-                let candidates = (0..48).map(|step| {
-                    let factor = 0.95f32.powi(step);
-                    spread(self.low * factor, self.high * factor)
+                let ends = |end: f32| (0..32).map(move |step| end * 0.93f32.powi(step)).take(if end == 0.0 { 1 } else { 32 });
+                let ranges: Vec<[f32; 2]> =
+                    ends(self.low).flat_map(|low| ends(self.high).map(move |high| [low, high])).collect();
+                let errors = ranges.into_par_iter().map(|[low, high]| {
+                    let scale = spread(low, high);
+                    (self.error(scale, follows), scale)
                 });
-                let errors = candidates.map(|scale| (self.error(scale, follows), scale));
                 errors.min_by(|a, b| a.0.total_cmp(&b.0)).map_or(spread(self.low, self.high), |(_, scale)| scale)
             }
         }

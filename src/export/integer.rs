@@ -304,10 +304,49 @@ fn channels_first<T: Copy>(x: &[T], shape: Shape) -> Vec<T> {
 /// them up (`vpmaddubsw`), so that sums are the same everywhere.
 pub(super) const MOST_WEIGHT: f32 = 63.0;
 
+/// What a linear operation takes.
+pub(super) struct Taken {
+    pub scale: Scale,
+    /// The mean of each input channel.
+    pub means: Vec<f64>,
+    /// Rows and columns.
+    pub sides: [usize; 2],
+}
+
+/// Where kernels lie.
+#[derive(Clone, Copy)]
+pub(super) struct Lie {
+    pub stride: usize,
+    /// Zeros at the top, the left, the bottom and the right.
+    pub pads: [usize; 4],
+    /// Rows and columns of what they make.
+    pub places: [usize; 2],
+}
+
+impl Lie {
+    /// Of features, which are one place.
+    pub const SINGLE: Self = Self { stride: 1, pads: [0; 4], places: [1, 1] };
+
+    /// At which part of the places a kernel's row (axis 0) or column (axis 1) lies on the map, not on the zeros around it.
+    fn share(self, axis: usize, tap: usize, sides: [usize; 2]) -> f64 {
+        let on_map = |place: &usize| {
+            let at = place * self.stride + tap;
+            at >= self.pads[axis] && at - self.pads[axis] < sides[axis]
+        };
+        (0..self.places[axis]).filter(on_map).count() as f64 / self.places[axis].max(1) as f64
+    }
+}
+
 /// Quantises kernels `[out, in, …]`, a scale an output channel, by least squares: the scale that loses least of the weights.
-pub(super) fn quantise_kernels(weight: &Array, bias: &[f32], from: Scale, stride: usize, pads: [usize; 4]) -> Kernels {
+pub(super) fn quantise_kernels(weight: &Array, bias: &[f32], taken: &Taken, lie: Lie) -> Kernels {
+    let from = taken.scale;
     let dims = [0, 1, 2, 3].map(|axis| weight.dims.get(axis).copied().unwrap_or(1));
     let row = weight.values.len() / dims[0].max(1);
+    // What each of a kernel's weights is multiplied with, on average.
+    let shares = [0, 1].map(|axis| (0..dims[2 + axis]).map(|tap| lie.share(axis, tap, taken.sides)).collect::<Vec<f64>>());
+    let share = |at: usize| shares[0][at / dims[3] % dims[2]] * shares[1][at % dims[3]];
+    let mean = |at: usize| taken.means.get(at / (dims[2] * dims[3])).copied().unwrap_or(0.0);
+    let means: Vec<f64> = (0..row).map(|at| mean(at) * share(at)).collect();
     let (mut weights, mut scales, mut biases) = (Vec::with_capacity(weight.values.len()), Vec::new(), Vec::new());
     for (kernel, &bias) in weight.values.chunks_exact(row.max(1)).zip(bias) {
         // The bias must fit in s32, whatever the weights; and weights that are all 0 have a scale, too, which is a normal number
@@ -315,11 +354,14 @@ pub(super) fn quantise_kernels(weight: &Array, bias: &[f32], from: Scale, stride
         let least = (bias.abs() / from.scale / (1u32 << 28) as f32).max(f32::MIN_POSITIVE * 1e6);
         let least = least.max(f32::MIN_POSITIVE * 2.0 / from.scale);
         let scale = kernel_scale(kernel).max(least);
-        weights.extend(kernel.iter().map(|value| (value / scale).round_ties_even().clamp(-MOST_WEIGHT, MOST_WEIGHT) as i8));
-        biases.push((f64::from(bias) / (f64::from(from.scale) * f64::from(scale))).round_ties_even() as i32);
+        let rounded = |value: &f32| (value / scale).round_ties_even().clamp(-MOST_WEIGHT, MOST_WEIGHT);
+        weights.extend(kernel.iter().map(|value| rounded(value) as i8));
+        // What rounding takes from the mean of the sums is given back (bias correction, arXiv 1906.04721, section 4.2).
+        let lost: f64 = kernel.iter().zip(&means).map(|(value, mean)| f64::from(value - rounded(value) * scale) * mean).sum();
+        biases.push(((f64::from(bias) + lost) / (f64::from(from.scale) * f64::from(scale))).round_ties_even() as i32);
         scales.push(scale);
     }
-    Kernels { dims, weights, scales, bias: biases, stride, pads }
+    Kernels { dims, weights, scales, bias: biases, stride: lie.stride, pads: lie.pads }
 }
 
 fn kernel_scale(kernel: &[f32]) -> f32 {

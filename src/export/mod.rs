@@ -5,6 +5,7 @@
 
 mod calibrate;
 mod cost;
+mod equalise;
 mod int8;
 mod integer;
 mod model;

@@ -68,6 +68,7 @@ pub(super) struct Traced {
     pub file: Vec<u8>,
     /// Their names.
     pub values: BTreeMap<Value, String>,
+    pub shapes: BTreeMap<Value, Shape>,
     /// Elements of all of them together, of one image.
     pub elements: usize,
 }
@@ -81,14 +82,15 @@ pub(super) fn encode_traced(graph: &Graph, contract: &Contract) -> Traced {
     let mut values: BTreeMap<Value, String> =
         graph.nodes.iter().map(|node| (node.output, name_of(&names, node.output))).collect();
     values.insert(graph.input, copy);
-    let (mut shape, mut elements) = (Shape::Flat(contract.latent.size), 2 * contract.latent.size);
+    let mut shapes = BTreeMap::from([(graph.input, Shape::Flat(contract.latent.size))]);
     for node in &graph.nodes {
-        shape = node.op.output(shape);
-        elements += shape.elements();
+        let input = shapes.get(&node.inputs[0]).copied().unwrap_or(Shape::Flat(1));
+        shapes.insert(node.output, node.op.output(input));
     }
+    let elements = contract.latent.size + shapes.values().map(|shape| shape.elements()).sum::<usize>();
     let outputs = values.values().map(|name| value(name, DataType::Float, &[])).map(without_shape).collect();
     let input = value(contract::GENERATOR_INPUT, DataType::Float, &[contract.latent.size]);
-    Traced { file: builder.assemble("trace", input, outputs, BTreeMap::new()), values, elements }
+    Traced { file: builder.assemble("trace", input, outputs, BTreeMap::new()), values, shapes, elements }
 }
 
 fn without_shape(mut port: ValueInfoProto) -> ValueInfoProto {

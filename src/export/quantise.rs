@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::calibrate::{Method, Seen};
-use super::integer::{IntegerNetwork, MOST_WEIGHT, Scale, Step, StepNode, Table, Weave, quantise_kernels, sides};
+use super::integer::{IntegerNetwork, Lie, MOST_WEIGHT, Scale, Step, StepNode, Table, Taken, Weave, quantise_kernels, sides};
 use super::phases::Phases;
 use crate::contract::Layout;
 use crate::error::{Error, Result};
@@ -209,7 +209,9 @@ impl Maker<'_> {
         };
         let shapes = [self.shape(node.inputs[0]), self.shape(node.output)];
         let map = self.becomes_map(output).filter(|_| matches!(node.op, Op::Gemm { .. }));
-        let step = linear_step(&node.op, [weight_factor, bias_shift], map, from.scale, to, shapes);
+        let means = self.recipe.seen.get(&node.inputs[0]).map(|seen| seen.means.clone()).unwrap_or_default();
+        let taken = Taken { scale: from.scale, means, sides: sides(shapes[0]) };
+        let step = linear_step(&node.op, [weight_factor, bias_shift], map, &taken, to, shapes);
         let value = self.push(step, from.value, shapes);
         self.whole.insert(output, Whole { value, scale: to, is_map_order: map.is_some() });
         match last {
@@ -271,7 +273,8 @@ impl Maker<'_> {
 }
 
 /// A linear operation with its weights times `factor`, its bias times that plus `shift`.
-fn linear_step(op: &Op, affine: [f32; 2], map: Option<Shape>, from: Scale, to: Scale, shapes: [Shape; 2]) -> Step {
+fn linear_step(op: &Op, affine: [f32; 2], map: Option<Shape>, taken: &Taken, to: Scale, shapes: [Shape; 2]) -> Step {
+    let from = taken.scale;
     let [factor, shift] = affine;
     let scaled = |weight: &Array| Array { values: weight.values.iter().map(|w| w * factor).collect(), ..weight.clone() };
     let biased = |bias: &Option<Vec<f32>>, channels: usize| -> Vec<f32> {
@@ -284,17 +287,20 @@ fn linear_step(op: &Op, affine: [f32; 2], map: Option<Shape>, from: Scale, to: S
             if let Some(Shape::Map { channels, height, width }) = map {
                 (weight, bias) = rows_by_place(&weight, &bias, channels, height * width);
             }
-            Step::Linear { kernels: quantise_kernels(&weight, &bias, from, 1, [0; 4]), from, to }
+            Step::Linear { kernels: quantise_kernels(&weight, &bias, taken, Lie::SINGLE), from, to }
         }
         Op::Conv { weight, bias, window } => {
-            let kernels =
-                quantise_kernels(&scaled(weight), &biased(bias, weight.dims[0]), from, window.stride, [window.padding; 4]);
+            let lie = Lie { stride: window.stride, pads: [window.padding; 4], places: sides(shapes[1]) };
+            let kernels = quantise_kernels(&scaled(weight), &biased(bias, weight.dims[0]), taken, lie);
             Step::Linear { kernels, from, to }
         }
         Op::ConvTranspose { weight, bias, window, .. } => {
             let bias = biased(bias, weight.dims[1]);
             let phases = Phases::of(&scaled(weight), Some(&bias), *window, sides(shapes[0]), sides(shapes[1]));
-            let quantised = phases.convs.iter().map(|conv| quantise_kernels(&conv.weight, &conv.bias, from, 1, conv.pads));
+            let quantised = phases.convs.iter().map(|conv| {
+                let lie = Lie { stride: 1, pads: conv.pads, places: phases.places };
+                quantise_kernels(&conv.weight, &conv.bias, taken, lie)
+            });
             Step::Phases { kernels: quantised.collect(), weave: Weave::of(&phases), from, to }
         }
         Op::Affine { .. } | Op::Relu | Op::LeakyRelu(_) | Op::Tanh | Op::Sigmoid | Op::Reshape(_) | Op::Categorical(_) => {
