@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::error::{Error, Result};
 use crate::random::{Purpose, Stream};
 
 /// The distribution of one latent component.
@@ -36,6 +37,30 @@ pub struct Latent {
 }
 
 impl Latent {
+    /// The latent `t` of the way from `a` (0) to `b` (1). Normal ones lie near a sphere, on which the way goes along the great circle
+    /// (arXiv 1609.04468): a straight line would pass nearer to 0 than latents ever are. Uniform ones lie on that line.
+    ///
+    /// # Errors
+    /// When `a` or `b` does not hold [`Self::size`] finite values, or `t` is not finite.
+    pub fn interpolate(&self, a: &[f32], b: &[f32], t: f32) -> Result<Vec<f32>> {
+        let size = self.size;
+        for (name, end) in [("a", a), ("b", b)] {
+            if end.len() != size || !end.iter().all(|value| value.is_finite()) {
+                let what = format!("`{name}`, {} values, is no latent: it has {size} finite ones", end.len());
+                return Err(Error::usage(what, "Give one latent at either end."));
+            }
+        }
+        if !t.is_finite() {
+            return Err(Error::usage(format!("`t` {t} is no part of the way"), "Give a number from 0 to 1."));
+        }
+        let t = f64::from(t);
+        let [from, to] = match self.distribution {
+            Distribution::Normal => great_circle(a, b, t),
+            Distribution::Uniform => [1.0 - t, t],
+        };
+        Ok(a.iter().zip(b).map(|(&a, &b)| (from * f64::from(a) + to * f64::from(b)) as f32).collect())
+    }
+
     /// Writes the latent at (seed, purpose, index) into `out`, which holds [`Self::size`] values.
     pub fn fill(&self, seed: u64, purpose: Purpose, index: u64, out: &mut [f32]) {
         let mut stream = Stream::at(seed, purpose, index);
@@ -60,6 +85,16 @@ impl Latent {
     }
 }
 
+/// By what the ends are multiplied at `t` of the way between their directions. Where these are one, or opposite, no great circle is the
+/// one between them, and it is the straight line.
+fn great_circle(a: &[f32], b: &[f32], t: f64) -> [f64; 2] {
+    let dot = |a: &[f32], b: &[f32]| -> f64 { a.iter().zip(b).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum() };
+    let angle = libm::acos((dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()).clamp(-1.0, 1.0));
+    let sine = libm::sin(angle);
+    // NaN, of a latent that is 0, is not above it.
+    if sine > 1e-6 { [libm::sin((1.0 - t) * angle) / sine, libm::sin(t * angle) / sine] } else { [1.0 - t, t] }
+}
+
 /// The truncation trick (arXiv 1809.11096, section 3.1): latents nearer to 0 give fewer odd images, and less variety.
 ///
 /// Each component keeps its rank: the value at a quantile of the distribution becomes the value at the same quantile of the distribution
@@ -76,8 +111,7 @@ impl Truncation {
     ///
     /// # Errors
     /// When `x` is not above 0, not finite, or above what the distribution reaches anyway.
-    pub fn new(x: f64, distribution: Distribution) -> crate::error::Result<Self> {
-        use crate::error::Error;
+    pub fn new(x: f64, distribution: Distribution) -> Result<Self> {
         if !(x.is_finite() && x > 0.0) {
             return Err(Error::usage(
                 format!("`Conditioning::truncation` {x} leaves no latents"),

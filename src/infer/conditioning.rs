@@ -2,7 +2,7 @@
 
 use crate::contract::Contract;
 use crate::error::{Error, Result, nearest};
-use crate::latent::Truncation;
+use crate::latent::{Latent, Truncation};
 use crate::text::on_one_line;
 
 /// What is done to the latents before the network sees them.
@@ -12,6 +12,18 @@ pub struct Conditioning {
     pub truncation: Option<Truncation>,
     /// Images of one class only.
     pub class: Option<Class>,
+}
+
+impl Conditioning {
+    /// Does to latents what is to be done.
+    pub(super) fn apply(&self, latent: Latent, rows: &mut [f32]) {
+        if let Some(truncation) = self.truncation {
+            truncation.apply(latent.distribution, rows);
+        }
+        if let Some(class) = self.class {
+            class.apply(latent.size, rows);
+        }
+    }
 }
 
 /// A class of a conditional generator.

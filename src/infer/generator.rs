@@ -314,6 +314,77 @@ impl Generator {
         self.sampler()?.pixels(&Selection::Numbers { seed, start, n }, &Conditioning::default(), wanted, out)
     }
 
+    /// The latents of images `start..start + n` of a seed, `[n, latent size]`: what [`Self::sample`] makes these of.
+    ///
+    /// # Errors
+    /// When indices reach [`super::selection::MAX_INDEX`], or there is no memory for them.
+    pub fn latents(&self, seed: u64, start: u64, n: usize) -> Result<Vec<f32>> {
+        span(start, n as u64)?;
+        let size = self.latent.size;
+        let mut rows = limits::zeros(n.saturating_mul(size), || format!("{n} latents of {size} at once"))?;
+        self.latent.fill_rows(seed, start, &mut rows);
+        Ok(rows)
+    }
+
+    /// Images of latents of the caller's, `[n, latent size]`, in their order. Those of [`Self::latents`] give the images of [`Self::sample`]:
+    /// the same bytes where `start` is a multiple of [`Self::batch`], within 1 elsewhere.
+    ///
+    /// ```
+    /// # fn main() -> ganforge::error::Result<()> {
+    /// use ganforge::infer::{Generator, Options};
+    /// # let dir = tempfile::tempdir().unwrap();
+    ///
+    /// // From image 3 to image 8 in ten steps.
+    /// let generator = Generator::open("onnx/faces.int8.onnx".as_ref(), &Options::default())?;
+    /// let (a, b) = (generator.latents(0, 3, 1)?, generator.latents(0, 8, 1)?);
+    /// let mut between = Vec::new();
+    /// for step in 0..10 {
+    ///     between.extend(generator.latent().interpolate(&a, &b, step as f32 / 9.0)?);
+    /// }
+    /// let strip = "strip.png";
+    /// # let strip = dir.path().join(strip);
+    /// ganforge::image::save_grid(&generator.generate(&between)?, 10, strip.as_ref())?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// When there are no latents, not a whole number of them, one is not finite or gives no image (the message says which), a float
+    /// output's range is not known, or onnxruntime fails.
+    pub fn generate(&self, latents: &[f32]) -> Result<Images> {
+        self.generate_with(&Conditioning::default(), latents)
+    }
+
+    /// As [`Self::generate`], with something done to the latents.
+    ///
+    /// # Errors
+    /// As [`Self::generate`]; and when the class is another generator's.
+    pub fn generate_with(&self, conditioning: &Conditioning, latents: &[f32]) -> Result<Images> {
+        if let Some(class) = conditioning.class {
+            class.check(self.contract(), self.name())?;
+        }
+        let (size, [height, width, channels]) = (self.latent.size, self.image_shape());
+        if latents.is_empty() || !latents.len().is_multiple_of(size) {
+            let what = format!("{} values are not a whole number of latents of {size}", latents.len());
+            return Err(Error::usage(what, "Give n · latent size values."));
+        }
+        if let Some(at) = latents.iter().position(|value| !value.is_finite()) {
+            let what = format!("value {} of latent {} is {}", at % size, at / size, latents[at]);
+            return Err(Error::usage(what, "Give finite numbers."));
+        }
+        let n = latents.len() / size;
+        let bytes = n.saturating_mul(height * width * channels);
+        let mut pixels = limits::zeros(bytes, || format!("{n} images of {height} × {width} × {channels} at once"))?;
+        let mut sampler = self.sampler()?;
+        let parts = latents.chunks(self.batch * size).zip(pixels.chunks_mut(self.batch * height * width * channels));
+        for (number, (part, out)) in parts.enumerate() {
+            if let Some(row) = sampler.pixels_of(conditioning, part, out)? {
+                return Err(no_colour(self.name(), &format!("latent {}", number * self.batch + row)));
+            }
+        }
+        Ok(Images { n, height, width, channels, pixels })
+    }
+
     /// The network's own output for images `start..` of a seed, into a buffer of the caller's: the elements as the graph
     /// orders them ([`Self::output`]), as f32 whatever their type, not clamped, not rounded, and where the network gives NaN or
     /// infinity, that. No range need be known.
@@ -419,6 +490,18 @@ impl Sampler<'_> {
         Ok(())
     }
 
+    /// The pixels of a batch of latents, or of fewer: then the last is made again and again. Gives the first row that is no image.
+    fn pixels_of(&mut self, conditioning: &Conditioning, latents: &[f32], out: &mut [u8]) -> Result<Option<usize>> {
+        let generator = self.generator;
+        let (size, rows) = (generator.latent.size, latents.len() / generator.latent.size);
+        let mut whole = latents.to_vec();
+        (rows..generator.batch).for_each(|_| whole.extend_from_slice(&latents[(rows - 1) * size..]));
+        conditioning.apply(generator.latent, &mut whole);
+        let run =
+            self.session()?.run(&whole, &generator.runs, |output| generator.form.pixels(output, 0..rows, generator.range, out));
+        run.map_err(|e| failed_run(generator.name(), &format!("{rows} latents"), e))
+    }
+
     /// One run of a batch whose output nobody looks at, for measurements.
     pub(super) fn run_alone(&mut self, latents: &[f32]) -> Result<()> {
         let runs = &self.generator.runs;
@@ -443,14 +526,8 @@ impl Sampler<'_> {
         let first = generator.batches().start(wanted.start);
         let latents = selection.latents(generator.latent, conditioning, first, generator.batch);
         let rows = (wanted.start - first) as usize..(wanted.end - first) as usize;
-        self.session()?.run(&latents, &generator.runs, |output| take(output, rows)).map_err(|e| match e {
-            Error::Ort(_) => Error::invalid(
-                generator.name(),
-                format!("in the run of images {wanted:?}: {}", one_line(&e)),
-                hint(&e, "The model is damaged: use another one."),
-            ),
-            other => other,
-        })
+        let run = self.session()?.run(&latents, &generator.runs, |output| take(output, rows));
+        run.map_err(|e| failed_run(generator.name(), &format!("images {wanted:?}"), e))
     }
 
     fn session(&mut self) -> Result<&mut BoundSession> {
@@ -470,11 +547,26 @@ fn not_finite(name: &str, selection: &Selection, place: u64) -> Error {
         Selection::Numbers { seed, .. } => format!("image {place} of seed {seed}"),
         Selection::Seeds { number, .. } => format!("image {number} of seed {}", selection.name(place)),
     };
+    no_colour(name, &image)
+}
+
+fn no_colour(name: &str, image: &str) -> Error {
     Error::invalid(
         name,
         format!("for {image} the network gives NaN or infinity, which is no colour"),
         "The model is damaged, it diverged in training, or float16 is too narrow for it: use another one, or leave that image out.",
     )
+}
+
+/// A run that onnxruntime did not finish.
+fn failed_run(name: &str, what: &str, error: Error) -> Error {
+    match error {
+        Error::Ort(_) => {
+            let what = format!("in the run of {what}: {}", one_line(&error));
+            Error::invalid(name, what, hint(&error, "The model is damaged: use another one."))
+        }
+        other => other,
+    }
 }
 
 /// `most`, or fewer of large images or latents.

@@ -80,12 +80,7 @@ impl Selection {
                 (first..).take(rows).flat_map(|place| latent.rows(seeds.get(place), *number, 1)).collect()
             }
         };
-        if let Some(truncation) = conditioning.truncation {
-            truncation.apply(latent.distribution, &mut values);
-        }
-        if let Some(class) = conditioning.class {
-            class.apply(latent.size, &mut values);
-        }
+        conditioning.apply(latent, &mut values);
         values
     }
 }

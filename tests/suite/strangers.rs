@@ -722,6 +722,8 @@ fn an_image_that_is_none_is_named() {
             let error = message(generator.sample(3, start, n));
             assert!(error.contains("for image 5 of seed 3 the network gives NaN or infinity"), "{what}: {error}");
         }
+        let error = message(generator.generate(&generator.latents(3, 0, 7).unwrap()));
+        assert!(error.contains("for latent 5 the network gives NaN or infinity"), "{what}: {error}");
         // The network's own values are given as they are.
         let mut values = vec![0.0; 2 * 60];
         generator.values_into(3, 5, &mut values).unwrap();

@@ -182,3 +182,25 @@ fn threads_share_a_generator() {
         assert_eq!(parts, expected.pixels);
     });
 }
+
+#[test]
+fn latents_of_the_callers() {
+    let generator = open(SEALED, Options { batch: Some(8), ..Options::default() }).unwrap();
+    let (size, images) = (generator.latent().size, generator.sample(3, 8, 21).unwrap());
+    let latents = generator.latents(3, 8, 21).unwrap();
+    assert_eq!(latents, generator.latent().rows(3, 8, 21));
+    assert_eq!(generator.generate(&latents).unwrap(), images);
+    let elsewhere = generator.generate(&latents[size..]).unwrap();
+    assert_eq!(elsewhere.n, 20);
+    assert!(elsewhere.pixels.iter().zip(&images.pixels[images.bytes()..]).all(|(&a, &b)| a.abs_diff(b) <= 1));
+    let truncation = Some(Truncation::new(0.5, Distribution::Normal).unwrap());
+    let near = Conditioning { truncation, ..Conditioning::default() };
+    assert_eq!(generator.generate_with(&near, &latents).unwrap(), generator.sample_with(&near, 3, 8, 21).unwrap());
+
+    assert!(message(generator.generate(&[])).contains("0 values are not a whole number of latents of 16"));
+    assert!(message(generator.generate(&latents[1..])).contains("Give n · latent size"));
+    let mut damaged = latents;
+    damaged[3 * size + 5] = f32::NAN;
+    assert!(message(generator.generate(&damaged)).contains("value 5 of latent 3 is NaN"));
+    assert!(message(generator.latents(0, u64::MAX, 1)).contains("2^63"));
+}

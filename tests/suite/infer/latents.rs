@@ -155,3 +155,33 @@ const NORMAL_0_0: [u32; 5] = [0xbf8a_2bd8, 0xbfc3_7ff7, 0xbfd6_d9aa, 0x3f3a_11b0
 const NORMAL_42_1M: [u32; 5] = [0x3e69_8fcb, 0xbfe7_f613, 0xc003_f795, 0x3f87_eaa7, 0xbf8a_b8f4];
 const UNIFORM_0_0: [u32; 5] = [0xbf26_f080, 0x3e9b_baec, 0xbf1f_e462, 0xbe05_3288, 0x3f18_ba20];
 const UNIFORM_MAX_2_40: [u32; 5] = [0x3f2a_0f90, 0xbf47_d594, 0x3f22_59ce, 0x3f1c_6832, 0xbd34_dda0];
+
+#[test]
+fn between_two_latents() {
+    let latent = |distribution| Latent { size: 2, distribution };
+    let normal = |t| latent(Distribution::Normal).interpolate(&[1.0, 0.0], &[0.0, 2.0], t).unwrap();
+    let near = |a: Vec<f32>, b: [f32; 2]| a.iter().zip(b).all(|(a, b)| (a - b).abs() < 1e-6);
+    let half = std::f32::consts::FRAC_1_SQRT_2;
+    assert!(near(normal(0.0), [1.0, 0.0]) && near(normal(1.0), [0.0, 2.0]));
+    assert!(near(normal(0.5), [half, 2.0 * half]) && near(normal(1.0 / 3.0), [0.75f32.sqrt(), 1.0]));
+    let straight = latent(Distribution::Uniform).interpolate(&[1.0, 0.0], &[0.0, -0.5], 0.25).unwrap();
+    assert!(near(straight, [0.75, -0.125]));
+    // Directions that are one, opposite, or none.
+    for (b, expected) in [([2.0, 0.0], [1.5, 0.0]), ([-1.0, 0.0], [0.0, 0.0]), ([0.0, 0.0], [0.5, 0.0])] {
+        assert!(near(latent(Distribution::Normal).interpolate(&[1.0, 0.0], &b, 0.5).unwrap(), expected), "{b:?}");
+    }
+    let wrong = |a: &[f32], t| message(latent(Distribution::Normal).interpolate(a, &[0.0, 1.0], t));
+    assert!(wrong(&[1.0], 0.5).contains("`a`, 1 values") && wrong(&[f32::NAN, 0.0], 0.5).contains("finite"));
+    assert!(wrong(&[1.0, 0.0], f32::INFINITY).contains("`t` inf"));
+}
+
+proptest! {
+    #[test]
+    fn the_way_between_latents_keeps_their_length(seed: u64, t in 0.0f32..=1.0) {
+        let latent = Latent { size: 64, distribution: Distribution::Normal };
+        let length = |z: &[f32]| z.iter().map(|z| f64::from(*z).powi(2)).sum::<f64>().sqrt();
+        let (a, b) = (latent.rows(seed, 0, 1), latent.rows(seed, 1, 1));
+        let between = length(&latent.interpolate(&a, &b, t).unwrap());
+        prop_assert!(between > 0.9 * length(&a).min(length(&b)) && between < 1.1 * length(&a).max(length(&b)), "{}", between);
+    }
+}
