@@ -40,10 +40,10 @@ pub enum Dtype {
     /// Half precision: half the file, for GPUs; slower than f32 on a CPU.
     F16,
     /// Whole numbers of 8 bits, weights and activations: a quarter of the file, and on a CPU more than twice the speed. Written only if
-    /// it costs little (see [`export_reduced`]).
+    /// it costs little.
     Int8,
     /// Weights stored in 8 bits, computed with in single precision: a quarter of the file at f32's speed. Written only if it costs
-    /// little (see [`export_reduced`]).
+    /// little.
     W8,
 }
 
