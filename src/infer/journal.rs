@@ -380,6 +380,15 @@ impl<'a> Lines<'a> {
 
 /// In what two jobs differ that decides on bytes. What the model's file is called does not.
 pub(super) fn difference(begun: &Value, now: &Value) -> Option<String> {
+    // It makes the file another one, too. It stands there only where it is int8.
+    if begun["precision"] != now["precision"] {
+        let said = |facts: &Value| facts["precision"].as_str().unwrap_or("another").to_string();
+        return Some(format!(
+            "its precision is {}, this call's is {} (`Options::precision` chooses it)",
+            said(begun),
+            said(now)
+        ));
+    }
     let keys = now.as_object().into_iter().flatten().map(|(key, _)| key).filter(|key| *key != "model");
     let mut all = keys.map(|key| (key, &begun[key], &now[key]));
     let (key, was, is) = all.find(|(_, was, is)| was != is)?;

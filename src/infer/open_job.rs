@@ -261,7 +261,7 @@ impl Opening<'_> {
         let Self { output, .. } = self;
         let journal = self.journal(None, None)?;
         // Now that nobody else can: what was looked at when the plan was made may have changed.
-        let begun = self.refuse_rivals().and_then(|()| refuse_finished(output)).and_then(|()| self.tidy());
+        let begun = self.refuse_others().and_then(|()| refuse_finished(output)).and_then(|()| self.tidy());
         or_nothing(begun.and_then(|()| self.create()), journal)
     }
 
@@ -311,7 +311,7 @@ impl Opening<'_> {
         let begins = replaces.is_some() && lost == Some(0);
         match replaces {
             Some(before) => self.replace(&mut journal, &before)?,
-            None => self.refuse_rivals()?,
+            None => self.refuse_others()?,
         }
         let (is_final, is_whole) = match (&found, journal.done.all(&self.site.share.places())) {
             // Killed when it had its final name already.
@@ -367,7 +367,7 @@ impl Opening<'_> {
             Some(Finished::Parts(pieces)) => Some(pieces),
             None => None,
         };
-        self.refuse_rivals()?;
+        self.refuse_others()?;
         // A journal that broke off before it said what it is.
         let old = Journal::hold(folder, &name)?;
         let mut journal = self.journal(None, old.as_ref())?;
@@ -448,9 +448,10 @@ impl Opening<'_> {
         checked
     }
 
-    /// Refuses to begin, or to go on, beside others that make files of the same names.
-    fn refuse_rivals(&self) -> Result<()> {
-        rivals::refuse(self.folder(), &rivals::find(self.output, self.folder())?)
+    /// Refuses to begin, or to go on, beside others that make files of the same names, or shards of this job's as if it were another.
+    fn refuse_others(&self) -> Result<()> {
+        rivals::refuse(self.folder(), &rivals::find(self.output, self.folder())?)?;
+        rivals::refuse_mixture(self.output, self.folder(), self.identity)
     }
 
     /// Removes what a killed program has left of journals that were to take this one's place.

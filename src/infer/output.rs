@@ -5,7 +5,7 @@ use std::path::{self, Path, PathBuf};
 
 use serde_json::{Map, Value, json};
 
-use super::folder::Names;
+use super::folder::{Names, name_of};
 use super::selection::{Selection, Shard};
 use super::share::Share;
 use super::sinks::Format;
@@ -181,6 +181,17 @@ impl Output {
     /// The one file until it is whole.
     pub fn part(&self) -> PathBuf {
         self.hidden("part")
+    }
+
+    /// Whether a file of the folder is the manifest of another of this one's shards, or its journal.
+    pub fn is_of_another_shard(&self, name: &Path) -> bool {
+        let Some(shard) = self.share.shard() else { return false };
+        let (own, name) = (name_of(&self.manifest()), name.to_string_lossy());
+        let own = own.to_string_lossy();
+        let manifest = name.strip_prefix('.').and_then(|name| name.strip_suffix(".journal")).unwrap_or(&name);
+        let around = own.rsplit_once(&shard.suffix());
+        let suffix = around.and_then(|(before, after)| manifest.strip_prefix(before)?.strip_suffix(after));
+        manifest != own && suffix.is_some_and(|suffix| shard.is_suffix(suffix))
     }
 
     /// The manifest until it is whole.

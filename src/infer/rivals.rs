@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use super::folder::{Folder, name_of};
-use super::journal::Journal;
+use super::journal::{Journal, difference};
 use super::manifest;
 use super::output::Output;
 use crate::error::{Error, Result};
@@ -46,6 +46,29 @@ pub(super) fn before(output: &Output, folder: &Folder, journal: Option<&File>) -
     let is_its = |job: &Output| job.manifest() == output.manifest();
     let jobs = facts.iter().filter_map(|facts| output.told(facts)).filter(is_its);
     Ok(jobs.map(|job| Value::Object(job.facts())).collect())
+}
+
+/// Refuses to make a shard beside another one that is not of the same images.
+pub(super) fn refuse_mixture(output: &Output, folder: &Folder, identity: &Value) -> Result<()> {
+    /// What the shards of a job have in common. Other providers, versions and batches are borne: their pixels are within 1.
+    const COMMON: [&str; 10] =
+        ["model", "precision", "model_sha256", "seed", "seeds", "number", "start", "n", "truncation", "class"];
+    let common = |facts: &Value| -> Value { COMMON.iter().map(|key| (key.to_string(), facts[*key].clone())).collect() };
+    let names = folder.names(Path::new("")).map_err(folder.failed("read", Path::new("")))?;
+    for name in names.iter().map(|(name, _)| Path::new(name)).filter(|name| output.is_of_another_shard(name)) {
+        let facts = match name.extension().is_some_and(|ending| ending == "journal") {
+            true => Journal::look(folder, name)?.and_then(|(jobs, _)| jobs.into_iter().next()),
+            false => told(folder, name),
+        };
+        if let Some(difference) = facts.and_then(|facts| difference(&common(&facts), &common(identity))) {
+            let what = format!("{} is of a shard of another job: {difference}", text::path(&folder.join(name)));
+            return Err(Error::usage(
+                what,
+                "Make all shards alike, or choose another `Plan::out`; `Existing::Overwrite` makes this one all the same.",
+            ));
+        }
+    }
+    Ok(())
 }
 
 /// What a journal or a manifest tells of, if it does.

@@ -218,6 +218,12 @@ impl Shard {
         let digits = self.of.to_string().len();
         format!("-{:0digits$}-of-{}", self.index, self.of)
     }
+
+    /// Whether a name ends in what that of a part of as many parts does.
+    pub(super) fn is_suffix(self, text: &str) -> bool {
+        let index = text.strip_prefix('-').and_then(|text| text.strip_suffix(&format!("-of-{}", self.of)));
+        index.is_some_and(|index| index.parse().is_ok_and(|index| Self { index, ..self }.suffix() == text))
+    }
 }
 
 impl FromStr for Shard {

@@ -59,23 +59,29 @@ fn on_the_cpu_int8_is_chosen_and_f32_can_be_asked_for() {
 #[test]
 fn precisions_do_not_mix_in_a_job() {
     let folder = tempfile::tempdir().unwrap();
-    let make = |precision, existing| {
+    let make_part = |out: &str, precision, shard: Option<&str>, existing| {
         let generator =
             builtin::open(Some("digits"), &Options { precision, provider: Provider::Cpu, ..Options::default() }).unwrap();
         let numbers = Selection::Numbers { seed: 0, start: 0, n: 40 };
-        let plan = Plan::new(Format::Png, folder.path(), numbers, None, existing)?;
+        let shard = shard.map(|shard| shard.parse().unwrap());
+        let plan = Plan::new(Format::Png, &folder.path().join(out), numbers, shard, existing)?;
         pipeline::run(&generator, &SamplingJob::new(generator.provider()), &plan, &Silent, &false.into())
     };
+    let make = |precision, existing| make_part(".", precision, None, existing);
     make(Precision::Int8, Existing::Refuse).unwrap();
     let manifest: serde_json::Value =
         serde_json::from_slice(&std::fs::read(folder.path().join("manifest.json")).unwrap()).unwrap();
     assert_eq!(manifest["precision"], "int8");
     assert_eq!(make(Precision::Int8, Existing::Resume).unwrap().images, 0);
     let refused = make(Precision::F32, Existing::Resume).err().unwrap().to_string();
-    assert!(refused.contains("another job") || refused.contains("has changed"), "{refused}");
+    assert!(refused.contains("another job: its precision is int8, this call's is another"), "{refused}");
     make(Precision::F32, Existing::Overwrite).unwrap();
     let text = std::fs::read_to_string(folder.path().join("manifest.json")).unwrap();
     assert!(!text.contains("precision"), "what jobs in f32 leave stays what it was: {text}");
+    make_part("parts", Precision::F32, Some("1/2"), Existing::Refuse).unwrap();
+    let refused = make_part("parts", Precision::Int8, Some("2/2"), Existing::Refuse).err().unwrap().to_string();
+    assert!(refused.contains("a shard of another job: its precision is another, this call's is int8"), "{refused}");
+    make_part("parts", Precision::F32, Some("2/2"), Existing::Refuse).unwrap();
 }
 
 #[test]

@@ -111,6 +111,31 @@ fn npz_and_tar_hold_the_same_pixels_as_npy() {
 }
 
 #[test]
+fn shards_of_other_images_are_not_made_beside_each_other() {
+    let folder = tempdir().unwrap();
+    for format in ["png", "npy", "tar"] {
+        let out = folder.path().join(format);
+        let shard = |shard: &str, flags: &[&str]| {
+            sample(&out, &[&["--n", "20", "--format", format, "--shard", shard][..], flags].concat()).assert()
+        };
+        shard("1/3", &["--seed", "1"]).success();
+        let before = contents(&out);
+        for (flags, told) in [
+            (&["--seed", "2"][..], "its seed is 1, this call's is 2"),
+            (&["--seed", "1", "--truncation", "0.5"], "its truncation is null"),
+            (&["--seed", "2", "--resume"], "its seed is 1"),
+        ] {
+            let refused = shard("2/3", flags).code(2);
+            refused.stderr(contains("is of a shard of another job").and(contains(told)).and(contains("--force")));
+            assert_eq!(contents(&out), before, "{format} {flags:?}");
+        }
+        // Other numbers of parts are other jobs, which have other names; and the batch is each machine's own.
+        shard("2/3", &["--seed", "1", "--batch", "4"]).success();
+        shard("3/3", &["--seed", "2", "--force"]).success();
+    }
+}
+
+#[test]
 fn shards_concatenate_to_the_whole() {
     let folder = tempdir().unwrap();
     let of = |format: &str, out: &str, flags: &[&str]| {
