@@ -174,6 +174,7 @@ const SPELLINGS: &[(&str, &str)] = &[
     ("`TrainConfig::from_toml`", "--config"),
     ("`TrainConfig::preset`", "`gan-train presets NAME`"),
     ("`Trained::weights`", "--weights"),
+    ("`Which::Step`", "--checkpoint STEP"),
     ("`config::resized`", "--size, --width"),
     ("`export::export`", "`gan-train export`"),
     ("`export::export(file)`", "`gan-train export FILE --preset NAME`"),

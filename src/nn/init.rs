@@ -95,8 +95,7 @@ impl Parameter {
             return Ok(Array { dims: self.var.dims().to_vec(), values });
         }
         Err(Error::Verification(format!(
-            "its tensor {} holds NaN or infinite values: training diverged. Export an earlier checkpoint, which you name in \
-             checkpoints/latest of the run.",
+            "its tensor {} holds NaN or infinite values: training diverged. Choose an earlier checkpoint by `Which::Step`.",
             self.name
         )))
     }

@@ -495,7 +495,8 @@ fn damaged(path: &Path, what: String) -> Error {
     Error::invalid_file(
         path,
         what,
-        "The file is damaged: go back to an earlier checkpoint by naming it in `checkpoints/latest`.",
+        "The file is damaged: go back to an earlier checkpoint. A training goes on from the one that `checkpoints/latest` names; what is \
+         exported or judged is chosen by `Which::Step`.",
     )
 }
 
