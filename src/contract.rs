@@ -149,7 +149,12 @@ impl Cost {
             true => (self.frechet, TYPICAL * self.frechet_f32),
             false => (self.frechet - self.frechet_f32, self.frechet_f32),
         };
-        more / before.max(f64::MIN_POSITIVE)
+        match before > 0.0 {
+            true => more / before,
+            // Images that are all alike are no yardstick: any difference is too much.
+            false if more > 0.0 => f64::INFINITY,
+            false => 0.0,
+        }
     }
 
     fn entries(&self) -> [(&'static str, String); 4] {

@@ -19,6 +19,17 @@ pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
     Ok(())
 }
 
+/// Finds out whether [`write_atomic`] could write a file, before work that would be lost.
+///
+/// # Errors
+/// When its folder cannot be written to, or a folder has its name.
+pub fn check_writable(path: &Path) -> Result<()> {
+    match path.symlink_metadata() {
+        Ok(meta) if meta.is_dir() => Err(Error::io("write", path)(ErrorKind::IsADirectory.into())),
+        _ => temporary(folder_of(path)).map(drop),
+    }
+}
+
 /// Has `write` fill a file that has its name once it is whole, and is not there before.
 ///
 /// # Errors

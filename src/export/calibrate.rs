@@ -123,7 +123,7 @@ fn bounds(values: &[f32]) -> [f32; 2] {
     values.iter().fold([0.0, 0.0], |[low, high], &value| [low.min(value), high.max(value)])
 }
 
-/// What `look` says of every value in each batch, joined; in which order must not matter to `join`.
+/// What `look` says of every value in each batch, joined in any order: `join` may depend on it by the last bits of an f64 at most.
 fn look_at<T: Send>(
     traced: &Traced,
     contract: &Contract,

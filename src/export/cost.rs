@@ -10,7 +10,7 @@ use crate::image::Images;
 use crate::infer::Generator;
 
 /// Images that both make.
-pub(super) const IMAGES: usize = 5000;
+pub const COMPARED: usize = 5000;
 /// Images of a task, at most: whole batches.
 const PART: usize = 256;
 
@@ -32,7 +32,7 @@ impl RealReference {
     /// # Errors
     /// When there are fewer than 2 images, or the model fails.
     pub fn of(real: &Real, model: &FeatureModel) -> Result<Self> {
-        let mut chosen = chosen(&real.numbers, IMAGES);
+        let mut chosen = chosen(&real.numbers, COMPARED);
         chosen.sort_unstable();
         let gaussian = Gaussian::of(&model.extract(&real.data.images(&chosen))?)?;
         Ok(Self { name: real.data.name.clone(), reference: Reference::new(gaussian)? })
@@ -74,11 +74,11 @@ pub(super) fn measure(
     real: Option<&RealReference>,
 ) -> Result<Cost> {
     let part = part(exact);
-    let parts: Vec<usize> = (0..IMAGES).step_by(part).collect();
+    let parts: Vec<usize> = (0..COMPARED).step_by(part).collect();
     let made: Vec<(u64, u64, Vec<f32>, Vec<f32>)> = parts
         .into_par_iter()
         .map(|first| {
-            let n = part.min(IMAGES - first);
+            let n = part.min(COMPARED - first);
             let [a, b] = [exact, reduced].map(|generator| generator.sample(contract.seed, first as u64, n));
             let (a, b) = (a?, b?);
             let values = |images: &Images| -> Result<Vec<f32>> {
@@ -95,7 +95,7 @@ pub(super) fn measure(
         of_exact.extend(a);
         of_reduced.extend(b);
     }
-    let gaussian = |values| Gaussian::of(&Features::new(IMAGES, model.dim(), values)?);
+    let gaussian = |values| Gaussian::of(&Features::new(COMPARED, model.dim(), values)?);
     let (of_exact, of_reduced) = (gaussian(of_exact)?, gaussian(of_reduced)?);
     let (reference, frechet_f32, frechet) = match real {
         Some(real) => {

@@ -106,6 +106,7 @@ pub fn export_reduced(
     progress: &dyn Progress,
 ) -> Result<ReductionReport> {
     check(how, dtype)?;
+    files::check_writable(path)?;
     let contract = contract_of(trained, layout);
     let graph = passes::optimise(trained.generator.graph()?);
     let mut encoded = model::encode(&graph, &contract, Dtype::F32);
@@ -115,7 +116,7 @@ pub fn export_reduced(
     let mut report =
         ReductionReport { method: None, methods: Vec::new(), layers: Vec::new(), from_exact: None, cost: Cost::default() };
     let compare = |form: &Form| -> Result<Cost> {
-        progress.say(&format!("{} images of it and of f32, compared", cost::IMAGES));
+        progress.say(&format!("{} images of it and of f32, compared", cost::COMPARED));
         let reduced = open("the exported file", sealed(form.encode(&contract)))?;
         Ok(cost::measure(&exact, &reduced, &contract, how.features, how.real)?.rounded())
     };
@@ -126,7 +127,7 @@ pub fn export_reduced(
             form
         }
         Dtype::Int8 => {
-            let images = exact.sample(contract.seed, cost::IMAGES as u64, cost::part(&exact))?;
+            let images = exact.sample(contract.seed, cost::COMPARED as u64, cost::part(&exact))?;
             progress.say(&format!("calibrating with {} latents", how.calibrate));
             let ranges = calibrate::ranges(&model::encode_traced(&graph, &contract), &contract, how.calibrate)?;
             let trial = Trial { exact: &exact, graph: &equalise(&graph, &ranges, EQUAL), contract: &contract, images };
@@ -277,7 +278,7 @@ impl Trial<'_> {
     }
 
     fn psnr(&self, network: &IntegerNetwork) -> Result<f64> {
-        cost::psnr_to(&self.images, &self.generator(network)?, self.contract.seed, cost::IMAGES as u64)
+        cost::psnr_to(&self.images, &self.generator(network)?, self.contract.seed, cost::COMPARED as u64)
     }
 
     /// How far onnxruntime's pixels are from the exact ones; refused if more than 1.

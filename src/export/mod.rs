@@ -26,7 +26,7 @@ use crate::nn::graph::Op;
 use crate::nn::shape::Shape;
 use crate::train::Trained;
 
-pub use cost::RealReference;
+pub use cost::{COMPARED, RealReference};
 pub use int8::{CALIBRATE, LEAST_PSNR, LayerReport, MAX_LOSS, Reduction, ReductionReport, export_reduced};
 pub use passes::optimise;
 pub use verify::Agreement;

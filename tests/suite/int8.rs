@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use candle_onnx::onnx::ModelProto;
 use candle_onnx::onnx::tensor_proto::DataType;
-use ganforge::contract::Layout;
+use ganforge::contract::{Cost, Layout};
 use ganforge::eval::features;
 use ganforge::eval::{FeatureModel, InputRange};
 use ganforge::export::{self, Dtype, LEAST_PSNR, MAX_LOSS, Reduction, ReductionReport};
@@ -284,6 +284,9 @@ fn the_distance_alone_can_be_too_much() {
     let psnr: f64 =
         refused.split("costs too much: ").nth(1).and_then(|rest| rest.split(" dB").next()).unwrap().parse().unwrap();
     assert!(psnr > 36.0 && !path.exists(), "{refused}");
+    // Where all images are alike, nothing is a part of their distance.
+    let alike = |frechet| Cost { psnr: 50.0, frechet, frechet_f32: 0.0, reference: String::new() }.loss();
+    assert_eq!((alike(0.0), alike(1e-3)), (0.0, f64::INFINITY));
     // Where another layer in f32 mends it, that is done, though the pixels do not ask for it.
     let report = reduced("{ linear = { out = 96 } }, \"relu\", { linear = { out = 64 } }, \"tanh\"").unwrap();
     assert!(report.layers.iter().any(|layer| layer.kept && layer.psnr.unwrap() > 36.0), "{report:?}");
@@ -367,7 +370,13 @@ fn gan_train_exports_int8_and_says_what_it_costs() {
         .code(1)
         .stderr(contains("costs too much"));
     assert!(!path.exists());
+    // What cannot be written is found out before the work.
+    std::fs::create_dir(&path).unwrap();
+    let refused = gan_train(&["--dtype", "int8"]).assert().code(1);
+    refused.stderr(contains("A folder is where a file should be").and(contains("calibrating").not()));
+    std::fs::remove_dir(&path).unwrap();
     let told = gan_train(&["--dtype", "int8", "--data", "synthetic", "--max-loss", "0.05"]).assert().success();
+    let told = told.stderr(contains("not the images that the run was trained on"));
     told.stdout(contains("linear layer 4, conv_transpose 64 → 1: int8").and(contains("Fréchet distance to synthetic")));
     let cost = open(&path, 8).contract().unwrap().cost.clone().unwrap();
     assert!(cost.reference == "synthetic" && cost.frechet_f32 > 0.0 && cost.psnr > LEAST_PSNR);

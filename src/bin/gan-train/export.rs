@@ -9,6 +9,7 @@ use ganforge::contract::{Layout, Weights};
 use ganforge::error::{Error, Result};
 use ganforge::eval::{FeatureModel, Real, features, learn};
 use ganforge::export::{self, Dtype, RealReference, Reduction};
+use ganforge::progress::Progress;
 use ganforge::text;
 use ganforge::train::{self, RunFolder, Trained, Which};
 
@@ -113,7 +114,15 @@ fn export_reduced(args: &ExportArgs, trained: &Trained, path: &Path) -> Result<(
         [] => None,
         sources => {
             let sources = Sources::from(sources);
-            let real = Real::all(&sources, trained.config.data.size, channels, &console)?;
+            // Files of weights do not say what they were trained on.
+            let real = match args.preset.is_some() || args.config.is_some() {
+                true => Real::all(&sources, trained.config.data.size, channels, &console)?,
+                false => Real::of_run(trained, &sources, false, &console)?,
+            };
+            let (n, wanted) = (real.numbers.len(), export::COMPARED);
+            if n < wanted {
+                console.say(&format!("{}: the distance to {n} images says little; {wanted} would do", real.data.name));
+            }
             Some(RealReference::of(&real, &features)?)
         }
     };
