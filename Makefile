@@ -1,14 +1,18 @@
 # `make help` lists the targets. Everything is built with one profile, so that dependencies are built once.
 
-cargo_flags := --release --locked
+plain_flags := --release --locked
+# With what a user's build leaves out, for it needs protoc: candle-onnx looks at exported graphs, too.
+cargo_flags := $(plain_flags) --features candle-onnx
 demo := out/demo
+comma := ,
+maturin := 1.16.0
 
 # Runs the rest of a recipe line with the onnxruntime that `make setup` fetched, unless ORT_DYLIB_PATH says otherwise.
 with_onnxruntime = lib=$$(ls .tools/python/onnxruntime/capi/libonnxruntime.* 2>/dev/null | head -n 1); \
 	[ -n "$$ORT_DYLIB_PATH" ] || [ -z "$$lib" ] || export ORT_DYLIB_PATH="$$PWD/$$lib";
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo onnx test check check-cuda bench
+.PHONY: help setup build demo onnx capi check-capi wheel check-wheel test check check-cuda bench
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1 /p' Makefile | while read -r name what; do printf 'make %-10s %s\n' "$$name" "$$what"; done
@@ -39,6 +43,31 @@ onnx: build ## make the built-in models in onnx/ from their folders in models/, 
 	name=$$(basename "$$run"); export() { cargo run -q $(cargo_flags) --bin gan-train -- export "$$run" --out "onnx/$$name$$1.onnx" $$2; }; \
 	case "$$name" in features-*) export '' '';; *) export '' '--dtype w8'; export .int8 '--dtype int8';; esac; done
 
+# The name by which programs ask for the library when they start, as cargo-c gives it.
+version := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
+soname := $(if $(filter Linux,$(shell uname -s)),-C link-arg=-Wl$(comma)-soname$(comma)libganforge.so.$(basename $(version)))
+
+capi: ## the library for C and C++, shared and static, with header and pkg-config file; into PREFIX, or out/capi
+	cargo rustc $(plain_flags) --lib --no-default-features --features capi,builtin --crate-type cdylib,staticlib -- $(soname)
+	.cargo/install-capi "$${CARGO_TARGET_DIR:-target}" "$${PREFIX:-out/capi}"
+
+check-capi: build capi ## C and C++ programs against that library, under valgrind where there is one
+	@$(with_onnxruntime) set -x; tests/capi/check.sh "$${PREFIX:-out/capi}" "$${CARGO_TARGET_DIR:-target}/release/gan-infer" "$$ORT_DYLIB_PATH"
+
+# The programs come along; maturin's own pip fetches nothing else. Where there is no strip, they are larger.
+wheel: build ## the Python package, with the programs in it, into out/wheels
+	rm -rf out/wheel-data && mkdir -p out/wheel-data/scripts
+	cp "$${CARGO_TARGET_DIR:-target}"/release/gan-infer "$${CARGO_TARGET_DIR:-target}"/release/gan-train out/wheel-data/scripts/
+	-strip out/wheel-data/scripts/gan-*
+	@maturin=.tools/maturin; \
+	"$$maturin/bin/maturin" --version 2>/dev/null | grep -q ' $(maturin)$$' || { \
+	echo "fetching maturin $(maturin) with pip into $$maturin" >&2; \
+	$${PYTHON:-python3} -I -m venv --clear $$maturin && $$maturin/bin/python -I -m pip install --quiet maturin==$(maturin); } && \
+	set -x && $$maturin/bin/maturin build --release --locked --out out/wheels --interpreter $$maturin/bin/python
+
+check-wheel: wheel ## that package in a fresh environment beside onnxruntime
+	tests/python/check.sh out/wheels "$${CARGO_TARGET_DIR:-target}/release/gan-infer"
+
 test: setup ## the whole test suite; tests on real data need GANFORGE_DATA
 	@[ -n "$$GANFORGE_DATA" ] || echo 'GANFORGE_DATA is not set (a folder with mnist/, fashion-mnist/ and more): tests on real data will skip.'
 	@[ -n "$$GANFORGE_OPENVINO" ] || echo 'GANFORGE_OPENVINO is not set (an onnxruntime with OpenVINO): tests of that provider will skip.'
@@ -49,12 +78,12 @@ check: setup ## formatting, lints, documentation, every combination of features
 	{ echo "rustfmt or clippy is missing: run 'rustup component add rustfmt clippy'" >&2; exit 1; }
 	cargo fmt --check
 	cargo clippy $(cargo_flags) --all-targets -- -D warnings
-	cargo clippy $(cargo_flags) --no-default-features -- -D warnings
-	cargo clippy $(cargo_flags) --no-default-features --features train -- -D warnings
-	cargo clippy $(cargo_flags) --no-default-features --features infer -- -D warnings
-	cargo clippy $(cargo_flags) --no-default-features --features infer,cli --all-targets -- -D warnings
-	cargo clippy $(cargo_flags) --no-default-features --features infer,cli,builtin -- -D warnings
-	cargo clippy $(cargo_flags) --no-default-features --features train,cli --all-targets -- -D warnings
+	cargo clippy $(plain_flags) --no-default-features -- -D warnings
+	cargo clippy $(plain_flags) --no-default-features --features train -- -D warnings
+	cargo clippy $(plain_flags) --no-default-features --features infer -- -D warnings
+	cargo clippy $(plain_flags) --no-default-features --features jobs,cli --all-targets -- -D warnings
+	cargo clippy $(plain_flags) --no-default-features --features infer,builtin -- -D warnings
+	cargo clippy $(plain_flags) --no-default-features --features train,cli --all-targets -- -D warnings
 	RUSTDOCFLAGS='-D warnings' cargo doc $(cargo_flags) --no-deps
 	@command -v cargo-deny >/dev/null || { set -x; cargo install --quiet --locked cargo-deny@0.20.2; }
 	cargo deny --locked check licenses bans sources
@@ -63,7 +92,7 @@ check: setup ## formatting, lints, documentation, every combination of features
 	@set -e; \
 	packages() { cargo tree --locked --edges normal,build --prefix none --format '{p}' "$$@"; }; \
 	all=$$(packages); train=$$(packages --no-default-features --features train); \
-	infer=$$(packages --no-default-features --features infer,cli,builtin); \
+	infer=$$(packages --no-default-features --features jobs,cli,builtin); \
 	has() { printf '%s\n' "$$1" | grep -Eq "$$2"; }; \
 	candle='^candle-'; ort='^ort(-sys)? '; \
 	has "$$all" "$$candle" && has "$$all" "$$ort" || { echo 'cargo tree shows neither candle nor ort: mend this check' >&2; exit 1; }; \

@@ -381,6 +381,19 @@ pub fn check_seal(place: &str, file: &[u8]) -> Result<()> {
     }
 }
 
+/// Refuses a file that claims to be this crate's, but whose metadata has no checksum.
+#[cfg(feature = "infer")]
+pub(crate) fn check_sealed(place: &str, digits: Option<&str>) -> Result<()> {
+    match digits {
+        Some(digits) if digits.len() == DIGITS => Ok(()),
+        _ => Err(Error::invalid(
+            place,
+            format!("it claims to be ganforge's, but its metadata has no {CHECKSUM_KEY}"),
+            "The file is damaged or was changed by hand: copy or export it again.",
+        )),
+    }
+}
+
 /// SHA-256 of the file with the checksum's own 64 digits taken as zeros, in hexadecimal: graph, weights and metadata.
 fn checksum(file: &[u8], at: usize) -> String {
     let mut hash = Sha256::new();

@@ -93,10 +93,17 @@ impl Error {
     }
 }
 
+/// Errors of onnxruntime's as ours. A conversion by `?` would put types of `ort` into the public interface.
 #[cfg(feature = "infer")]
-impl<T> From<ort::Error<T>> for Error {
-    fn from(error: ort::Error<T>) -> Self {
-        Self::Ort(error.to_string())
+pub(crate) trait OrtResult<T> {
+    /// The value, or the error as [`Error::Ort`].
+    fn ort(self) -> Result<T>;
+}
+
+#[cfg(feature = "infer")]
+impl<T, E> OrtResult<T> for Result<T, ort::Error<E>> {
+    fn ort(self) -> Result<T> {
+        self.map_err(|error| Error::Ort(error.to_string()))
     }
 }
 

@@ -346,7 +346,7 @@ fn kind(meta: &Metadata) -> &'static str {
 }
 
 /// Bytes that this user may still write to the file system of a folder; `None` where it does not say.
-#[cfg(all(unix, feature = "infer"))]
+#[cfg(all(unix, feature = "jobs"))]
 #[allow(clippy::useless_conversion, reason = "on some systems these are numbers of 32 bits")]
 pub(crate) fn free_space(folder: &Path) -> Option<u64> {
     let told = nix::sys::statvfs::statvfs(folder).ok().filter(|told| told.blocks() > 0)?;
@@ -354,7 +354,7 @@ pub(crate) fn free_space(folder: &Path) -> Option<u64> {
 }
 
 /// As on Unix; other systems are not asked.
-#[cfg(all(not(unix), feature = "infer"))]
+#[cfg(all(not(unix), feature = "jobs"))]
 pub(crate) fn free_space(_: &Path) -> Option<u64> {
     None
 }

@@ -2,8 +2,7 @@
 
 use std::path::Path;
 
-use image::codecs::png::{CompressionType, FilterType, PngEncoder};
-use image::{ExtendedColorType, ImageEncoder};
+use png::{BitDepth, ColorType, Compression, Encoder, Filter};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
@@ -143,8 +142,8 @@ impl Images {
 /// When `pixels` is not `height · width · channels` long, or `channels` is neither 1 nor 3.
 pub fn encode_png(pixels: &[u8], height: usize, width: usize, channels: usize) -> Result<Vec<u8>> {
     let color = match channels {
-        1 => ExtendedColorType::L8,
-        3 => ExtendedColorType::Rgb8,
+        1 => ColorType::Grayscale,
+        3 => ColorType::Rgb,
         _ => return Err(Error::usage(format!("cannot write {channels} channels as PNG"), "Images have 1 or 3 channels.")),
     };
     if pixels.is_empty() || pixels.len() != height * width * channels {
@@ -152,9 +151,13 @@ pub fn encode_png(pixels: &[u8], height: usize, width: usize, channels: usize) -
         return Err(Error::usage(what, "Give height · width · channels bytes."));
     }
     let mut png = Vec::with_capacity(pixels.len() / 2 + 128);
-    PngEncoder::new_with_quality(&mut png, CompressionType::Fast, FilterType::Adaptive)
-        .write_image(pixels, width as u32, height as u32, color)
-        .map_err(|e| Error::invalid("PNG encoder", e.to_string(), "This is a defect of ganforge; please report it."))?;
+    let mut encoder = Encoder::new(&mut png, width as u32, height as u32);
+    encoder.set_color(color);
+    encoder.set_depth(BitDepth::Eight);
+    encoder.set_compression(Compression::Fast);
+    encoder.set_filter(Filter::Adaptive);
+    let written = encoder.write_header().and_then(|mut writer| writer.write_image_data(pixels));
+    written.map_err(|e| Error::invalid("PNG encoder", e.to_string(), "This is a defect of ganforge; please report it."))?;
     Ok(png)
 }
 
@@ -162,7 +165,7 @@ pub fn encode_png(pixels: &[u8], height: usize, width: usize, channels: usize) -
 ///
 /// # Errors
 /// When the file cannot be written.
-pub fn save_grid(images: &Images, columns: usize, path: &Path) -> Result<()> {
+pub fn save_grid(images: &Images, columns: usize, path: impl AsRef<Path>) -> Result<()> {
     let sheet = images.grid(columns);
-    files::write_atomic(path, &encode_png(&sheet.pixels, sheet.height, sheet.width, sheet.channels)?)
+    files::write_atomic(path.as_ref(), &encode_png(&sheet.pixels, sheet.height, sheet.width, sheet.channels)?)
 }

@@ -34,11 +34,11 @@
 //! use ganforge::infer::{Generator, Options};
 //! # let dir = tempfile::tempdir().unwrap();
 //!
-//! let generator = Generator::open("onnx/digits.onnx".as_ref(), &Options::default())?;
+//! let generator = Generator::open("onnx/digits.onnx", &Options::default())?;
 //! let images = generator.sample(0, 0, 16)?; // seed 0, images 0..16
 //! let sheet = "grid.png";
 //! # let sheet = dir.path().join(sheet);
-//! ganforge::image::save_grid(&images, 4, sheet.as_ref())?;
+//! ganforge::image::save_grid(&images, 4, sheet)?;
 //! # Ok(())
 //! # }
 //! # #[cfg(not(feature = "infer"))]
@@ -102,3 +102,9 @@ pub mod eval;
 // From the file to images.
 #[cfg(feature = "infer")]
 pub mod infer;
+
+// The same, from other languages.
+#[cfg(feature = "capi")]
+pub mod capi;
+#[cfg(feature = "python")]
+mod python;

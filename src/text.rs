@@ -58,7 +58,7 @@ pub(crate) fn grouped(number: usize) -> String {
 }
 
 /// A number of bytes as people say it: `512 bytes`, `13.2 MiB`.
-#[cfg(feature = "infer")]
+#[cfg(feature = "jobs")]
 pub(crate) fn bytes(number: u64) -> String {
     const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];
     let mut unit = None;

@@ -8,15 +8,14 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use ganforge::cli::{self, Console, print_line};
-use ganforge::contract::CHECKSUM_KEY;
+use ganforge::contract::{CHECKSUM_KEY, Contract};
 use ganforge::error::{Error, Result};
 use ganforge::image;
 use ganforge::infer::generator::MAX_BATCH;
 use ganforge::infer::{
-    Class, Conditioning, Existing, Format, Generator, Options, Package, Precision, Provider, SamplingJob, SeedList, Selection,
-    Shard, Target, bench, builtin, runtime,
+    Class, Conditioning, Existing, FileFacts, Format, Generator, Options, Package, Precision, Provider, SamplingJob, SeedList,
+    Selection, Shard, Target, bench, builtin, runtime,
 };
-use ganforge::latent::Truncation;
 use ganforge::progress::Progress;
 use ganforge::text;
 use serde_json::{Value, json};
@@ -215,10 +214,9 @@ fn make(sample: Sample) -> Result<()> {
     // Only from here on is anything made that must be left whole: until then one Ctrl-C ends the program, whatever a model does.
     let stop = cli::stop_flag(&console, "the batches at hand are finished, and what is whole stays")?;
     let library = runtime::load()?;
-    let conditioning = Conditioning {
-        truncation: sample.truncation.map(|x| Truncation::new(x, generator.latent().distribution)).transpose()?,
-        class: sample.class.as_deref().map(|it| Class::named(it, generator.contract(), generator.name())).transpose()?,
-    };
+    let mut conditioning = Conditioning::default();
+    conditioning.truncation = sample.truncation.map(|x| generator.truncation(x)).transpose()?;
+    conditioning.class = sample.class.as_deref().map(|class| generator.class(class)).transpose()?;
     for note in generator.notes() {
         console.say(note);
     }
@@ -239,7 +237,7 @@ fn make(sample: Sample) -> Result<()> {
         library.version
     ));
     let best = SamplingJob::new(generator.provider());
-    let job = SamplingJob { threads: sample.threads.map_or(best.threads, usize::from), conditioning, ..best };
+    let job = best.threads(sample.threads.map_or(best.threads, usize::from)).conditioning(conditioning);
     let done = match target.make(&generator, &job, &console, &stop) {
         // The reader has gone away: it has what it wanted.
         Err(Error::Io { source, .. }) if source.kind() == ErrorKind::BrokenPipe && matches!(target, Target::Stdout { .. }) => {
@@ -322,15 +320,12 @@ impl Sample {
 
 impl How {
     fn options(&self) -> Options {
-        Options {
-            provider: self.provider,
-            precision: self.precision,
-            batch: self.batch.map(usize::from),
-            range: self.range,
-            tf32: self.tf32,
-            load_timeout: self.load_timeout.map(|seconds| Duration::from_secs(seconds.into())),
-            batch_memory: self.batch_memory.map(|gib| u64::from(gib) << 30),
-        }
+        let mut options = Options::default().provider(self.provider).precision(self.precision).tf32(self.tf32);
+        options.batch = self.batch.map(usize::from);
+        options.range = self.range;
+        options.load_timeout = self.load_timeout.map(|seconds| Duration::from_secs(seconds.into()));
+        options.batch_memory = self.batch_memory.map(|gib| u64::from(gib) << 30);
+        options
     }
 }
 
@@ -367,6 +362,11 @@ fn measure(
 }
 
 fn info(model: Option<&str>, how: &How, json: bool) -> Result<()> {
+    if let Err(Error::Runtime(why)) = runtime::load() {
+        let mut facts = file_facts(&builtin::file_facts(model, how.precision)?);
+        facts.push(("note".into(), json!(format!("only read, not run: {why}"))));
+        return print_facts(facts, json);
+    }
     let generator = open(model, &how.options(), &Console::new(json))?;
     let mut facts = facts(&generator);
     facts.extend(runtime_facts()?);
@@ -397,15 +397,37 @@ fn facts(generator: &Generator) -> Vec<(String, Value)> {
     ]
     .map(|(key, value)| (key.to_string(), value))
     .into();
-    for (key, value) in generator.contract().iter().flat_map(|contract| contract.to_metadata()) {
+    extend(&mut facts, generator.contract());
+    facts
+}
+
+/// What is known of a model that nothing has run.
+fn file_facts(file: &FileFacts) -> Vec<(String, Value)> {
+    let mut facts: Vec<(String, Value)> = [
+        ("model", json!(file.name())),
+        ("input", json!(file.inputs().join(", "))),
+        ("output", json!(file.outputs().join(", "))),
+        ("precision", json!(file.precision().name())),
+        ("contract", json!(file.contract().is_some())),
+        ("checksum", json!(if file.contract().is_some() { "ok" } else { "none" })),
+    ]
+    .map(|(key, value)| (key.to_string(), value))
+    .into();
+    extend(&mut facts, file.contract());
+    facts
+}
+
+/// Adds what a file promises, but for what is known already.
+fn extend(facts: &mut Vec<(String, Value)>, contract: Option<&Contract>) {
+    for (key, value) in contract.iter().flat_map(|contract| contract.to_metadata()) {
         let own = key.strip_prefix("ganforge.").filter(|_| key != CHECKSUM_KEY);
         if let Some(key) = own.filter(|key| facts.iter().all(|(known, _)| known != key)) {
             // A list is in the metadata as JSON.
-            let value = if key == "classes.names" { json!(class_names(generator)) } else { json!(value) };
+            let names = contract.map_or(&[][..], |contract| &contract.class_names);
+            let value = if key == "classes.names" { json!(names) } else { json!(value) };
             facts.push((key.to_string(), value));
         }
     }
-    facts
 }
 
 /// What the generator's classes are called, if it says so.

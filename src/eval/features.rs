@@ -13,7 +13,7 @@ use rayon::prelude::*;
 pub use super::about::{About, InputRange};
 pub use super::vectors::Features;
 use crate::data;
-use crate::error::{Error, Result};
+use crate::error::{Error, OrtResult, Result};
 use crate::image::Images;
 use crate::infer::generator::MAX_BATCH;
 use crate::infer::limits::{self, BATCH_MEMORY, hint};
@@ -126,7 +126,7 @@ impl FeatureModel {
     fn start(model: Model, options: &Options, runs: Arc<RunOptions>) -> Result<Self> {
         let name = model.name.as_str();
         let (session, provider, mut notes) = model.start(options.provider, SessionOptions::default())?;
-        let metadata = session.metadata()?;
+        let metadata = session.metadata().ort()?;
         let about = About::from_metadata(name, |key| metadata.custom(key))?;
         drop(metadata);
         let input = model::one_port(name, "input", session.inputs(), EXPECTED)?;
@@ -294,12 +294,12 @@ impl FeatureModel {
         values.resize(count * self.channels * self.size * self.size, 0.0);
         let (c, s) = (self.channels, self.size);
         let shape = if self.channels_first { [count, c, s, s] } else { [count, s, s, c] };
-        let outputs = session.run_with_options(ort::inputs![Tensor::from_array((shape, values))?], &self.runs);
-        let outputs = outputs.map_err(|e| failed(format!("a run on {count} images of {s} pixels"), e.into()))?;
+        let outputs = session.run_with_options(ort::inputs![Tensor::from_array((shape, values)).ort()?], &self.runs);
+        let outputs = outputs.ort().map_err(|e| failed(format!("a run on {count} images of {s} pixels"), e))?;
         if outputs.len() == 0 {
             return Err(wrong("a run gave no output".to_string()));
         }
-        let (shape, made) = outputs[0].try_extract_tensor::<f32>()?;
+        let (shape, made) = outputs[0].try_extract_tensor::<f32>().ort()?;
         let dims: Vec<usize> = shape.iter().map(|&dim| dim as usize).collect();
         let features = mean_over_space(&dims, made, self.channels_first);
         let features = features.filter(|features| dims[0] == count && features.len().is_multiple_of(count));
@@ -429,9 +429,9 @@ fn mean(values: &[f32]) -> f32 {
 }
 
 /// Name and file of the feature models that come with the library.
-pub const BUILTIN: &[(&str, &[u8])] = &[
+pub static BUILTIN: &[(&str, &[u8])] = &[
     #[cfg(feature = "builtin")]
-    ("features-28", include_bytes!("../../onnx/features-28.onnx")),
+    ("features-28", ganforge_models::FEATURES_28),
     #[cfg(feature = "builtin")]
-    ("features-faces", include_bytes!("../../onnx/features-faces.onnx")),
+    ("features-faces", ganforge_models::FEATURES_FACES),
 ];

@@ -158,10 +158,9 @@ impl Subject<'_> {
         /// Images made at a time.
         const PART: usize = 64;
         let seed = draw as u64;
+        let conditioning = Conditioning { truncation, ..Conditioning::default() };
         let make = |start: usize, count: usize| match self {
-            Self::Generator(generator) => {
-                generator.sample_with(&Conditioning { truncation, class: None }, seed, start as u64, count)
-            }
+            Self::Generator(generator) => generator.sample_with(&conditioning, seed, start as u64, count),
             Self::Trained(trained) => {
                 let latent = trained.config.latent;
                 let mut latents = latent.rows(seed, start as u64, count);

@@ -10,7 +10,7 @@ use super::equalise::Ranges;
 use super::integer::{Scale, single};
 use super::model::Traced;
 use crate::contract::Contract;
-use crate::error::{Error, Result};
+use crate::error::{Error, OrtResult, Result};
 use crate::infer::model::Model;
 use crate::infer::provider::{Provider, SessionOptions};
 use crate::nn::graph::{Op, Value};
@@ -142,10 +142,11 @@ fn look_at<T: Send>(
         for (index, row) in (first..).zip(latents.chunks_mut(size)) {
             contract.latent.fill(contract.seed, Purpose::Evaluation, index as u64, row);
         }
-        let input = ort::value::Tensor::from_array(([rows, size], latents))?;
-        let outputs = session.run(ort::inputs![input])?;
+        let input = ort::value::Tensor::from_array(([rows, size], latents)).ort()?;
+        let outputs = session.run(ort::inputs![input]).ort()?;
         let values = traced.values.iter();
-        let told = values.map(|(&value, name)| Ok((value, look(value, outputs[name.as_str()].try_extract_tensor::<f32>()?.1))));
+        let told =
+            values.map(|(&value, name)| Ok((value, look(value, outputs[name.as_str()].try_extract_tensor::<f32>().ort()?.1))));
         told.collect()
     };
     let join_all = |mut all: BTreeMap<Value, T>, others: BTreeMap<Value, T>| {

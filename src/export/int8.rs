@@ -195,7 +195,7 @@ fn sealed(mut file: Vec<u8>) -> Vec<u8> {
 }
 
 fn open(name: &str, file: Vec<u8>) -> Result<Generator> {
-    Generator::from_bytes(name, file, &Options { provider: Provider::Cpu, ..Options::default() })
+    Generator::from_bytes(name, file, &Options::default().provider(Provider::Cpu))
 }
 
 /// The least PSNR that a loss allows.

@@ -9,6 +9,7 @@ mod equalise;
 mod int8;
 mod integer;
 mod model;
+pub mod onnx;
 mod passes;
 mod phases;
 mod qdq;

@@ -2,10 +2,10 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use candle_onnx::onnx::attribute_proto::AttributeType;
-use candle_onnx::onnx::tensor_proto::DataType;
-use candle_onnx::onnx::tensor_shape_proto::{Dimension, dimension};
-use candle_onnx::onnx::{
+use super::onnx::attribute_proto::AttributeType;
+use super::onnx::tensor_proto::DataType;
+use super::onnx::tensor_shape_proto::{Dimension, dimension};
+use super::onnx::{
     AttributeProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, StringStringEntryProto, TensorProto,
     TensorShapeProto, TypeProto, ValueInfoProto, type_proto,
 };

@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 
-use candle_onnx::onnx::tensor_proto::DataType;
+use super::onnx::tensor_proto::DataType;
 
 use super::integer::{IntegerNetwork, Kernels, Scale, Step, StepNode, Table, Weave};
 use super::model::{Builder, int, ints, name_of, tensor};

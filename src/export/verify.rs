@@ -2,16 +2,16 @@
 
 use std::collections::{HashMap, HashSet};
 
+use super::onnx::tensor_proto::DataType;
+use super::onnx::{ModelProto, TypeProto, ValueInfoProto, type_proto};
 use candle_core::{Device, Tensor};
-use candle_onnx::onnx::tensor_proto::DataType;
-use candle_onnx::onnx::{ModelProto, TypeProto, ValueInfoProto, type_proto};
 use ort::session::Session;
 use prost::Message;
 
 use super::Dtype;
 use super::model::Encoded;
 use crate::contract::{self, Contract, Layout};
-use crate::error::{Error, Result};
+use crate::error::{Error, OrtResult, Result};
 use crate::image::Images;
 use crate::infer::model::Model;
 use crate::infer::provider::{Provider, SessionOptions};
@@ -33,7 +33,8 @@ pub struct Agreement {
     pub values: f32,
     /// Largest difference of the pixels, of 255; none for a float layout.
     pub pixels: Option<u8>,
-    /// Whether candle-onnx evaluated the graph too; it lacks ConvTranspose, and Gemm in half precision.
+    /// Whether candle-onnx evaluated the graph too, for which the feature `candle-onnx` is needed; it lacks ConvTranspose, and Gemm in half
+    /// precision.
     pub candle_onnx: bool,
 }
 
@@ -46,7 +47,7 @@ pub(super) fn verify(generator: &Network, contract: &Contract, dtype: Dtype, enc
     let part = cut(ModelProto::decode(file.as_slice()).map_err(undecoded)?, raw);
     let (mut pixels, mut values_of) = (session(file)?, session(&part.encode_to_vec())?);
     check_metadata(&pixels, contract)?;
-    let evaluated = candle_knows(&part, dtype).then_some(&part);
+    let evaluated = (cfg!(feature = "candle-onnx") && candle_knows(&part, dtype)).then_some(&part);
 
     let mut agreement = Agreement { candle_onnx: evaluated.is_some(), ..Agreement::default() };
     for n in BATCHES {
@@ -79,9 +80,9 @@ pub(super) fn verify_features(network: &Network, image: [usize; 3], bounds: [f32
         let x = Tensor::from_slice(&values, values.len(), network.device())?;
         let x = channels_last(&x, Shape::Map { channels, height, width }, n)?;
         let expected: Vec<f32> = channels_first(&network.forward(&x, Pass::Eval)?)?.flatten_all()?.to_vec1()?;
-        let input = ort::value::Tensor::from_array(([n, channels, height, width], values))?;
-        let outputs = session.run(ort::inputs![contract::FEATURES_INPUT => input])?;
-        let (_, made) = outputs[contract::FEATURES_OUTPUT].try_extract_tensor::<f32>()?;
+        let input = ort::value::Tensor::from_array(([n, channels, height, width], values)).ort()?;
+        let outputs = session.run(ort::inputs![contract::FEATURES_INPUT => input]).ort()?;
+        let (_, made) = outputs[contract::FEATURES_OUTPUT].try_extract_tensor::<f32>().ort()?;
         largest = larger(largest, largest_difference(&expected, made)?);
     }
     if largest <= TOLERANCE_F32 {
@@ -127,7 +128,7 @@ pub(super) fn check_promises(file: &[u8], contract: &Contract) -> Result<()> {
 
 /// The metadata must come back as the contract that went in.
 fn check_metadata(session: &Session, contract: &Contract) -> Result<()> {
-    let metadata = session.metadata()?;
+    let metadata = session.metadata().ort()?;
     let read = Contract::from_metadata("the exported file", |key| metadata.custom(key))?;
     if read.as_ref() == Some(contract) {
         Ok(())
@@ -150,9 +151,9 @@ fn run<T: ort::value::PrimitiveTensorElementType + Clone>(
     contract: &Contract,
     n: usize,
 ) -> Result<Vec<T>> {
-    let input = ort::value::Tensor::from_array(([n, contract.latent.size], z.to_vec()))?;
-    let outputs = session.run(ort::inputs![contract::GENERATOR_INPUT => input])?;
-    let (_, values) = outputs[output].try_extract_tensor::<T>()?;
+    let input = ort::value::Tensor::from_array(([n, contract.latent.size], z.to_vec())).ort()?;
+    let outputs = session.run(ort::inputs![contract::GENERATOR_INPUT => input]).ort()?;
+    let (_, values) = outputs[output].try_extract_tensor::<T>().ort()?;
     Ok(values.to_vec())
 }
 
@@ -162,11 +163,20 @@ fn candle_knows(model: &ModelProto, dtype: Dtype) -> bool {
     dtype == Dtype::F32 && nodes.into_iter().all(|node| node.op_type != "ConvTranspose")
 }
 
+#[cfg(feature = "candle-onnx")]
 fn run_candle_onnx(model: &ModelProto, output: &str, z: &[f32], contract: &Contract, n: usize) -> Result<Vec<f32>> {
+    // Its types of the same messages.
+    let undecoded = |e: prost::DecodeError| Error::Verification(format!("candle-onnx cannot decode it: {e}"));
+    let model = &candle_onnx::onnx::ModelProto::decode(model.encode_to_vec().as_slice()).map_err(undecoded)?;
     let z = Tensor::from_slice(z, (n, contract.latent.size), &Device::Cpu)?;
     let mut outputs = candle_onnx::simple_eval(model, HashMap::from([(contract::GENERATOR_INPUT.to_string(), z)]))?;
     let image = outputs.remove(output).ok_or_else(|| Error::Verification(format!("candle-onnx found no output '{output}'")))?;
     Ok(image.flatten_all()?.to_vec1()?)
+}
+
+#[cfg(not(feature = "candle-onnx"))]
+fn run_candle_onnx(_: &ModelProto, _: &str, _: &[f32], _: &Contract, _: usize) -> Result<Vec<f32>> {
+    Err(Error::Verification("this build has no candle-onnx".to_string()))
 }
 
 fn largest_difference(expected: &[f32], values: &[f32]) -> Result<f32> {

@@ -11,7 +11,8 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 use tempfile::TempDir;
 
-use super::generator::{Generator, Options, Sampler};
+use super::generator::{Generator, Sampler};
+use super::options::Options;
 use super::pipeline::{self, SamplingJob};
 use super::plan::{Existing, Format, Plan};
 use super::provider::Provider;
@@ -201,7 +202,7 @@ pub fn run(
 fn networks(generator: &Generator, options: &Options, setup: &Setup, progress: &dyn Progress) -> Result<Vec<NetworkRate>> {
     let mut all = Vec::new();
     for &batch in &setup.batches {
-        let options = Options { batch: Some(batch), ..*options };
+        let options = options.batch(batch);
         let other = match generator.reopen(&options) {
             Err(Error::Usage { .. }) => continue, // the model fixes another batch size
             other => other?,

@@ -8,7 +8,7 @@ use ort::value::{DynTensor, DynValue, TensorElementType};
 
 use super::model::Port;
 use super::provider::Provider;
-use crate::error::{Error, Result};
+use crate::error::{Error, OrtResult, Result};
 
 /// One of the sessions of a generator, for runs of one batch size.
 pub(super) struct BoundSession {
@@ -23,17 +23,17 @@ impl BoundSession {
     pub fn new(session: Session, provider: Provider, input: &Port, output: &Port) -> Result<Self> {
         let to = provider.memory(&session, MemoryType::CPUInput)?;
         let from = provider.memory(&session, MemoryType::CPUOutput)?;
-        let mut binding = session.create_binding()?;
-        binding.bind_output(output.name.as_str(), DynTensor::new(&from, output.element, output.dims.clone())?)?;
-        let input_memory = DynTensor::new(&to, input.element, input.dims.clone())?;
+        let mut binding = session.create_binding().ort()?;
+        binding.bind_output(output.name.as_str(), DynTensor::new(&from, output.element, output.dims.clone()).ort()?).ort()?;
+        let input_memory = DynTensor::new(&to, input.element, input.dims.clone()).ort()?;
         Ok(Self { session, binding, name: input.name.clone(), input: input_memory })
     }
 
     /// Runs a batch, and hands its output on.
     pub fn run<T>(&mut self, latents: &[f32], runs: &RunOptions, take: impl FnOnce(&DynValue) -> Result<T>) -> Result<T> {
         fill(&mut self.input, latents)?;
-        self.binding.bind_input(self.name.as_str(), &self.input)?;
-        let outputs = self.session.run_binding_with_options(&self.binding, runs)?;
+        self.binding.bind_input(self.name.as_str(), &self.input).ort()?;
+        let outputs = self.session.run_binding_with_options(&self.binding, runs).ort()?;
         take(only(&outputs)?)
     }
 }
@@ -45,10 +45,10 @@ pub(super) fn fill(input: &mut DynTensor, latents: &[f32]) -> Result<()> {
         return Err(wrong());
     }
     if *input.data_type() == TensorElementType::Float16 {
-        let (_, values) = input.try_extract_tensor_mut::<f16>()?;
+        let (_, values) = input.try_extract_tensor_mut::<f16>().ort()?;
         values.iter_mut().zip(latents).for_each(|(value, &latent)| *value = f16::from_f32(latent));
     } else {
-        input.try_extract_tensor_mut::<f32>()?.1.copy_from_slice(latents);
+        input.try_extract_tensor_mut::<f32>().ort()?.1.copy_from_slice(latents);
     }
     Ok(())
 }

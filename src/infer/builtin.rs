@@ -5,12 +5,15 @@ use std::path::{Path, PathBuf};
 use crate::error::{Error, Result, nearest};
 use crate::text;
 
-use super::generator::{Generator, Options};
+use super::file_facts::FileFacts;
+use super::generator::Generator;
+use super::options::Options;
 use super::precision::Precision;
 use super::provider::Provider;
 
 /// A generator that comes with the library.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Builtin {
     /// The name by which [`open`] finds it.
     pub name: &'static str,
@@ -23,20 +26,20 @@ pub struct Builtin {
 }
 
 /// All of them; the first is the default. Empty without the feature `builtin`.
-pub const BUILTIN: &[Builtin] = &[
+pub static BUILTIN: &[Builtin] = &[
     #[cfg(feature = "builtin")]
     Builtin {
         name: "faces",
         about: "anime faces, 64 × 64 colour, a DCGAN trained on 30,000 drawings",
-        bytes: include_bytes!("../../onnx/faces.onnx"),
-        int8: include_bytes!("../../onnx/faces.int8.onnx"),
+        bytes: ganforge_models::FACES,
+        int8: ganforge_models::FACES_INT8,
     },
     #[cfg(feature = "builtin")]
     Builtin {
         name: "digits",
         about: "handwritten digits, 28 × 28 grey, a DCGAN trained on MNIST",
-        bytes: include_bytes!("../../onnx/digits.onnx"),
-        int8: include_bytes!("../../onnx/digits.int8.onnx"),
+        bytes: ganforge_models::DIGITS,
+        int8: ganforge_models::DIGITS_INT8,
     },
 ];
 
@@ -82,13 +85,13 @@ impl Builtin {
             Precision::Auto if options.provider != Provider::Auto => f32(options),
             Precision::Auto => {
                 let elsewhere = match preferred.is_offered()? {
-                    true => f32(&Options { provider: preferred, ..*options }).map_err(|e| e.to_string()),
+                    true => f32(&options.provider(preferred)).map_err(|e| e.to_string()),
                     false => Err(String::new()),
                 };
                 match elsewhere {
                     Ok(generator) => Ok(generator),
                     Err(why) => {
-                        let made = int8(&Options { provider: Provider::Cpu, ..*options }).map(fastest_on_cpu)?;
+                        let made = int8(&options.provider(Provider::Cpu)).map(fastest_on_cpu)?;
                         Ok(if why.is_empty() { made } else { made.with_note(format!("using the CPU: {why}")) })
                     }
                 }
@@ -103,7 +106,7 @@ impl Builtin {
     pub fn others(&self, opened: &Generator, options: &Options) -> Result<Vec<Generator>> {
         let all: &[Precision] = if opened.provider() == Provider::Cpu { &[Precision::Int8, Precision::F32] } else { &[] };
         let others = all.iter().copied().filter(|&precision| precision != opened.precision());
-        others.map(|precision| self.open(&Options { precision, provider: opened.provider(), ..*options })).collect()
+        others.map(|precision| self.open(&options.precision(precision).provider(opened.provider()))).collect()
     }
 }
 
@@ -151,25 +154,50 @@ pub fn named(model: Option<&str>) -> Result<Option<&'static Builtin>> {
 /// # Errors
 /// When there is no such generator, or it cannot be opened.
 pub fn open(model: Option<&str>, options: &Options) -> Result<Generator> {
-    let builtin = |name| find(name).and_then(|found| found.open(options));
+    match resolve(model)? {
+        Named::Builtin(builtin) => builtin.open(options),
+        Named::File(path) => Generator::open(path, options),
+    }
+}
+
+/// What the file of a generator that a user names as for [`open`] says of itself, without onnxruntime; of a built-in one, the file in
+/// f32 unless `precision` is int8.
+///
+/// # Errors
+/// When there is no such generator, or its file is damaged.
+pub fn file_facts(model: Option<&str>, precision: Precision) -> Result<FileFacts> {
+    match resolve(model)? {
+        Named::Builtin(builtin) if precision == Precision::Int8 => FileFacts::from_bytes(builtin.name, builtin.int8),
+        Named::Builtin(builtin) => FileFacts::from_bytes(builtin.name, builtin.bytes),
+        Named::File(path) => FileFacts::read(path),
+    }
+}
+
+/// What a user may name.
+enum Named {
+    Builtin(&'static Builtin),
+    File(PathBuf),
+}
+
+fn resolve(model: Option<&str>) -> Result<Named> {
     match model {
         Some(model) if !is_builtin(model) => {
             let path = Path::new(model);
             if let Some(path) = of_run(model)? {
-                Generator::open(&path, options)
+                Ok(Named::File(path))
             } else if path.is_dir() {
                 let what =
                     format!("{} is a folder, but not of a run: it has no config.toml beside checkpoints/", text::path(path));
                 Err(Error::usage(what, "Name a run's folder, an ONNX file, or a built-in generator."))
             } else if path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("onnx")) || path.exists() {
-                Generator::open(path, options)
+                Ok(Named::File(path.to_path_buf()))
             } else if path.components().count() > 1 {
                 let hint = "Check the path; a built-in generator is named by its name alone, as `BUILTIN` lists them.";
                 Err(Error::usage(format!("there is no file or folder {}", text::path(path)), hint))
             } else {
-                builtin(Some(model))
+                find(Some(model)).map(Named::Builtin)
             }
         }
-        name => builtin(name),
+        name => find(name).map(Named::Builtin),
     }
 }

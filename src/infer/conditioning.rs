@@ -7,6 +7,7 @@ use crate::text::on_one_line;
 
 /// What is done to the latents before the network sees them.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
+#[non_exhaustive]
 pub struct Conditioning {
     /// Nearer to 0.
     pub truncation: Option<Truncation>,
@@ -15,6 +16,16 @@ pub struct Conditioning {
 }
 
 impl Conditioning {
+    /// Latents nearer to 0.
+    pub fn truncation(self, truncation: Truncation) -> Self {
+        Self { truncation: Some(truncation), ..self }
+    }
+
+    /// Images of one class only.
+    pub fn class(self, class: Class) -> Self {
+        Self { class: Some(class), ..self }
+    }
+
     /// Does to latents what is to be done.
     pub(super) fn apply(&self, latent: Latent, rows: &mut [f32]) {
         if let Some(truncation) = self.truncation {

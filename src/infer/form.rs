@@ -8,7 +8,7 @@ use ort::value::{DynValue, TensorElementType};
 use super::limits::MAX_BATCH;
 use super::model::Port;
 use crate::contract::{self, Contract, Layout};
-use crate::error::{Error, Result};
+use crate::error::{Error, OrtResult, Result};
 use crate::image::Range;
 use crate::latent::{Distribution, Latent};
 
@@ -115,7 +115,7 @@ impl OutputForm {
         output: &'a DynValue,
         rows: ops::Range<usize>,
     ) -> Result<&'a [T]> {
-        let (_, values) = output.try_extract_tensor::<T>()?;
+        let (_, values) = output.try_extract_tensor::<T>().ort()?;
         let part = rows.start * self.image()..rows.end * self.image();
         values
             .get(part)

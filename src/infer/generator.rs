@@ -8,7 +8,6 @@ use std::borrow::Cow;
 use std::ops;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use ort::memory::Allocator;
 use ort::session::{RunOptions, Session};
@@ -20,43 +19,22 @@ use super::form::{EXPECTED, Element, OutputForm, promised_form, promised_latent,
 use super::limits::{self, hint};
 pub use super::limits::{BATCH_MEMORY, LOAD_TIMEOUT, MAX_BATCH};
 use super::model::{Model, Port, one_line, one_port};
+use super::options::Options;
 use super::precision::Precision;
-use super::provider::SessionOptions;
 pub use super::provider::{CONVOLUTIONAL_BATCH, CUDA_BATCH, DENSE_BATCH, Provider};
+use super::provider::{SessionOptions, cores};
 use super::selection::{Selection, span};
 use super::tiling::Tiling;
 use crate::contract::{self, CHECKSUM_KEY, Contract};
-use crate::error::{Error, Result};
-use crate::image::{Images, Range};
+use crate::error::{Error, OrtResult, Result};
+use crate::image::Range;
 use crate::latent::Latent;
 
 /// Bytes of f32 images, and of latents, in a batch that nobody has chosen, at most.
 const BATCH_BYTES: i64 = 64 << 20;
 
-/// How to open a generator.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Options {
-    /// Where to run it.
-    pub provider: Provider,
-    /// What it is to compute with. A file has one precision, and another one is refused; the built-in generators come in several.
-    pub precision: Precision,
-    /// Images a run, 1..=[`MAX_BATCH`]; `None` for the model's own where it is fixed, else [`CONVOLUTIONAL_BATCH`], [`DENSE_BATCH`] or
-    /// [`CUDA_BATCH`], or fewer where images are large.
-    pub batch: Option<usize>,
-    /// The value range of a float output, for models that do not say it themselves.
-    pub range: Option<Range>,
-    /// Lets CUDA round f32 to TF32 (10 bits of mantissa) before it multiplies: faster, other pixels. Nothing on the CPU.
-    pub tf32: bool,
-    /// How long onnxruntime may take to load the model and to run it once; `None` for [`LOAD_TIMEOUT`], or a quarter of an hour for
-    /// TensorRT, zero for no limit. It can end a run, but no load: where that takes too long, [`Generator::open`] fails and leaves
-    /// the thread behind that loads, and what memory it takes, until the load is over or the process ends.
-    pub load_timeout: Option<Duration>,
-    /// The most bytes that the latents of a batch may take, and its images as they come from the network; `None` for
-    /// [`BATCH_MEMORY`]. What onnxruntime takes between them is its own affair.
-    pub batch_memory: Option<u64>,
-}
-
-/// An open generator. Threads share it; each takes its own [`Sampler`].
+/// An open generator: images of seeds ([`Self::sample`], [`Self::batches`]) or of latents ([`Self::generate`]). Threads share it, by
+/// reference or in an [`Arc`].
 pub struct Generator {
     model: Model,
     contract: Option<Contract>,
@@ -70,6 +48,7 @@ pub struct Generator {
     provider: Provider,
     tf32: bool,
     batch: usize,
+    threads: usize,
     notes: Vec<String>,
     /// Those of all runs.
     runs: Arc<RunOptions>,
@@ -82,8 +61,8 @@ impl Generator {
     /// # Errors
     /// When the file cannot be read, is damaged or not such a generator, wants anything from files outside its folder, takes more time
     /// or memory than the options allow, or no onnxruntime or provider serves.
-    pub fn open(path: &Path, options: &Options) -> Result<Self> {
-        Self::from_model(Model::read(path)?, options)
+    pub fn open(path: impl AsRef<Path>, options: &Options) -> Result<Self> {
+        Self::from_model(Model::read(path.as_ref())?, options)
     }
 
     /// Opens an ONNX model in memory; `name` stands for it in messages.
@@ -123,15 +102,10 @@ impl Generator {
         let (mut session, mut provider, mut notes) =
             model.start(first, SessionOptions { tf32: options.tf32, ..SessionOptions::default() })?;
 
-        let metadata = session.metadata()?;
+        let metadata = session.metadata().ort()?;
         let contract = Contract::from_metadata(name, |key| metadata.custom(key))?;
-        let ours = contract.is_some() || metadata.producer().is_some_and(|producer| producer == contract::PRODUCER);
-        if ours && metadata.custom(CHECKSUM_KEY).is_none_or(|digits| digits.len() != 64) {
-            return Err(Error::invalid(
-                name,
-                format!("it claims to be ganforge's, but its metadata has no {CHECKSUM_KEY}"),
-                "The file is damaged or was changed by hand: copy or export it again.",
-            ));
+        if contract.is_some() || metadata.producer().is_some_and(|producer| producer == contract::PRODUCER) {
+            contract::check_sealed(name, metadata.custom(CHECKSUM_KEY).as_deref())?;
         }
         drop(metadata);
         let input = one_port(name, "input", session.inputs(), EXPECTED)?;
@@ -170,7 +144,24 @@ impl Generator {
         limits::check_batch(name, &format!("the images {result}"), result.bytes(), room)?;
         let session = BoundSession::new(session, provider, &rows, &result).map_err(failed)?;
         let spare = Mutex::new(vec![session]);
-        Ok(Self { model, contract, input, output, result, latent, form, range, provider, tf32, batch, notes, runs, spare })
+        let threads = options.threads.unwrap_or(provider.sessions_and_encoders(cores()).0).max(1);
+        Ok(Self {
+            model,
+            contract,
+            input,
+            output,
+            result,
+            latent,
+            form,
+            range,
+            provider,
+            tf32,
+            batch,
+            threads,
+            notes,
+            runs,
+            spare,
+        })
     }
 
     /// The name given on opening; the path of a file.
@@ -184,12 +175,14 @@ impl Generator {
     }
 
     /// Ends all runs under way, and lets none begin until [`Self::allow_runs`].
+    #[cfg(feature = "jobs")]
     pub(super) fn end_runs(&self) -> Result<()> {
-        Ok(self.runs.terminate()?)
+        self.runs.terminate().ort()
     }
 
+    #[cfg(feature = "jobs")]
     pub(super) fn allow_runs(&self) -> Result<()> {
-        Ok(self.runs.unterminate()?)
+        self.runs.unterminate().ort()
     }
 
     /// SHA-256 of the file and, after it, of files that hold its weights, if there are any; in hexadecimal. It is of what was read on
@@ -257,132 +250,14 @@ impl Generator {
         self.batch
     }
 
+    /// Threads, with a session each, that a call may work on ([`Options::threads`]).
+    pub fn threads(&self) -> usize {
+        self.threads
+    }
+
     /// Choices made on opening that the user should know of, one line each.
     pub fn notes(&self) -> &[String] {
         &self.notes
-    }
-
-    /// Images `start..start + n` of a seed. [`pipeline`](crate::infer::pipeline) does the same for any `n`, on all cores, in little memory.
-    ///
-    /// # Errors
-    /// When a float output's range is not known, indices reach [`super::selection::MAX_INDEX`], the network gives NaN or infinity
-    /// instead of an image (the message names it), or onnxruntime fails.
-    pub fn sample(&self, seed: u64, start: u64, n: usize) -> Result<Images> {
-        self.sample_with(&Conditioning::default(), seed, start, n)
-    }
-
-    /// As [`Self::sample`], with something done to the latents.
-    ///
-    /// # Errors
-    /// As [`Self::sample`]; and when the class is another generator's.
-    pub fn sample_with(&self, conditioning: &Conditioning, seed: u64, start: u64, n: usize) -> Result<Images> {
-        if let Some(class) = conditioning.class {
-            class.check(self.contract(), self.name())?;
-        }
-        let [height, width, channels] = self.image_shape();
-        let wanted = span(start, n as u64)?;
-        let bytes = n.saturating_mul(height * width * channels);
-        let mut pixels = limits::zeros(bytes, || format!("{n} images of {height} × {width} × {channels} at once"))?;
-        self.sampler()?.pixels(&Selection::Numbers { seed, start, n: n as u64 }, conditioning, wanted, &mut pixels)?;
-        Ok(Images { n, height, width, channels, pixels })
-    }
-
-    /// As [`Self::sample`], into a buffer of the caller's: `out.len() / image bytes` images, `[n, height, width, channels]`.
-    ///
-    /// ```
-    /// # fn main() -> ganforge::error::Result<()> {
-    /// use ganforge::infer::{Generator, Options};
-    ///
-    /// // A run makes a whole batch, whatever is wanted of it: here one image at a time is.
-    /// let options = Options { batch: Some(1), ..Options::default() };
-    /// let generator = Generator::open("onnx/digits.onnx".as_ref(), &options)?;
-    /// let [height, width, channels] = generator.image_shape();
-    /// let mut frame = vec![0; height * width * channels];
-    /// for index in 0..10 {
-    ///     generator.sample_into(42, index, &mut frame)?; // the same bytes wherever and however often
-    /// }
-    /// # Ok(())
-    /// # }
-    /// ```
-    ///
-    /// # Errors
-    /// As [`Self::sample`]; and when `out` does not hold a whole number of images.
-    pub fn sample_into(&self, seed: u64, start: u64, out: &mut [u8]) -> Result<()> {
-        let image = self.image_shape().iter().product::<usize>();
-        let n = self.whole_images(out.len(), image)?;
-        let wanted = span(start, n)?;
-        self.sampler()?.pixels(&Selection::Numbers { seed, start, n }, &Conditioning::default(), wanted, out)
-    }
-
-    /// The latents of images `start..start + n` of a seed, `[n, latent size]`: what [`Self::sample`] makes these of.
-    ///
-    /// # Errors
-    /// When indices reach [`super::selection::MAX_INDEX`], or there is no memory for them.
-    pub fn latents(&self, seed: u64, start: u64, n: usize) -> Result<Vec<f32>> {
-        span(start, n as u64)?;
-        let size = self.latent.size;
-        let mut rows = limits::zeros(n.saturating_mul(size), || format!("{n} latents of {size} at once"))?;
-        self.latent.fill_rows(seed, start, &mut rows);
-        Ok(rows)
-    }
-
-    /// Images of latents of the caller's, `[n, latent size]`, in their order. Those of [`Self::latents`] give the images of [`Self::sample`]:
-    /// the same bytes where `start` is a multiple of [`Self::batch`], within 1 elsewhere.
-    ///
-    /// ```
-    /// # fn main() -> ganforge::error::Result<()> {
-    /// use ganforge::infer::{Generator, Options};
-    /// # let dir = tempfile::tempdir().unwrap();
-    ///
-    /// // From image 3 to image 8 in ten steps.
-    /// let generator = Generator::open("onnx/faces.int8.onnx".as_ref(), &Options::default())?;
-    /// let (a, b) = (generator.latents(0, 3, 1)?, generator.latents(0, 8, 1)?);
-    /// let mut between = Vec::new();
-    /// for step in 0..10 {
-    ///     between.extend(generator.latent().interpolate(&a, &b, step as f32 / 9.0)?);
-    /// }
-    /// let strip = "strip.png";
-    /// # let strip = dir.path().join(strip);
-    /// ganforge::image::save_grid(&generator.generate(&between)?, 10, strip.as_ref())?;
-    /// # Ok(())
-    /// # }
-    /// ```
-    ///
-    /// # Errors
-    /// When there are no latents, not a whole number of them, one is not finite or gives no image (the message says which), a float
-    /// output's range is not known, or onnxruntime fails.
-    pub fn generate(&self, latents: &[f32]) -> Result<Images> {
-        self.generate_with(&Conditioning::default(), latents)
-    }
-
-    /// As [`Self::generate`], with something done to the latents.
-    ///
-    /// # Errors
-    /// As [`Self::generate`]; and when the class is another generator's.
-    pub fn generate_with(&self, conditioning: &Conditioning, latents: &[f32]) -> Result<Images> {
-        if let Some(class) = conditioning.class {
-            class.check(self.contract(), self.name())?;
-        }
-        let (size, [height, width, channels]) = (self.latent.size, self.image_shape());
-        if latents.is_empty() || !latents.len().is_multiple_of(size) {
-            let what = format!("{} values are not a whole number of latents of {size}", latents.len());
-            return Err(Error::usage(what, "Give n · latent size values."));
-        }
-        if let Some(at) = latents.iter().position(|value| !value.is_finite()) {
-            let what = format!("value {} of latent {} is {}", at % size, at / size, latents[at]);
-            return Err(Error::usage(what, "Give finite numbers."));
-        }
-        let n = latents.len() / size;
-        let bytes = n.saturating_mul(height * width * channels);
-        let mut pixels = limits::zeros(bytes, || format!("{n} images of {height} × {width} × {channels} at once"))?;
-        let mut sampler = self.sampler()?;
-        let parts = latents.chunks(self.batch * size).zip(pixels.chunks_mut(self.batch * height * width * channels));
-        for (number, (part, out)) in parts.enumerate() {
-            if let Some(row) = sampler.pixels_of(conditioning, part, out)? {
-                return Err(no_colour(self.name(), &format!("latent {}", number * self.batch + row)));
-            }
-        }
-        Ok(Images { n, height, width, channels, pixels })
     }
 
     /// The network's own output for images `start..` of a seed, into a buffer of the caller's: the elements as the graph
@@ -392,13 +267,12 @@ impl Generator {
     /// # Errors
     /// When `out` does not hold a whole number of images, indices reach [`super::selection::MAX_INDEX`], or onnxruntime fails.
     pub fn values_into(&self, seed: u64, start: u64, out: &mut [f32]) -> Result<()> {
-        let image = self.image_shape().iter().product::<usize>();
-        let n = self.whole_images(out.len(), image)?;
+        let (image, n) = (self.form.image(), self.whole_images(out.len())?);
         let wanted = span(start, n)?;
         let selection = Selection::Numbers { seed, start, n };
         let mut sampler = self.any_sampler()?;
         let mut rest = out;
-        for part in self.batches().cut(wanted) {
+        for part in self.runs().cut(wanted) {
             let (now, later) = rest.split_at_mut((part.end - part.start) as usize * image);
             sampler.values(&selection, part, now)?;
             rest = later;
@@ -406,7 +280,9 @@ impl Generator {
         Ok(())
     }
 
-    fn whole_images(&self, len: usize, image: usize) -> Result<u64> {
+    /// How many images a buffer of so many elements holds.
+    pub(super) fn whole_images(&self, len: usize) -> Result<u64> {
+        let image = self.form.image();
         if len == 0 || !len.is_multiple_of(image) {
             let what = format!("a buffer of {len} elements does not hold a whole number of images of {image}");
             return Err(Error::usage(what, "Give n · height · width · channels elements."));
@@ -418,7 +294,7 @@ impl Generator {
     ///
     /// # Errors
     /// When a float output's range is not known, or onnxruntime cannot make another session.
-    pub fn sampler(&self) -> Result<Sampler<'_>> {
+    pub(super) fn sampler(&self) -> Result<Sampler<'_>> {
         if self.form.element != Element::U8 && self.range.is_none() {
             return Err(Error::usage(
                 format!("{}: the output is {}, and the file does not tell its value range", self.name(), self.output),
@@ -454,13 +330,13 @@ impl Generator {
     }
 
     /// The images of a run each.
-    fn batches(&self) -> Tiling {
+    pub(super) fn runs(&self) -> Tiling {
         Tiling::of(self.batch as u64)
     }
 }
 
 /// One session of a [`Generator`], for one thread. Dropped, it is free for the next.
-pub struct Sampler<'a> {
+pub(super) struct Sampler<'a> {
     generator: &'a Generator,
     session: Option<BoundSession>,
 }
@@ -477,7 +353,7 @@ impl Sampler<'_> {
     ) -> Result<()> {
         let generator = self.generator;
         let mut rest = out;
-        for part in generator.batches().cut(wanted) {
+        for part in generator.runs().cut(wanted) {
             let (now, later) = rest.split_at_mut((part.end - part.start) as usize * generator.form.image());
             let place = part.start;
             let wrong = self
@@ -491,7 +367,7 @@ impl Sampler<'_> {
     }
 
     /// The pixels of a batch of latents, or of fewer: then the last is made again and again. Gives the first row that is no image.
-    fn pixels_of(&mut self, conditioning: &Conditioning, latents: &[f32], out: &mut [u8]) -> Result<Option<usize>> {
+    pub(super) fn pixels_of(&mut self, conditioning: &Conditioning, latents: &[f32], out: &mut [u8]) -> Result<Option<usize>> {
         let generator = self.generator;
         let (size, rows) = (generator.latent.size, latents.len() / generator.latent.size);
         let mut whole = latents.to_vec();
@@ -503,6 +379,7 @@ impl Sampler<'_> {
     }
 
     /// One run of a batch whose output nobody looks at, for measurements.
+    #[cfg(feature = "jobs")]
     pub(super) fn run_alone(&mut self, latents: &[f32]) -> Result<()> {
         let runs = &self.generator.runs;
         self.session()?.run(latents, runs, |_| Ok(()))
@@ -523,7 +400,7 @@ impl Sampler<'_> {
         take: impl FnOnce(&DynValue, ops::Range<usize>) -> Result<T>,
     ) -> Result<T> {
         let generator = self.generator;
-        let first = generator.batches().start(wanted.start);
+        let first = generator.runs().start(wanted.start);
         let latents = selection.latents(generator.latent, conditioning, first, generator.batch);
         let rows = (wanted.start - first) as usize..(wanted.end - first) as usize;
         let run = self.session()?.run(&latents, &generator.runs, |output| take(output, rows));
@@ -550,7 +427,7 @@ fn not_finite(name: &str, selection: &Selection, place: u64) -> Error {
     no_colour(name, &image)
 }
 
-fn no_colour(name: &str, image: &str) -> Error {
+pub(super) fn no_colour(name: &str, image: &str) -> Error {
     Error::invalid(
         name,
         format!("for {image} the network gives NaN or infinity, which is no colour"),
@@ -603,8 +480,8 @@ fn choose_range(name: &str, asked: Option<Range>, contract: Option<&Contract>, f
 
 /// The sizes of the output of a session that nothing is known of yet.
 fn first_run(session: &mut Session, input: &Port, latents: &[f32], runs: &RunOptions) -> Result<Vec<i64>> {
-    let mut tensor = DynTensor::new(&Allocator::default(), input.element, input.dims.clone())?;
+    let mut tensor = DynTensor::new(&Allocator::default(), input.element, input.dims.clone()).ort()?;
     bound_session::fill(&mut tensor, latents)?;
-    let outputs = session.run_with_options(ort::inputs![tensor], runs)?;
+    let outputs = session.run_with_options(ort::inputs![tensor], runs).ort()?;
     Ok(bound_session::only(&outputs)?.shape().to_vec())
 }

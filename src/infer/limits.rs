@@ -8,7 +8,7 @@ use std::time::Duration;
 use ort::session::RunOptions;
 
 use super::runtime;
-use crate::error::{Error, Result};
+use crate::error::{Error, OrtResult, Result};
 
 /// How long a model may take to load and to run once, where nobody says.
 pub const LOAD_TIMEOUT: Duration = Duration::from_secs(120);
@@ -36,7 +36,7 @@ pub(crate) fn within<T: Send + 'static>(
     /// What the main thread of a program usually has.
     const STACK: usize = 8 << 20;
     runtime::environment()?; // to find and load the library takes its own time
-    let runs = Arc::new(RunOptions::new()?);
+    let runs = Arc::new(RunOptions::new().ort()?);
     let (send, receive) = mpsc::sync_channel(1);
     let for_work = Arc::clone(&runs);
     let thread = thread::Builder::new().name("model".into()).stack_size(STACK).spawn(move || {
@@ -55,7 +55,7 @@ pub(crate) fn within<T: Send + 'static>(
             Ok(()) => Err(Error::Runtime(format!("the thread that opened {name} gave no answer"))),
         },
         Err(mpsc::RecvTimeoutError::Timeout) => {
-            runs.terminate()?;
+            runs.terminate().ort()?;
             if receive.recv_timeout(GRACE).is_err() {
                 GOES_ON.store(true, Ordering::SeqCst);
             }

@@ -18,7 +18,7 @@ use super::precision::Precision;
 use super::provider::{Provider, SessionOptions};
 use super::runtime;
 use crate::contract;
-use crate::error::{Error, Result};
+use crate::error::{Error, OrtResult, Result};
 use crate::files;
 use crate::text;
 
@@ -101,16 +101,20 @@ impl Model {
     }
 
     fn builder(&self, provider: Provider, options: SessionOptions) -> Result<SessionBuilder> {
-        let builder = Session::builder(runtime::environment()?)?
-            .with_optimization_level(GraphOptimizationLevel::All)?
-            .with_intra_threads(1)?
-            .with_inter_threads(1)?;
+        let builder = Session::builder(runtime::environment()?)
+            .ort()?
+            .with_optimization_level(GraphOptimizationLevel::All)
+            .ort()?
+            .with_intra_threads(1)
+            .ort()?
+            .with_inter_threads(1)
+            .ort()?;
         provider.register(builder, options, || self.sha256())
     }
 
     fn commit(&self, mut builder: SessionBuilder) -> Result<Session> {
         let whole = self.content.whole.as_ref().map_or(&*self.content.bytes, |(whole, _)| whole);
-        Ok(builder.commit_from_memory(whole)?)
+        builder.commit_from_memory(whole).ort()
     }
 
     /// The first session on a provider, and a note if that does not do all of the work.
@@ -118,7 +122,7 @@ impl Model {
         if !provider.should_work_alone() {
             return Ok((self.session(provider, options)?, None));
         }
-        let alone = self.builder(provider, options)?.with_disable_cpu_fallback()?;
+        let alone = self.builder(provider, options)?.with_disable_cpu_fallback().ort()?;
         match self.commit(alone) {
             Ok(session) => Ok((session, None)),
             Err(_) => {

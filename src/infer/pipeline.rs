@@ -18,7 +18,7 @@ use super::open_job::{Notes, OpenJob, Writer};
 use super::piece::Piece;
 use super::plan::Plan;
 use super::precision::Precision;
-use super::provider::Provider;
+use super::provider::{Provider, cores};
 use super::runtime;
 use super::sinks::sink::Naming;
 use super::tiling::Tiling;
@@ -30,6 +30,7 @@ use crate::text;
 
 /// How images are made, whether into the files of a [`Plan`] or into a stream.
 #[derive(Debug, Clone, Copy, PartialEq)]
+#[non_exhaustive]
 pub struct SamplingJob {
     /// Sessions that run in parallel; at least 1. The images do not depend on it.
     pub threads: usize,
@@ -43,14 +44,29 @@ pub struct SamplingJob {
 impl SamplingJob {
     /// What serves best on a provider.
     pub fn new(provider: Provider) -> Self {
-        let cores = thread::available_parallelism().map_or(1, usize::from);
-        let (threads, encoders) = provider.sessions_and_encoders(cores);
+        let (threads, encoders) = provider.sessions_and_encoders(cores());
         Self { threads, encoders, conditioning: Conditioning::default() }
+    }
+
+    /// With so many sessions that run in parallel; at least 1.
+    pub fn threads(self, threads: usize) -> Self {
+        Self { threads, ..self }
+    }
+
+    /// With so many threads that encode and write; 0: each session's thread does it itself.
+    pub fn encoders(self, encoders: usize) -> Self {
+        Self { encoders, ..self }
+    }
+
+    /// With something done to the latents.
+    pub fn conditioning(self, conditioning: Conditioning) -> Self {
+        Self { conditioning, ..self }
     }
 }
 
 /// What was done.
 #[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
 pub struct Sampled {
     /// Images made by this call; those that an interrupted one had made do not count.
     pub images: u64,
@@ -84,9 +100,9 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 ///
 /// let out = "digits";
 /// # let out = dir.path().join(out);
-/// let generator = Generator::open("onnx/digits.onnx".as_ref(), &Options::default())?;
+/// let generator = Generator::open("onnx/digits.onnx", &Options::default())?;
 /// let numbers = Selection::Numbers { seed: 0, start: 0, n: 100 };
-/// let plan = Plan::new(Format::Npz, out.as_ref(), numbers, None, Existing::Refuse)?;
+/// let plan = Plan::new(Format::Npz, out, numbers, None, Existing::Refuse)?;
 /// let done = pipeline::run(&generator, &SamplingJob::new(generator.provider()), &plan, &Silent, &false.into())?;
 /// assert!(done.out.ends_with("samples.npz") && done.images == 100);
 /// # Ok(())

@@ -24,8 +24,14 @@ impl Plan {
     ///
     /// # Errors
     /// When there are no images, `out` cannot be such a folder, or something is there already and `existing` says to refuse it.
-    pub fn new(format: Format, out: &Path, selection: Selection, shard: Option<Shard>, existing: Existing) -> Result<Self> {
-        let output = Output::new(format, out, selection, shard)?;
+    pub fn new(
+        format: Format,
+        out: impl AsRef<Path>,
+        selection: Selection,
+        shard: Option<Shard>,
+        existing: Existing,
+    ) -> Result<Self> {
+        let output = Output::new(format, out.as_ref(), selection, shard)?;
         if let Some(what) = output.sink().in_one_go() {
             refuse_parts(what, shard, existing)?;
         }

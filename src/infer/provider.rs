@@ -15,7 +15,7 @@ use ort::session::builder::SessionBuilder;
 
 use super::limits::LOAD_TIMEOUT;
 use super::runtime;
-use crate::error::{Error, Result};
+use crate::error::{Error, OrtResult, Result};
 use crate::files;
 use crate::text;
 
@@ -187,10 +187,10 @@ impl Provider {
         runtime::load()?;
         Ok(match self {
             Self::Cpu => true,
-            Self::Auto | Self::Cuda(_) => CUDA::is_available()?,
-            Self::TensorRt(_) => TensorRT::is_available()?,
-            Self::OpenVino(_) => OpenVINO::is_available()?,
-            Self::CoreMl => CoreML::is_available()?,
+            Self::Auto | Self::Cuda(_) => CUDA::is_available().ort()?,
+            Self::TensorRt(_) => TensorRT::is_available().ort()?,
+            Self::OpenVino(_) => OpenVINO::is_available().ort()?,
+            Self::CoreMl => CoreML::is_available().ort()?,
         })
     }
 
@@ -217,7 +217,7 @@ impl Provider {
             Self::CoreMl => vec![CoreML::default().with_model_format(ModelFormat::MLProgram).build()],
         };
         let wanted: Vec<_> = wanted.into_iter().map(|provider| provider.error_on_failure()).collect();
-        Ok(builder.with_execution_providers(wanted)?)
+        builder.with_execution_providers(wanted).ort()
     }
 
     /// Whether its sessions can only be made well once the batch size is known.
@@ -309,6 +309,7 @@ impl Provider {
     }
 
     /// The batch sizes that a measurement tries, where nobody chooses.
+    #[cfg(feature = "jobs")]
     pub(super) fn batches_to_try(self) -> &'static [usize] {
         match self {
             Self::Auto | Self::Cpu | Self::OpenVino(_) | Self::CoreMl => &[1, 4, 8, 16, 32, 64, 128, 256],
@@ -339,7 +340,7 @@ impl Provider {
     /// Memory for what goes to or comes from where the network runs.
     pub(super) fn memory(self, session: &Session, kind: MemoryType) -> Result<Allocator> {
         if let Self::Cuda(index) | Self::TensorRt(index) = self {
-            let pinned = MemoryInfo::new(AllocationDevice::CUDA_PINNED, index as i32, AllocatorType::Device, kind)?;
+            let pinned = MemoryInfo::new(AllocationDevice::CUDA_PINNED, index as i32, AllocatorType::Device, kind).ort()?;
             // Where there is none, or ort does not let us at it (from onnxruntime 1.23 on it asks for a newer API than ours), copies
             // are slower and no worse.
             if let Some(allocator) = Allocator::new(session, pinned).ok().filter(|it| it.memory_info().is_cpu_accessible()) {
@@ -412,4 +413,9 @@ pub fn tensorrt_options(
         }
     }
     options
+}
+
+/// Cores that this process may use.
+pub(super) fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
 }

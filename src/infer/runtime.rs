@@ -4,7 +4,8 @@
 //!
 //! # Where it is looked for
 //! What the caller names ([`load_from`]) or [`PATH_VARIABLE`] names is opened, or nothing is. Else, in this order:
-//! 1. the executable's folder, and `../lib` where that folder is called `bin`;
+//! 1. the executable's folder, and `../lib` where that folder is called `bin`; then, as pip installs programs into an environment, the
+//!    package folders of a Python below `..`;
 //! 2. the folder of [`install`](super::install()), below [`HOME_VARIABLE`] or the user's data folder;
 //! 3. `.tools/python` of this package's checkout, for an executable that cargo built there, in `target/PROFILE`;
 //! 4. Python's package folders: of the environment that `VIRTUAL_ENV` or `CONDA_PREFIX` names; of the `python3` on `PATH` and
@@ -137,6 +138,7 @@ pub fn load() -> Result<&'static Located> {
 ///
 /// # Errors
 /// When there is none that serves.
+#[cfg(feature = "jobs")]
 pub(super) fn only_in(folder: &Path, otherwise: &str) -> Result<Located> {
     let mut search = Search::default();
     let found = search.try_path(How::Managed, folder);
@@ -147,7 +149,8 @@ pub(super) fn only_in(folder: &Path, otherwise: &str) -> Result<Located> {
 ///
 /// # Errors
 /// When there is no usable library at `path`, or it cannot be initialised.
-pub fn load_from(path: &Path) -> Result<&'static Located> {
+pub fn load_from(path: impl AsRef<Path>) -> Result<&'static Located> {
+    let path = path.as_ref();
     let find = || {
         let mut search = Search::default();
         let found = search.try_path(How::Given, path);
@@ -156,7 +159,8 @@ pub fn load_from(path: &Path) -> Result<&'static Located> {
     Ok(&loaded(find)?.located)
 }
 
-/// The process's onnxruntime environment; [`load`]s the library if nobody has.
+/// The process's onnxruntime environment, for programs that use `ort` themselves; [`load`]s the library if nobody has. Its type is that of
+/// the `ort` that this crate was built with, and changes with it: nothing else of the sampling interface does.
 ///
 /// # Errors
 /// As [`load`].
@@ -239,6 +243,7 @@ impl Search {
         let executable = search_paths::executable();
         let executable = executable.as_deref();
         self.try_paths(How::BesideExecutable, executable.map(search_paths::beside).unwrap_or_default())
+            .or_else(|| self.try_paths(How::Python, executable.map(search_paths::own_site_packages).unwrap_or_default()))
             .or_else(|| self.try_paths(How::Managed, managed_folder()))
             .or_else(|| self.try_paths(How::Checkout, executable.and_then(search_paths::checkout)))
             .or_else(|| self.try_paths(How::Python, search_paths::active_site_packages()))

@@ -32,6 +32,11 @@ pub fn beside(executable: &Path) -> Vec<PathBuf> {
     [Some(folder.to_path_buf()), lib].into_iter().flatten().collect()
 }
 
+/// The package folders of the Python environment that the executable was installed into, if it was.
+pub fn own_site_packages(executable: &Path) -> Vec<PathBuf> {
+    prefix(executable).map(|root| site_packages_of(&root)).unwrap_or_default()
+}
+
 /// `.tools/python` of this package's checkout, if the executable is where cargo puts it there: in `target/PROFILE`,
 /// `target/TRIPLE/PROFILE`, or a `deps` or `examples` in these.
 pub fn checkout(executable: &Path) -> Option<PathBuf> {
@@ -46,9 +51,9 @@ pub fn checkout(executable: &Path) -> Option<PathBuf> {
 
 fn is_this_package(manifest: &Path) -> bool {
     let Ok(bytes) = files::read(manifest, files::TEXT) else { return false };
-    let table: Option<toml::Table> = String::from_utf8_lossy(&bytes).parse().ok();
-    let name = table.as_ref().and_then(|table| table.get("package")?.get("name")?.as_str());
-    name == Some(env!("CARGO_PKG_NAME"))
+    // As `cargo new` writes it; a parser of TOML would be one more crate for every application.
+    let name = concat!("name = \"", env!("CARGO_PKG_NAME"), "\"");
+    String::from_utf8_lossy(&bytes).lines().any(|line| line.trim() == name)
 }
 
 /// The package folders of the virtual or conda environment that is active.

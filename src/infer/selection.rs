@@ -122,6 +122,7 @@ impl SeedList {
     }
 
     /// The runs of the seeds at some places.
+    #[cfg(feature = "jobs")]
     pub(super) fn part(&self, places: &ops::Range<u64>) -> Vec<RangeInclusive<u64>> {
         let part = |(before, run): &(u64, RangeInclusive<u64>)| {
             let end = before + (run.end() - run.start()) + 1;
@@ -214,12 +215,14 @@ impl Shard {
     }
 
     /// What the names of its files end in, `-01-of-12`: they sort as the shards do.
+    #[cfg(feature = "jobs")]
     pub(super) fn suffix(self) -> String {
         let digits = self.of.to_string().len();
         format!("-{:0digits$}-of-{}", self.index, self.of)
     }
 
     /// Whether a name ends in what that of a part of as many parts does.
+    #[cfg(feature = "jobs")]
     pub(super) fn is_suffix(self, text: &str) -> bool {
         let index = text.strip_prefix('-').and_then(|text| text.strip_suffix(&format!("-of-{}", self.of)));
         index.is_some_and(|index| index.parse().is_ok_and(|index| Self { index, ..self }.suffix() == text))

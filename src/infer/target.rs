@@ -52,12 +52,13 @@ impl Target {
     /// When no format makes such a file, the format cannot be written there, a part or a resumption of what is made in one go
     /// is asked for, or as [`Plan::new`].
     pub fn new(
-        out: &Path,
+        out: impl AsRef<Path>,
         format: Option<Format>,
         selection: Selection,
         shard: Option<Shard>,
         existing: Existing,
     ) -> Result<Self> {
+        let out = out.as_ref();
         if out == Path::new("-") {
             refuse_parts("what goes to stdout", shard, existing)?;
             return Ok(Self::Stdout { selection, format: streamed(format)? });

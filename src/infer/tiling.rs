@@ -38,6 +38,7 @@ impl Tiling {
     }
 
     /// Whether a tile begins at a place.
+    #[cfg(feature = "jobs")]
     pub fn begins_at(self, place: u64) -> bool {
         place.is_multiple_of(self.0)
     }

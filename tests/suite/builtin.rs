@@ -34,7 +34,7 @@ fn each_is_the_export_of_its_checkpoint_byte_for_byte() {
 
 #[test]
 fn on_the_cpu_int8_is_chosen_and_f32_can_be_asked_for() {
-    let options = |precision, provider| Options { precision, provider, ..Options::default() };
+    let options = |precision, provider| Options::default().precision(precision).provider(provider);
     for builtin in BUILTIN {
         let open = |precision| builtin.open(&options(precision, Provider::Cpu));
         let [auto, int8, f32] = [Precision::Auto, Precision::Int8, Precision::F32].map(|precision| open(precision).unwrap());
@@ -61,10 +61,10 @@ fn precisions_do_not_mix_in_a_job() {
     let folder = tempfile::tempdir().unwrap();
     let make_part = |out: &str, precision, shard: Option<&str>, existing| {
         let generator =
-            builtin::open(Some("digits"), &Options { precision, provider: Provider::Cpu, ..Options::default() }).unwrap();
+            builtin::open(Some("digits"), &Options::default().precision(precision).provider(Provider::Cpu)).unwrap();
         let numbers = Selection::Numbers { seed: 0, start: 0, n: 40 };
         let shard = shard.map(|shard| shard.parse().unwrap());
-        let plan = Plan::new(Format::Png, &folder.path().join(out), numbers, shard, existing)?;
+        let plan = Plan::new(Format::Png, folder.path().join(out), numbers, shard, existing)?;
         pipeline::run(&generator, &SamplingJob::new(generator.provider()), &plan, &Silent, &false.into())
     };
     let make = |precision, existing| make_part(".", precision, None, existing);
@@ -106,8 +106,8 @@ fn a_class_of_the_digits_is_the_digits_of_that_class() {
     let folder = tempfile::tempdir().unwrap();
     let sample = |class: usize| {
         let class = Class::new(class, generator.contract(), generator.name()).unwrap();
-        let conditioning = Conditioning { class: Some(class), truncation: None };
-        let job = SamplingJob { conditioning, ..SamplingJob::new(generator.provider()) };
+        let conditioning = Conditioning::default().class(class);
+        let job = SamplingJob::new(generator.provider()).conditioning(conditioning);
         let numbers = Selection::Numbers { seed: 0, start: 0, n: n as u64 };
         let out = folder.path().join(class.number().to_string());
         let plan = Plan::new(Format::Npy, &out, numbers, None, Existing::Refuse).unwrap();
@@ -132,12 +132,9 @@ fn a_class_of_the_digits_is_the_digits_of_that_class() {
     // A class is of one generator.
     let faces = builtin::open(Some("faces"), &Options::default()).unwrap();
     let class = Class::new(3, generator.contract(), "digits").unwrap();
-    let job = SamplingJob {
-        conditioning: Conditioning { class: Some(class), truncation: None },
-        ..SamplingJob::new(faces.provider())
-    };
+    let job = SamplingJob::new(faces.provider()).conditioning(Conditioning::default().class(class));
     let numbers = Selection::Numbers { seed: 0, start: 0, n: 1 };
-    let plan = Plan::new(Format::Npy, &folder.path().join("faces"), numbers, None, Existing::Refuse).unwrap();
+    let plan = Plan::new(Format::Npy, folder.path().join("faces"), numbers, None, Existing::Refuse).unwrap();
     let refused = pipeline::run(&faces, &job, &plan, &Silent, &false.into()).unwrap_err().to_string();
     assert!(refused.contains("knows no classes"), "{refused}");
 }

@@ -259,7 +259,7 @@ fn the_nearest_neighbours_are_found() {
 }
 
 fn load_runtime() {
-    runtime::load_from(&crate::infer::runtime_path()).expect("the tests need an onnxruntime: ORT_DYLIB_PATH or .tools/python");
+    runtime::load_from(crate::infer::runtime_path()).expect("the tests need an onnxruntime: ORT_DYLIB_PATH or .tools/python");
 }
 
 fn stranger_images() -> Images {

@@ -2,11 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
-use candle_onnx::onnx::ModelProto;
-use candle_onnx::onnx::tensor_proto::DataType;
 use ganforge::contract::{Cost, Layout};
 use ganforge::eval::features;
 use ganforge::eval::{FeatureModel, InputRange};
+use ganforge::export::onnx::ModelProto;
+use ganforge::export::onnx::tensor_proto::DataType;
 use ganforge::export::{self, Dtype, LEAST_PSNR, MAX_LOSS, Reduction, ReductionReport};
 use ganforge::image::{Images, Range};
 use ganforge::infer::{Generator, Options, Precision, Provider, builtin, runtime};
@@ -45,7 +45,7 @@ fn reduce(
 }
 
 fn open(path: &Path, batch: usize) -> Generator {
-    Generator::open(path, &Options { provider: Provider::Cpu, batch: Some(batch), ..Options::default() }).unwrap()
+    Generator::open(path, &Options::default().provider(Provider::Cpu).batch(batch)).unwrap()
 }
 
 fn kinds(path: &Path) -> Vec<String> {
@@ -54,7 +54,7 @@ fn kinds(path: &Path) -> Vec<String> {
 }
 
 fn built_in_run(name: &str) -> Trained {
-    runtime::load_from(&crate::infer::runtime_path()).unwrap();
+    runtime::load_from(crate::infer::runtime_path()).unwrap();
     let run = RunFolder::open(&Path::new(env!("CARGO_MANIFEST_DIR")).join("models").join(name)).unwrap();
     load_trained(&run, None, Which::Best).unwrap()
 }
@@ -183,8 +183,8 @@ fn check_file(what: &str, trained: &Trained, path: &Path) {
 
 #[test]
 fn the_same_pixels_at_every_level_of_optimisation() {
-    runtime::load_from(&crate::infer::runtime_path()).unwrap();
-    let latent = builtin::open(Some("faces"), &Options { provider: Provider::Cpu, ..Options::default() }).unwrap();
+    runtime::load_from(crate::infer::runtime_path()).unwrap();
+    let latent = builtin::open(Some("faces"), &Options::default().provider(Provider::Cpu)).unwrap();
     let faces = builtin::find(Some("faces")).unwrap();
     let rows = 7;
     let z = latent.latent().rows(0, 0, rows);

@@ -3,6 +3,8 @@
 // DiffAugment: the published formulas, the backward pass, the draws.
 #[cfg(feature = "train")]
 mod augment;
+// The header of the library for C.
+mod capi;
 // Configs and presets: TOML there and back, bases, the published numbers of each preset, damage.
 #[cfg(feature = "train")]
 mod config;
@@ -10,7 +12,7 @@ mod config;
 #[cfg(feature = "train")]
 mod conv;
 // Damaged models, data and checkpoints, each read by a program of its own.
-#[cfg(all(unix, feature = "infer", feature = "cli"))]
+#[cfg(all(unix, feature = "jobs", feature = "cli"))]
 mod damage;
 // CUDA against the CPU; without a GPU they skip.
 #[cfg(feature = "cuda")]
@@ -19,10 +21,10 @@ mod cuda;
 #[cfg(feature = "train")]
 mod data;
 // Scores, feature models, gan-train eval and features.
-#[cfg(all(feature = "train", feature = "infer", feature = "cli"))]
+#[cfg(all(feature = "train", feature = "jobs", feature = "cli"))]
 mod eval;
 // Exported generators: every preset in every layout, what is in the files, what is refused.
-#[cfg(all(feature = "train", feature = "infer", feature = "cli"))]
+#[cfg(all(feature = "train", feature = "jobs", feature = "cli"))]
 mod export;
 // Layers, networks, losses, optimisers and whole training steps against numbers from PyTorch.
 #[cfg(feature = "train")]
@@ -32,25 +34,25 @@ mod house;
 // The functions that latents are pinned by.
 mod libm;
 // What is made of the graph of an exported generator.
-#[cfg(all(feature = "train", feature = "infer"))]
+#[cfg(all(feature = "train", feature = "jobs"))]
 mod passes;
 // Latents, the contract, opening and sampling generators, gan-infer.
-#[cfg(all(feature = "infer", feature = "cli"))]
+#[cfg(all(feature = "jobs", feature = "cli"))]
 mod infer;
 // Weights from elsewhere: state dicts, safetensors files, other runs.
-#[cfg(all(feature = "train", feature = "infer", feature = "cli"))]
+#[cfg(all(feature = "train", feature = "jobs", feature = "cli"))]
 mod init;
 // Jobs of gan-infer: kills, damage, links, removed folders, two at once, a loss of power.
-#[cfg(all(unix, feature = "infer", feature = "cli"))]
+#[cfg(all(unix, feature = "jobs", feature = "cli"))]
 mod jobs;
 // Generators in whole numbers and with weights of 8 bits: what they compute, what they cost.
-#[cfg(all(feature = "train", feature = "infer", feature = "cli", feature = "builtin"))]
+#[cfg(all(feature = "train", feature = "jobs", feature = "cli", feature = "builtin"))]
 mod int8;
 // Systems for other sizes and widths.
 #[cfg(feature = "train")]
 mod resize;
 // The built-in generators: what models/ and onnx/ hold.
-#[cfg(all(feature = "train", feature = "infer", feature = "builtin"))]
+#[cfg(all(feature = "train", feature = "jobs", feature = "builtin"))]
 mod builtin;
 // The first steps of every preset against PyTorch.
 #[cfg(feature = "train")]
@@ -59,7 +61,7 @@ mod steps;
 #[cfg(feature = "train")]
 mod penalty;
 // The Python snippets of README.md.
-#[cfg(all(feature = "train", feature = "infer", feature = "cli", feature = "builtin"))]
+#[cfg(all(feature = "train", feature = "jobs", feature = "cli", feature = "builtin"))]
 mod readme;
 // The reference of all keys of a config: nothing is missing in it, nothing in it is unknown, all of it works.
 #[cfg(feature = "train")]
@@ -68,19 +70,19 @@ mod reference;
 #[cfg(feature = "train")]
 mod report;
 // Which code and libraries are run: none of the current folder, of others, or of another hash; and no telemetry.
-#[cfg(all(target_os = "linux", feature = "infer", feature = "cli"))]
+#[cfg(all(target_os = "linux", feature = "jobs", feature = "cli"))]
 mod runtime;
 // How long, in which rhythm, at which learning rates.
 #[cfg(feature = "train")]
 mod schedule;
 // Models of strangers that mean harm: files they name, memory and time they take, values that are no colours.
-#[cfg(all(unix, feature = "train", feature = "infer", feature = "cli"))]
+#[cfg(all(unix, feature = "train", feature = "jobs", feature = "cli"))]
 mod strangers;
 // gan-train end to end: run folders, exact resume, interruption, damage, wrong calls.
-#[cfg(all(feature = "train", feature = "infer", feature = "cli"))]
+#[cfg(all(feature = "train", feature = "jobs", feature = "cli"))]
 mod train;
 // What a run can be trusted with: one process at a time, what a resume goes on from, killed starts, files that promise too much.
-#[cfg(all(unix, feature = "train", feature = "infer", feature = "cli"))]
+#[cfg(all(unix, feature = "train", feature = "jobs", feature = "cli"))]
 mod trust;
 // The watchdog: what it names, how soon, and what it lets pass.
 #[cfg(feature = "train")]

@@ -25,7 +25,7 @@ fn checkout(name: &str) -> PathBuf {
 
 /// The tests' library. Only load_from is sure to give it in every test, and the first of them decides.
 fn library() -> PathBuf {
-    runtime::load_from(&runtime_path()).unwrap().path.canonicalize().unwrap()
+    runtime::load_from(runtime_path()).unwrap().path.canonicalize().unwrap()
 }
 
 /// Puts a copy of the tests' library, which belongs to this user, into a folder; with the name of a release.
@@ -456,9 +456,9 @@ const ALONE: &str = "GANFORGE_TEST_ALONE";
 #[ignore = "a program that another test starts"]
 fn a_program_that_embeds_the_library() {
     let seconds = env::var(ALONE).unwrap().parse().unwrap();
-    runtime::load_from(&runtime_path()).unwrap();
-    let options = ganforge::infer::Options { provider: ganforge::infer::Provider::Cpu, ..Default::default() };
-    ganforge::infer::Generator::open(&checkout("tests/golden/sealed.onnx"), &options).unwrap();
+    runtime::load_from(runtime_path()).unwrap();
+    let options = ganforge::infer::Options::default().provider(ganforge::infer::Provider::Cpu);
+    ganforge::infer::Generator::open(checkout("tests/golden/sealed.onnx"), &options).unwrap();
     std::thread::sleep(Duration::from_secs(seconds));
 }
 
@@ -489,7 +489,7 @@ fn the_library_leaves_no_telemetry() {
         None => println!("partly skipped: no strace to see sockets with"),
     }
     // Whoever wants it: the test can see it then. Only of the releases that have it.
-    let version = &runtime::load_from(&runtime_path()).unwrap().version;
+    let version = &runtime::load_from(runtime_path()).unwrap().version;
     if version.starts_with("1.31") {
         assert!(
             traces(Some(("ORT_DISABLE_TELEMETRY", "0")), 0).0,

@@ -9,14 +9,14 @@ use std::process::{Output, Stdio};
 use std::time::{Duration, Instant};
 
 use assert_cmd::Command;
-use candle_onnx::onnx::tensor_proto::DataType;
-use candle_onnx::onnx::tensor_shape_proto::{Dimension, dimension};
-use candle_onnx::onnx::{
+use ganforge::error::Error;
+use ganforge::eval::{FeatureModel, features};
+use ganforge::export::onnx::tensor_proto::DataType;
+use ganforge::export::onnx::tensor_shape_proto::{Dimension, dimension};
+use ganforge::export::onnx::{
     AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, SparseTensorProto,
     StringStringEntryProto, TensorProto, TensorShapeProto, TrainingInfoProto, TypeProto, ValueInfoProto, type_proto,
 };
-use ganforge::error::Error;
-use ganforge::eval::{FeatureModel, features};
 use ganforge::image::Range;
 use ganforge::infer::{Generator, Options, Provider, runtime};
 use ganforge::latent::{Distribution, Latent};
@@ -232,8 +232,8 @@ fn image(what: &str, folder: &Path) -> Vec<u8> {
 }
 
 fn open(path: &Path, options: Options) -> Result<Generator, Error> {
-    runtime::load_from(&crate::infer::runtime_path()).expect("the tests need an onnxruntime: ORT_DYLIB_PATH or .tools/python");
-    Generator::open(path, &Options { provider: Provider::Cpu, ..options })
+    runtime::load_from(crate::infer::runtime_path()).expect("the tests need an onnxruntime: ORT_DYLIB_PATH or .tools/python");
+    Generator::open(path, &options.provider(Provider::Cpu))
 }
 
 fn message<T>(result: Result<T, Error>) -> String {
@@ -257,7 +257,7 @@ fn data_in_other_files_is_for_weights_alone() {
         refused(what, folder_with(&model.encode_to_vec()).path(), &["in another file, secret; only weights of the main graph"]);
     }
     let error = |model: ModelProto| {
-        runtime::load_from(&crate::infer::runtime_path()).unwrap();
+        runtime::load_from(crate::infer::runtime_path()).unwrap();
         message(Generator::from_bytes("m", model.encode_to_vec(), &Options::default()))
     };
     let [_, function, .., deeper] = <[_; 5]>::try_from(places(secret.clone())).unwrap().map(|(_, model)| error(model));
@@ -432,7 +432,7 @@ fn weights_that_change_later_change_nothing() {
     let folder = folder_with(&of_weights(outside(&[("location", "weights"), ("offset", "3")])).encode_to_vec());
     let weights = folder.path().join("weights");
     fs::write(&weights, [&[1, 2, 3], &IMAGE[..]].concat()).unwrap();
-    let generator = open(&folder.path().join("model.onnx"), Options::default()).unwrap();
+    let generator = open(&folder.path().join("model.onnx"), Options::default().threads(3)).unwrap();
     let hash = generator.sha256().unwrap();
     let both = [fs::read(folder.path().join("model.onnx")).unwrap(), fs::read(&weights).unwrap()].concat();
     fs::write(folder.path().join("both"), both).unwrap();
@@ -440,11 +440,11 @@ fn weights_that_change_later_change_nothing() {
     assert!(String::from_utf8(told.stdout).unwrap().starts_with(&hash));
     fs::write(&weights, SECRET).unwrap();
     fs::remove_file(&weights).unwrap();
-    let one = generator.sampler().unwrap(); // so that the next needs a session of its own
-    assert_eq!(generator.sample(0, 0, 1).unwrap().pixels, IMAGE);
+    // Many, so that sessions are made that were not there before.
+    let images = generator.sample(0, 0, 5_000).unwrap();
+    assert!(images.pixels.chunks_exact(IMAGE.len()).all(|image| image == IMAGE));
     assert_eq!(generator.reopen(&Options::default()).unwrap().sample(0, 0, 1).unwrap().pixels, IMAGE);
     assert_eq!(generator.sha256().unwrap(), hash);
-    drop(one);
 }
 
 #[test]
@@ -620,10 +620,10 @@ fn a_model_has_its_time() {
     }
     // In a program that goes on, the run has ended and the next model opens.
     let folder = folder_with(&endless(f32::NAN));
-    let limit = Some(Duration::from_millis(500));
-    let opened = open(&folder.path().join("model.onnx"), Options { load_timeout: limit, ..Options::default() });
+    let limit = Duration::from_millis(500);
+    let opened = open(&folder.path().join("model.onnx"), Options::default().load_timeout(limit));
     assert!(message(opened).contains("takes longer than 0.5 seconds"));
-    open(&crate_golden(), Options { load_timeout: Some(Duration::ZERO), ..Options::default() }).unwrap();
+    open(&crate_golden(), Options::default().load_timeout(Duration::ZERO)).unwrap();
 }
 
 /// Samples with a model that does not come to an end, until there is a file of that name; one Ctrl-C then, and what came of it.
@@ -713,7 +713,7 @@ fn an_image_that_is_none_is_named() {
     {
         let what = format!("{kind:?}, NaN {nan}");
         let folder = folder_with(&one_wrong_image(kind, c, nan));
-        let options = Options { range: Some(Range::Tanh), batch: Some(4), ..Options::default() };
+        let options = Options::default().range(Range::Tanh).batch(4);
         let generator = open(&folder.path().join("model.onnx"), options).unwrap();
         for (start, n) in [(0, 5), (6, 20)] {
             assert_eq!(generator.sample(3, start, n).unwrap().n, n, "{what}");
@@ -733,6 +733,15 @@ fn an_image_that_is_none_is_named() {
         );
     }
     let folder = folder_with(&one_wrong_image(DataType::Float, c, true));
+    // Of several that give none the first is named, whichever thread was first.
+    let options = Options::default().range(Range::Tanh).batch(2).threads(4);
+    let generator = open(&folder.path().join("model.onnx"), options).unwrap();
+    let mut latents = generator.latents(0, 0, 60).unwrap();
+    [33, 12, 13, 50].iter().for_each(|row: &usize| latents[8 * row] = c);
+    for _ in 0..20 {
+        let error = message(generator.generate(&latents));
+        assert!(error.contains("for latent 12 the network gives NaN or infinity"), "{error}");
+    }
     let run = |flags: &[&str]| {
         let mut command = gan_infer(folder.path());
         command.args(["--provider", "cpu", "--range", "sigmoid", "--model", "model.onnx"]).args(flags).output().unwrap()

@@ -266,13 +266,10 @@ fn open(args: &EvalArgs, console: &Console) -> Result<(Opened, String)> {
         return Ok((Opened::Images(Box::new(images)), sha256));
     }
     without_effect(args.size.is_some(), "--size", "a generator, whose images have a size", console);
-    let options = Options {
-        provider: args.features.provider,
-        range: args.range,
-        load_timeout: args.features.load_timeout(),
-        batch_memory: args.features.batch_memory(),
-        ..Options::default()
-    };
+    let mut options = Options::default().provider(args.features.provider);
+    options.range = args.range;
+    options.load_timeout = args.features.load_timeout();
+    options.batch_memory = args.features.batch_memory();
     let generator = builtin::open(Some(&args.subject), &options)?;
     generator.notes().iter().for_each(|note| console.say(note));
     let sha256 = generator.sha256()?;

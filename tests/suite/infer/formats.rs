@@ -229,7 +229,7 @@ fn encoders_of_their_own_write_the_same() {
     let folder = tempdir().unwrap();
     let made = |name: &str, format, threads, encoders| {
         let out = folder.path().join(name);
-        let job = SamplingJob { threads, encoders, conditioning: Conditioning::default() };
+        let job = SamplingJob::new(Provider::Cpu).threads(threads).encoders(encoders);
         pipeline::run(&generator, &job, &plan(format, &out, 3000, Existing::Refuse), &Silent, &AtomicBool::new(false)).unwrap();
         contents(&out)
     };
@@ -241,7 +241,7 @@ fn encoders_of_their_own_write_the_same() {
     let out = folder.path().join("broken");
     fs::create_dir(&out).unwrap();
     fs::write(out.join("010000"), "").unwrap();
-    let job = SamplingJob { threads: 2, encoders: 3, conditioning: Conditioning::default() };
+    let job = SamplingJob::new(Provider::Cpu).threads(2).encoders(3);
     let failed =
         pipeline::run(&generator, &job, &plan(Format::Png, &out, 100_000, Existing::Refuse), &Silent, &AtomicBool::new(false));
     assert!(message(failed).contains("010000"));

@@ -20,14 +20,14 @@ fn a_sealed_generator_tells_and_samples() {
 #[test]
 fn another_batch_size_moves_pixels_by_one_at_most() {
     let at = |batch| {
-        let generator = open(SEALED, Options { batch: Some(batch), ..Options::default() }).unwrap();
+        let generator = open(SEALED, Options::default().batch(batch)).unwrap();
         generator.sample(0, 3, 70).unwrap().pixels
     };
     let reference = at(8);
     for batch in [1, 7, 64] {
         assert!(at(batch).iter().zip(&reference).all(|(&a, &b)| a.abs_diff(b) <= 1), "batch {batch}");
     }
-    let wrong = |batch| message(open(SEALED, Options { batch: Some(batch), ..Options::default() }));
+    let wrong = |batch| message(open(SEALED, Options::default().batch(batch)));
     assert!(wrong(0).contains("1 to 4096") && wrong(1_000_000).contains("1 to 4096"));
 }
 
@@ -58,7 +58,7 @@ fn a_fixed_batch_is_kept() {
     assert_eq!((generator.batch(), generator.image_shape()), (5, [8, 6, 1]));
     let images = generator.sample(0, 3, 9).unwrap();
     assert_eq!(images.get(4), generator.sample(0, 7, 1).unwrap().get(0));
-    assert!(message(open(FIXED, Options { batch: Some(8), ..Options::default() })).contains("fixed at 5"));
+    assert!(message(open(FIXED, Options::default().batch(8))).contains("fixed at 5"));
     assert!(message(open(FIXED, with_range(Range::Tanh))).contains("pixels already"));
 }
 
@@ -185,7 +185,7 @@ fn threads_share_a_generator() {
 
 #[test]
 fn latents_of_the_callers() {
-    let generator = open(SEALED, Options { batch: Some(8), ..Options::default() }).unwrap();
+    let generator = open(SEALED, Options::default().batch(8)).unwrap();
     let (size, images) = (generator.latent().size, generator.sample(3, 8, 21).unwrap());
     let latents = generator.latents(3, 8, 21).unwrap();
     assert_eq!(latents, generator.latent().rows(3, 8, 21));
@@ -193,8 +193,7 @@ fn latents_of_the_callers() {
     let elsewhere = generator.generate(&latents[size..]).unwrap();
     assert_eq!(elsewhere.n, 20);
     assert!(elsewhere.pixels.iter().zip(&images.pixels[images.bytes()..]).all(|(&a, &b)| a.abs_diff(b) <= 1));
-    let truncation = Some(Truncation::new(0.5, Distribution::Normal).unwrap());
-    let near = Conditioning { truncation, ..Conditioning::default() };
+    let near = Conditioning::default().truncation(generator.truncation(0.5).unwrap());
     assert_eq!(generator.generate_with(&near, &latents).unwrap(), generator.sample_with(&near, 3, 8, 21).unwrap());
 
     assert!(message(generator.generate(&[])).contains("0 values are not a whole number of latents of 16"));
@@ -203,4 +202,69 @@ fn latents_of_the_callers() {
     damaged[3 * size + 5] = f32::NAN;
     assert!(message(generator.generate(&damaged)).contains("value 5 of latent 3 is NaN"));
     assert!(message(generator.latents(0, u64::MAX, 1)).contains("2^63"));
+}
+
+#[test]
+fn one_call_on_many_threads() {
+    let alone = open(SEALED, small_batches().threads(1)).unwrap();
+    let together = open(SEALED, small_batches().threads(5)).unwrap();
+    assert_eq!((alone.threads(), together.threads()), (1, 5));
+    assert_eq!(together.sample(9, 3, 100).unwrap(), alone.sample(9, 3, 100).unwrap());
+    let latents = alone.latents(9, 3, 100).unwrap();
+    assert_eq!(together.generate(&latents).unwrap(), alone.generate(&latents).unwrap());
+}
+
+#[test]
+fn some_images_at_a_time() {
+    let generator = open(SEALED, small_batches().threads(2)).unwrap();
+    let image: usize = generator.image_shape().iter().product();
+    let near = Conditioning::default().truncation(generator.truncation(0.5).unwrap());
+    for (start, n, size) in [(0, 64, 8), (3, 50, 7), (5, 1, 1), (7, 30, 1), (0, 3000, 1000), (2, 9, usize::MAX)] {
+        let whole = generator.sample_with(&near, 4, start, n).unwrap();
+        let parts: Vec<Images> = generator.batches(&near, 4, start, n as u64, size).map(Result::unwrap).collect();
+        assert!(parts.iter().all(|part| part.n <= size && part.pixels.len() == part.n * image));
+        assert!(parts.iter().rev().skip(1).all(|part| part.n == size), "{start} {n} {size}");
+        let pixels: Vec<u8> = parts.into_iter().flat_map(|part| part.pixels).collect();
+        assert!(pixels == whole.pixels, "{start} {n} {size}");
+    }
+    // One that outlives the place it was made in, on another thread.
+    let shared = std::sync::Arc::new(generator);
+    let batches = ganforge::infer::Batches::new(shared, &Conditioning::default(), 0, 0, 20, 8);
+    assert_eq!(std::thread::spawn(move || batches.map(|images| images.unwrap().n).sum::<usize>()).join().unwrap(), 20);
+
+    let generator = open(SEALED, small_batches()).unwrap();
+    let mut none = generator.batches(&near, 0, 0, 10, 0);
+    assert!(message(none.next().unwrap()).contains("batches of 0 images") && none.next().is_none());
+    let mut far = generator.batches(&near, 0, u64::MAX, 10, 3);
+    assert!(message(far.next().unwrap()).contains("2^63") && far.next().is_none());
+    assert!(generator.batches(&near, 0, 5, 0, 3).next().is_none());
+}
+
+/// What is read of a file is what onnxruntime says of it.
+#[test]
+fn facts_of_a_file_without_onnxruntime() {
+    for name in [SEALED, STRANGER, FIXED, HALF] {
+        let facts = FileFacts::read(golden(name)).unwrap();
+        let generator = open(name, Options::default().range(Range::Tanh)).or_else(|_| open(name, Options::default())).unwrap();
+        assert_eq!(facts.contract(), generator.contract(), "{name}");
+        assert_eq!(facts.inputs(), [generator.input()], "{name}");
+        assert_eq!(facts.outputs(), [generator.output()], "{name}");
+        assert_eq!((facts.precision(), facts.sha256()), (generator.precision(), generator.sha256().unwrap()), "{name}");
+    }
+    let facts = FileFacts::read(golden(SEALED)).unwrap();
+    assert_eq!(facts.metadata()["ganforge.contract"], "1");
+
+    let told = |flags: &[&str]| {
+        let mut command = gan_infer();
+        let output = command.env("ORT_DYLIB_PATH", "/nowhere/libonnxruntime.so").arg("info").args(flags).output().unwrap();
+        (output.status.success(), String::from_utf8_lossy(&output.stdout).into_owned())
+    };
+    for model in ["faces", golden(SEALED).to_str().unwrap()] {
+        let (success, text) = told(&[model]);
+        assert!(success && text.contains("latent.size") && text.contains("only read, not run"), "{text}");
+    }
+    let (success, json) = told(&["digits", "--precision", "int8", "--json"]);
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert!(success && json["precision"] == "int8" && json["contract"] == true, "{json}");
+    assert!(!told(&["nothing.onnx"]).0);
 }

@@ -6,7 +6,7 @@ use super::*;
 fn stopped_work_leaves_no_file() {
     let generator = open(SEALED, small_batches()).unwrap();
     let folder = tempdir().unwrap();
-    let job = SamplingJob { threads: 2, encoders: 0, conditioning: Conditioning::default() };
+    let job = SamplingJob::new(Provider::Cpu).threads(2).encoders(0);
     for format in [Format::Png, Format::Npy, Format::Npz, Format::Tar, Format::Grid] {
         let out = folder.path().join(format.name());
         let plan = plan(format, &out, 100, Existing::Refuse);
@@ -278,7 +278,7 @@ fn another_job_or_a_damaged_journal_is_refused() {
     let folder = tempdir().unwrap();
     let out = folder.path();
     let generator = open(SEALED, small_batches()).unwrap();
-    let job = SamplingJob { threads: 1, encoders: 0, conditioning: Conditioning::default() };
+    let job = SamplingJob::new(Provider::Cpu).threads(1).encoders(0);
     // A job whose second subfolder cannot be made.
     fs::write(out.join("010000"), "").unwrap();
     let begun = plan(Format::Png, out, 10_100, Existing::Refuse);

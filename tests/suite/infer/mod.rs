@@ -14,8 +14,8 @@ use ganforge::error::Error;
 use ganforge::image::{Images, Range};
 use ganforge::infer::generator::DENSE_BATCH;
 use ganforge::infer::{
-    Conditioning, Existing, Format, Generator, Options, Plan, Provider, SamplingJob, SeedList, Selection, Shard, builtin,
-    pipeline, runtime,
+    Conditioning, Existing, FileFacts, Format, Generator, Options, Plan, Provider, SamplingJob, SeedList, Selection, Shard,
+    builtin, pipeline, runtime,
 };
 use ganforge::latent::{Distribution, Latent, Truncation};
 use ganforge::progress::Silent;
@@ -69,18 +69,18 @@ pub fn sample(out: &Path, flags: &[&str]) -> Command {
 
 /// Opens a golden generator on the CPU.
 fn open(name: &str, options: Options) -> Result<Generator, Error> {
-    let options = Options { provider: Provider::Cpu, ..options };
-    runtime::load_from(&runtime_path()).expect("the tests need an onnxruntime: ORT_DYLIB_PATH or .tools/python");
-    Generator::open(&golden(name), &options)
+    let options = options.provider(Provider::Cpu);
+    runtime::load_from(runtime_path()).expect("the tests need an onnxruntime: ORT_DYLIB_PATH or .tools/python");
+    Generator::open(golden(name), &options)
 }
 
 /// Few images make several batches.
 fn small_batches() -> Options {
-    Options { batch: Some(8), ..Options::default() }
+    Options::default().batch(8)
 }
 
 fn with_range(range: Range) -> Options {
-    Options { range: Some(range), ..Options::default() }
+    Options::default().range(range)
 }
 
 fn message<T>(result: Result<T, Error>) -> String {

@@ -167,7 +167,7 @@ fn without_onnxruntime_the_error_says_what_to_do() {
 #[test]
 #[cfg(unix)]
 fn onnxruntime_is_found_by_the_rules() {
-    let found = runtime::load_from(&runtime_path()).unwrap();
+    let found = runtime::load_from(runtime_path()).unwrap();
     let (folder, program) = program_alone();
     let how = |setting: Option<(&str, &Path)>| {
         let mut command = Command::new(&program);

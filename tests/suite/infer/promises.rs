@@ -81,7 +81,7 @@ proptest! {
         let at = at.index(file.len());
         file[at] ^= 1u8 << bit;
         let noticed = contract::check_seal("m", &file).is_err() || {
-            runtime::load_from(&runtime_path()).unwrap();
+            runtime::load_from(runtime_path()).unwrap();
             // The entry itself is hit: the file has a contract, but no checksum.
             Generator::from_bytes("m", file, &Options::default()).is_err()
         };
@@ -122,7 +122,7 @@ fn a_broken_promise_is_refused() {
 #[test]
 fn names_of_classes_are_looked_at() {
     let file = fs::read(golden(SEALED)).unwrap();
-    runtime::load_from(&runtime_path()).unwrap();
+    runtime::load_from(runtime_path()).unwrap();
     let generator = Generator::from_bytes("m", file, &Options::default()).unwrap();
     let contract =
         Contract { classes: 3, latent: Latent { size: 8, ..generator.latent() }, ..generator.contract().unwrap().clone() };

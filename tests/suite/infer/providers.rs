@@ -34,7 +34,7 @@ fn a_provider_is_parsed() {
 /// Never another one in its place.
 #[test]
 fn a_provider_that_is_missing_is_an_error() {
-    runtime::load_from(&runtime_path()).unwrap();
+    runtime::load_from(runtime_path()).unwrap();
     assert!(Provider::Cpu.is_offered().unwrap() && Provider::offered().unwrap().contains(&"cpu"));
     let all = [
         (Provider::Cuda(0), "gan-infer runtime install --cuda"),

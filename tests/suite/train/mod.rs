@@ -171,7 +171,7 @@ fn complaint(command: &mut Command, code: i32) -> String {
 }
 
 fn open_generator(path: &Path) -> Generator {
-    runtime::load_from(&crate::infer::runtime_path()).expect("the tests need an onnxruntime: ORT_DYLIB_PATH or .tools/python");
+    runtime::load_from(crate::infer::runtime_path()).expect("the tests need an onnxruntime: ORT_DYLIB_PATH or .tools/python");
     Generator::open(path, &Options::default()).unwrap()
 }
 
