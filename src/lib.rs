@@ -44,15 +44,20 @@
 //! # #[cfg(not(feature = "infer"))]
 //! # fn main() {}
 //! ```
-//! [`infer::pipeline::run`] makes any number of them, in little memory, into files.
+//! [`infer`] tells more: latents of your own, classes, truncation, threads, `async`. With the feature `jobs` `infer::pipeline::run` makes
+//! any number of images, in little memory, into files.
 //!
 //! | feature | what it brings | needs |
 //! |---|---|---|
-//! | `train` | data sets, networks, losses, the training loop | candle; protoc to build |
-//! | `infer` | sampling exported generators | onnxruntime's library, at run time |
+//! | `train` | data sets, networks, losses, the training loop | candle |
+//! | `infer` | sampling exported generators, in memory | onnxruntime's library, at run time |
 //! | both | `export`: a generator is written only after onnxruntime has run it; `eval`: scores of generated images | |
+//! | `jobs` | sampling into files, to be resumed; fetching onnxruntime | `infer` |
 //! | `cli` | the programs `gan-train` and `gan-infer` | |
 //! | `builtin` | generators and feature models inside the library | |
+//! | `candle-onnx` | exported graphs are evaluated by candle-onnx, too, where it knows their operations | protoc to build |
+//! | `capi` | the library for C (`make capi`) | `infer` |
+//! | `python` | the Python package (`make wheel`) | `infer` |
 //! | `cuda` | training on NVIDIA GPUs | the CUDA toolkit and cuDNN 9 to build, their libraries to start |
 
 #![warn(missing_docs)]

@@ -1,5 +1,37 @@
-//! Sampling an exported generator with onnxruntime: find the library, open the model, run it, write the images.
-//! An example stands at the head of the [crate].
+//! Sampling an exported generator with onnxruntime: find the library, open the model, run it, and with the feature `jobs` write the images.
+//!
+//! [`Generator`] is what an application needs; an example stands at the head of the [crate].
+//!
+//! - **Latents of your own**: [`Generator::generate`], [`Generator::latents`], [`Latent::interpolate`](crate::latent::Latent::interpolate).
+//! - **One class, tamer images**: [`Conditioning`], with [`Generator::class`] and [`Generator::truncation`].
+//! - **Many images**: [`Generator::batches`] is an iterator in bounded memory.
+//! - **Threads**: a generator is `Send` and `Sync`; share it by reference or in an [`Arc`](std::sync::Arc). A call for more than a batch works on
+//!   all cores by itself ([`Options::threads`]).
+//! - **Files without onnxruntime**: [`FileFacts`] tells what a file promises.
+//! - **onnxruntime** is found and loaded once per process: [`runtime`] tells where, and what that means for an application.
+//!
+//! # In `async` programs
+//! Every call blocks until its images are there: some milliseconds for a few, seconds for thousands. Call it where blocking is allowed, on tokio
+//! for example so:
+//!
+//! ```
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # tokio::runtime::Builder::new_current_thread().build()?.block_on(async {
+//! use std::sync::Arc;
+//!
+//! use ganforge::infer::{Generator, Options};
+//!
+//! let generator = Arc::new(Generator::open("onnx/digits.onnx", &Options::default().threads(1))?);
+//! let shared = Arc::clone(&generator);
+//! let images = tokio::task::spawn_blocking(move || shared.sample(0, 0, 16)).await??;
+//! assert_eq!(images.n, 16);
+//! # Ok(())
+//! # })
+//! # }
+//! ```
+//!
+//! With one thread a call, as here, the runtime's own limit of blocking threads is what bounds the work; a
+//! [`sync_channel`](std::sync::mpsc::sync_channel) filled from [`Batches`] on a thread of its own serves a stream.
 
 #[cfg(feature = "jobs")]
 pub mod bench;
