@@ -12,7 +12,7 @@ with_onnxruntime = lib=$$(ls .tools/python/onnxruntime/capi/libonnxruntime.* 2>/
 	[ -n "$$ORT_DYLIB_PATH" ] || [ -z "$$lib" ] || export ORT_DYLIB_PATH="$$PWD/$$lib";
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo onnx capi check-capi wheel check-wheel test check check-cuda bench
+.PHONY: help setup build demo onnx capi check-capi wheel check-wheel test check check-page check-cuda bench
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1 /p' Makefile | while read -r name what; do printf 'make %-10s %s\n' "$$name" "$$what"; done
@@ -99,6 +99,11 @@ check: setup ## formatting, lints, documentation, every combination of features
 	! has "$$infer" "$$candle" || { echo 'the feature infer pulls in candle' >&2; exit 1; }; \
 	! has "$$train" "$$ort" || { echo 'the feature train pulls in ort' >&2; exit 1; }; \
 	echo 'infer does without candle, train without ort'
+
+check-page: setup ## try what `gan-infer page` writes in headless Chromium, pixels against gan-infer's; PAGE='--screens DIR' or --measure
+	@for tool in node npm; do command -v $$tool >/dev/null || { echo "check-page: skipped, for there is no $$tool"; exit 0; }; done; \
+	$(with_onnxruntime) set -ex; cargo build $(cargo_flags) --bin gan-infer; \
+	node tests/page/test.js "$${CARGO_TARGET_DIR:-target}/release/gan-infer" $(PAGE)
 
 # In a folder of its own: another set of features would make `make test` build everything again. kernels.cu
 # is compiled again at run time, for the GPU that is there.

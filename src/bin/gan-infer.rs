@@ -13,8 +13,8 @@ use ganforge::error::{Error, Result};
 use ganforge::image;
 use ganforge::infer::generator::MAX_BATCH;
 use ganforge::infer::{
-    Class, Conditioning, Existing, FileFacts, Format, Generator, Options, Package, Precision, Provider, SamplingJob, SeedList,
-    Selection, Shard, Target, bench, builtin, runtime,
+    Class, Conditioning, Existing, FileFacts, Format, Generator, Options, Package, Page, Precision, Provider, SamplingJob,
+    SeedList, Selection, Shard, Target, WebRuntime, bench, builtin, page, runtime,
 };
 use ganforge::progress::Progress;
 use ganforge::text;
@@ -155,6 +155,11 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Write a page on which visitors make images, each in his own browser: a folder for any web server
+    ///
+    /// The generator runs in the browser with onnxruntime-web, which is not part of this program: let npm fetch it, or name its folder.
+    /// Image number I of a seed is the one that `gan-infer` makes.
+    Page(WebPage),
     /// The built-in generators
     Models {
         /// Print JSON
@@ -169,6 +174,52 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+}
+
+#[derive(Args)]
+struct WebPage {
+    /// A built-in generator, an ONNX file, or a training run's folder [default: the first of `gan-infer models`]
+    model: Option<String>,
+    /// The folder to write to, created if need be
+    #[arg(short, long, value_name = "DIR")]
+    out: PathBuf,
+    #[command(flatten)]
+    runtime: WebRuntimeSource,
+    /// Let visitors choose WebGPU, too: 27 MB more, of which browsers load what they use; of built-in generators in f32
+    #[arg(long)]
+    webgpu: bool,
+    /// What the page calls the generator [default: its name, or that of the run or the file]
+    #[arg(long, value_name = "TEXT")]
+    title: Option<String>,
+    /// What to compute with: auto (of built-in generators int8), f32, f16 or int8
+    #[arg(long, default_value_t)]
+    precision: Precision,
+    /// The value range of a float output, for a model that does not say it
+    #[arg(long, value_enum)]
+    range: Option<image::Range>,
+    /// How long a model may take to load and to run once; 0 for no limit [default: 120]
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32))]
+    load_timeout: Option<u32>,
+    /// Write into a folder that is not empty: files of a page are replaced, others stay
+    #[arg(long)]
+    force: bool,
+    /// Print errors only
+    #[arg(long)]
+    quiet: bool,
+    /// Print a machine-readable summary on stdout
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Args)]
+#[group(required = true, multiple = false)]
+struct WebRuntimeSource {
+    /// Let npm fetch onnxruntime-web, by its checksum
+    #[arg(long)]
+    npm: bool,
+    /// Take onnxruntime-web from this folder: the package as npm unpacks it, or its dist
+    #[arg(long, value_name = "DIR")]
+    onnxruntime_web: Option<PathBuf>,
 }
 
 #[derive(Subcommand)]
@@ -199,6 +250,7 @@ fn main() -> ExitCode {
         Some(Command::Bench { model, how, batches, threads, seconds, scratch, json }) => {
             measure(model.as_deref(), &how, [&batches, &threads], seconds, &scratch, json)
         }
+        Some(Command::Page(page)) => web_page(page),
         Some(Command::Models { json }) => models(json),
         Some(Command::Runtime { action: None, json }) => show_runtime(json),
         Some(Command::Runtime { action: Some(RuntimeAction::Install { cuda, openvino }), json }) => {
@@ -359,6 +411,51 @@ fn measure(
     };
     let report = bench::run(&generator, &others, &options, &setup, scratch, &console)?;
     if json { print_json(&json!(report)) } else { print_line(report.to_string().trim_end()) }
+}
+
+fn web_page(asked: WebPage) -> Result<()> {
+    let console = Console::new(asked.quiet || asked.json);
+    let model = asked.model.as_deref();
+    let mut options = Options::default().provider(Provider::Cpu).precision(asked.precision);
+    options.range = asked.range;
+    options.load_timeout = asked.load_timeout.map(|seconds| Duration::from_secs(seconds.into()));
+    let generator = open(model, &options, &console)?;
+    // Whole numbers are for processors.
+    let other = match builtin::named(model)? {
+        Some(known) if asked.webgpu && generator.precision() == Precision::Int8 && asked.precision == Precision::Auto => {
+            Some(known.open(&options.precision(Precision::F32))?)
+        }
+        _ => None,
+    };
+    let (name, about) = page::title(model)?;
+    let page = Page {
+        generator: &generator,
+        webgpu: asked.webgpu.then_some(other.as_ref().unwrap_or(&generator)),
+        title: asked.title.unwrap_or(name),
+        about,
+        runtime: asked.runtime.onnxruntime_web.map_or(WebRuntime::Npm, WebRuntime::Folder),
+        overwrite: asked.force,
+    };
+    let written = page.write(&asked.out, &console)?;
+    let (out, size) = (text::path(&asked.out), written.bytes as f64 / 1e6);
+    console.say(&format!(
+        "a page of {} in {}: {} files, {size:.1} MB → {out}",
+        page.title,
+        generator.precision(),
+        written.files.len()
+    ));
+    console.say(&format!("look at it: python3 -m http.server --directory {out} 8000, then http://localhost:8000/"));
+    if asked.json {
+        return print_json(&json!({
+            "out": asked.out,
+            "files": written.files,
+            "bytes": written.bytes,
+            "model": generator.name(),
+            "precision": generator.precision().name(),
+            "webgpu": page.webgpu.map(|generator| generator.precision().name()),
+        }));
+    }
+    Ok(())
 }
 
 fn info(model: Option<&str>, how: &How, json: bool) -> Result<()> {

@@ -174,6 +174,24 @@ impl Generator {
         self.model.bytes()
     }
 
+    /// The file's contents with the weights of other files in them: what runs.
+    #[cfg(feature = "jobs")]
+    pub(super) fn whole_bytes(&self) -> &[u8] {
+        self.model.whole_bytes()
+    }
+
+    /// Whether the graph has convolutions.
+    #[cfg(feature = "jobs")]
+    pub(super) fn is_convolutional(&self) -> bool {
+        self.model.is_convolutional()
+    }
+
+    /// The graph's input and output, and how the elements of that make images.
+    #[cfg(feature = "jobs")]
+    pub(super) fn ports(&self) -> (&Port, &Port, OutputForm) {
+        (&self.input, &self.output, self.form)
+    }
+
     /// Ends all runs under way, and lets none begin until [`Self::allow_runs`].
     #[cfg(feature = "jobs")]
     pub(super) fn end_runs(&self) -> Result<()> {

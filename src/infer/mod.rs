@@ -61,6 +61,8 @@ mod options;
 #[cfg(feature = "jobs")]
 mod output;
 #[cfg(feature = "jobs")]
+pub mod page;
+#[cfg(feature = "jobs")]
 mod piece;
 #[cfg(feature = "jobs")]
 pub mod pipeline;
@@ -86,6 +88,8 @@ mod tiling;
 #[cfg(unix)]
 mod trust;
 #[cfg(feature = "jobs")]
+mod web_runtime;
+#[cfg(feature = "jobs")]
 mod wheels;
 
 pub use conditioning::{Class, Conditioning};
@@ -100,6 +104,8 @@ pub use journal::look_at_journal;
 #[doc(hidden)]
 pub use model::look_at_file;
 pub use options::Options;
+#[cfg(feature = "jobs")]
+pub use page::{Page, WebRuntime};
 #[cfg(feature = "jobs")]
 pub use pipeline::{Sampled, SamplingJob};
 #[cfg(feature = "jobs")]

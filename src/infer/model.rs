@@ -77,6 +77,11 @@ impl Model {
         &self.content.bytes
     }
 
+    /// The file as it runs: with the weights of other files in it.
+    pub fn whole_bytes(&self) -> &[u8] {
+        self.content.whole.as_ref().map_or(&self.content.bytes, |(whole, _)| whole)
+    }
+
     /// Whether the graph has convolutions, transposed ones included.
     pub fn is_convolutional(&self) -> bool {
         self.content.convolutional
@@ -113,8 +118,7 @@ impl Model {
     }
 
     fn commit(&self, mut builder: SessionBuilder) -> Result<Session> {
-        let whole = self.content.whole.as_ref().map_or(&*self.content.bytes, |(whole, _)| whole);
-        builder.commit_from_memory(whole).ort()
+        builder.commit_from_memory(self.whole_bytes()).ort()
     }
 
     /// The first session on a provider, and a note if that does not do all of the work.

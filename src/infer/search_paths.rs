@@ -148,7 +148,7 @@ pub fn ask_python() -> Result<Vec<PathBuf>, String> {
 /// folder, without `PYTHON…` variables, which some modules read all the same, and without relative entries in `PATH`.
 pub fn isolated(python: &Path) -> Command {
     let mut command = Command::new(python);
-    command.arg("-I").current_dir(neutral_folder(python)).env("PATH", env::join_paths(path_entries()).unwrap_or_default());
+    command.arg("-I").current_dir(neutral_folder(python)).env("PATH", absolute_path());
     let of_python = |name: &OsStr| name.to_string_lossy().to_uppercase().starts_with("PYTHON");
     for (name, _) in env::vars_os().filter(|(name, _)| of_python(name)) {
         command.env_remove(name);
@@ -174,6 +174,11 @@ fn is_executable(file: &Path) -> bool {
     #[cfg(not(unix))]
     let runs = true;
     meta.is_file() && runs
+}
+
+/// `PATH` without its relative entries.
+pub fn absolute_path() -> OsString {
+    env::join_paths(path_entries()).unwrap_or_default()
 }
 
 fn path_entries() -> Vec<PathBuf> {

@@ -33,6 +33,9 @@ mod golden;
 mod house;
 // The functions that latents are pinned by.
 mod libm;
+// The page that runs a generator in browsers.
+#[cfg(all(feature = "jobs", feature = "cli", feature = "builtin"))]
+mod page;
 // What is made of the graph of an exported generator.
 #[cfg(all(feature = "train", feature = "jobs"))]
 mod passes;
