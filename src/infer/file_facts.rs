@@ -22,7 +22,7 @@ use crate::error::Result;
 /// let facts = FileFacts::read("onnx/digits.onnx")?;
 /// let contract = facts.contract().expect("one of ganforge's");
 /// assert_eq!((contract.height, contract.width, contract.channels), (28, 28, 1));
-/// assert_eq!(facts.inputs(), ["z: f32 [n, 100]"]);
+/// assert_eq!(facts.inputs(), ["z: f32 [n, 42]"]);
 /// # Ok(())
 /// # }
 /// ```

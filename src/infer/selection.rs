@@ -86,7 +86,7 @@ impl Selection {
 }
 
 /// Places `start..start + n`, if they go that far.
-pub(super) fn span(start: u64, n: u64) -> Result<ops::Range<u64>> {
+pub(crate) fn span(start: u64, n: u64) -> Result<ops::Range<u64>> {
     match start.checked_add(n) {
         Some(end) if end <= MAX_INDEX => Ok(start..end),
         _ => Err(Error::usage(

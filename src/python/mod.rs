@@ -12,7 +12,7 @@ use pyo3::types::{PyBytes, PyDict, PyTuple};
 
 use crate::error::{Error, Result};
 use crate::image;
-use crate::infer::selection::MAX_INDEX;
+use crate::infer::selection::{MAX_INDEX, span};
 use crate::infer::{Batches, Conditioning, Generator, Options, builtin, runtime};
 use crate::latent::Latent;
 
@@ -84,6 +84,7 @@ impl PyGenerator {
         truncation: Option<f64>,
     ) -> PyResult<Bound<'py, PyArray4<u8>>> {
         let conditioning = self.conditioning(py, class_, truncation)?;
+        let wanted = span(start, n as u64).map_err(|e| raised(py, e))?;
         let [height, width, channels] = self.generator.image_shape();
         let image = height * width * channels;
         let mut pixels = Vec::new();
@@ -94,16 +95,11 @@ impl PyGenerator {
         /// About a second of work for all threads, between looks whether Ctrl-C was pressed.
         const PARTS: usize = 32;
         let step = (self.generator.batch() * self.generator.threads() * PARTS) as u64;
-        let mut at = start;
-        let end = start.checked_add(n as u64);
-        for _ in 0.. {
-            let done = (at - start) as usize;
-            if done >= n {
-                break;
-            }
+        let (mut at, end) = (wanted.start, wanted.end);
+        while at < end {
             // Whole batches, but for the first and the last part.
-            let next = (at - at % step).saturating_add(step).min(end.unwrap_or(u64::MAX));
-            let part = &mut pixels[done * image..(next - start) as usize * image];
+            let next = (at - at % step).saturating_add(step).min(end);
+            let part = &mut pixels[(at - start) as usize * image..(next - start) as usize * image];
             detached(py, || self.generator.sample_into_with(&conditioning, seed, at, part))?;
             py.check_signals()?;
             at = next;
