@@ -173,6 +173,7 @@ const SPELLINGS: &[(&str, &str)] = &[
     ("`Reduction::calibrate`", "--calibrate"),
     ("`Reduction::max_loss`", "--max-loss"),
     ("`SamplingJob::threads`", "--threads"),
+    ("`Shard::assigned`", "--shard auto"),
     ("`TrainConfig::from_toml`", "--config"),
     ("`TrainConfig::preset`", "`gan-train presets NAME`"),
     ("`Trained::weights`", "--weights"),

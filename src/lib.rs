@@ -58,6 +58,7 @@
 //! | `candle-onnx` | exported graphs are evaluated by candle-onnx, too, where it knows their operations | protoc to build |
 //! | `capi` | the library for C (`make capi`) | `infer` |
 //! | `python` | the Python package (`make wheel`) | `infer` |
+//! | `object-store` | `gan-infer`'s tar files straight into S3, Google's or Azure's stores | credentials in the environment |
 //! | `cuda` | training on NVIDIA GPUs | the CUDA toolkit and cuDNN 9 to build, their libraries to start |
 
 #![warn(missing_docs)]

@@ -4,6 +4,7 @@ use std::io::ErrorKind;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::str::FromStr;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
@@ -13,12 +14,15 @@ use ganforge::error::{Error, Result};
 use ganforge::image;
 use ganforge::infer::generator::MAX_BATCH;
 use ganforge::infer::{
-    Class, Conditioning, Existing, FileFacts, Format, Generator, Options, Package, Page, Precision, Provider, SamplingJob,
-    SeedList, Selection, Shard, Target, WebRuntime, bench, builtin, page, runtime,
+    Assigned, Class, Conditioning, Existing, FileFacts, Format, Generator, Options, Package, Page, Precision, Provider,
+    SamplingJob, SeedList, Selection, Shard, Target, WebRuntime, bench, builtin, page, runtime,
 };
 use ganforge::progress::Progress;
 use ganforge::text;
 use serde_json::{Value, json};
+
+#[path = "gan-infer/merge.rs"]
+mod merge;
 
 /// Make images with a GAN's generator (ONNX), on any machine.
 ///
@@ -63,9 +67,11 @@ struct Sample {
     /// Images of this class only, by its name or its number from 0, of a generator that was trained with data.classes
     #[arg(long, value_name = "NAME|K")]
     class: Option<String>,
-    /// The I-th of N parts, 1/N to N/N; all together are the whole
-    #[arg(long, value_name = "I/N")]
-    shard: Option<Shard>,
+    /// The I-th of N parts, 1/N to N/N; all together are the whole, and `gan-infer merge` joins them. auto: as the environment says, by
+    /// Slurm (SLURM_ARRAY_TASK_ID, or SLURM_PROCID and SLURM_NTASKS of srun, or both), Kubernetes (JOB_COMPLETION_INDEX and JOB_COMPLETIONS)
+    /// or torchrun (RANK and WORLD_SIZE)
+    #[arg(long, value_name = "I/N|auto")]
+    shard: Option<Part>,
     #[command(flatten)]
     open: Open,
     /// Parallel sessions [default: one a core, on GPUs two or four]
@@ -83,6 +89,24 @@ struct Sample {
     /// Print a machine-readable summary on stdout
     #[arg(long)]
     json: bool,
+}
+
+/// What `--shard` says.
+#[derive(Debug, Clone, Copy)]
+enum Part {
+    Of(Shard),
+    Auto,
+}
+
+impl FromStr for Part {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            _ => text.parse().map(Self::Of).map_err(|e: String| format!("{e}; or auto")),
+        }
+    }
 }
 
 #[derive(Args)]
@@ -160,6 +184,11 @@ enum Command {
     /// The generator runs in the browser with onnxruntime-web, which is not part of this program: let npm fetch it, or name its folder.
     /// Image number I of a seed is the one that `gan-infer` makes.
     Page(WebPage),
+    /// Join the shards of a job to what one call makes, file and manifest, byte for byte; killed, the same call goes on
+    Merge {
+        #[command(flatten)]
+        flags: merge::Flags,
+    },
     /// The built-in generators
     Models {
         /// Print JSON
@@ -251,6 +280,7 @@ fn main() -> ExitCode {
             measure(model.as_deref(), &how, [&batches, &threads], seconds, &scratch, json)
         }
         Some(Command::Page(page)) => web_page(page),
+        Some(Command::Merge { flags }) => merge::merge(&flags),
         Some(Command::Models { json }) => models(json),
         Some(Command::Runtime { action: None, json }) => show_runtime(json),
         Some(Command::Runtime { action: Some(RuntimeAction::Install { cuda, openvino }), json }) => {
@@ -261,7 +291,8 @@ fn main() -> ExitCode {
 
 fn make(sample: Sample) -> Result<()> {
     let console = Console::new(sample.quiet);
-    let target = sample.target()?;
+    let shard = sample.shard(&console)?;
+    let target = sample.target(shard)?;
     let generator = open(sample.open.model.as_deref(), &sample.open.how.options(), &console)?;
     // Only from here on is anything made that must be left whole: until then one Ctrl-C ends the program, whatever a model does.
     let stop = cli::stop_flag(&console, "the batches at hand are finished, and what is whole stays")?;
@@ -320,7 +351,7 @@ fn make(sample: Sample) -> Result<()> {
             "seed": sample.seeds.is_none().then_some(sample.seed),
             "seeds": sample.seeds.map(|seeds| seeds.to_string()),
             "start": sample.start,
-            "shard": sample.shard.map(|shard| shard.to_string()),
+            "shard": shard.map(|shard| shard.to_string()),
             "truncation": sample.truncation,
             "class": conditioning.class.map(Class::number),
             "class_name": class_name,
@@ -350,7 +381,20 @@ fn range_text(places: &Range<u64>) -> String {
 }
 
 impl Sample {
-    fn target(&self) -> Result<Target> {
+    /// Which part this call makes, and if nobody but the environment says so, what in it does.
+    fn shard(&self, console: &Console) -> Result<Option<Shard>> {
+        match self.shard {
+            None => Ok(None),
+            Some(Part::Of(shard)) => Ok(Some(shard)),
+            Some(Part::Auto) => {
+                let Assigned { shard, by } = Shard::assigned(|name| std::env::var(name).ok())?;
+                console.say(&format!("shard {shard}, by {by}"));
+                Ok(Some(shard))
+            }
+        }
+    }
+
+    fn target(&self, shard: Option<Shard>) -> Result<Target> {
         let selection = match (&self.seeds, self.n) {
             (Some(seeds), _) => Selection::Seeds { seeds: seeds.clone(), number: self.start },
             (None, Some(n)) => Selection::Numbers { seed: self.seed, start: self.start, n },
@@ -362,7 +406,7 @@ impl Sample {
             _ => Existing::Refuse,
         };
         let out = self.out.as_deref().ok_or_else(|| Error::usage("--out is missing", "Say where to."))?;
-        let target = Target::new(out, self.format, selection, self.shard, existing)?;
+        let target = Target::new(out, self.format, selection, shard, existing)?;
         if self.json && matches!(target, Target::Stdout { .. }) {
             return Err(Error::usage("--json and --out - both go to stdout", "Leave --json away."));
         }

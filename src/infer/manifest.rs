@@ -15,12 +15,18 @@ use crate::error::{Error, Result};
 /// The manifest of a job with this `identity`: which one it is, how many images there are, and what they can be checked by. `pieces`
 /// are all of the job's, in the order of their places.
 pub(super) fn of(sink: &dyn Sink, site: &Site, identity: &Value, pieces: &[Piece]) -> Value {
+    let mut manifest = of_images(identity, site.share.count(), pieces, site.image());
+    sink.describe(site, pieces, &mut manifest);
+    manifest
+}
+
+/// The part of a manifest that tells of `count` images of so many bytes, whatever their files are.
+pub(super) fn of_images(identity: &Value, count: u64, pieces: &[Piece], image: usize) -> Value {
     let mut manifest = identity.clone();
-    manifest["count"] = json!(site.share.count());
-    if let Some(all) = join(pieces, site.image()) {
+    manifest["count"] = json!(count);
+    if let Some(all) = join(pieces, image) {
         manifest["pixels_crc32"] = json!(hexadecimal(all.pixels));
     }
-    sink.describe(site, pieces, &mut manifest);
     manifest
 }
 

@@ -36,6 +36,8 @@
 #[cfg(feature = "jobs")]
 pub mod bench;
 mod bound_session;
+#[cfg(feature = "object-store")]
+mod bucket;
 pub mod builtin;
 mod conditioning;
 mod file_facts;
@@ -51,9 +53,13 @@ mod install;
 mod journal;
 #[cfg(feature = "jobs")]
 mod labels;
+#[cfg(feature = "jobs")]
+mod launcher;
 pub(crate) mod limits;
 #[cfg(feature = "jobs")]
 mod manifest;
+#[cfg(feature = "jobs")]
+mod merge;
 pub(crate) mod model;
 #[cfg(feature = "jobs")]
 mod open_job;
@@ -101,6 +107,10 @@ pub use install::install;
 #[cfg(feature = "jobs")]
 #[doc(hidden)]
 pub use journal::look_at_journal;
+#[cfg(feature = "jobs")]
+pub use launcher::Assigned;
+#[cfg(feature = "jobs")]
+pub use merge::{Merge, Missing};
 #[doc(hidden)]
 pub use model::look_at_file;
 pub use options::Options;

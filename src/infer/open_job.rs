@@ -21,7 +21,7 @@ use super::output::Output;
 use super::piece::{DonePieces, Piece};
 use super::rivals;
 use super::sinks::Format;
-use super::sinks::sink::{Depth, Naming, Open, Site, Store};
+use super::sinks::sink::{Copied, Depth, Naming, Open, Site, Store};
 use crate::error::{Error, Result};
 use crate::progress::Progress;
 use crate::text;
@@ -86,7 +86,8 @@ pub(super) struct OpenJob {
 
 /// The half of an open job that all workers share.
 pub(super) struct Writer {
-    site: Arc<Site>,
+    /// Where the files are, if they are in a folder.
+    folder: Option<Arc<Folder>>,
     store: Box<dyn Store>,
     /// Whether there may be files that the journal does not name.
     begun: AtomicBool,
@@ -123,7 +124,7 @@ impl OpenJob {
             Existing::Overwrite => opening.overwrite()?,
             Existing::Refuse => opening.begin()?,
         };
-        let writer = store.map(|store| Writer { site: Arc::clone(&site), store, begun: AtomicBool::new(false) });
+        let writer = store.map(|store| Writer { folder: Some(Arc::clone(&site.folder)), store, begun: AtomicBool::new(false) });
         Ok(Self { writer, notes: Notes(journal), output: output.clone(), site, identity })
     }
 
@@ -183,12 +184,27 @@ impl OpenJob {
 }
 
 impl Writer {
+    /// For files that are in no folder, and noted by the store itself.
+    #[cfg(feature = "object-store")]
+    pub fn of(store: Box<dyn Store>) -> Self {
+        Self { folder: None, store, begun: AtomicBool::new(false) }
+    }
+
+    /// Whether a piece is there as it was written.
+    #[cfg(feature = "object-store")]
+    pub fn holds(&self, piece: &Piece, depth: Depth) -> Result<bool> {
+        self.store.holds(piece, depth)
+    }
+
     /// Whether what is made still arrives where it should.
     ///
     /// # Errors
     /// When the folder was moved or removed.
     pub fn check_place(&self) -> Result<()> {
-        if self.site.folder.is_in_place() { Ok(()) } else { Err(self.site.folder.gone()) }
+        match &self.folder {
+            Some(folder) if !folder.is_in_place() => Err(folder.gone()),
+            _ => Ok(()),
+        }
     }
 
     /// Begins the piece at some places; any thread, any order of pieces.
@@ -196,13 +212,28 @@ impl Writer {
         self.begun.store(true, Ordering::Relaxed);
         self.store.begin(places)
     }
+
+    /// Copies a piece that another job has made at `from`; `false` if it is not there as it says.
+    pub fn adopt(&self, from: &Arc<Site>, piece: &Piece, copied: &Copied) -> Result<bool> {
+        self.begun.store(true, Ordering::Relaxed);
+        self.store.adopt(from, piece, copied)
+    }
 }
 
 impl Notes {
+    /// Where nothing is noted here.
+    #[cfg(feature = "object-store")]
+    pub fn none() -> Self {
+        Self(None)
+    }
+
     /// Notes pieces that are written, once they are on the disk.
     pub fn settle(&mut self, writer: &Writer, pieces: &[Piece]) -> Result<()> {
         let Some(journal) = self.0.as_mut().filter(|_| !pieces.is_empty()) else { return Ok(()) };
-        writer.store.sync(pieces).map_err(writer.site.folder.failed("write to", Path::new("")))?;
+        writer.store.sync(pieces).map_err(|e| match &writer.folder {
+            Some(folder) => folder.failed("write to", Path::new(""))(e),
+            None => Error::io("write to", "the store".as_ref())(e),
+        })?;
         journal.add(pieces)
     }
 }

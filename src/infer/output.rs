@@ -79,16 +79,26 @@ impl Output {
     /// The job that a manifest or a journal in this one's folder is of, if it is one of the formats with many files.
     pub fn told(&self, facts: &Value) -> Option<Self> {
         let format = Format::of_many_files(facts["format"].as_str()?)?;
-        let number = |key: &str| facts[key].as_u64();
-        let selection = match facts["seeds"].as_str() {
-            Some(seeds) => Selection::Seeds { seeds: seeds.parse().ok()?, number: number("number")? },
-            None => Selection::Numbers { seed: number("seed")?, start: number("start")?, n: number("n")? },
+        Some(Self { format, path: self.folder().to_path_buf(), share: told_share(format, facts)? })
+    }
+
+    /// The shard that the manifest at a path is of, by what it says, or the journal that stands there in its stead.
+    pub fn of_shard(manifest: &Path, facts: &Value) -> Option<Self> {
+        let format = Format::named(facts["format"].as_str()?)?;
+        let path = match format.sink().naming() {
+            Naming::Folder { .. } => manifest.parent()?.to_path_buf(),
+            Naming::File { ending, .. } => {
+                Some(manifest.with_extension("")).filter(|path| path.extension().is_some_and(|it| it == ending))?
+            }
         };
-        let shard = match facts.get("shard").and_then(Value::as_str) {
-            Some(shard) => Some(shard.parse().ok()?),
-            None => None,
+        let output = Self { format, path, share: told_share(format, facts)? };
+        let is_named = match output.sink().naming() {
+            Naming::Folder { .. } => output.manifest() == manifest,
+            Naming::File { .. } => {
+                output.path.file_stem().is_some_and(|stem| stem.to_string_lossy().ends_with(&output.share.shard_suffix()))
+            }
         };
-        Some(Self { format, path: self.folder().to_path_buf(), share: share(format, selection, shard).ok()? })
+        (output.share.shard().is_some() && is_named).then_some(output)
     }
 
     /// Whether two jobs of one folder make files of the same names.
@@ -202,6 +212,20 @@ impl Output {
 
 fn share(format: Format, selection: Selection, shard: Option<Shard>) -> Result<Share> {
     Share::new(selection, shard, format.sink().files().unwrap_or(Tiling::of(1)))
+}
+
+/// The images of the job that a manifest or a journal tells of.
+fn told_share(format: Format, facts: &Value) -> Option<Share> {
+    let number = |key: &str| facts[key].as_u64();
+    let selection = match facts["seeds"].as_str() {
+        Some(seeds) => Selection::Seeds { seeds: seeds.parse().ok()?, number: number("number")? },
+        None => Selection::Numbers { seed: number("seed")?, start: number("start")?, n: number("n")? },
+    };
+    let shard = match facts.get("shard").and_then(Value::as_str) {
+        Some(shard) => Some(shard.parse().ok()?),
+        None => None,
+    };
+    share(format, selection, shard).ok()
 }
 
 /// The ending of a file's name, in lower case; `None` for what is a folder.

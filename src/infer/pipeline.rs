@@ -154,7 +154,7 @@ pub fn run(
 
 /// Makes the images of the gaps. Gives how many there are now, and why there are not more.
 #[expect(clippy::too_many_arguments, reason = "all of them are parts of one call")]
-fn make<'a>(
+pub(super) fn make<'a>(
     generator: &'a Generator,
     first: Sampler<'a>,
     job: &SamplingJob,
@@ -438,7 +438,7 @@ impl<'a> Worker<'a> {
 }
 
 /// What the bytes of the images depend on, in the words of the manifest.
-fn identity(generator: &Generator, job: &SamplingJob, plan: &Plan) -> Result<Value> {
+pub(super) fn identity(generator: &Generator, job: &SamplingJob, plan: &Plan) -> Result<Value> {
     let name = Path::new(generator.name()).file_name().map(|name| name.to_string_lossy().into_owned());
     let mut facts = plan.output().facts();
     let others = [
@@ -471,7 +471,7 @@ fn identity(generator: &Generator, job: &SamplingJob, plan: &Plan) -> Result<Val
     Ok(Value::Object(facts))
 }
 
-fn interrupted(plan: &Plan, made: u64) -> Error {
+pub(super) fn interrupted(plan: &Plan, made: u64) -> Error {
     let (path, total) = (text::path(plan.path()), plan.count());
     let sink = plan.output().sink();
     Error::Interrupted(match (sink.in_one_go(), sink.naming()) {

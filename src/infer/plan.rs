@@ -45,6 +45,12 @@ impl Plan {
         Ok(Self { output, existing })
     }
 
+    /// Of what is looked at where it goes.
+    #[cfg(feature = "object-store")]
+    pub(super) fn of(output: Output, existing: Existing) -> Self {
+        Self { output, existing }
+    }
+
     /// The folder of the files, or the one file.
     pub fn path(&self) -> &Path {
         self.output.path()

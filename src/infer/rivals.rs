@@ -50,17 +50,13 @@ pub(super) fn before(output: &Output, folder: &Folder, journal: Option<&File>) -
 
 /// Refuses to make a shard beside another one that is not of the same images.
 pub(super) fn refuse_mixture(output: &Output, folder: &Folder, identity: &Value) -> Result<()> {
-    /// What the shards of a job have in common. Other providers, versions and batches are borne: their pixels are within 1.
-    const COMMON: [&str; 10] =
-        ["model", "precision", "model_sha256", "seed", "seeds", "number", "start", "n", "truncation", "class"];
-    let common = |facts: &Value| -> Value { COMMON.iter().map(|key| (key.to_string(), facts[*key].clone())).collect() };
     let names = folder.names(Path::new("")).map_err(folder.failed("read", Path::new("")))?;
     for name in names.iter().map(|(name, _)| Path::new(name)).filter(|name| output.is_of_another_shard(name)) {
         let facts = match name.extension().is_some_and(|ending| ending == "journal") {
             true => Journal::look(folder, name)?.and_then(|(jobs, _)| jobs.into_iter().next()),
             false => told(folder, name),
         };
-        if let Some(difference) = facts.and_then(|facts| difference(&common(&facts), &common(identity))) {
+        if let Some(difference) = facts.and_then(|facts| shard_difference(&facts, identity)) {
             let what = format!("{} is of a shard of another job: {difference}", text::path(&folder.join(name)));
             return Err(Error::usage(
                 what,
@@ -69,6 +65,15 @@ pub(super) fn refuse_mixture(output: &Output, folder: &Folder, identity: &Value)
         }
     }
     Ok(())
+}
+
+/// In what a shard that others' facts tell of differs from what would be one of the same job.
+pub(super) fn shard_difference(facts: &Value, identity: &Value) -> Option<String> {
+    /// What the shards of a job have in common. Other providers, versions and batches are borne: their pixels are within 1.
+    const COMMON: [&str; 10] =
+        ["model", "precision", "model_sha256", "seed", "seeds", "number", "start", "n", "truncation", "class"];
+    let common = |facts: &Value| -> Value { COMMON.iter().map(|key| (key.to_string(), facts[*key].clone())).collect() };
+    difference(&common(facts), &common(identity))
 }
 
 /// What a journal or a manifest tells of, if it does.

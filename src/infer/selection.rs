@@ -203,6 +203,21 @@ pub struct Shard {
 }
 
 impl Shard {
+    /// The shard with an index from 0; `None` if there are not so many.
+    pub(super) fn of_index(index: u64, of: u64) -> Option<Self> {
+        (index < of).then(|| Self { index: index + 1, of })
+    }
+
+    /// Which of the parts, from 1.
+    pub fn index(self) -> u64 {
+        self.index
+    }
+
+    /// How many parts there are.
+    pub fn of(self) -> u64 {
+        self.of
+    }
+
     /// This shard's places. Cuts lie at multiples of `align`.
     pub fn part(self, whole: &ops::Range<u64>, align: u64) -> ops::Range<u64> {
         let n = u128::from(whole.end - whole.start);

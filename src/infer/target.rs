@@ -5,6 +5,8 @@ use std::ops;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
+#[cfg(feature = "object-store")]
+use super::bucket;
 use super::generator::Generator;
 use super::output::ending;
 use super::pipeline::{self, Sampled, SamplingJob};
@@ -21,6 +23,9 @@ use crate::text;
 pub enum Target {
     /// Files that can be gone on with, or a sheet.
     Files(Plan),
+    /// Tar files in an object store.
+    #[cfg(feature = "object-store")]
+    Bucket(Plan),
     /// Standard output, in one of the formats of [`stream()`].
     Stdout {
         /// The images.
@@ -46,7 +51,8 @@ const OTHER_ENDINGS: [&str; 10] = ["jpg", "jpeg", "webp", "bmp", "gif", "tif", "
 
 impl Target {
     /// Chooses by what `out` is: a folder; a file that ends in `.npy`, `.npz`, `.png` (a contact sheet) or `.tar`, which says the
-    /// format, too; or `-` for standard output. Without a `format`, and where the ending says none, it is [`Format::Png`].
+    /// format, too; `-` for standard output; or, with the feature `object-store`, a URL (`s3://bucket/prefix`, `gs://…`, `az://…`, `file:///…`) for tar files in an
+    /// object store, whose credentials are in the environment. Without a `format`, and where the ending says none, it is [`Format::Png`].
     ///
     /// # Errors
     /// When no format makes such a file, the format cannot be written there, a part or a resumption of what is made in one go
@@ -63,11 +69,11 @@ impl Target {
             refuse_parts("what goes to stdout", shard, existing)?;
             return Ok(Self::Stdout { selection, format: streamed(format)? });
         }
-        let ending = ending(out);
-        if let Some(other) = OTHER_ENDINGS.into_iter().find(|other| ending.as_deref() == Some(*other)) {
-            let what = format!("`Plan::out` {} ends in .{other}, which is no format of this program", text::path(out));
-            return Err(Error::usage(what, format!("Name a folder, or a file that ends in {}.", Format::endings())));
+        if let Some(url) = out.to_str().filter(|out| out.contains("://")) {
+            return in_store(url, format, selection, shard, existing);
         }
+        refuse_other_endings(out)?;
+        let ending = ending(out);
         let named = ending.as_deref().and_then(Format::of_file);
         let format = format.or(named).unwrap_or_default();
         if named == Some(format) && format.is_of_many_files() {
@@ -82,6 +88,8 @@ impl Target {
     pub fn selection(&self) -> &Selection {
         match self {
             Self::Files(plan) => plan.selection(),
+            #[cfg(feature = "object-store")]
+            Self::Bucket(plan) => plan.selection(),
             Self::Stdout { selection, .. } | Self::OneFile { selection, .. } => selection,
         }
     }
@@ -90,6 +98,8 @@ impl Target {
     pub fn format(&self) -> Format {
         match self {
             Self::Files(plan) => plan.format(),
+            #[cfg(feature = "object-store")]
+            Self::Bucket(plan) => plan.format(),
             Self::Stdout { format, .. } | Self::OneFile { format, .. } => *format,
         }
     }
@@ -101,6 +111,8 @@ impl Target {
     pub fn places(&self) -> Result<ops::Range<u64>> {
         match self {
             Self::Files(plan) => Ok(plan.places()),
+            #[cfg(feature = "object-store")]
+            Self::Bucket(plan) => Ok(plan.places()),
             Self::Stdout { selection, .. } | Self::OneFile { selection, .. } => selection.places(),
         }
     }
@@ -118,6 +130,8 @@ impl Target {
     ) -> Result<Sampled> {
         match self {
             Self::Files(plan) => pipeline::run(generator, job, plan, progress, stop),
+            #[cfg(feature = "object-store")]
+            Self::Bucket(plan) => bucket::run(generator, job, plan, progress, stop),
             Self::Stdout { selection, format } => stream(generator, job, selection, *format, &mut io::stdout(), progress, stop),
             Self::OneFile { selection, format, path, overwrite } => {
                 let write = |to: &mut (dyn Write + Send)| stream(generator, job, selection, *format, to, progress, stop);
@@ -126,6 +140,33 @@ impl Target {
             }
         }
     }
+}
+
+/// Refuses a file of a format that there is not.
+pub(super) fn refuse_other_endings(out: &Path) -> Result<()> {
+    let ending = ending(out);
+    let Some(other) = OTHER_ENDINGS.into_iter().find(|other| ending.as_deref() == Some(*other)) else { return Ok(()) };
+    let what = format!("`Plan::out` {} ends in .{other}, which is no format of this program", text::path(out));
+    Err(Error::usage(what, format!("Name a folder, or a file that ends in {}.", Format::endings())))
+}
+
+/// Tar files in the object store of a URL.
+#[cfg(feature = "object-store")]
+fn in_store(
+    url: &str,
+    format: Option<Format>,
+    selection: Selection,
+    shard: Option<Shard>,
+    existing: Existing,
+) -> Result<Target> {
+    bucket::plan(url, format, selection, shard, existing).map(Target::Bucket)
+}
+
+/// That such a URL means nothing here.
+#[cfg(not(feature = "object-store"))]
+fn in_store(url: &str, _: Option<Format>, _: Selection, _: Option<Shard>, _: Existing) -> Result<Target> {
+    let what = format!("`Plan::out` {} is in an object store, which this build knows nothing of", text::on_one_line(url));
+    Err(Error::usage(what, "Build it with the feature object-store, or name a folder."))
 }
 
 /// The format, if it can be written to a pipe.

@@ -48,6 +48,9 @@ mod init;
 // Jobs of gan-infer: kills, damage, links, removed folders, two at once, a loss of power.
 #[cfg(all(unix, feature = "jobs", feature = "cli"))]
 mod jobs;
+// Many machines: which shard a process is, and shards that become what one call makes.
+#[cfg(all(unix, feature = "jobs", feature = "cli"))]
+mod merge;
 // Generators in whole numbers and with weights of 8 bits: what they compute, what they cost.
 #[cfg(all(feature = "train", feature = "jobs", feature = "cli", feature = "builtin"))]
 mod int8;
@@ -57,6 +60,9 @@ mod resize;
 // The built-in generators: what models/ and onnx/ hold.
 #[cfg(all(feature = "train", feature = "jobs", feature = "builtin"))]
 mod builtin;
+// Tar files in an object store.
+#[cfg(all(unix, feature = "jobs", feature = "cli", feature = "object-store"))]
+mod store;
 // The first steps of every preset against PyTorch.
 #[cfg(feature = "train")]
 mod steps;

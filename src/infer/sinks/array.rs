@@ -9,7 +9,7 @@ use std::sync::Arc;
 use crc32fast::Hasher;
 use serde_json::{Value, json};
 
-use super::sink::{Depth, Naming, Open, Sink, Site, Store, ToStream};
+use super::sink::{Copied, Depth, Naming, Open, Sink, Site, Store, ToStream};
 use crate::error::{Error, Result};
 use crate::infer::folder::name_of;
 use crate::infer::piece::{Piece, Tally, checksum};
@@ -26,8 +26,8 @@ pub(super) type Ends = Vec<(u64, Vec<u8>)>;
 pub(super) struct Array {
     /// Its name, and the ending of its files' names.
     pub name: &'static str,
-    /// Whether it holds the classes of the images, too.
-    pub has_labels: bool,
+    /// Where the classes of the images begin, `[n]`, if it holds them, too, where there are some.
+    pub labels_at: Option<fn(&Site) -> u64>,
     /// What comes before the pixels while they are written.
     pub head: fn(&Site) -> Vec<u8>,
     /// What surrounds the pixels of a whole file, whose CRC-32 is known by then.
@@ -54,7 +54,7 @@ impl Sink for Array {
     }
 
     fn has_labels(&self) -> bool {
-        self.has_labels
+        self.labels_at.is_some()
     }
 
     fn check_size(&self, count: u64, shape: [usize; 3], _: &str) -> Result<()> {
@@ -105,6 +105,21 @@ impl Sink for Array {
             file => (file.map_err(site.folder.failed("open", &part))?, false),
         };
         Ok(Some(Box::new(self.open(site, file, is_final))))
+    }
+
+    fn labels_of(&self, site: &Site) -> io::Result<Option<Vec<u8>>> {
+        let Some(at) = self.labels_at.map(|at| at(site)) else { return Ok(None) };
+        let file = match site.folder.read(&name_of(&site.path)) {
+            Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
+            file => file?,
+        };
+        // Looked at before memory is taken for them.
+        let is_there =
+            at.checked_add(site.share.count()).is_some_and(|end| file.metadata().is_ok_and(|meta| end <= meta.len()));
+        let Some(count) = usize::try_from(site.share.count()).ok().filter(|_| is_there) else { return Ok(None) };
+        let mut labels = vec![0; count];
+        files::read_at(&file, &mut labels, at)?;
+        Ok(Some(labels))
     }
 
     fn describe(&self, site: &Site, _: &[Piece], manifest: &mut Value) {
@@ -189,6 +204,32 @@ impl Store for ArrayFile {
             Depth::Sizes => Ok(true),
             Depth::Contents => self.contents_hold(piece).map_err(site.folder.failed("read", &name)),
         }
+    }
+
+    /// The piece is all of the other file.
+    fn adopt(&self, from: &Arc<Site>, piece: &Piece, copied: &Copied) -> Result<bool> {
+        /// Bytes at once, of whole images.
+        const BLOCK: usize = 1 << 20;
+        let (name, part, image) = (name_of(&from.path), name_of(&self.site.part), self.site.image());
+        let other = match from.folder.read(&name) {
+            Err(e) if e.kind() == ErrorKind::NotFound => return Ok(false),
+            file => self.format.open(from, file.map_err(from.folder.failed("read", &name))?, true),
+        };
+        if piece.places() != from.share.places() || !other.is_closed(piece)? {
+            return Ok(false);
+        }
+        let (mut crc, mut block) = (Hasher::new(), vec![0; (BLOCK / image).max(1) * image]);
+        let (mut next, images) = (piece.first, block.len() / image);
+        while next < piece.end() {
+            let n = (piece.end() - next).min(images as u64);
+            let block = &mut block[..n as usize * image];
+            files::read_at(&other.file, block, other.at(next)).map_err(from.folder.failed("read", &name))?;
+            crc.update(block);
+            write_at(&self.file, block, self.at(next)).map_err(self.site.folder.failed("write", &part))?;
+            copied(n)?;
+            next += n;
+        }
+        Ok(crc.finalize() == piece.pixels)
     }
 
     fn is_final(&self) -> bool {

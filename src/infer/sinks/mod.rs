@@ -7,7 +7,7 @@ mod npy;
 mod npz;
 mod png;
 pub(super) mod sink;
-mod tar;
+pub(super) mod tar;
 
 use sink::{Naming, Sink};
 
@@ -55,10 +55,14 @@ impl Format {
         self.sink().name()
     }
 
+    /// The format that has this name.
+    pub(super) fn named(name: &str) -> Option<Self> {
+        Self::ALL.iter().find(|format| format.name() == name).copied()
+    }
+
     /// The format of many files that has this name: other jobs of it may be in the same folder.
     pub(super) fn of_many_files(name: &str) -> Option<Self> {
-        let is_it = |format: &&Self| format.name() == name && format.is_of_many_files();
-        Self::ALL.iter().find(is_it).copied()
+        Self::named(name).filter(|format| format.is_of_many_files())
     }
 
     /// The formats that can make one file, each with the ending of that file's name.

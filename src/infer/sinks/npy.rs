@@ -7,7 +7,7 @@ use crate::error::Result;
 /// The format.
 pub(super) const NPY: Array = Array {
     name: "npy",
-    has_labels: false,
+    labels_at: None,
     head,
     ends: |site, _| vec![(0, head(site))],
     length: |site| head(site).len() as u64 + site.pixels(),

@@ -10,7 +10,7 @@ use super::npy;
 use super::sink::Site;
 
 /// The format.
-pub(super) const NPZ: Array = Array { name: "npz", has_labels: true, head, ends, length, to_stream: None };
+pub(super) const NPZ: Array = Array { name: "npz", labels_at: Some(labels_at), head, ends, length, to_stream: None };
 
 /// The names of the arrays in a `.npz` file, as `numpy.savez(file, pixels, labels)` gives them.
 const PIXELS: &[u8] = b"arr_0.npy";
@@ -51,6 +51,13 @@ fn labels(site: &Site, at: u64) -> Option<(Entry, Vec<u8>)> {
     let data: Vec<u8> = site.share.places().into_par_iter().map(|place| labels.at(place)).collect();
     let file = [npy::header_of(&format!("({},)", site.share.count())), data].concat();
     Some((Entry { name: LABELS, at, bytes: file.len() as u64, crc: crc32fast::hash(&file) }, file))
+}
+
+/// Where the classes begin.
+fn labels_at(site: &Site) -> u64 {
+    let header = npy::header_of(&format!("({},)", site.share.count())).len() as u64;
+    // The local header is as long whatever it says.
+    Entry { name: LABELS, at: pixels(site, 0).end(), bytes: header, crc: 0 }.end()
 }
 
 /// The CRC-32 of a header and of what follows it.

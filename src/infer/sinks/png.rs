@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use super::files;
-use super::sink::{Depth, Naming, Open, Sink, Site, Store};
+use super::files::{self, Sum};
+use super::sink::{Copied, Depth, Naming, Open, Sink, Site, Store};
 use crate::error::{Error, Result};
 use crate::infer::folder::Folder;
 use crate::infer::piece::{Piece, Tally, join};
@@ -109,6 +109,24 @@ impl Store for PngFolder {
 
     fn holds(&self, piece: &Piece, depth: Depth) -> Result<bool> {
         files::hold(&self.site.folder, names(&self.site.share, piece.places()), piece, depth)
+    }
+
+    fn adopt(&self, from: &Arc<Site>, piece: &Piece, copied: &Copied) -> Result<bool> {
+        let mut sum = Sum::default();
+        for name in names(&self.site.share, piece.places()) {
+            let (mut png, before) = (Vec::new(), sum.bytes);
+            let is_there = files::blocks(&from.folder, &name, &mut |block| {
+                png.extend_from_slice(block);
+                Ok(before + png.len() as u64 <= piece.bytes)
+            })?;
+            if !is_there {
+                return Ok(false);
+            }
+            create_file(&self.site.folder, &name, &png)?;
+            sum.add(&png);
+            copied(1)?;
+        }
+        Ok(sum.is_of(piece))
     }
 }
 

@@ -1,6 +1,6 @@
 //! What the formats have in common: the trait that each of them implements, and what it works with.
 
-use std::io;
+use std::io::{self, Write};
 use std::ops;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -76,11 +76,21 @@ pub(in crate::infer) trait Sink: Sync {
         None
     }
 
+    /// How files of a job become one file that holds all images, as [`to_stream`](Self::to_stream) writes it; `None` if they do not.
+    fn in_one(&self) -> Option<InOne> {
+        None
+    }
+
     /// Creates what the images go into, and so finds out whether that is possible.
     fn create(&self, site: &Arc<Site>) -> Result<Box<dyn Store>>;
 
     /// Opens what an earlier call has made, to look at it. `None` if there is nothing that could be gone on with.
     fn find(&self, site: &Arc<Site>) -> Result<Option<Box<dyn Store>>>;
+
+    /// The classes of the images in a whole file that stand there in one place, `[n]`; `None` where they do not, or the file is not there or too short.
+    fn labels_of(&self, _site: &Site) -> io::Result<Option<Vec<u8>>> {
+        Ok(None)
+    }
 
     /// Adds to a manifest what the files can be checked by. `pieces` are all of the job's, in the order of their places.
     fn describe(&self, site: &Site, pieces: &[Piece], manifest: &mut Value);
@@ -94,6 +104,14 @@ pub(in crate::infer) trait Sink: Sync {
 
 /// Begins a stream; refuses what it cannot hold.
 pub(in crate::infer) type ToStream = for<'a> fn(Streamed<'a>) -> Result<Box<dyn Stream + 'a>>;
+
+/// How what is in many files goes into one.
+pub(in crate::infer) struct InOne {
+    /// Writes what is in the files of a piece. `false` if they are not what the piece says.
+    pub copy: fn(&Site, &Piece, &mut dyn Write) -> Result<bool>,
+    /// What comes at the end.
+    pub end: &'static [u8],
+}
 
 /// What goes into a stream.
 pub(in crate::infer) struct Streamed<'a> {
@@ -167,6 +185,12 @@ pub(in crate::infer) trait Store: Send + Sync {
     /// Whether a piece is there as it was written.
     fn holds(&self, piece: &Piece, depth: Depth) -> Result<bool>;
 
+    /// Copies the files of a piece that another job of the same format has made at `from`, as they are; arrays, the pixels of it. `copied` is told of
+    /// images as they come, and may end it. `false` if what is there is not what the piece says: nothing that was copied counts then.
+    fn adopt(&self, _from: &Arc<Site>, _piece: &Piece, _copied: &Copied) -> Result<bool> {
+        Ok(false) // what is made in one go has no pieces
+    }
+
     /// Whether this is a file that has its final name, under which nothing is written to it any more.
     fn is_final(&self) -> bool {
         false
@@ -192,6 +216,9 @@ pub(in crate::infer) trait Store: Send + Sync {
         false
     }
 }
+
+/// Is told how many images more were copied.
+pub(in crate::infer) type Copied<'a> = dyn Fn(u64) -> Result<()> + Sync + 'a;
 
 /// A piece under way: images come in the order of their places. What is not finished counts for nothing.
 pub(in crate::infer) trait Open {

@@ -10,9 +10,9 @@ use std::sync::Arc;
 use crc32fast::Hasher;
 use serde_json::{Value, json};
 
-use super::files;
+use super::files::{self, Sum};
 use super::png::file_name;
-use super::sink::{Depth, Naming, Open, Sink, Site, Store, Stream, Streamed, ToStream};
+use super::sink::{Copied, Depth, InOne, Naming, Open, Sink, Site, Store, Stream, Streamed, ToStream};
 use crate::error::{Error, Result};
 use crate::image;
 use crate::infer::folder::Folder;
@@ -21,6 +21,9 @@ use crate::infer::tiling::Tiling;
 
 /// The images of a tar file each.
 const FILES: Tiling = Tiling::of(1_000);
+
+/// What a tar file ends in: two empty blocks.
+const END: &[u8] = &[0; 1024];
 
 /// The format.
 pub(super) struct Tar;
@@ -51,6 +54,10 @@ impl Sink for Tar {
         Some(|job| Ok(Box::new(TarStream { job })))
     }
 
+    fn in_one(&self) -> Option<InOne> {
+        Some(InOne { copy: copy_without_end, end: END })
+    }
+
     fn create(&self, site: &Arc<Site>) -> Result<Box<dyn Store>> {
         Ok(Box::new(Tars { site: Arc::clone(site) }))
     }
@@ -60,17 +67,11 @@ impl Sink for Tar {
     }
 
     fn describe(&self, _: &Site, pieces: &[Piece], manifest: &mut Value) {
-        let file = |piece: &Piece| {
-            let mut facts = piece.facts();
-            facts["file"] = json!(name_at(piece.first).to_string_lossy());
-            facts
-        };
-        manifest["files"] = pieces.iter().map(file).collect();
+        manifest["files"] = files_of(pieces);
     }
 
     fn described(&self, site: &Site, manifest: &Value) -> Option<Vec<Piece>> {
-        let files = manifest["files"].as_array()?.iter();
-        files.map(|file| Piece::told(file, first_of(site, file["file"].as_str()?)?)).collect()
+        described_files(site.share.places().start, manifest)
     }
 
     fn has_size(&self, site: &Site, manifest: &Value) -> bool {
@@ -98,6 +99,26 @@ impl Store for Tars {
     fn holds(&self, piece: &Piece, depth: Depth) -> Result<bool> {
         files::hold(&self.site.folder, std::iter::once(name_at(piece.first)), piece, depth)
     }
+
+    fn adopt(&self, from: &Arc<Site>, piece: &Piece, copied: &Copied) -> Result<bool> {
+        let (folder, name) = (&self.site.folder, name_at(piece.first));
+        let part = part_of(&name);
+        let mut file = folder.create(&part).map_err(folder.failed("write", &part))?;
+        let mut sum = Sum::default();
+        let whole = files::blocks(&from.folder, &name, &mut |block| {
+            sum.add(block);
+            file.write_all(block).map_err(folder.failed("write", &part))?;
+            Ok(sum.bytes <= piece.bytes)
+        });
+        let whole = whole.map(|whole| whole && sum.is_of(piece));
+        if matches!(whole, Ok(true)) {
+            folder.rename(&part, &name).map_err(folder.failed("write", &name))?;
+            copied(piece.count)?;
+        } else {
+            let _ = folder.remove(&part); // there is a reason to report already
+        }
+        whole
+    }
 }
 
 /// A piece under way, which is a tar file.
@@ -113,7 +134,7 @@ impl Open for OpenTar<'_> {
             let png = self.site.png(pixels)?;
             if let Some(file) = &mut self.file {
                 let label = self.site.labels.as_ref().map(|labels| labels.at(self.tally.next()));
-                file.add(&file_name(self.site.share.selection().name(self.tally.next())), &png, label)?;
+                file.add(self.site.share.selection().name(self.tally.next()), &png, label)?;
             }
             self.tally.images(1, pixels);
         }
@@ -147,14 +168,14 @@ struct Unfinished {
 
 impl Unfinished {
     fn create(folder: &Arc<Folder>, name: PathBuf) -> Result<Self> {
-        let part = name.with_extension("tar.part");
+        let part = part_of(&name);
         let file = folder.create(&part).map_err(folder.failed("write", &part))?;
         let summed = Summed { file, crc: Hasher::new(), bytes: 0 };
         Ok(Self { builder: ::tar::Builder::new(BufWriter::new(summed)), folder: Arc::clone(folder), part, name })
     }
 
-    fn add(&mut self, name: &str, png: &[u8], label: Option<u8>) -> Result<()> {
-        add(&mut self.builder, name, png, label).map_err(self.folder.failed("write", &self.part))
+    fn add(&mut self, number: u64, png: &[u8], label: Option<u8>) -> Result<()> {
+        add_image(&mut self.builder, number, png, label).map_err(self.folder.failed("write", &self.part))
     }
 
     /// Gives it its name. Tells how many bytes it has, and their CRC-32.
@@ -179,20 +200,25 @@ impl Stream for TarStream<'_> {
         for (place, pixels) in (first..).zip(pixels.chunks_exact(self.job.image())) {
             let png = image::encode_png(pixels, *height, *width, *channels)?;
             let label = labels.as_ref().map(|labels| labels.at(place));
-            let name = file_name(selection.name(place));
-            add(&mut builder, &name, &png, label).map_err(Error::io("write to", "the stream".as_ref()))?;
+            add_image(&mut builder, selection.name(place), &png, label)
+                .map_err(Error::io("write to", "the stream".as_ref()))?;
         }
         Ok(builder.get_ref().clone()) // without its end
     }
 
-    /// What a tar file ends in: two empty blocks.
     fn tail(&self) -> Result<Vec<u8>> {
-        Ok(vec![0; 1024])
+        Ok(END.to_vec())
     }
 }
 
-/// Adds an image, and its class if it has one: files like any others of those names and bytes, without time and owner.
-fn add(to: &mut ::tar::Builder<impl Write>, name: &str, png: &[u8], label: Option<u8>) -> io::Result<()> {
+/// Adds the image of that name, and its class if it has one: files like any others of those names and bytes, without time and owner.
+pub(in crate::infer) fn add_image(
+    to: &mut ::tar::Builder<impl Write>,
+    number: u64,
+    png: &[u8],
+    label: Option<u8>,
+) -> io::Result<()> {
+    let name = &*file_name(number);
     let class = label.map(|label| (name.replace(".png", ".cls"), label.to_string().into_bytes()));
     for (name, bytes) in [(name, png)].into_iter().chain(class.iter().map(|(name, class)| (name.as_str(), class.as_slice()))) {
         let mut header = ::tar::Header::new_gnu();
@@ -202,6 +228,20 @@ fn add(to: &mut ::tar::Builder<impl Write>, name: &str, png: &[u8], label: Optio
         to.append_data(&mut header, name, bytes)?;
     }
     Ok(())
+}
+
+/// Writes a tar file without its end.
+fn copy_without_end(from: &Site, piece: &Piece, to: &mut dyn Write) -> Result<bool> {
+    let (mut held, mut sum) = (Vec::new(), Sum::default());
+    let is_there = files::blocks(&from.folder, &name_at(piece.first), &mut |block| {
+        sum.add(block);
+        held.extend_from_slice(block);
+        let known = held.len().saturating_sub(END.len());
+        to.write_all(&held[..known]).map_err(Error::io("write to", "the file".as_ref()))?;
+        held.drain(..known);
+        Ok(sum.bytes <= piece.bytes)
+    })?;
+    Ok(is_there && sum.is_of(piece) && held == END)
 }
 
 /// A file that sums up what is written to it.
@@ -229,13 +269,34 @@ fn name(number: u64) -> PathBuf {
     PathBuf::from(format!("{number:06}.tar"))
 }
 
+/// What a tar file is called until it is whole.
+fn part_of(name: &Path) -> PathBuf {
+    name.with_extension("tar.part")
+}
+
 /// The name of the tar file of the image at a place.
-fn name_at(place: u64) -> PathBuf {
+pub(in crate::infer) fn name_at(place: u64) -> PathBuf {
     name(FILES.number(place))
 }
 
-/// The first place of the tar file of this name, in this job.
-fn first_of(site: &Site, name: &str) -> Option<u64> {
+/// The first place of the tar file of this name, in a job of images from the place `start` on.
+fn first_of(start: u64, name: &str) -> Option<u64> {
     let number: u64 = name.strip_suffix(".tar")?.parse().ok()?;
-    Some(number.checked_mul(FILES.size())?.max(site.share.places().start))
+    Some(number.checked_mul(FILES.size())?.max(start))
+}
+
+/// What a manifest says of tar files, by the pieces that they are.
+pub(in crate::infer) fn files_of(pieces: &[Piece]) -> Value {
+    let file = |piece: &Piece| {
+        let mut facts = piece.facts();
+        facts["file"] = json!(name_at(piece.first).to_string_lossy());
+        facts
+    };
+    pieces.iter().map(file).collect()
+}
+
+/// The pieces that a manifest tells of, of a job of images from the place `start` on.
+pub(in crate::infer) fn described_files(start: u64, manifest: &Value) -> Option<Vec<Piece>> {
+    let files = manifest["files"].as_array()?.iter();
+    files.map(|file| Piece::told(file, first_of(start, file["file"].as_str()?)?)).collect()
 }
