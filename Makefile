@@ -12,7 +12,7 @@ with_onnxruntime = lib=$$(ls .tools/python/onnxruntime/capi/libonnxruntime.* 2>/
 	[ -n "$$ORT_DYLIB_PATH" ] || [ -z "$$lib" ] || export ORT_DYLIB_PATH="$$PWD/$$lib";
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo onnx capi check-capi wheel check-wheel test check check-page check-store check-cuda bench
+.PHONY: help setup build demo onnx capi check-capi wheel check-wheel test check check-page check-store check-cuda package bench
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1 /p' Makefile | while read -r name what; do printf 'make %-10s %s\n' "$$name" "$$what"; done
@@ -118,8 +118,11 @@ check-cuda: setup ## compile the CUDA build, try its kernels on the CPU; needs n
 
 # Not a part of `check`: what it is built on takes longer than all of gan-infer. Tests against S3 skip without moto (pip install 'moto[server]').
 check-store: setup ## lints and tests of object stores as --out (the feature object-store)
-	cargo clippy $(cargo_flags) --no-default-features --features infer,cli,object-store --all-targets -- -D warnings
-	@$(with_onnxruntime) set -x; cargo test $(cargo_flags) --no-default-features --features infer,cli,object-store -- store:: merge::
+	cargo clippy $(plain_flags) --no-default-features --features jobs,cli,object-store --all-targets -- -D warnings
+	@$(with_onnxruntime) set -x; cargo test $(plain_flags) --no-default-features --features jobs,cli,object-store -- store:: merge::
+
+package: ## what goes to crates.io: both crates, packed and compiled as a user would, without sending them
+	cargo publish --dry-run --allow-dirty --locked --workspace --no-default-features --features ganforge/infer,ganforge/builtin
 
 bench: setup ## training speed and memory against PyTorch (GANFORGE_PYTHON has it, or pip fetches it); BENCH='--rounds 3' and so on
 	@set -e; [ -n "$$GANFORGE_PYTHON" ] || { \

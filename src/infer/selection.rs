@@ -204,6 +204,7 @@ pub struct Shard {
 
 impl Shard {
     /// The shard with an index from 0; `None` if there are not so many.
+    #[cfg(feature = "jobs")]
     pub(super) fn of_index(index: u64, of: u64) -> Option<Self> {
         (index < of).then(|| Self { index: index + 1, of })
     }
