@@ -12,7 +12,7 @@ with_onnxruntime = lib=$$(ls .tools/python/onnxruntime/capi/libonnxruntime.* 2>/
 	[ -n "$$ORT_DYLIB_PATH" ] || [ -z "$$lib" ] || export ORT_DYLIB_PATH="$$PWD/$$lib";
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo onnx capi check-capi wheel check-wheel test check check-page check-store check-cuda package bench
+.PHONY: help setup build demo onnx capi check-capi wheel check-wheel test check check-page check-store check-cuda package bench release
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1 /p' Makefile | while read -r name what; do printf 'make %-10s %s\n' "$$name" "$$what"; done
@@ -131,3 +131,6 @@ bench: setup ## training speed and memory against PyTorch (GANFORGE_PYTHON has i
 	echo "fetching PyTorch with pip into $$torch" >&2; \
 	$${PYTHON:-python3} -I -m venv --clear $$torch; "$$GANFORGE_PYTHON" -I -m pip install --quiet torch==2.15.0 numpy; }; }; \
 	set -x; cargo bench $(cargo_flags:--release=) --bench train -- $(BENCH)
+
+release: setup ## archives of both programs with man pages and completions, and their checksums, in dist; TARGETS='x86_64-unknown-linux-gnu …'
+	@.ci/release $(TARGETS)

@@ -1,4 +1,6 @@
-//! What the two programs share: progress on the terminal, interruption, exit codes.
+//! What the two programs share: progress on the terminal, interruption, exit codes, completions and manual pages.
+
+pub mod generate;
 
 use std::borrow::Cow;
 use std::io::{self, IsTerminal, Write};
@@ -151,6 +153,9 @@ const SPELLINGS: &[(&str, &str)] = &[
     ("`Existing::Resume`", "--resume"),
     ("`FeatureConfig::lr`", "--lr"),
     ("`FeatureModel::open`", "--features F.onnx"),
+    ("`ModelFolder::name`", "--name"),
+    ("`ModelFolder::overwrite`", "--force"),
+    ("`ModelFolder::path`", "--out"),
     ("`Options::batch`", "--batch"),
     ("`Options::batch_memory`", "--batch-memory GIB"),
     ("`Options::load_timeout`", "--load-timeout SECONDS"),
@@ -167,6 +172,7 @@ const SPELLINGS: &[(&str, &str)] = &[
     ("`Plan::format`", "--format"),
     ("`Plan::out`", "--out"),
     ("`Plan::shard`", "--shard"),
+    ("`Publication::license`", "--license"),
     ("`Real::held_out`", "--held-out"),
     ("`RunFolder::path`", "--out"),
     ("`RunFolder::resume`", "gan-train --resume RUN"),

@@ -7,7 +7,8 @@ use std::process::ExitCode;
 use std::str::FromStr;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
+use ganforge::cli::generate::{self, generated};
 use ganforge::cli::{self, Console, print_line};
 use ganforge::contract::{CHECKSUM_KEY, Contract};
 use ganforge::error::{Error, Result};
@@ -21,6 +22,8 @@ use ganforge::progress::Progress;
 use ganforge::text;
 use serde_json::{Value, json};
 
+#[path = "gan-infer/manual.rs"]
+mod manual;
 #[path = "gan-infer/merge.rs"]
 mod merge;
 
@@ -35,6 +38,9 @@ struct Cli {
     /// Tell on stderr where onnxruntime is looked for, and each library that is opened
     #[arg(long, global = true)]
     verbose: bool,
+    /// Print shell completions, or the manual page: --generate man | man -l -
+    #[arg(long, value_name = "KIND", exclusive = true)]
+    generate: Option<generate::Kind>,
     #[command(subcommand)]
     command: Option<Command>,
 }
@@ -269,7 +275,10 @@ fn main() -> ExitCode {
     unsafe { runtime::disable_telemetry() };
     // SAFETY: as above.
     unsafe { cli::outlive_file_limits() };
-    let Cli { sample, verbose, command } = cli::parsed();
+    let Cli { sample, verbose, generate, command } = cli::parsed();
+    if let Some(kind) = generate {
+        return cli::finish(generated(kind, Cli::command(), &manual::MANUAL).and_then(|text| print_line(text.trim_end())));
+    }
     if verbose {
         runtime::listen(cli::error_line);
     }

@@ -5,7 +5,8 @@ use std::process::ExitCode;
 
 use candle_core::Device;
 use clap::builder::RangedU64ValueParser;
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
+use ganforge::cli::generate::{self, generated, with_values};
 use ganforge::cli::{Console, finish, outlive_file_limits, parsed, prepare_training, print_line, stop_flag};
 use ganforge::config::{self, DataConfig, Overrides, PRESETS, Precision, Span, TrainConfig};
 use ganforge::contract::Layout;
@@ -29,6 +30,8 @@ mod eval;
 mod export;
 #[path = "gan-train/learn.rs"]
 mod learn;
+#[path = "gan-train/manual.rs"]
+mod manual;
 #[path = "gan-train/select.rs"]
 mod select;
 
@@ -44,6 +47,9 @@ struct Cli {
     command: Option<Command>,
     #[command(flatten)]
     train: TrainArgs,
+    /// Print shell completions, or the manual page: --generate man | man -l -
+    #[arg(long, value_name = "KIND", exclusive = true)]
+    generate: Option<generate::Kind>,
 }
 
 #[derive(Subcommand)]
@@ -187,6 +193,9 @@ fn main() -> ExitCode {
     // SAFETY: as above.
     unsafe { outlive_file_limits() };
     let cli: Cli = parsed();
+    if let Some(kind) = cli.generate {
+        return finish(print_generated(kind));
+    }
     finish(match cli.command {
         Some(Command::Presets { name, all_keys }) => presets(name.as_deref(), all_keys),
         Some(Command::Export(args)) => export::export(&args),
@@ -197,6 +206,14 @@ fn main() -> ExitCode {
         Some(Command::Data { sources, size, channels, quiet, json }) => describe_data(&sources, size, channels, quiet, json),
         None => train(&cli.train),
     })
+}
+
+/// Completions, which know the presets, or the manual page.
+fn print_generated(kind: generate::Kind) -> Result<()> {
+    let presets: Vec<&str> = PRESETS.iter().map(|(name, _)| *name).collect();
+    let command = with_values(Cli::command(), "preset", &presets);
+    let command = command.mut_subcommand("presets", |command| with_values(command, "name", &presets));
+    print_line(generated(kind, command, &manual::MANUAL)?.trim_end())
 }
 
 fn presets(name: Option<&str>, all_keys: bool) -> Result<()> {

@@ -1,19 +1,22 @@
 //! From a trained generator to an `.onnx` file that passed its tests, or to no file at all.
 //!
 //! The layers that trained give a graph (`nn::graph`); `passes` folds and rewrites it; `model` writes it as a ModelProto; `verify`
-//! runs that.
+//! runs that. `triton` and `hub` put such files into folders that servers and hubs take.
 
 mod calibrate;
 mod cost;
 mod equalise;
+mod hub;
 mod int8;
 mod integer;
 mod model;
+mod model_folder;
 pub mod onnx;
 mod passes;
 mod phases;
 mod qdq;
 mod quantise;
+mod triton;
 mod verify;
 
 use std::collections::BTreeMap;
@@ -28,8 +31,11 @@ use crate::nn::shape::Shape;
 use crate::train::Trained;
 
 pub use cost::{COMPARED, RealReference};
+pub use hub::{HubReport, ModelFile, Publication, SAMPLES, export_hub};
 pub use int8::{CALIBRATE, LEAST_PSNR, LayerReport, MAX_LOSS, Reduction, ReductionReport, export_reduced};
+pub use model_folder::ModelFolder;
 pub use passes::optimise;
+pub use triton::{Checked, MAX_BATCH, PREFERRED_BATCHES, QUEUE_DELAY, export_triton};
 pub use verify::Agreement;
 
 /// The type of an exported generator's weights and inner activations. Input and output are the same either way.

@@ -22,7 +22,7 @@ use tempfile::tempdir;
 use crate::export::custom;
 
 /// A small one, which a whole export of thousands of images takes little time with.
-fn small_features(channels: usize) -> FeatureModel {
+pub fn small_features(channels: usize) -> FeatureModel {
     let name = if channels == 3 { "stranger_features.onnx" } else { "stranger_features_nhwc.onnx" };
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name);
     let options = features::Options { range: Some(InputRange::Sigmoid), ..features::Options::default() };

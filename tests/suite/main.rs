@@ -26,6 +26,12 @@ mod eval;
 // Exported generators: every preset in every layout, what is in the files, what is refused.
 #[cfg(all(feature = "train", feature = "jobs", feature = "cli"))]
 mod export;
+// Folders for servers and model hubs.
+#[cfg(all(feature = "train", feature = "jobs", feature = "cli", feature = "builtin"))]
+mod folders;
+// Completions and manual pages.
+#[cfg(all(feature = "jobs", feature = "cli"))]
+mod generate;
 // Layers, networks, losses, optimisers and whole training steps against numbers from PyTorch.
 #[cfg(feature = "train")]
 mod golden;

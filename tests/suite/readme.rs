@@ -14,7 +14,7 @@ fn snippet(module: &str) -> String {
 }
 
 /// A Python that has these modules: GANFORGE_PYTHON, or the system's with what `make setup` has fetched.
-fn python(modules: &str) -> Option<Command> {
+pub fn python(modules: &str) -> Option<Command> {
     let tools = Path::new(env!("CARGO_MANIFEST_DIR")).join(".tools/python");
     let named = std::env::var_os("GANFORGE_PYTHON").map(|path| (PathBuf::from(path), None));
     named.into_iter().chain([("python3".into(), Some(tools))]).find_map(|(program, path)| {
@@ -27,7 +27,7 @@ fn python(modules: &str) -> Option<Command> {
     })
 }
 
-fn run(mut python: Command, folder: &Path, program: &str) -> String {
+pub fn run(mut python: Command, folder: &Path, program: &str) -> String {
     let cache = folder.join("cache");
     python.env("XDG_CACHE_HOME", &cache).env_remove("ORT_DISABLE_TELEMETRY");
     let output = python.current_dir(folder).args(["-c", program]).output().unwrap();
