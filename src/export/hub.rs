@@ -78,7 +78,7 @@ pub fn export_hub(
         files::create_folder(&folder.join("onnx"))?;
         let report = models(trained, how, folder, progress)?;
         let samples = sheet(&folder.join(F32), contract.seed)?;
-        image::save_grid(&samples, Images::square_columns(SAMPLES), &folder.join(SHEET))?;
+        image::save_grid(&samples, Images::square_columns(SAMPLES), folder.join(SHEET))?;
         let config = format!("{:#}\n", config(to.name, &contract, &report));
         files::write_atomic(&folder.join(CONFIG), config.as_bytes())?;
         let card = Card {

@@ -186,7 +186,7 @@ fn triton_is_told_what_the_model_is() {
         triton(&trained, dtype, &repository, name, false).unwrap();
         let model = repository.join(name);
         let contract = contract_of(&trained, Layout::NhwcU8);
-        let generator = Generator::open(&model.join("1/model.onnx"), &Options::default()).unwrap();
+        let generator = Generator::open(model.join("1/model.onnx"), &Options::default()).unwrap();
         is_taken_by_tritons_schema(&model.join("config.pbtxt"));
         let Some(config) = parsed(&model.join("config.pbtxt")) else { continue };
         assert_eq!((config.name.as_str(), config.backend.as_str()), (name, "onnxruntime"));

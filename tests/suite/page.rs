@@ -144,7 +144,7 @@ fn the_page_chooses_classes_as_the_library_does() {
         question
     });
     let Some(answers) = ask_page(&questions.collect()) else { return };
-    runtime::load_from(&runtime_path()).unwrap();
+    runtime::load_from(runtime_path()).unwrap();
     let digits = builtin::open(Some("digits"), &Options::default()).unwrap();
     for (answer, &(seed, number, class)) in answers.as_array().unwrap().iter().zip(&cases) {
         assert_eq!(answer["class"], class);
@@ -258,11 +258,11 @@ fn a_package_of_another_checksum_is_not_used() {
 fn a_page_of_a_strangers_generator_knows_its_form() {
     let place = tempdir().unwrap();
     let web = page::WebRuntime::Folder(web_runtime(&place.path().join("web")));
-    runtime::load_from(&runtime_path()).unwrap();
+    runtime::load_from(runtime_path()).unwrap();
     let range = Some(ganforge::image::Range::Tanh);
     let mut options = Options::default().provider(ganforge::infer::Provider::Cpu);
     options.range = range;
-    let generator = Generator::open(&golden("stranger_nchw_f32.onnx"), &options).unwrap();
+    let generator = Generator::open(golden("stranger_nchw_f32.onnx"), &options).unwrap();
     let (title, about) = page::title(golden("stranger_nchw_f32.onnx").to_str()).unwrap();
     assert_eq!((title.as_str(), about.as_str()), ("stranger_nchw_f32", ""));
     let page = page::Page { generator: &generator, webgpu: None, title, about, runtime: web, overwrite: false };
