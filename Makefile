@@ -59,11 +59,11 @@ wheel: build ## the Python package, with the programs in it, into out/wheels
 	rm -rf out/wheel-data && mkdir -p out/wheel-data/scripts
 	cp "$${CARGO_TARGET_DIR:-target}"/release/gan-infer "$${CARGO_TARGET_DIR:-target}"/release/gan-train out/wheel-data/scripts/
 	-strip out/wheel-data/scripts/gan-*
-	@maturin=.tools/maturin; \
-	"$$maturin/bin/maturin" --version 2>/dev/null | grep -q ' $(maturin)$$' || { \
-	echo "fetching maturin $(maturin) with pip into $$maturin" >&2; \
-	$${PYTHON:-python3} -I -m venv --clear $$maturin && $$maturin/bin/python -I -m pip install --quiet maturin==$(maturin); } && \
-	set -x && $$maturin/bin/maturin build --release --locked --out out/wheels --interpreter $$maturin/bin/python
+	@python=$${PYTHON:-python3}; maturin=.tools/maturin; \
+	PYTHONPATH= "$$maturin/bin/maturin" --version 2>/dev/null | grep -q ' $(maturin)$$' || { \
+	echo "fetching maturin $(maturin) with pip into $$maturin" >&2; rm -rf "$$maturin"; \
+	"$$python" -I -m pip install --quiet --no-deps --target "$$maturin" maturin==$(maturin); } && \
+	set -x && "$$maturin/bin/maturin" build --release --locked --out out/wheels --interpreter "$$python"
 
 check-wheel: wheel ## that package in a fresh environment beside onnxruntime
 	tests/python/check.sh out/wheels "$${CARGO_TARGET_DIR:-target}/release/gan-infer"

@@ -9,6 +9,7 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 wheel=$(ls -t "$wheels"/ganforge-*.whl | head -n 1)
 for python in ${GANFORGE_PYTHONS:-python3}; do
+    "$python" -I -c 'import ensurepip, venv' 2>/dev/null || { echo "$python: skipped, it makes no environments (Debian: python3-venv)"; continue; }
     rm -rf "$work/env"
     "$python" -I -m venv "$work/env"
     "$work/env/bin/python" -I -m pip install --quiet "$wheel"
