@@ -29,7 +29,8 @@ pub(super) unsafe fn known<T: Growing>(name: &str, told: *const T, nothing: T) -
     aligned(name, told)?;
     // SAFETY: not null, aligned, and of the caller's.
     let size = unsafe { told.cast::<usize>().read() };
-    if !(size_of::<usize>()..=1 << 16).contains(&size) {
+    // All fields are as large as a pointer: no other size ends between two of them.
+    if !(size_of::<usize>()..=1 << 16).contains(&size) || !size.is_multiple_of(size_of::<usize>()) {
         let what = format!("`{name}->size` is {size}, which is not the size of such a struct");
         return Err(Error::usage(what, "Set it to sizeof the struct, and all that is not wanted to zero."));
     }

@@ -78,9 +78,17 @@ typedef struct ganforge_options {
    */
   size_t batch;
   /*
-   Threads that one call may work on; 0 for what serves best. A call for no more than a batch stays on the caller's.
+   Threads that one call may work on, up to 1024; 0 for what serves best. A call for no more than a batch stays on the caller's.
    */
   size_t threads;
+  /*
+   Seconds that a model may take to load and to run once; 0 for 120, with TensorRT 900.
+   */
+  double load_timeout;
+  /*
+   Bytes that the latents of a batch may take, and its images; 0 for 4 GiB.
+   */
+  uint64_t batch_memory;
 } ganforge_options;
 
 /*

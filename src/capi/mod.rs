@@ -11,6 +11,7 @@ mod arguments;
 use std::cell::RefCell;
 use std::ffi::{CStr, CString, c_char};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Duration;
 
 use arguments::{Place, buffer, buffer_mut, handle, known, text};
 
@@ -61,8 +62,12 @@ pub struct ganforge_options {
     pub range: *const c_char,
     /// Images a run, 1 to 4096; 0 for what serves best.
     pub batch: usize,
-    /// Threads that one call may work on; 0 for what serves best. A call for no more than a batch stays on the caller's.
+    /// Threads that one call may work on, up to 1024; 0 for what serves best. A call for no more than a batch stays on the caller's.
     pub threads: usize,
+    /// Seconds that a model may take to load and to run once; 0 for 120, with TensorRT 900.
+    pub load_timeout: f64,
+    /// Bytes that the latents of a batch may take, and its images; 0 for 4 GiB.
+    pub batch_memory: u64,
 }
 
 /// What is done to latents before the network sees them. Set `size` to `sizeof(ganforge_conditioning)` and all that is not wanted to zero.
@@ -122,7 +127,8 @@ pub extern "C" fn ganforge_version() -> *const c_char {
 /// of this thread.
 #[unsafe(no_mangle)]
 pub extern "C" fn ganforge_last_error() -> *const c_char {
-    LAST_ERROR.with_borrow(|text| text.as_ptr())
+    // It is gone while the thread ends.
+    LAST_ERROR.try_with(|text| text.borrow().as_ptr()).unwrap_or(c"".as_ptr())
 }
 
 /// Loads onnxruntime: the library at `path`, or in a folder of that name; null looks for it as `gan-infer` does. The first load decides
@@ -360,7 +366,7 @@ fn answer(work: impl FnOnce() -> Result<()>) -> ganforge_status {
     };
     // A zero byte, of a name from outside, would end the text.
     let message = CString::new(message.replace('\0', "\\0")).unwrap_or_default();
-    LAST_ERROR.with_borrow_mut(|text| *text = message);
+    let _ = LAST_ERROR.try_with(|text| text.replace(message));
     status
 }
 
@@ -376,7 +382,8 @@ fn status_of(error: &Error) -> ganforge_status {
 
 /// A message of the library with the names that C has for its fields and functions.
 fn in_terms_of_c(message: &str) -> String {
-    const SPELLINGS: [(&str, &str); 6] = [
+    const SPELLINGS: [(&str, &str); 7] = [
+        ("`runtime::load`", "`ganforge_runtime_load` with null"),
         ("`Options::", "`ganforge_options."),
         ("`Conditioning::truncation", "`ganforge_conditioning.truncation"),
         ("`SamplingJob::threads", "`ganforge_options.threads"),
@@ -400,6 +407,8 @@ unsafe fn opened_with(options: *const ganforge_options) -> Result<Options> {
         range: std::ptr::null(),
         batch: 0,
         threads: 0,
+        load_timeout: 0.0,
+        batch_memory: 0,
     };
     // SAFETY: as the caller promises.
     let told = unsafe { known("options", options, NOTHING)? };
@@ -428,6 +437,12 @@ unsafe fn opened_with(options: *const ganforge_options) -> Result<Options> {
     }
     options.batch = (told.batch > 0).then_some(told.batch);
     options.threads = (told.threads > 0).then_some(told.threads);
+    options.batch_memory = (told.batch_memory > 0).then_some(told.batch_memory);
+    if told.load_timeout != 0.0 {
+        let limit = Duration::try_from_secs_f64(told.load_timeout);
+        let what = format!("`options.load_timeout` {} is no number of seconds", told.load_timeout);
+        options.load_timeout = Some(limit.map_err(|_| Error::usage(what, "Give one above 0, or 0 for what serves."))?);
+    }
     Ok(options)
 }
 

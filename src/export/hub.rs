@@ -74,7 +74,7 @@ pub fn export_hub(
     }
     let contract = contract_of(trained, Layout::NhwcU8);
     let figures = about.evaluation.and_then(|path| Figures::read(path, &contract, progress));
-    to.write(to.path, &[CARD, CONFIG, SHEET, F32, F16, INT8], |folder| {
+    to.write(to.path, &[CARD, CONFIG, SHEET, F16, INT8, F32], |folder| {
         files::create_folder(&folder.join("onnx"))?;
         let report = models(trained, how, folder, progress)?;
         let samples = sheet(&folder.join(F32), contract.seed)?;

@@ -20,7 +20,9 @@ pub struct ModelFolder<'a> {
 
 impl ModelFolder<'_> {
     /// Refuses a folder that holds something already, unless that is to be replaced. Before work that would be lost.
-    pub(super) fn check(&self, path: &Path) -> Result<()> {
+    ///
+    /// What is replaced must be an export's: `own` are its files, the last of which is written first.
+    pub(super) fn check(&self, path: &Path, own: &[&str]) -> Result<()> {
         let Ok(meta) = fs::metadata(path) else {
             return match path.is_symlink() {
                 true => {
@@ -32,6 +34,12 @@ impl ModelFolder<'_> {
         if !meta.is_dir() {
             let what = format!("{} is a file, and a folder is to be written", text::path(path));
             return Err(Error::usage(what, "Choose another `ModelFolder::path`."));
+        }
+        let is_export = own.last().is_some_and(|first| path.join(first).is_file());
+        let foreign = own.iter().map(|name| path.join(name)).find(|path| !is_export && path.symlink_metadata().is_ok());
+        if let Some(path) = foreign.filter(|_| self.overwrite) {
+            let what = format!("{} is not of such an export, which would replace it", text::path(&path));
+            return Err(Error::usage(what, "Choose another `ModelFolder::path`, or move that away."));
         }
         let mut entries = fs::read_dir(path).map_err(Error::io("read", path))?;
         if self.overwrite
@@ -49,7 +57,7 @@ impl ModelFolder<'_> {
     /// Has `fill` write files into a hidden folder, which then gets the name `path`. Into a folder that is there the files are moved,
     /// the deepest first; and of `own`, which an export may write, those go that were not written now.
     pub(super) fn write<T>(&self, path: &Path, own: &[&str], fill: impl FnOnce(&Path) -> Result<T>) -> Result<T> {
-        self.check(path)?;
+        self.check(path, own)?;
         let parent = path.parent().filter(|parent| *parent != Path::new("")).unwrap_or(Path::new("."));
         let missing: Vec<PathBuf> = parent.ancestors().take_while(|folder| !folder.exists()).map(Path::to_path_buf).collect();
         let done = match path.exists() {

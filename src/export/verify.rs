@@ -1,10 +1,10 @@
 //! Runs an exported graph and compares it with the network it came from.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 
 use super::onnx::tensor_proto::DataType;
 use super::onnx::{ModelProto, TypeProto, ValueInfoProto, type_proto};
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 use ort::session::Session;
 use prost::Message;
 
@@ -168,8 +168,9 @@ fn run_candle_onnx(model: &ModelProto, output: &str, z: &[f32], contract: &Contr
     // Its types of the same messages.
     let undecoded = |e: prost::DecodeError| Error::Verification(format!("candle-onnx cannot decode it: {e}"));
     let model = &candle_onnx::onnx::ModelProto::decode(model.encode_to_vec().as_slice()).map_err(undecoded)?;
-    let z = Tensor::from_slice(z, (n, contract.latent.size), &Device::Cpu)?;
-    let mut outputs = candle_onnx::simple_eval(model, HashMap::from([(contract::GENERATOR_INPUT.to_string(), z)]))?;
+    let z = Tensor::from_slice(z, (n, contract.latent.size), &candle_core::Device::Cpu)?;
+    let mut outputs =
+        candle_onnx::simple_eval(model, std::collections::HashMap::from([(contract::GENERATOR_INPUT.to_string(), z)]))?;
     let image = outputs.remove(output).ok_or_else(|| Error::Verification(format!("candle-onnx found no output '{output}'")))?;
     Ok(image.flatten_all()?.to_vec1()?)
 }

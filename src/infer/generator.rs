@@ -33,6 +33,9 @@ use crate::latent::Latent;
 /// Bytes of f32 images, and of latents, in a batch that nobody has chosen, at most.
 const BATCH_BYTES: i64 = 64 << 20;
 
+/// The most threads of a call.
+pub const MAX_THREADS: usize = 1024;
+
 /// An open generator: images of seeds ([`Self::sample`], [`Self::batches`]) or of latents ([`Self::generate`]). Threads share it, by
 /// reference or in an [`Arc`].
 pub struct Generator {
@@ -84,6 +87,9 @@ impl Generator {
     fn from_model(model: Model, options: &Options) -> Result<Self> {
         if options.batch.is_some_and(|batch| batch == 0 || batch > MAX_BATCH) {
             return Err(Error::usage("the batch size is out of range", format!("Choose one from 1 to {MAX_BATCH}.")));
+        }
+        if options.threads.is_some_and(|threads| threads == 0 || threads > MAX_THREADS) {
+            return Err(Error::usage("`Options::threads` is out of range", format!("Choose 1 to {MAX_THREADS}.")));
         }
         if !model.precision().serves(options.precision) {
             let what = format!("{}: it is in {}, not in {}", model.name, model.precision(), options.precision);
@@ -432,7 +438,11 @@ impl Sampler<'_> {
 
 impl Drop for Sampler<'_> {
     fn drop(&mut self) {
-        self.generator.spare.lock().unwrap_or_else(PoisonError::into_inner).extend(self.session.take());
+        let mut spare = self.generator.spare.lock().unwrap_or_else(PoisonError::into_inner);
+        // A burst of callers must not leave all of its sessions behind.
+        if spare.len() < self.generator.threads {
+            spare.extend(self.session.take());
+        }
     }
 }
 

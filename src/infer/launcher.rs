@@ -174,6 +174,17 @@ impl Environment<'_> {
         const NAME: &str = "SLURM_PROCID";
         const OF: &str = "SLURM_NTASKS";
         let (index, of) = (self.number(NAME)?, self.number(OF)?);
+        // The script of a job with several tasks is number 0 of them, too, without being one: srun tells of its step.
+        let in_step = self.number("SLURM_STEP_NUM_TASKS")?.is_some();
+        if !in_step && index == Some(0) && of.is_some_and(|of| of > 1) {
+            return match else_told {
+                true => Ok(None),
+                false => Err(wrong(format!(
+                    "{NAME} is 0 and {OF} {}, but this is the job's script and no task: let srun start it",
+                    of.unwrap_or(0)
+                ))),
+            };
+        }
         let of = match (of, self.number("SLURM_STEP_NUM_TASKS")?) {
             (Some(of), Some(step)) if of != step => {
                 return Err(wrong(format!("{OF} is {of}, but SLURM_STEP_NUM_TASKS is {step}")));

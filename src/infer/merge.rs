@@ -199,6 +199,7 @@ impl Merge {
         let done = |images, out: &Path| Sampled { images, seconds: started.elapsed().as_secs_f64(), out: out.to_path_buf() };
         let sources = self.sources()?;
         if let Some(in_one) = self.in_one(out) {
+            self.refuse_file_of_source(out)?;
             let job = Copying { sources: &sources, progress, stop };
             files::write_whole(out, existing == Existing::Overwrite, |to| job.copy_to_one(&in_one, to))?;
             return Ok(done(job.count(), out));
@@ -249,6 +250,19 @@ impl Merge {
             None => Ok(()),
             Some(_) => Err(Error::usage(
                 format!("`Plan::out` {} is where shards are, which stay as they are", text::path(output.path())),
+                "Choose another `Plan::out`.",
+            )),
+        }
+    }
+
+    /// Refuses to replace a file of a folder that shards are in: it may be one of theirs.
+    fn refuse_file_of_source(&self, out: &Path) -> Result<()> {
+        let Ok(real) = fs::canonicalize(out) else { return Ok(()) };
+        let is_there = |part: &Part| fs::canonicalize(part.output.folder()).is_ok_and(|folder| real.starts_with(folder));
+        match self.parts.iter().any(is_there) {
+            false => Ok(()),
+            true => Err(Error::usage(
+                format!("`Plan::out` {} is there, among shards, which stay as they are", text::path(out)),
                 "Choose another `Plan::out`.",
             )),
         }
@@ -328,7 +342,12 @@ impl Found {
         let [mine, others] = [self, other].map(Self::identity);
         let keys = [&mine, &others].into_iter().filter_map(Value::as_object).flat_map(Map::keys);
         // What the model's file is called decides on nothing.
-        let differs = |key: &&String| *key != "model" && mine[key.as_str()] != others[key.as_str()];
+        let differs = |key: &&String| match key.as_str() {
+            "model" => false,
+            // Nor does which of a machine's GPUs it was.
+            "provider" => kind_of_provider(&mine) != kind_of_provider(&others),
+            key => mine[key] != others[key],
+        };
         let difference = match keys.into_iter().find(differs) {
             Some(key) if key == "format" => {
                 return Err(Error::invalid_file(
@@ -383,6 +402,11 @@ impl Part {
     fn unsound(&self, what: &str) -> Error {
         unsound(&self.output, what)
     }
+}
+
+/// `cuda` of `cuda:1`.
+fn kind_of_provider(facts: &Value) -> Option<&str> {
+    facts["provider"].as_str().map(|provider| provider.split(':').next().unwrap_or(provider))
 }
 
 /// A shard that cannot be made use of.
@@ -489,7 +513,10 @@ impl Copying<'_> {
 
     fn check_stop(&self) -> Result<()> {
         match self.stop.load(Ordering::Relaxed) {
-            true => Err(Error::Interrupted("not all images are copied. The same call goes on.".to_string())),
+            true => Err(Error::Interrupted(
+                "not all images are copied. The same call goes on, or begins again where they go into one tar file."
+                    .to_string(),
+            )),
             false => Ok(()),
         }
     }

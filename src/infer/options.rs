@@ -79,7 +79,7 @@ impl Options {
         Self { batch_memory: Some(bytes), ..self }
     }
 
-    /// Threads that one call may work on; at least 1.
+    /// Threads that one call may work on, 1..=[`MAX_THREADS`](super::generator::MAX_THREADS).
     pub fn threads(self, threads: usize) -> Self {
         Self { threads: Some(threads), ..self }
     }

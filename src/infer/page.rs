@@ -120,6 +120,15 @@ impl Page<'_> {
         };
         let ours = |name: &str| name == files::LOCK || files::is_temporary(name);
         let mut others = entries.flatten().filter(|entry| !ours(&entry.file_name().to_string_lossy()));
+        // The folder of onnxruntime-web is what a page begins with.
+        let is_page = out.join(RUNTIME).is_dir();
+        let of_page =
+            ["generator.onnx", "generator.f32.onnx", "generator.json", INDEX.0].into_iter().chain(ASSETS.map(|(name, _)| name));
+        let foreign = of_page.map(|name| out.join(name)).find(|path| !is_page && path.symlink_metadata().is_ok());
+        if let Some(path) = foreign.filter(|_| self.overwrite) {
+            let what = format!("{} is not of a page, and one would replace it", text::path(&path));
+            return Err(Error::usage(what, "Choose another folder, or move that away."));
+        }
         if self.overwrite || others.next().is_none() {
             return Ok(());
         }

@@ -20,6 +20,7 @@ use crate::text;
 
 /// Where images go, and which; checked, but nothing has been created yet.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub enum Target {
     /// Files that can be gone on with, or a sheet.
     Files(Plan),

@@ -4,6 +4,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use numpy::{AllowTypeChange, PyArray2, PyArray4, PyArrayLikeDyn, PyArrayMethods, PyUntypedArrayMethods};
 use pyo3::exceptions::PyTypeError;
@@ -27,7 +28,10 @@ struct PyGenerator {
 #[pymethods]
 impl PyGenerator {
     #[new]
-    #[pyo3(signature = (model = None, *, provider = "auto", precision = "auto", batch = None, threads = None, range = None, tf32 = false))]
+    #[pyo3(signature = (
+        model = None, *, provider = "auto", precision = "auto", batch = None, threads = None, range = None, tf32 = false,
+        load_timeout = None, batch_memory = None
+    ))]
     #[expect(clippy::too_many_arguments, reason = "Python has names for them")]
     fn new(
         py: Python,
@@ -38,6 +42,8 @@ impl PyGenerator {
         threads: Option<usize>,
         range: Option<&str>,
         tf32: bool,
+        load_timeout: Option<f64>,
+        batch_memory: Option<u64>,
     ) -> PyResult<Self> {
         let wrong = |name: &str, value: &str, expected: String| {
             raised(py, Error::usage(format!("`{name}` '{value}': {expected}"), "Name one of these."))
@@ -50,10 +56,12 @@ impl PyGenerator {
             let found = all.into_iter().find(|range| range.name() == name);
             options.range = Some(found.ok_or_else(|| wrong("range", name, "expected tanh, sigmoid or byte".to_string()))?);
         }
-        if threads == Some(0) {
-            return Err(raised(py, Error::usage("`threads` 0", "Give 1 or more, or None for what serves best.")));
+        if let Some(seconds) = load_timeout {
+            let what = format!("`load_timeout` {seconds} is no number of seconds");
+            let wrong = |_| raised(py, Error::usage(what, "Give one from 0 (no limit) on, or None for what serves."));
+            options.load_timeout = Some(Duration::try_from_secs_f64(seconds).map_err(wrong)?);
         }
-        (options.batch, options.threads) = (batch, threads);
+        (options.batch, options.threads, options.batch_memory) = (batch, threads, batch_memory);
         let named = model.as_ref().map(|model| Named::of(model)).transpose()?;
         find_runtime(py)?;
         let generator = detached(py, || match named {
@@ -70,6 +78,8 @@ impl PyGenerator {
         flags.set_item("threads", threads)?;
         flags.set_item("range", range)?;
         flags.set_item("tf32", tf32)?;
+        flags.set_item("load_timeout", load_timeout)?;
+        flags.set_item("batch_memory", batch_memory)?;
         Ok(Self { generator: Arc::new(generator), opened_with: (model.map(Bound::unbind), flags.unbind()) })
     }
 
@@ -91,10 +101,10 @@ impl PyGenerator {
         let bytes = n.checked_mul(image).filter(|&bytes| pixels.try_reserve_exact(bytes).is_ok());
         let bytes =
             bytes.ok_or_else(|| pyo3::exceptions::PyMemoryError::new_err(format!("{n} images at once; use batches()")))?;
-        pixels.resize(bytes, 0);
+        py.detach(|| pixels.resize(bytes, 0));
         /// About a second of work for all threads, between looks whether Ctrl-C was pressed.
         const PARTS: usize = 32;
-        let step = (self.generator.batch() * self.generator.threads() * PARTS) as u64;
+        let step = (self.generator.batch() * self.generator.threads() * PARTS) as u64; // at most 4096 · 1024 · 32
         let (mut at, end) = (wanted.start, wanted.end);
         while at < end {
             // Whole batches, but for the first and the last part.
@@ -346,7 +356,7 @@ fn load_runtime(py: Python, path: Option<PathBuf>) -> PyResult<(String, PathBuf)
 
 /// Loads the onnxruntime of the Python package, unless the environment names another one or one is loaded already.
 fn find_runtime(py: Python) -> PyResult<()> {
-    if std::env::var_os(runtime::PATH_VARIABLE).is_some() {
+    if std::env::var_os(runtime::PATH_VARIABLE).is_some_and(|path| !path.is_empty()) {
         return Ok(());
     }
     let found: Option<PathBuf> = py.import("ganforge._runtime")?.call_method0("find")?.extract()?;
@@ -380,7 +390,8 @@ fn raised(py: Python, error: Error) -> PyErr {
 
 /// A message of the library with the names that Python has for its fields and functions.
 fn in_terms_of_python(message: &str) -> String {
-    const SPELLINGS: [(&str, &str); 8] = [
+    const SPELLINGS: [(&str, &str); 9] = [
+        ("`runtime::load`", "`ganforge.load_runtime()`"),
         ("`Options::", "`"),
         ("`Conditioning::", "`"),
         ("`SamplingJob::", "`"),

@@ -34,7 +34,11 @@ fn variables(launcher: &str, index: usize, of: usize) -> Vec<(&'static str, Stri
             // As in each job's script.
             ("SLURM_PROCID", "0".to_string()),
         ],
-        "srun" => vec![("SLURM_PROCID", index.to_string()), ("SLURM_NTASKS", of.to_string())],
+        "srun" => ["SLURM_NTASKS", "SLURM_STEP_NUM_TASKS"]
+            .map(|name| (name, of.to_string()))
+            .into_iter()
+            .chain([("SLURM_PROCID", index.to_string())])
+            .collect(),
         "kubernetes" => vec![("JOB_COMPLETION_INDEX", index.to_string()), ("JOB_COMPLETIONS", of.to_string())],
         _ => vec![("RANK", index.to_string()), ("WORLD_SIZE", of.to_string())],
     }
@@ -424,6 +428,7 @@ fn environments_of_launchers() {
         ("RANK=1 WORLD_SIZE=99999999999999999999", &["WORLD_SIZE is '99999999999999999999'"]),
         ("SLURM_NTASKS=4", &["SLURM_PROCID is not", "srun"]),
         ("SLURM_PROCID=0", &["SLURM_NTASKS is not"]),
+        ("SLURM_PROCID=0 SLURM_NTASKS=4", &["SLURM_NTASKS 4", "let srun start it"]),
         ("SLURM_PROCID=0 SLURM_NTASKS=4 SLURM_STEP_NUM_TASKS=2", &["SLURM_NTASKS is 4", "SLURM_STEP_NUM_TASKS is 2"]),
         ("SLURM_ARRAY_TASK_MIN=0", &["SLURM_ARRAY_TASK_ID is not"]),
         ("SLURM_ARRAY_TASK_ID=0", &["SLURM_ARRAY_TASK_MIN is not"]),
@@ -437,7 +442,7 @@ fn environments_of_launchers() {
         ),
         ("SLURM_ARRAY_TASK_ID=3 SLURM_ARRAY_TASK_MIN=3 SLURM_ARRAY_TASK_MAX=3", &["one task only, SLURM_ARRAY_TASK_ID=3"]),
         (
-            "JOB_COMPLETION_INDEX=1 JOB_COMPLETIONS=2 SLURM_PROCID=0 SLURM_NTASKS=2",
+            "JOB_COMPLETION_INDEX=1 JOB_COMPLETIONS=2 SLURM_PROCID=0 SLURM_NTASKS=2 SLURM_STEP_NUM_TASKS=2",
             &["SLURM_PROCID=0", "JOB_COMPLETION_INDEX=1", "contradict"],
         ),
         (
@@ -462,7 +467,7 @@ proptest! {
         let mut shards = BTreeSet::new();
         for task in 0..tasks {
             for process in 0..inner {
-                let [name, number] = if torchrun { ["RANK", "WORLD_SIZE"] } else { ["SLURM_PROCID", "SLURM_NTASKS"] };
+                let [name, number] = if torchrun { ["RANK", "WORLD_SIZE"] } else { ["SLURM_PROCID", "SLURM_STEP_NUM_TASKS"] };
                 let last = first + (tasks - 1) * step;
                 let text = format!(
                     "SLURM_ARRAY_TASK_ID={} SLURM_ARRAY_TASK_MIN={first} SLURM_ARRAY_TASK_MAX={last} SLURM_ARRAY_TASK_STEP={step} \

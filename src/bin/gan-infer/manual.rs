@@ -22,7 +22,10 @@ pub const MANUAL: Manual = Manual {
             "manifest.json, manifest-tar.json, FILE.json, manifest-I-of-N.json",
             "Written beside the images: which images they are, how they were made, and checksums of them.",
         ),
-        (".ganforge-*", "Hidden files of a job at work: a journal of what is whole, and files that have no name yet."),
+        (
+            ".manifest*.journal, .ganforge-*",
+            "Hidden files of a job at work: a journal of what is whole, and files that have no name yet.",
+        ),
         ("$GANFORGE_HOME/onnxruntime", "What runtime install fetched."),
     ],
     environment: &[(

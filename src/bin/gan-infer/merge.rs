@@ -41,7 +41,10 @@ pub fn merge(flags: &Flags) -> Result<()> {
     if !merge.missing().is_empty() {
         return Err(missing(&merge));
     }
-    let stop = cli::stop_flag(&console, "what is copied whole stays; the same call goes on")?;
+    let stop = cli::stop_flag(
+        &console,
+        "what is copied whole into a folder stays, and the same call goes on; one tar file begins again",
+    )?;
     let existing = if flags.force { Existing::Overwrite } else { Existing::Resume };
     let done = merge.run(&flags.out, existing, &console, &stop)?;
     let (facts, shards) = (merge.facts(), merge.shards());
@@ -78,7 +81,9 @@ fn missing(merge: &Merge) -> Error {
         hint += &format!("\n  and in the same way {}", others.join(", "));
     }
     let what = format!("{} of {} shards are missing or not finished", all.len(), all.len() + merge.shards());
-    Error::invalid("merge", what, format!("If they are elsewhere, name their folders, too; else make them:{hint}"))
+    let file = merge.facts()["model"].as_str().is_some_and(|model| model.ends_with(".onnx"));
+    let of_file = if file { " (manifests do not tell the model's folder: run them there, or put it in front)" } else { "" };
+    Error::invalid("merge", what, format!("If they are elsewhere, name their folders, too; else make them{of_file}:{hint}"))
 }
 
 /// The call that makes a shard, beside others.
@@ -103,7 +108,16 @@ fn command(merge: &Merge, missing: &Missing) -> String {
         }
     }
     flag("--model", &facts["model"]);
-    for key in ["truncation", "class", "precision", "batch", "provider", "tf32"] {
+    flag("--truncation", &facts["truncation"]);
+    // Where classes are called by other numbers than their own, a number would be taken for a name.
+    flag("--class", if facts["class_name"].is_string() { &facts["class_name"] } else { &facts["class"] });
+    // A manifest tells a precision only where it is int8, which built-in generators otherwise are on CPUs.
+    let is_builtin = facts["model"]
+        .as_str()
+        .is_some_and(|model| ganforge::infer::builtin::named(Some(model)).is_ok_and(|found| found.is_some()));
+    let f32 = json!("f32");
+    flag("--precision", if facts["precision"].is_null() && is_builtin { &f32 } else { &facts["precision"] });
+    for key in ["batch", "provider", "tf32"] {
         flag(&format!("--{key}"), &facts[key]);
     }
     flag("--format", &json!(merge.format().name()));

@@ -282,7 +282,7 @@ let playing = null;
 
 function play() {
   if (playing !== null) {
-    cancelAnimationFrame(playing);
+    cancelAnimationFrame(playing.next);
     playing = null;
   } else {
     const began = performance.now() - Number($('way').value) * 1000 * SECONDS;
@@ -291,9 +291,11 @@ function play() {
       const turn = ((now - began) / 1000 / SECONDS) % 2;
       $('way').value = String(turn > 1 ? 2 - turn : turn);
       await showBetween();
-      if (playing !== null) playing = requestAnimationFrame(frame);
+      if (playing === mine) mine.next = requestAnimationFrame(frame);
     };
-    playing = requestAnimationFrame(frame);
+    // Pausing and playing again while an image is awaited must not leave two.
+    const mine = { next: requestAnimationFrame(frame) };
+    playing = mine;
   }
   $('play').setAttribute('aria-pressed', String(playing !== null));
   $('play').textContent = playing === null ? 'Play' : 'Pause';
@@ -504,18 +506,24 @@ function loading({ done, total }) {
   if ($('status').textContent !== text) say(text);
 }
 
+/// Counts up with each choice of what computes: of two that overlap, the later one holds.
+let choice = 0;
+
 /// Exchanges what the images are computed by. What cannot be had is told, and the one before goes on.
 async function compute(kind) {
+  const mine = ++choice;
   tell(null);
   try {
     if (kind === 'webgpu' && !(await navigator.gpu?.requestAdapter())) {
       throw new Error('this browser has none, or none for this device');
     }
     const next = await open(generator, kind, loading);
+    if (mine !== choice) return next.close();
     images?.close();
     images = next;
   } catch (error) {
-    if (kind !== 'webgpu') throw error;
+    if (mine !== choice) return;
+    if (kind !== 'webgpu') return tell(error);
     tell(`WebGPU does not work here, so WebAssembly goes on: ${error.message}.`);
     document.querySelector('input[name=engine][value=wasm]').checked = true;
     $('progress').hidden = true;
@@ -530,8 +538,9 @@ async function begin() {
   generator = await response.json();
   describe();
   recall();
-  listen();
   images = await open(generator, 'wasm', loading);
+  listen();
+  recall(); // the address may have changed meanwhile
   for (const id of ['controls', 'sheet-section', 'between-section']) $(id).inert = false;
   await sheet();
   await images.grow();

@@ -120,7 +120,9 @@ export class Images {
       const image = width * height * 4;
       resolve(latents.map((_, at) => new ImageData(pixels.slice(at * image, (at + 1) * image), width, height)));
     } catch (error) {
-      reject(error);
+      // Another engine took over: nobody waits for this one's images.
+      if (this.closed) resolve(null);
+      else reject(error);
     }
     worker.busy = false;
     this.next();

@@ -21,6 +21,8 @@ class Generator:
         threads: threads that one call may work on; None for one a core (on GPUs two or four). Images do not depend on it.
         range: the value range of a float output, for models that do not say it: "tanh", "sigmoid", "byte".
         tf32: lets CUDA round to TF32: faster, other pixels.
+        load_timeout: seconds that a model may take to load and to run once; 0 for no limit, None for 120, with TensorRT 900.
+        batch_memory: bytes that the latents of a batch may take, and its images; None for 4 GiB.
 
     Raises:
         UsageError, FileError, ModelError, RuntimeUnavailable: each says how to mend it.
@@ -36,6 +38,8 @@ class Generator:
         threads: Optional[int] = None,
         range: Optional[str] = None,
         tf32: bool = False,
+        load_timeout: Optional[float] = None,
+        batch_memory: Optional[int] = None,
     ) -> None: ...
     def sample(
         self,
