@@ -21,7 +21,7 @@ setup: ## fetch what is missing of protoc and onnxruntime into .tools (pip, no r
 	@.cargo/setup
 
 build: setup ## gan-train and gan-infer, into target/release
-	cargo build $(cargo_flags)
+	cargo build $(cargo_flags) $(BUILD)
 
 demo: build ## train a small GAN on synthetic digits, export it, draw 1000 images with onnxruntime, and some by the built-in generators; in out/demo
 	rm -rf $(demo)
@@ -105,9 +105,9 @@ check: setup ## formatting, lints, documentation, the combinations of features t
 	! has "$$train" "$$ort" || { echo 'the feature train pulls in ort' >&2; exit 1; }; \
 	echo 'infer does without candle, train without ort'
 
-check-page: setup ## try what `gan-infer page` writes in headless Chromium, pixels against gan-infer's; PAGE='--screens DIR' or --measure
+check-page: build ## try what `gan-infer page` writes in headless Chromium, pixels against gan-infer's; PAGE='--screens DIR' or --measure
 	@for tool in node npm; do command -v $$tool >/dev/null || { echo "check-page: skipped, for there is no $$tool"; exit 0; }; done; \
-	$(with_onnxruntime) set -ex; cargo build $(cargo_flags) --bin gan-infer; \
+	$(with_onnxruntime) set -ex; \
 	node tests/page/test.js "$${CARGO_TARGET_DIR:-target}/release/gan-infer" $(PAGE)
 
 # In a folder of its own: another set of features would make `make test` build everything again. kernels.cu

@@ -199,7 +199,7 @@ const SPELLINGS: &[(&str, &str)] = &[
 ];
 
 /// A message of the library with flags and commands in it for its own names.
-fn in_flags(message: &str) -> Cow<'_, str> {
+pub fn in_flags(message: &str) -> Cow<'_, str> {
     let name = |text: &str| SPELLINGS.iter().find(|(name, _)| text.starts_with(name));
     let mut said = Cow::Borrowed(message);
     for (at, _) in message.rmatch_indices('`') {

@@ -514,14 +514,14 @@ fn web_page(asked: WebPage) -> Result<()> {
 fn info(model: Option<&str>, how: &How, json: bool) -> Result<()> {
     if let Err(Error::Runtime(why)) = runtime::load() {
         let mut facts = file_facts(&builtin::file_facts(model, how.precision)?);
-        facts.push(("note".into(), json!(format!("only read, not run: {why}"))));
+        facts.push(("note".into(), json!(format!("only read, not run: {}", cli::in_flags(&why)))));
         return print_facts(facts, json);
     }
     let generator = open(model, &how.options(), &Console::new(json))?;
     let mut facts = facts(&generator);
     facts.extend(runtime_facts()?);
     for note in generator.notes() {
-        facts.push(("note".into(), json!(note)));
+        facts.push(("note".into(), json!(cli::in_flags(note))));
     }
     print_facts(facts, json)
 }

@@ -382,7 +382,8 @@ fn status_of(error: &Error) -> ganforge_status {
 
 /// A message of the library with the names that C has for its fields and functions.
 fn in_terms_of_c(message: &str) -> String {
-    const SPELLINGS: [(&str, &str); 7] = [
+    const SPELLINGS: [(&str, &str); 8] = [
+        ("`export::export`", "`gan-train export`"),
         ("`runtime::load`", "`ganforge_runtime_load` with null"),
         ("`Options::", "`ganforge_options."),
         ("`Conditioning::truncation", "`ganforge_conditioning.truncation"),

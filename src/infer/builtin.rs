@@ -161,14 +161,14 @@ pub fn open(model: Option<&str>, options: &Options) -> Result<Generator> {
 }
 
 /// What the file of a generator that a user names as for [`open`] says of itself, without onnxruntime; of a built-in one, the file in
-/// f32 unless `precision` is int8.
+/// int8, which CPUs take, unless `precision` is f32.
 ///
 /// # Errors
 /// When there is no such generator, or its file is damaged.
 pub fn file_facts(model: Option<&str>, precision: Precision) -> Result<FileFacts> {
     match resolve(model)? {
-        Named::Builtin(builtin) if precision == Precision::Int8 => FileFacts::from_bytes(builtin.name, builtin.int8),
-        Named::Builtin(builtin) => FileFacts::from_bytes(builtin.name, builtin.bytes),
+        Named::Builtin(builtin) if precision == Precision::F32 => FileFacts::from_bytes(builtin.name, builtin.bytes),
+        Named::Builtin(builtin) => FileFacts::from_bytes(builtin.name, builtin.int8),
         Named::File(path) => FileFacts::read(path),
     }
 }

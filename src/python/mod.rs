@@ -390,7 +390,8 @@ fn raised(py: Python, error: Error) -> PyErr {
 
 /// A message of the library with the names that Python has for its fields and functions.
 fn in_terms_of_python(message: &str) -> String {
-    const SPELLINGS: [(&str, &str); 9] = [
+    const SPELLINGS: [(&str, &str); 10] = [
+        ("`export::export`", "`gan-train export`"),
         ("`runtime::load`", "`ganforge.load_runtime()`"),
         ("`Options::", "`"),
         ("`Conditioning::", "`"),

@@ -12,7 +12,7 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
 if command -v pkg-config >/dev/null; then
-    flags() { PKG_CONFIG_PATH=$prefix/lib/pkgconfig pkg-config "--define-variable=prefix=$prefix" --cflags --libs ganforge; }
+    flags() { PKG_CONFIG_PATH=$prefix/lib/pkgconfig pkg-config --cflags --libs ganforge; }
 else
     echo 'pkg-config: skipped, it is not on PATH'
     flags() { echo "-I$prefix/include -L$prefix/lib -lganforge"; }
