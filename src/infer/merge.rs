@@ -440,8 +440,8 @@ impl Copying<'_> {
 
     /// Copies what a job does not have yet. Gives how many images that were.
     fn copy_to_files(&self, open: &mut OpenJob) -> (u64, Result<()>) {
-        /// Pieces between two notes.
-        const AT_ONCE: usize = 16;
+        // Pieces between two notes: as few as keep all cores at work, for what is not noted yet is copied again after a kill.
+        let at_once = rayon::current_num_threads().max(1);
         let gaps = open.gaps();
         let todo = match self.pieces_of(&gaps) {
             Ok(todo) => todo,
@@ -455,7 +455,7 @@ impl Copying<'_> {
             self.check_stop()
         };
         self.progress.begin("merging", self.count());
-        let result = todo.chunks(AT_ONCE).try_for_each(|some| {
+        let result = todo.chunks(at_once).try_for_each(|some| {
             let adopt = |(source, piece): &(&Source, Piece)| {
                 self.check_stop()?;
                 match writer.adopt(&source.site, piece, &copied)? {

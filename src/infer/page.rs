@@ -130,7 +130,16 @@ impl Page<'_> {
             return Err(Error::usage(what, "Choose another folder, or move that away."));
         }
         if self.overwrite || others.next().is_none() {
-            return Ok(());
+            // Before anything of an old page goes.
+            let names = ["generator.json", INDEX.0].into_iter().chain(ASSETS.map(|(name, _)| name));
+            let names = names.chain(["generator.onnx", "generator.f32.onnx"]);
+            return match names.map(|name| out.join(name)).find(|path| path.is_dir()) {
+                None => Ok(()),
+                Some(path) => {
+                    let what = format!("{} is a folder, and a file of the page is to be there", text::path(&path));
+                    Err(Error::usage(what, "Choose another folder, or move that away."))
+                }
+            };
         }
         let what = format!("{} is not empty", text::path(out));
         Err(Error::usage(

@@ -278,7 +278,11 @@ impl PyGenerator {
             let what = format!("`{name}` has shape {shape:?}");
             return Err(raised(py, Error::usage(what, format!("Give [n, {size}], or [{size}] for one latent."))));
         }
-        Ok(z.as_array().iter().copied().collect())
+        let mut rows = Vec::new();
+        let room = rows.try_reserve_exact(z.len());
+        room.map_err(|_| pyo3::exceptions::PyMemoryError::new_err(format!("{} latents at once; give fewer", z.len() / size)))?;
+        rows.extend(z.as_array().iter().copied());
+        Ok(rows)
     }
 }
 

@@ -107,8 +107,14 @@ pub fn export(args: &ExportArgs) -> Result<()> {
     let (trained, default) = exported(args)?;
     let path = args.out.clone().unwrap_or(default);
     train::check_output(&path, &args.run)?;
+    let console = Console::new(false);
+    if args.out.is_none() && args.dtype != Dtype::F32 && path.is_file() {
+        console.say(&format!(
+            "note: this replaces {}; --out keeps it, and the same call in f32 makes it again",
+            text::path(&path)
+        ));
+    }
     if is_reduced(args) {
-        let console = Console::new(false);
         let measure = Measure::new(args, &trained, &console)?;
         let report = export::export_reduced(&trained, layout, args.dtype, &measure.reduction(args), &path, &console)?;
         return print_reduced(args, &trained, &report, &path);
@@ -124,6 +130,7 @@ fn export_triton(args: &ExportArgs) -> Result<()> {
         return Err(Error::usage("--license for a server, which asks for none", "Leave it out, or use --layout hub."));
     }
     let (out, name) = (folder(args)?, name(args)?);
+    train::check_output(&out.join(&name), &args.run)?;
     let (trained, _) = exported(args)?;
     let to = ModelFolder { path: &out, name: &name, overwrite: args.force };
     let console = Console::new(false);
