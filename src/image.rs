@@ -1,6 +1,7 @@
 //! Tensors ↔ pixels, grids, PNG.
 
 use std::path::Path;
+use std::str::FromStr;
 
 use png::{BitDepth, ColorType, Compression, Encoder, Filter};
 use serde::{Deserialize, Serialize};
@@ -19,6 +20,15 @@ pub enum Range {
     Sigmoid,
     /// [0, 255].
     Byte,
+}
+
+impl FromStr for Range {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let mut all = [Self::Tanh, Self::Sigmoid, Self::Byte].into_iter();
+        all.find(|range| range.name() == text).ok_or_else(|| "expected tanh, sigmoid or byte".to_string())
+    }
 }
 
 impl Range {

@@ -382,7 +382,7 @@ fn status_of(error: &Error) -> ganforge_status {
 
 /// A message of the library with the names that C has for its fields and functions.
 fn in_terms_of_c(message: &str) -> String {
-    const SPELLINGS: [(&str, &str); 8] = [
+    const SPELLINGS: [(&str, &str); 11] = [
         ("`export::export`", "`gan-train export`"),
         ("`runtime::load`", "`ganforge_runtime_load` with null"),
         ("`Options::", "`ganforge_options."),
@@ -391,11 +391,11 @@ fn in_terms_of_c(message: &str) -> String {
         ("`BUILTIN`", "`gan-infer models`"),
         ("`export::export(run)`", "`gan-train export RUN`"),
         ("`export::export(file)`", "`gan-train export FILE --preset NAME`"),
+        ("`install(Package::Cpu)`", "`gan-infer runtime install`"),
+        ("`install(Package::Cuda)`", "`gan-infer runtime install --cuda`"),
+        ("`install(Package::OpenVino)`", "`gan-infer runtime install --openvino`"),
     ];
-    let message = SPELLINGS.iter().fold(message.to_string(), |text, (ours, theirs)| text.replace(ours, theirs));
-    message
-        .replace("`install(Package::Cpu)`", "`gan-infer runtime install`")
-        .replace("`install(Package::Cuda)`", "`gan-infer runtime install --cuda`")
+    SPELLINGS.iter().fold(message.to_string(), |text, (ours, theirs)| text.replace(ours, theirs))
 }
 
 /// # Safety
@@ -432,9 +432,7 @@ unsafe fn opened_with(options: *const ganforge_options) -> Result<Options> {
         options.precision = name.parse().map_err(|expected| wrong("precision", name, expected))?;
     }
     if let Some(name) = range {
-        let all = [image::Range::Tanh, image::Range::Sigmoid, image::Range::Byte];
-        let found = all.into_iter().find(|range| range.name() == name);
-        options.range = Some(found.ok_or_else(|| wrong("range", name, "expected tanh, sigmoid or byte".to_string()))?);
+        options.range = Some(name.parse().map_err(|expected| wrong("range", name, expected))?);
     }
     options.batch = (told.batch > 0).then_some(told.batch);
     options.threads = (told.threads > 0).then_some(told.threads);

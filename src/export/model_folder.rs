@@ -22,7 +22,7 @@ impl ModelFolder<'_> {
     /// Refuses a folder that holds something already, unless that is to be replaced. Before work that would be lost.
     ///
     /// What is replaced must be an export's: `own` are its files, the last of which is written first.
-    pub(super) fn check(&self, path: &Path, own: &[&str]) -> Result<()> {
+    fn check(&self, path: &Path, own: &[&str]) -> Result<()> {
         let Ok(meta) = fs::metadata(path) else {
             return match path.is_symlink() {
                 true => {

@@ -56,6 +56,9 @@ pub struct Generator {
     /// Those of all runs.
     runs: Arc<RunOptions>,
     spare: Mutex<Vec<BoundSession>>,
+    /// A burst of callers must not leave all of its sessions behind, and callers with a thread each must find theirs again,
+    /// however few threads a call may work on.
+    most_spare: usize,
 }
 
 impl Generator {
@@ -150,7 +153,8 @@ impl Generator {
         limits::check_batch(name, &format!("the images {result}"), result.bytes(), room)?;
         let session = BoundSession::new(session, provider, &rows, &result).map_err(failed)?;
         let spare = Mutex::new(vec![session]);
-        let threads = options.threads.unwrap_or(provider.sessions_and_encoders(cores()).0).max(1);
+        let serve_best = provider.sessions_and_encoders(cores()).0.max(1);
+        let threads = options.threads.unwrap_or(serve_best);
         Ok(Self {
             model,
             contract,
@@ -167,6 +171,7 @@ impl Generator {
             notes,
             runs,
             spare,
+            most_spare: threads.max(serve_best),
         })
     }
 
@@ -439,8 +444,7 @@ impl Sampler<'_> {
 impl Drop for Sampler<'_> {
     fn drop(&mut self) {
         let mut spare = self.generator.spare.lock().unwrap_or_else(PoisonError::into_inner);
-        // A burst of callers must not leave all of its sessions behind.
-        if spare.len() < self.generator.threads {
+        if spare.len() < self.generator.most_spare {
             spare.extend(self.session.take());
         }
     }

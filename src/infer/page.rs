@@ -122,18 +122,18 @@ impl Page<'_> {
         let mut others = entries.flatten().filter(|entry| !ours(&entry.file_name().to_string_lossy()));
         // The folder of onnxruntime-web is what a page begins with.
         let is_page = out.join(RUNTIME).is_dir();
-        let of_page =
-            ["generator.onnx", "generator.f32.onnx", "generator.json", INDEX.0].into_iter().chain(ASSETS.map(|(name, _)| name));
-        let foreign = of_page.map(|name| out.join(name)).find(|path| !is_page && path.symlink_metadata().is_ok());
+        let mut of_page = ["generator.onnx", "generator.f32.onnx", "generator.json", INDEX.0]
+            .into_iter()
+            .chain(ASSETS.map(|(name, _)| name))
+            .map(|name| out.join(name));
+        let foreign = of_page.clone().find(|path| !is_page && path.symlink_metadata().is_ok());
         if let Some(path) = foreign.filter(|_| self.overwrite) {
             let what = format!("{} is not of a page, and one would replace it", text::path(&path));
             return Err(Error::usage(what, "Choose another folder, or move that away."));
         }
         if self.overwrite || others.next().is_none() {
             // Before anything of an old page goes.
-            let names = ["generator.json", INDEX.0].into_iter().chain(ASSETS.map(|(name, _)| name));
-            let names = names.chain(["generator.onnx", "generator.f32.onnx"]);
-            return match names.map(|name| out.join(name)).find(|path| path.is_dir()) {
+            return match of_page.find(|path| path.is_dir()) {
                 None => Ok(()),
                 Some(path) => {
                     let what = format!("{} is a folder, and a file of the page is to be there", text::path(&path));

@@ -3,11 +3,11 @@
 //! While images are made, Python's lock is free: other threads go on, and make images, too.
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use numpy::{AllowTypeChange, PyArray2, PyArray4, PyArrayLikeDyn, PyArrayMethods, PyUntypedArrayMethods};
-use pyo3::exceptions::PyTypeError;
+use pyo3::exceptions::{PyMemoryError, PyTypeError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyTuple};
 
@@ -52,9 +52,7 @@ impl PyGenerator {
         options.provider = provider.parse().map_err(|expected| wrong("provider", provider, expected))?;
         options.precision = precision.parse().map_err(|expected| wrong("precision", precision, expected))?;
         if let Some(name) = range {
-            let all = [image::Range::Tanh, image::Range::Sigmoid, image::Range::Byte];
-            let found = all.into_iter().find(|range| range.name() == name);
-            options.range = Some(found.ok_or_else(|| wrong("range", name, "expected tanh, sigmoid or byte".to_string()))?);
+            options.range = Some(name.parse().map_err(|expected| wrong("range", name, expected))?);
         }
         if let Some(seconds) = load_timeout {
             let what = format!("`load_timeout` {seconds} is no number of seconds");
@@ -99,8 +97,7 @@ impl PyGenerator {
         let image = height * width * channels;
         let mut pixels = Vec::new();
         let bytes = n.checked_mul(image).filter(|&bytes| pixels.try_reserve_exact(bytes).is_ok());
-        let bytes =
-            bytes.ok_or_else(|| pyo3::exceptions::PyMemoryError::new_err(format!("{n} images at once; use batches()")))?;
+        let bytes = bytes.ok_or_else(|| PyMemoryError::new_err(format!("{n} images at once; use batches()")))?;
         py.detach(|| pixels.resize(bytes, 0));
         /// About a second of work for all threads, between looks whether Ctrl-C was pressed.
         const PARTS: usize = 32;
@@ -165,9 +162,7 @@ impl PyGenerator {
     ) -> PyResult<PyBatches> {
         let conditioning = self.conditioning(py, class_, truncation)?;
         let n = n.unwrap_or_else(|| MAX_INDEX.saturating_sub(start));
-        Ok(PyBatches {
-            batches: std::sync::Mutex::new(Batches::new(Arc::clone(&self.generator), &conditioning, seed, start, n, size)),
-        })
+        Ok(PyBatches { batches: Mutex::new(Batches::new(Arc::clone(&self.generator), &conditioning, seed, start, n, size)) })
     }
 
     #[getter]
@@ -280,7 +275,7 @@ impl PyGenerator {
         }
         let mut rows = Vec::new();
         let room = rows.try_reserve_exact(z.len());
-        room.map_err(|_| pyo3::exceptions::PyMemoryError::new_err(format!("{} latents at once; give fewer", z.len() / size)))?;
+        room.map_err(|_| PyMemoryError::new_err(format!("{} latents at once; give fewer", z.len() / size)))?;
         rows.extend(z.as_array().iter().copied());
         Ok(rows)
     }
@@ -298,7 +293,7 @@ fn way(latent: Latent, a: &[f32], b: &[f32], t: &[f32]) -> Result<Vec<f32>> {
 /// Images of a seed, some at a time; see `_ganforge.pyi`.
 #[pyclass(name = "Batches", module = "ganforge", frozen)]
 struct PyBatches {
-    batches: std::sync::Mutex<Batches<Arc<Generator>>>,
+    batches: Mutex<Batches<Arc<Generator>>>,
 }
 
 #[pymethods]
@@ -394,7 +389,7 @@ fn raised(py: Python, error: Error) -> PyErr {
 
 /// A message of the library with the names that Python has for its fields and functions.
 fn in_terms_of_python(message: &str) -> String {
-    const SPELLINGS: [(&str, &str); 10] = [
+    const SPELLINGS: [(&str, &str); 11] = [
         ("`export::export`", "`gan-train export`"),
         ("`runtime::load`", "`ganforge.load_runtime()`"),
         ("`Options::", "`"),
@@ -405,6 +400,7 @@ fn in_terms_of_python(message: &str) -> String {
         ("`export::export(file)`", "`gan-train export FILE --preset NAME`"),
         ("`install(Package::Cpu)`", "`pip install onnxruntime`"),
         ("`install(Package::Cuda)`", "`pip install onnxruntime-gpu`"),
+        ("`install(Package::OpenVino)`", "`pip install onnxruntime-openvino`"),
     ];
     SPELLINGS.iter().fold(message.to_string(), |text, (ours, theirs)| text.replace(ours, theirs))
 }
