@@ -16,7 +16,6 @@ use std::time::Duration;
 use arguments::{Place, buffer, buffer_mut, handle, known, text};
 
 use crate::error::{Error, Result};
-use crate::image;
 use crate::infer::{Conditioning, Generator, Options, builtin, runtime};
 use crate::latent::Distribution;
 

@@ -12,7 +12,6 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyTuple};
 
 use crate::error::{Error, Result};
-use crate::image;
 use crate::infer::selection::{MAX_INDEX, span};
 use crate::infer::{Batches, Conditioning, Generator, Options, builtin, runtime};
 use crate::latent::Latent;
