@@ -56,10 +56,13 @@ fn succeed(children: Vec<Child>) {
     children.into_iter().for_each(|mut child| assert!(child.wait().unwrap().success()));
 }
 
-/// Whether the shard of this number is under way: it has a journal.
+/// Whether the shard of this number is under way: it has a journal, which says so.
 fn is_begun(out: &Path, number: usize) -> bool {
-    let names = fs::read_dir(out).into_iter().flatten().flatten().map(|entry| entry.file_name().into_string().unwrap());
-    names.into_iter().any(|name| name.contains(&format!("-{number}-of-8.")) && name.ends_with(".journal"))
+    let files = fs::read_dir(out).into_iter().flatten().flatten().map(|entry| entry.path());
+    let is_journal = |name: &str| name.contains(&format!("-{number}-of-8.")) && name.ends_with(".journal");
+    let mut journals = files.into_iter().filter(|path| is_journal(path.file_name().unwrap().to_str().unwrap()));
+    // Between its creation and its first line it says nothing.
+    journals.any(|path| fs::read(path).is_ok_and(|text| text.contains(&b'\n')))
 }
 
 /// Shard 5 of 8 is killed while it is at work.
