@@ -126,11 +126,11 @@ impl DeviceName {
     }
 }
 
-/// What ganforge has of a precision: on the CPU only f32.
+/// What ganforge has of a precision: there is no TF32 on the CPU.
 fn ours(precision: Precision, device: DeviceName) -> Precision {
-    match device {
-        DeviceName::Cpu => Precision::F32,
-        DeviceName::Cuda => precision,
+    match (device, precision) {
+        (DeviceName::Cpu, Precision::Tf32) => Precision::F32,
+        _ => precision,
     }
 }
 

@@ -2,8 +2,8 @@
 //!
 //! With `y = conv(x, w)`, the gradient to `x` is [`conv_input_grad`]`(dy, w)` — which is also the transposed convolution of
 //! `dy` — and the gradient to `w` is [`conv_weight_grad`]`(x, dy)`. All are linear in each argument, so differentiating
-//! them gives members of the set again. Square kernels, strides and paddings; f32 and f64. None is on candle's tape. On GPUs those in
-//! f32 may round what they multiply as a [`Precision`] allows; CPUs do not.
+//! them gives members of the set again. Square kernels, strides and paddings; f32 and f64. None is on candle's tape. Those in f32 may
+//! round what they multiply as a [`Precision`] allows.
 //!
 //! Maps have their **channels last**, `[n, h, w, c]`; kernels are `[co, ci, k, k]`, as PyTorch and ONNX keep them.
 //!
@@ -65,12 +65,10 @@ fn run(
     result: [usize; 4],
     precision: Precision,
 ) -> Result<Tensor> {
-    #[cfg(not(feature = "cuda"))]
-    let _ = precision; // CPUs have no other than f32
     let (a, b) = (a.contiguous()?, b.contiguous()?);
     on_device!(
         a.device(),
-        cpu: cpu::conv::conv(direction, plan, [&a, &b], result),
+        cpu: cpu::conv::conv(direction, plan, [&a, &b], result, precision),
         cuda: cuda::conv::conv(direction, plan, [&a, &b], result, precision)
     )
 }

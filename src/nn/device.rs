@@ -46,13 +46,21 @@ pub fn peak_memory(device: &Device) -> Result<Option<u64>> {
 /// Refuses a precision that a device does not know.
 ///
 /// # Errors
-/// On the CPU, which computes in f32 only.
+/// On the CPU for TF32, and for bf16 where it lacks the instructions.
 pub fn check_precision(device: &Device, precision: Precision) -> Result<()> {
-    if device.is_cpu() && precision != Precision::F32 {
-        let what = format!("precision {} on the CPU, which computes in f32 only", precision.name());
-        return Err(Error::usage(what, "Use `Overrides::precision` f32, or `Place::device` cuda in a build that has it."));
-    }
-    Ok(())
+    let lacks = match precision {
+        _ if !device.is_cpu() => return Ok(()),
+        Precision::F32 => return Ok(()),
+        Precision::Tf32 => "which computes in f32 or bf16".to_string(),
+        Precision::Bf16 => match super::cpu::conv::lacking_for_bf16() {
+            lacking if lacking.is_empty() => return Ok(()),
+            lacking => format!("which lacks {}", lacking.join(", ")),
+        },
+    };
+    let what = format!("precision {} on this CPU, {lacks}", precision.name());
+    let hint = "Use `Overrides::precision` f32, or `Place::device` cuda in a build that has it. CPUs with bf16 are AMD's from Zen 4 on and \
+                Intel's Xeons from Sapphire Rapids on.";
+    Err(Error::usage(what, hint))
 }
 
 /// Where a network lives, and what it computes in.
@@ -62,7 +70,7 @@ pub struct Place {
     pub device: Device,
     /// Their type: f32 for training, f64 where tests want exact numbers.
     pub dtype: DType,
-    /// What convolutions and linear layers in f32 multiply in on a GPU. Those in f64 are exact.
+    /// What convolutions and linear layers in f32 multiply in. Those in f64 are exact.
     pub precision: Precision,
 }
 

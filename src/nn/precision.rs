@@ -7,12 +7,12 @@ use serde::{Deserialize, Serialize};
 #[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 #[serde(rename_all = "kebab-case")]
 pub enum Precision {
-    /// f32. The only one on the CPU.
+    /// f32.
     #[default]
     F32,
     /// TF32: f32 rounded to 10 bits of mantissa before it is multiplied. CUDA only.
     Tf32,
-    /// bf16, summed up in f32; what a convolution gives is rounded to bf16, too. CUDA only.
+    /// bf16, summed up in f32. CUDA, where what a convolution gives is rounded to bf16, too, and CPUs with AVX512-BF16.
     Bf16,
 }
 

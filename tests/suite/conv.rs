@@ -15,25 +15,25 @@ use proptest::prelude::*;
 
 /// `x [n, h, w, ci]` and kernels `[co, ci, k, k]` make `y [n, oh, ow, co]`.
 #[derive(Debug, Clone, Copy)]
-struct Case {
-    n: usize,
-    ci: usize,
-    co: usize,
-    h: usize,
-    w: usize,
-    window: ConvWindow,
+pub(crate) struct Case {
+    pub n: usize,
+    pub ci: usize,
+    pub co: usize,
+    pub h: usize,
+    pub w: usize,
+    pub window: ConvWindow,
 }
 
 impl Case {
-    fn x(self) -> [usize; 4] {
+    pub fn x(self) -> [usize; 4] {
         [self.n, self.h, self.w, self.ci]
     }
 
-    fn kernels(self) -> [usize; 4] {
+    pub fn kernels(self) -> [usize; 4] {
         [self.co, self.ci, self.window.kernel, self.window.kernel]
     }
 
-    fn y(self) -> [usize; 4] {
+    pub fn y(self) -> [usize; 4] {
         [self.n, self.window.output(self.h), self.window.output(self.w), self.co]
     }
 
@@ -62,7 +62,7 @@ fn grid([a, b, c, d]: [usize; 4]) -> impl Iterator<Item = (usize, usize, usize, 
 
 /// Maps up to 13 × 13 that the kernel fits at least once; with strides above 1 the transposed form has output padding.
 /// Some with so many channels that the form with fewer multiplications serves them.
-fn cases() -> impl Strategy<Value = Case> {
+pub(crate) fn cases() -> impl Strategy<Value = Case> {
     let any = (1usize..=7, 1usize..=3)
         .prop_flat_map(|(kernel, stride)| (0..=kernel).prop_map(move |padding| ConvWindow { kernel, stride, padding }));
     let narrow = (1usize..=9, 1usize..=7, 1usize..=7, any);
@@ -74,7 +74,7 @@ fn cases() -> impl Strategy<Value = Case> {
 }
 
 /// Uniform values in [-1, 1), different for each `number`.
-fn uniform(number: u64, dims: &[usize]) -> Tensor {
+pub(crate) fn uniform(number: u64, dims: &[usize]) -> Tensor {
     let mut values = vec![0.0; dims.iter().product()];
     Stream::at(1, Purpose::Latent, number).fill_uniform(-1.0, 1.0, &mut values);
     Tensor::from_vec(values, dims, &Device::Cpu).unwrap().to_dtype(DType::F64).unwrap()
@@ -92,7 +92,7 @@ fn conv_weight_grad(x: &Tensor, dy: &Tensor, window: ConvWindow) -> Tensor {
     conv::conv_weight_grad(x, dy, window, Precision::F32).unwrap()
 }
 
-fn values(tensor: &Tensor) -> Vec<f64> {
+pub(crate) fn values(tensor: &Tensor) -> Vec<f64> {
     tensor.flatten_all().unwrap().to_dtype(DType::F64).unwrap().to_vec1().unwrap()
 }
 
@@ -100,7 +100,7 @@ fn dot(a: &Tensor, b: &Tensor) -> f64 {
     values(a).iter().zip(values(b)).map(|(a, b)| a * b).sum()
 }
 
-fn norm(x: &Tensor) -> f64 {
+pub(crate) fn norm(x: &Tensor) -> f64 {
     dot(x, x).sqrt()
 }
 
@@ -229,7 +229,7 @@ pub(crate) fn assert_thread_independent(what: &str, work: impl Fn() -> Vec<Tenso
     }
 }
 
-fn uniform_f32(number: u64, dims: &[usize]) -> Tensor {
+pub(crate) fn uniform_f32(number: u64, dims: &[usize]) -> Tensor {
     uniform(number, dims).to_dtype(DType::F32).unwrap()
 }
 

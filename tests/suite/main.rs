@@ -3,6 +3,7 @@
 // DiffAugment: the published formulas, the backward pass, the draws.
 #[cfg(feature = "train")]
 mod augment;
+mod bf16;
 // The header of the library for C.
 mod capi;
 // Configs and presets: TOML there and back, bases, the published numbers of each preset, damage.

@@ -2,31 +2,54 @@
 
 use candle_core::{DType, Result, Tensor, bail};
 
-use super::float::Float;
+#[cfg(target_arch = "x86_64")]
+use super::factor::Bf16;
+use super::factor::{Exact, Factor};
 use super::im2col;
 use super::memory::{View, filled};
 use super::winograd::Winograd;
 use crate::nn::geometry::{ConvPlan, Direction};
+use crate::nn::precision::Precision;
+
+/// What of the instructions for bf16 this CPU lacks; empty where it has them.
+pub(in crate::nn) fn lacking_for_bf16() -> Vec<&'static str> {
+    #[cfg(target_arch = "x86_64")]
+    return super::bf16::lacking();
+    #[cfg(not(target_arch = "x86_64"))]
+    vec!["avx512_bf16, which only processors of x86-64 have"]
+}
 
 /// One of the three convolutions of contiguous tensors of one type; the operands as [`Direction`] says, the result of these sizes.
-pub(in crate::nn) fn conv(direction: Direction, plan: &ConvPlan, operands: [&Tensor; 2], result: [usize; 4]) -> Result<Tensor> {
-    match operands.map(Tensor::dtype) {
-        [DType::F32, DType::F32] => convolved::<f32>(direction, plan, operands, result),
-        [DType::F64, DType::F64] => convolved::<f64>(direction, plan, operands, result),
+/// Those in f32 may multiply in bf16, if the CPU can; those in f64 are exact.
+pub(in crate::nn) fn conv(
+    direction: Direction,
+    plan: &ConvPlan,
+    operands: [&Tensor; 2],
+    result: [usize; 4],
+    precision: Precision,
+) -> Result<Tensor> {
+    match (operands.map(Tensor::dtype), precision) {
+        ([DType::F32, DType::F32], Precision::F32) => convolved::<Exact<f32>>(direction, plan, operands, result),
+        #[cfg(target_arch = "x86_64")]
+        ([DType::F32, DType::F32], Precision::Bf16) if lacking_for_bf16().is_empty() => {
+            convolved::<Bf16>(direction, plan, operands, result)
+        }
+        ([DType::F32, DType::F32], _) => bail!("this CPU does not multiply in {}", precision.name()),
+        ([DType::F64, DType::F64], _) => convolved::<Exact<f64>>(direction, plan, operands, result),
         _ => bail!("convolution: expected two f32 or two f64 tensors"),
     }
 }
 
-fn convolved<T: Float>(direction: Direction, plan: &ConvPlan, [a, b]: [&Tensor; 2], result: [usize; 4]) -> Result<Tensor> {
+fn convolved<F: Factor>(direction: Direction, plan: &ConvPlan, [a, b]: [&Tensor; 2], result: [usize; 4]) -> Result<Tensor> {
     let (view_a, view_b) = (View::of(a), View::of(b));
-    let (first, second) = (view_a.slice::<T>()?, view_b.slice::<T>()?);
+    let (first, second) = (view_a.slice::<F::Value>()?, view_b.slice::<F::Value>()?);
     let values = filled(result.iter().product(), |to| match (direction, Winograd::of(plan)) {
-        (Direction::Forward, Some(form)) => form.forward(first, second, to),
-        (Direction::Forward, None) => im2col::forward(plan, first, second, to),
-        (Direction::InputGrad, Some(form)) => form.input_grad(first, second, to),
-        (Direction::InputGrad, None) => im2col::input_grad(plan, first, second, to),
-        (Direction::WeightGrad, Some(form)) => form.weight_grad(first, second, to),
-        (Direction::WeightGrad, None) => im2col::weight_grad(plan, first, second, to),
+        (Direction::Forward, Some(form)) => form.forward::<F>(first, second, to),
+        (Direction::Forward, None) => im2col::forward::<F>(plan, first, second, to),
+        (Direction::InputGrad, Some(form)) => form.input_grad::<F>(first, second, to),
+        (Direction::InputGrad, None) => im2col::input_grad::<F>(plan, first, second, to),
+        (Direction::WeightGrad, Some(form)) => form.weight_grad::<F>(first, second, to),
+        (Direction::WeightGrad, None) => im2col::weight_grad::<F>(plan, first, second, to),
     });
     Tensor::from_vec(values, &result, a.device())
 }

@@ -2,8 +2,12 @@
 
 use candle_core::{CpuStorage, DType, Result, Tensor, WithDType, bail};
 
+use super::memory::Plain;
+
 /// The element types: f32 for training, f64 for exact tests.
-pub(crate) trait Float: WithDType + Default {
+pub(crate) trait Float: WithDType + Default + Plain {
+    /// 0, which `Default` cannot say in constants.
+    const ZERO: Self;
     /// The values of a storage of this type.
     fn values_mut(storage: &mut CpuStorage) -> Option<&mut [Self]>;
     /// √x.
@@ -15,6 +19,8 @@ pub(crate) trait Float: WithDType + Default {
 }
 
 impl Float for f32 {
+    const ZERO: Self = 0.0;
+
     fn values_mut(storage: &mut CpuStorage) -> Option<&mut [Self]> {
         match storage {
             CpuStorage::F32(values) => Some(values),
@@ -46,6 +52,8 @@ impl Float for f32 {
 }
 
 impl Float for f64 {
+    const ZERO: Self = 0.0;
+
     fn values_mut(storage: &mut CpuStorage) -> Option<&mut [Self]> {
         match storage {
             CpuStorage::F64(values) => Some(values),

@@ -2,18 +2,20 @@
 //!
 //! With channels last, the input values that a kernel row meets lie side by side, so im2col is a few straight copies a
 //! position, and the product's result is the output as it is, with nothing to be sorted. The batch is cut into groups of
-//! images whose columns fit a core's second cache.
+//! images whose columns fit a core's second cache. Where products take bf16, it is the images that are rounded, before im2col; where
+//! they take pairs of positions, as for the gradient of kernels, a pair is the same position of two images.
 
 use std::mem::MaybeUninit;
 use std::ops::Range;
 
 use rayon::prelude::*;
 
+use super::factor::{Factor, Layout};
 use super::float::Float;
 use super::matrix::{matmul, matmul_parallel, row_major, transpose, transposed};
-use super::memory::{Slot, Workspace, filled, zeroed};
+use super::memory::{Plain, Slot, Workspace, filled, zeroed};
 use super::sums::add_to;
-use super::tasks::{LINES, MAX_SUMS, vectorised};
+use super::tasks::{MAX_SUMS, vectorised};
 use crate::nn::geometry::ConvPlan;
 
 /// Values of a group's columns: 1 MB in f32.
@@ -69,15 +71,30 @@ impl ConvPlan {
         }
     }
 
-    /// The columns of images, `[positions, depth]` for each.
-    fn im2col<T: Float>(&self, x: &[T], columns: &mut [T]) {
-        let images = columns.chunks_exact_mut(self.positions() * self.depth()).zip(x.chunks_exact(self.x_len()));
+    /// The columns of images, `[positions, row_len]` for each, where x has `x_len` values an image. `zero` is what padding is.
+    fn im2col<T: Plain>(&self, x: &[T], x_len: usize, columns: &mut [T], row_len: usize, zero: T) {
+        let depth = self.depth();
+        let images = columns.chunks_exact_mut(self.positions() * row_len).zip(x.chunks_exact(x_len));
         images.for_each(|(columns, x)| {
-            self.for_each_run(|to, from| match from {
-                Some(from) => columns[to.clone()].copy_from_slice(&x[from..from + to.len()]),
-                None => columns[to].fill(T::default()),
+            self.for_each_run(|run, from| {
+                // Rows may be longer than what they hold.
+                let start = run.start / depth * row_len + run.start % depth;
+                let to = &mut columns[start..][..run.len()];
+                match from {
+                    Some(from) => to.copy_from_slice(&x[from..][..to.len()]),
+                    None => to.fill(zero),
+                }
             });
+            if row_len > depth {
+                columns.chunks_exact_mut(row_len).for_each(|row| row[depth..].fill(zero));
+            }
         });
+    }
+
+    /// The columns of images as the first factor of a product, a row for each position.
+    fn columns<F: Factor>(&self, x: &[F::Value], columns: &mut [F::Word]) {
+        let (x_len, row_len) = (F::words(self.x_len()) * F::DEPTH, F::words(self.depth()) * F::DEPTH);
+        F::lend_items(x, self.x_len(), |x| self.im2col(x, x_len, F::items(columns), row_len, F::ZERO));
     }
 
     /// The transpose of [`Self::im2col`]: adds columns up in the images that they came from.
@@ -123,94 +140,88 @@ impl ConvPlan {
     }
 }
 
-/// As [`transpose`], on all threads.
-fn transpose_parallel<T: Float>(from: &[T], to: &mut [T], rows: usize, columns: usize) {
-    /// Columns a task.
-    const BLOCK: usize = 64;
-    to.par_chunks_mut(BLOCK * rows).enumerate().for_each(|(task, to)| {
-        for first in (0..rows).step_by(LINES) {
-            for (column, to) in to.chunks_exact_mut(rows).enumerate() {
-                let at = task * BLOCK + column;
-                let to = to[first..].iter_mut().take(LINES).enumerate();
-                to.for_each(|(row, to)| *to = from[(first + row) * columns + at]);
-            }
-        }
-    });
-}
-
 /// `y [n, out_h, out_w, co]`
-pub(super) fn forward<T: Float>(plan: &ConvPlan, x: &[T], w: &[T], y: &mut [MaybeUninit<T>]) {
+pub(super) fn forward<F: Factor>(plan: &ConvPlan, x: &[F::Value], w: &[F::Value], y: &mut [MaybeUninit<F::Value>]) {
     let (depth, co) = (plan.depth(), plan.co);
+    let words = F::words(depth);
+    // Every group reads the kernels anew.
     plan.with_turned(w, |turned| {
-        if plan.is_full() {
-            return matmul_parallel([plan.n, depth, co], x, row_major(depth), turned, transposed(depth), y);
-        }
-        // By rows, as a product takes its second factor best: every group reads it anew.
-        let mut workspace = Workspace::new::<T>(&[w.len()]);
-        let [kernels] = workspace.slices::<T, 1>([w.len()]);
-        transpose_parallel(turned, kernels, co, depth);
-        let kernels = &*kernels;
-        let group = plan.group();
-        y.par_chunks_mut(group * plan.y_len()).zip(x.par_chunks(group * plan.x_len())).for_each(|(y, x)| {
-            let rows = y.len() / co;
-            let mut workspace = Workspace::new::<T>(&[rows * depth]);
-            let [columns] = workspace.slices::<T, 1>([rows * depth]);
-            plan.im2col(x, columns);
-            matmul([rows, depth, co], columns, row_major(depth), kernels, row_major(co), y, false);
+        F::lend_transpose(turned, depth, !plan.is_full(), |kernels, by_rows| {
+            if plan.is_full() {
+                return F::lend(Layout::Rows, x, depth, |x| {
+                    matmul_parallel::<F, _>([plan.n, words, co], x, row_major(words), kernels, by_rows, y);
+                });
+            }
+            let group = plan.group();
+            y.par_chunks_mut(group * plan.y_len()).zip(x.par_chunks(group * plan.x_len())).for_each(|(y, x)| {
+                let rows = y.len() / co;
+                let mut workspace = Workspace::new::<F::Word>(&[rows * words]);
+                let [columns] = workspace.slices::<F::Word, 1>([rows * words]);
+                plan.columns::<F>(x, columns);
+                matmul::<F, _>([rows, words, co], columns, row_major(words), kernels, by_rows, y, false);
+            });
         });
     });
 }
 
 /// `dx [n, h, w, ci]`
-pub(super) fn input_grad<T: Float>(plan: &ConvPlan, dy: &[T], w: &[T], dx: &mut [MaybeUninit<T>]) {
+pub(super) fn input_grad<F: Factor>(plan: &ConvPlan, dy: &[F::Value], w: &[F::Value], dx: &mut [MaybeUninit<F::Value>]) {
     let (depth, co) = (plan.depth(), plan.co);
-    plan.with_turned(w, |w| {
-        if plan.is_full() {
-            return matmul_parallel([plan.n, co, depth], dy, row_major(co), w, row_major(depth), dx);
-        }
-        let group = plan.group();
-        dx.par_chunks_mut(group * plan.x_len()).zip(dy.par_chunks(group * plan.y_len())).for_each(|(dx, dy)| {
-            let rows = dy.len() / co;
-            let mut workspace = Workspace::new::<T>(&[rows * depth]);
-            let [columns] = workspace.slices::<T, 1>([rows * depth]);
-            matmul([rows, co, depth], dy, row_major(co), w, row_major(depth), columns, false);
-            plan.col2im(columns, dx);
+    let words = F::words(co);
+    plan.with_turned(w, |turned| {
+        F::lend(Layout::Columns, turned, depth, |kernels| {
+            if plan.is_full() {
+                return F::lend(Layout::Rows, dy, co, |dy| {
+                    matmul_parallel::<F, _>([plan.n, words, depth], dy, row_major(words), kernels, row_major(depth), dx);
+                });
+            }
+            let group = plan.group();
+            dx.par_chunks_mut(group * plan.x_len()).zip(dy.par_chunks(group * plan.y_len())).for_each(|(dx, dy)| {
+                let rows = dy.len() / co;
+                let mut workspace = Workspace::new::<F::Value>(&[rows * depth]);
+                let [columns] = workspace.slices::<F::Value, 1>([rows * depth]);
+                F::lend(Layout::Rows, dy, co, |dy| {
+                    matmul::<F, _>([rows, words, depth], dy, row_major(words), kernels, row_major(depth), columns, false);
+                });
+                plan.col2im(columns, dx);
+            });
         });
     });
 }
 
 /// `dw [co, ci, k, k]`
-pub(super) fn weight_grad<T: Float>(plan: &ConvPlan, x: &[T], dy: &[T], dw: &mut [MaybeUninit<T>]) {
+pub(super) fn weight_grad<F: Factor>(plan: &ConvPlan, x: &[F::Value], dy: &[F::Value], dw: &mut [MaybeUninit<F::Value>]) {
     if plan.is_turned() {
-        return turned_weight_grad(plan, x, dy, dw);
+        return turned_weight_grad::<F, _>(plan, x, dy, dw);
     }
-    let mut workspace = Workspace::new::<T>(&[dw.len()]);
-    let [turned] = workspace.slices::<T, 1>([dw.len()]);
-    turned_weight_grad(plan, x, dy, turned);
+    let mut workspace = Workspace::new::<F::Value>(&[dw.len()]);
+    let [turned] = workspace.slices::<F::Value, 1>([dw.len()]);
+    turned_weight_grad::<F, _>(plan, x, dy, turned);
     plan.turn_back(turned, dw);
 }
 
 /// `dw [co, k, k, ci]`
-fn turned_weight_grad<T: Float, S: Slot<T>>(plan: &ConvPlan, x: &[T], dy: &[T], dw: &mut [S]) {
+fn turned_weight_grad<F: Factor, S: Slot<F::Value>>(plan: &ConvPlan, x: &[F::Value], dy: &[F::Value], dw: &mut [S]) {
     let (depth, co) = (plan.depth(), plan.co);
     if plan.is_full() {
-        return matmul_parallel([co, plan.n, depth], dy, transposed(co), x, row_major(depth), dw);
+        return F::lend(Layout::Columns, x, depth, |x| {
+            F::lend(Layout::Columns, dy, co, |dy| {
+                let dims = [co, F::words(plan.n), depth];
+                matmul_parallel::<F, _>(dims, dy, transposed(co), x, row_major(depth), dw);
+            });
+        });
     }
-    let group = plan.group();
+    let group = plan.group().next_multiple_of(F::DEPTH);
     let len = dw.len();
     // Each sum takes its share of the groups in order; then the sums are added in order.
     let share = plan.n.div_ceil(group).div_ceil(MAX_SUMS) * group;
-    let mut sums: Vec<Vec<T>> = x
+    let mut sums: Vec<Vec<F::Value>> = x
         .par_chunks(share * plan.x_len())
         .zip(dy.par_chunks(share * plan.y_len()))
         .map(|(x, dy)| {
             filled(len, |dw| {
                 for (index, (x, dy)) in x.chunks(group * plan.x_len()).zip(dy.chunks(group * plan.y_len())).enumerate() {
-                    let rows = dy.len() / co;
-                    let mut workspace = Workspace::new::<T>(&[rows * depth]);
-                    let [columns] = workspace.slices::<T, 1>([rows * depth]);
-                    plan.im2col(x, columns);
-                    matmul([co, rows, depth], dy, transposed(co), columns, row_major(depth), dw, index > 0);
+                    add_group::<F>(plan, x, dy, dw, index > 0);
                 }
             })
         })
@@ -218,4 +229,16 @@ fn turned_weight_grad<T: Float, S: Slot<T>>(plan: &ConvPlan, x: &[T], dy: &[T], 
     let Some((total, rest)) = sums.split_first_mut() else { return };
     rest.iter().for_each(|sum| add_to(total, sum));
     dw.iter_mut().zip(&*total).for_each(|(to, &from)| to.put(from));
+}
+
+/// A group's share of the gradient of kernels, written or added.
+fn add_group<F: Factor>(plan: &ConvPlan, x: &[F::Value], dy: &[F::Value], dw: &mut [MaybeUninit<F::Value>], add: bool) {
+    let (depth, co) = (plan.depth(), plan.co);
+    let words = F::words(dy.len() / plan.y_len()) * plan.positions();
+    let mut workspace = Workspace::new::<F::Word>(&[words * depth]);
+    let [columns] = workspace.slices::<F::Word, 1>([words * depth]);
+    F::lend(Layout::Columns, x, plan.x_len(), |x| plan.im2col(x, plan.x_len(), columns, depth, F::NOTHING));
+    F::lend(Layout::Columns, dy, plan.y_len(), |dy| {
+        matmul::<F, _>([co, words, depth], dy, transposed(co), columns, row_major(depth), dw, add);
+    });
 }

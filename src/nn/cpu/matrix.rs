@@ -1,8 +1,8 @@
 //! Products and transposes of matrices in slices.
 
-use gemm::Parallelism;
 use rayon::prelude::*;
 
+use super::factor::Factor;
 use super::float::Float;
 use super::memory::Slot;
 use super::tasks::LINES;
@@ -10,8 +10,8 @@ use super::tasks::LINES;
 /// A matrix in a slice: element (i, j) is at `i · row_step + j · column_step`.
 #[derive(Clone, Copy)]
 pub(crate) struct Strides {
-    row_step: usize,
-    column_step: usize,
+    pub row_step: usize,
+    pub column_step: usize,
 }
 
 /// A matrix of rows one behind the other.
@@ -28,59 +28,19 @@ fn fits(len: usize, rows: usize, columns: usize, s: Strides) -> bool {
     rows == 0 || columns == 0 || (rows - 1) * s.row_step + (columns - 1) * s.column_step < len
 }
 
-/// `c (m × n, row-major) = a (m × k) · b (k × n)`, or, where c has been written, `c += a · b`. One thread.
-pub(crate) fn matmul<T: Float, S: Slot<T>>(
-    [m, k, n]: [usize; 3],
-    a: &[T],
+/// `c (m × n, row-major) = a (m × words) · b (words × n)`, or, where c has been written, `c += a · b`. One thread.
+pub(super) fn matmul<F: Factor, S: Slot<F::Value>>(
+    [m, words, n]: [usize; 3],
+    a: &[F::Word],
     sa: Strides,
-    b: &[T],
+    b: &[F::Word],
     sb: Strides,
     c: &mut [S],
     add: bool,
 ) {
-    assert!(c.len() >= m * n);
-    // SAFETY: `c` holds m rows of n and is borrowed exclusively.
-    unsafe { matmul_into([m, k, n], a, sa, b, sb, c.as_mut_ptr().cast::<T>(), n, add) }
-}
-
-/// # Safety
-/// The m rows of n values, `row_len` apart, that begin at `c` must be ours alone.
-#[allow(clippy::too_many_arguments)]
-unsafe fn matmul_into<T: Float>(
-    [m, k, n]: [usize; 3],
-    a: &[T],
-    sa: Strides,
-    b: &[T],
-    sb: Strides,
-    c: *mut T,
-    row_len: usize,
-    add: bool,
-) {
-    assert!(fits(a.len(), m, k, sa) && fits(b.len(), k, n, sb));
-    // SAFETY: the assertion keeps what gemm reads within its slices; the caller answers for what it writes.
-    unsafe {
-        gemm::gemm(
-            m,
-            n,
-            k,
-            c,
-            1,
-            row_len as isize,
-            add,
-            a.as_ptr(),
-            sa.column_step as isize,
-            sa.row_step as isize,
-            b.as_ptr(),
-            sb.column_step as isize,
-            sb.row_step as isize,
-            T::one(),
-            T::one(),
-            false,
-            false,
-            false,
-            Parallelism::None,
-        );
-    }
+    assert!(c.len() >= m * n && fits(a.len(), m, words, sa) && fits(b.len(), words, n, sb));
+    // SAFETY: `c` holds m rows of n and is borrowed exclusively; the factors are there.
+    unsafe { F::multiply([m, words, n], a, sa, b, sb, c.as_mut_ptr().cast(), n, add) }
 }
 
 /// Multiplications below which a block of a product is not worth a task.
@@ -89,11 +49,11 @@ const BLOCK_WORK: usize = 1 << 20;
 const MAX_BLOCKS: usize = 32;
 
 /// As [`matmul`] without adding, on all threads: in blocks of the longer side of `c`, so that little is packed twice.
-pub(crate) fn matmul_parallel<T: Float, S: Slot<T>>(
-    [m, k, n]: [usize; 3],
-    a: &[T],
+pub(super) fn matmul_parallel<F: Factor, S: Slot<F::Value>>(
+    [m, words, n]: [usize; 3],
+    a: &[F::Word],
     sa: Strides,
-    b: &[T],
+    b: &[F::Word],
     sb: Strides,
     c: &mut [S],
 ) {
@@ -107,20 +67,20 @@ pub(crate) fn matmul_parallel<T: Float, S: Slot<T>>(
         }
     }
 
-    assert!(c.len() >= m * n && fits(a.len(), m, k, sa) && fits(b.len(), k, n, sb));
-    let blocks = (m * k * n / BLOCK_WORK).clamp(1, MAX_BLOCKS);
-    let c = Shared(c.as_mut_ptr().cast::<T>());
+    assert!(c.len() >= m * n && fits(a.len(), m, words, sa) && fits(b.len(), words, n, sb));
+    let blocks = (m * words * F::DEPTH * n / BLOCK_WORK).clamp(1, MAX_BLOCKS);
+    let c = Shared(c.as_mut_ptr().cast::<F::Value>());
     let by_columns = n >= m;
     let side = if by_columns { n } else { m };
     let block = side.div_ceil(blocks).next_multiple_of(16);
     (0..side.div_ceil(block)).into_par_iter().for_each(|index| {
         let (start, len) = (index * block, block.min(side - index * block));
-        // SAFETY: the blocks are disjoint, and within the m × n values of `c`.
+        // SAFETY: the blocks are disjoint, and within the m × n values of `c` and what the assertion has found of the factors.
         unsafe {
             if by_columns {
-                matmul_into([m, k, len], a, sa, &b[start * sb.column_step..], sb, c.at(start), n, false)
+                F::multiply([m, words, len], a, sa, &b[start * sb.column_step..], sb, c.at(start), n, false)
             } else {
-                matmul_into([len, k, n], &a[start * sa.row_step..], sa, b, sb, c.at(start * n), n, false)
+                F::multiply([len, words, n], &a[start * sa.row_step..], sa, b, sb, c.at(start * n), n, false)
             }
         }
     });

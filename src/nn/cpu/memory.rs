@@ -126,6 +126,21 @@ pub(crate) fn copied<'a, T: Float>(to: &'a mut [MaybeUninit<T>], from: &[T]) -> 
     unsafe { written(to) }
 }
 
+/// A number in memory that any bits are a value of.
+///
+/// # Safety
+/// They must be, and an f64 must be aligned as much.
+pub(crate) unsafe trait Plain: Copy + Send + Sync {}
+
+// SAFETY: numbers.
+unsafe impl Plain for f32 {}
+// SAFETY: numbers.
+unsafe impl Plain for f64 {}
+// SAFETY: numbers.
+unsafe impl Plain for u32 {}
+// SAFETY: numbers.
+unsafe impl Plain for u16 {}
+
 /// Memory for intermediate values, kept for the next kernel that asks.
 pub(crate) struct Workspace(Vec<CacheLines>);
 
@@ -138,7 +153,7 @@ static KEPT: Mutex<Vec<Vec<CacheLines>>> = Mutex::new(Vec::new());
 
 impl Workspace {
     /// Memory for several slices of T together; their contents are arbitrary.
-    pub fn new<T: Float>(sizes: &[usize]) -> Self {
+    pub fn new<T: Plain>(sizes: &[usize]) -> Self {
         let len = sizes.iter().map(|&size| padded::<T>(size)).sum::<usize>() / padded::<T>(1);
         let mut kept = KEPT.lock().unwrap_or_else(PoisonError::into_inner);
         // The smallest that is large enough, else the largest, to be replaced.
@@ -154,9 +169,9 @@ impl Workspace {
     }
 
     /// The slices, of the sizes that the workspace was made for.
-    pub fn slices<T: Float, const N: usize>(&mut self, sizes: [usize; N]) -> [&mut [T]; N] {
+    pub fn slices<T: Plain, const N: usize>(&mut self, sizes: [usize; N]) -> [&mut [T]; N] {
         let len = self.0.len() * padded::<T>(1);
-        // SAFETY: the lines hold `len` values of T, which is f32 or f64: less aligned, and any bits are a value.
+        // SAFETY: the lines hold `len` values of T: less aligned, and any bits are a value.
         let mut rest = unsafe { std::slice::from_raw_parts_mut(self.0.as_mut_ptr().cast::<T>(), len) };
         sizes.map(|size| {
             let (slice, remaining) = std::mem::take(&mut rest).split_at_mut(padded::<T>(size));

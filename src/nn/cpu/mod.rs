@@ -4,9 +4,12 @@
 //! plain SSE2, whatever the machine has. Work is cut at places that depend on shapes alone, and every sum has one fixed
 //! order: results do not depend on the number of threads.
 
+#[cfg(target_arch = "x86_64")]
+pub(in crate::nn) mod bf16;
 pub(in crate::nn) mod by_image;
 pub(in crate::nn) mod conv;
 pub(in crate::nn) mod elementwise;
+mod factor;
 pub(in crate::nn) mod float;
 mod im2col;
 mod matrix;

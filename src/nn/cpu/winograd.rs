@@ -14,16 +14,18 @@
 //! - `conv_weight_grad` is `dU = Vᵀ·M`, then `dw = gather(dU)`,
 //!
 //! where spread, fold and gather are the transposes of collect, expand and of the map from kernels to `U`. Channels come
-//! last, so that every one of these maps is a few additions of long rows.
+//! last, so that every one of these maps is a few additions of long rows. What goes into a product is written as the product takes
+//! it (`factor`); where it takes pairs of tiles, as for the gradient of kernels, a pair is the same tile of two images.
 
 use std::mem::MaybeUninit;
 use std::ops::Range;
 
 use rayon::prelude::*;
 
+use super::factor::{Factor, Layout};
 use super::float::Float;
 use super::matrix::{matmul, row_major, transposed};
-use super::memory::{Slot, Workspace, filled, zeroed};
+use super::memory::{Plain, Slot, Workspace, filled, zeroed};
 use super::sums::add_to;
 use super::tasks::{LINES, MAX_SUMS, vectorised};
 use crate::nn::geometry::ConvPlan;
@@ -77,13 +79,6 @@ pub(super) struct Winograd<'a> {
     tiles: (usize, usize),
 }
 
-/// Which product of the three.
-enum Gemm {
-    Forward,
-    InputGrad,
-    WeightGrad { add: bool },
-}
-
 impl<'a> Winograd<'a> {
     /// The convolution in this form, if it has one that pays.
     pub fn of(plan: &'a ConvPlan) -> Option<Self> {
@@ -105,9 +100,14 @@ impl<'a> Winograd<'a> {
         self.tiles.0 * self.tiles.1
     }
 
+    /// Every pair of positions, with its number of pairs of parts.
+    fn pair_counts(&self) -> [usize; 9] {
+        std::array::from_fn(|at| self.positions[at / 3].len() * self.positions[at % 3].len())
+    }
+
     /// Every pair of positions, with the inner dimension of its product.
     fn inner(&self) -> [usize; 9] {
-        std::array::from_fn(|at| self.positions[at / 3].len() * self.positions[at % 3].len() * self.plan.ci)
+        self.pair_counts().map(|pairs| pairs * self.plan.ci)
     }
 
     /// Values of `V` an image tile, or of `U` an output channel.
@@ -121,9 +121,9 @@ impl<'a> Winograd<'a> {
         (0..3).flat_map(move |at| positions[at].iter().enumerate().map(move |(number, part)| (at, number, part)))
     }
 
-    /// Where the values of a pair of parts begin in a row of `V` at their position, or among the rows of `U` there.
-    fn offset(&self, across: (usize, usize), number: (usize, usize)) -> usize {
-        (number.0 * self.positions[across.1].len() + number.1) * self.plan.ci
+    /// The number of a pair of parts at their position.
+    fn number(&self, along: usize, number: (usize, usize)) -> usize {
+        number.0 * self.positions[along].len() + number.1
     }
 
     /// Images a group.
@@ -133,54 +133,67 @@ impl<'a> Winograd<'a> {
     }
 
     /// `y [n, out_h, out_w, co]`
-    pub fn forward<T: Float>(&self, x: &[T], w: &[T], y: &mut [MaybeUninit<T>]) {
+    pub fn forward<F: Factor>(&self, x: &[F::Value], w: &[F::Value], y: &mut [MaybeUninit<F::Value>]) {
         let (plan, group) = (self.plan, self.group());
-        let mut workspace = Workspace::new::<T>(&[self.depth() * plan.co]);
-        let [u] = workspace.slices::<T, 1>([self.depth() * plan.co]);
-        self.kernels(w, u);
+        // The inner dimensions, in words.
+        let inner = self.pair_counts().map(|pairs| pairs * F::words(plan.ci));
+        let depth = inner.iter().sum::<usize>();
+        let mut workspace = Workspace::new::<F::Word>(&[depth * plan.co]);
+        let [u] = workspace.slices::<F::Word, 1>([depth * plan.co]);
+        self.kernels::<F>(w, u);
         let u = &*u;
         y.par_chunks_mut(group * plan.y_len()).zip(x.par_chunks(group * plan.x_len())).for_each(|(y, x)| {
-            self.with_group(y.len() / plan.y_len(), |v, m| {
-                self.expand(x, v);
-                self.multiply(&Gemm::Forward, v, m, &mut [], u);
+            let tiles = y.len() / plan.y_len() * self.tile_count();
+            lend_two::<F::Word, F::Value>([tiles * depth, tiles * 9 * plan.co], |v, m| {
+                self.expand::<F>(Layout::Rows, x, v);
+                let v = &*v;
+                products(m, [tiles; 9], [plan.co; 9], |at, row, m| {
+                    let (k, start) = (inner[at], inner[..at].iter().sum::<usize>());
+                    let (v, u) = (&v[tiles * start + row * k..], &u[start * plan.co..]);
+                    matmul::<F, _>([m.len() / plan.co, k, plan.co], v, row_major(k), u, row_major(plan.co), m, false);
+                });
                 self.collect(m, y);
             });
         });
     }
 
     /// `dx [n, h, w, ci]`
-    pub fn input_grad<T: Float>(&self, dy: &[T], w: &[T], dx: &mut [MaybeUninit<T>]) {
-        let (plan, group) = (self.plan, self.group());
-        let mut workspace = Workspace::new::<T>(&[self.depth() * plan.co]);
-        let [u] = workspace.slices::<T, 1>([self.depth() * plan.co]);
-        self.turned_kernels(w, u);
+    pub fn input_grad<F: Factor>(&self, dy: &[F::Value], w: &[F::Value], dx: &mut [MaybeUninit<F::Value>]) {
+        let (plan, group, inner) = (self.plan, self.group(), self.inner());
+        let words = F::words(plan.co);
+        let mut workspace = Workspace::new::<F::Word>(&[self.depth() * words]);
+        let [u] = workspace.slices::<F::Word, 1>([self.depth() * words]);
+        self.turned_kernels::<F>(w, u);
         let u = &*u;
         dx.par_chunks_mut(group * plan.x_len()).zip(dy.par_chunks(group * plan.y_len())).for_each(|(dx, dy)| {
-            self.with_group(dy.len() / plan.y_len(), |v, m| {
-                self.spread(dy, m);
-                self.multiply(&Gemm::InputGrad, v, m, &mut [], u);
+            let tiles = dy.len() / plan.y_len() * self.tile_count();
+            lend_two::<F::Word, F::Value>([tiles * 9 * words, tiles * self.depth()], |m, v| {
+                self.spread::<F>(Layout::Rows, dy, m);
+                let m = &*m;
+                products(v, [tiles; 9], inner, |at, row, v| {
+                    let (k, start) = (inner[at], inner[..at].iter().sum::<usize>());
+                    let (m, u) = (&m[(at * tiles + row) * words..], &u[start * words..]);
+                    matmul::<F, _>([v.len() / k, words, k], m, row_major(words), u, row_major(k), v, false);
+                });
                 self.fold(v, dx);
             });
         });
     }
 
     /// `dw [co, ci, k, k]`
-    pub fn weight_grad<T: Float>(&self, x: &[T], dy: &[T], dw: &mut [MaybeUninit<T>]) {
-        let (plan, group, len) = (self.plan, self.group(), self.depth() * self.plan.co);
+    pub fn weight_grad<F: Factor>(&self, x: &[F::Value], dy: &[F::Value], dw: &mut [MaybeUninit<F::Value>]) {
+        let (plan, len) = (self.plan, self.depth() * self.plan.co);
+        let group = self.group().next_multiple_of(F::DEPTH);
         let groups = plan.n.div_ceil(group);
         // Each sum takes its share of the groups in order; then the sums are added in order.
         let share = if len >= LARGE { groups } else { groups.div_ceil(MAX_SUMS) } * group;
-        let mut sums: Vec<Vec<T>> = x
+        let mut sums: Vec<Vec<F::Value>> = x
             .par_chunks(share * plan.x_len())
             .zip(dy.par_chunks(share * plan.y_len()))
             .map(|(x, dy)| {
                 filled(len, |du| {
                     for (index, (x, dy)) in x.chunks(group * plan.x_len()).zip(dy.chunks(group * plan.y_len())).enumerate() {
-                        self.with_group(dy.len() / plan.y_len(), |v, m| {
-                            self.expand(x, v);
-                            self.spread(dy, m);
-                            self.multiply(&Gemm::WeightGrad { add: index > 0 }, v, m, du, &[]);
-                        });
+                        self.add_group::<F>(x, dy, du, index > 0);
                     }
                 })
             })
@@ -190,61 +203,23 @@ impl<'a> Winograd<'a> {
         self.gather(total, dw);
     }
 
-    /// Lends `V` and `M` of a number of images.
-    fn with_group<T: Float>(&self, images: usize, work: impl FnOnce(&mut [T], &mut [T])) {
-        let tiles = images * self.tile_count();
-        let sizes = [tiles * self.depth(), tiles * 9 * self.plan.co];
-        let mut workspace = Workspace::new::<T>(&sizes);
-        let [v, m] = workspace.slices(sizes);
-        work(v, m);
+    /// A group's share of `dU`, written or added.
+    fn add_group<F: Factor>(&self, x: &[F::Value], dy: &[F::Value], du: &mut [MaybeUninit<F::Value>], add: bool) {
+        let (co, inner) = (self.plan.co, self.inner());
+        let words = F::words(dy.len() / self.plan.y_len()) * self.tile_count();
+        lend_two::<F::Word, F::Word>([words * self.depth(), words * 9 * co], |v, m| {
+            self.expand::<F>(Layout::Columns, x, v);
+            self.spread::<F>(Layout::Columns, dy, m);
+            let (v, m) = (&*v, &*m);
+            products(du, inner, [co; 9], |at, row, du| {
+                let (k, start) = (inner[at], inner[..at].iter().sum::<usize>());
+                let (v, m) = (&v[words * start + row..], &m[at * words * co..]);
+                matmul::<F, _>([du.len() / co, words, co], v, transposed(k), m, row_major(co), du, add);
+            });
+        });
     }
 
-    /// The nine products, in blocks of rows.
-    fn multiply<T: Float>(&self, product: &Gemm, v: &mut [T], m: &mut [T], du: &mut [MaybeUninit<T>], u: &[T]) {
-        let co = self.plan.co;
-        let tiles = m.len() / (9 * co);
-        let inner = self.inner();
-        let starts = |at: usize| inner[..at].iter().sum::<usize>();
-        let rows = |total: usize| total.div_ceil(total.div_ceil(TASK_ROWS));
-        match *product {
-            Gemm::Forward => {
-                let v = &*v;
-                let blocks = m
-                    .chunks_mut(tiles * co)
-                    .enumerate()
-                    .flat_map(|(at, m)| m.chunks_mut(rows(tiles) * co).enumerate().map(move |(block, m)| (at, block, m)));
-                blocks.collect::<Vec<_>>().into_par_iter().for_each(|(at, block, m)| {
-                    let (k, start) = (inner[at], starts(at));
-                    let v = &v[tiles * start + block * rows(tiles) * k..];
-                    matmul([m.len() / co, k, co], v, row_major(k), &u[start * co..], row_major(co), m, false);
-                });
-            }
-            Gemm::InputGrad => {
-                let m = &*m;
-                let blocks = split(v, &inner.map(|k| k * tiles)).into_iter().enumerate().flat_map(|(at, v)| {
-                    v.chunks_mut(rows(tiles) * inner[at]).enumerate().map(move |(block, v)| (at, block, v))
-                });
-                blocks.collect::<Vec<_>>().into_par_iter().for_each(|(at, block, v)| {
-                    let (k, start) = (inner[at], starts(at));
-                    let m = &m[(at * tiles + block * rows(tiles)) * co..];
-                    matmul([v.len() / k, co, k], m, row_major(co), &u[start * co..], row_major(k), v, false);
-                });
-            }
-            Gemm::WeightGrad { add } => {
-                let (v, m) = (&*v, &*m);
-                let blocks = split(du, &inner.map(|k| k * co)).into_iter().enumerate().flat_map(|(at, du)| {
-                    du.chunks_mut(rows(inner[at]) * co).enumerate().map(move |(block, du)| (at, block, du))
-                });
-                blocks.collect::<Vec<_>>().into_par_iter().for_each(|(at, block, du)| {
-                    let k = inner[at];
-                    let v = &v[tiles * starts(at) + block * rows(k)..];
-                    matmul([du.len() / co, tiles, co], v, transposed(k), &m[at * tiles * co..], row_major(co), du, add);
-                });
-            }
-        }
-    }
-
-    /// The rows of `V` (or `M`) of every image of a group, by position: `width(position)` values a tile.
+    /// The rows of `V` (or `M`) of every image of a group, or of all images that share them, by position: `width(position)` values a tile.
     fn by_image<'m, T>(&self, values: &'m mut [T], width: [usize; 9]) -> Vec<[&'m mut [T]; 9]> {
         let tiles = self.tile_count();
         let images = values.len() / (tiles * width.iter().sum::<usize>());
@@ -274,28 +249,35 @@ impl<'a> Winograd<'a> {
     }
 
     /// `x` → `V`. Down the columns first, into a strip of all tiles of a row; then along the rows.
-    fn expand<T: Float>(&self, x: &[T], v: &mut [T]) {
-        let (plan, c, columns) = (self.plan, self.plan.ci, self.strip_columns());
-        let row_len = plan.w * c;
+    fn expand<F: Factor>(&self, layout: Layout, x: &[F::Value], v: &mut [F::Word]) {
+        let (plan, c) = (self.plan, self.plan.ci);
+        let (together, width) = (F::together(layout), F::width(layout, c));
+        let (row_len, strip_len) = (plan.w * c, self.strip_columns() * c);
         let inside = self.inside();
-        let images = self.by_image(v, self.inner());
-        images.into_par_iter().zip(x.par_chunks_exact(plan.x_len())).for_each(|(mut v, x)| {
-            let mut workspace = Workspace::new::<T>(&[columns * c]);
-            let [strip] = workspace.slices::<T, 1>([columns * c]);
+        let images = self.by_image(v, self.pair_counts().map(|pairs| pairs * width));
+        images.into_par_iter().zip(x.par_chunks(together * plan.x_len())).for_each(|(mut v, x)| {
+            let sizes = [together * strip_len, together * c];
+            let mut workspace = Workspace::new::<F::Value>(&sizes);
+            let [strips, room] = workspace.slices::<F::Value, 2>(sizes);
             vectorised(|| {
-                strip.fill(T::default());
+                strips.fill(F::Value::ZERO);
                 for ty in 0..self.tiles.0 {
                     for (down, down_number, part) in self.parts() {
-                        let row = |sample: usize| self.input_row(ty, sample).map(|row| &x[row * row_len..][..row_len]);
-                        let strip_row = &mut strip[inside.start * c..inside.end * c];
-                        difference(strip_row, row(part.plus), part.minus.and_then(row));
+                        for (strip, x) in strips.chunks_exact_mut(strip_len).zip(x.chunks_exact(plan.x_len())) {
+                            let row = |sample: usize| self.input_row(ty, sample).map(|row| &x[row * row_len..][..row_len]);
+                            let strip_row = &mut strip[inside.start * c..inside.end * c];
+                            difference(strip_row, row(part.plus), part.minus.and_then(row));
+                        }
                         for (along, along_number, part) in self.parts() {
-                            let across = (down, along);
-                            let (k, at) = (self.inner()[3 * down + along], self.offset(across, (down_number, along_number)));
+                            let at = 3 * down + along;
+                            let (pairs, pair) = (self.pair_counts()[at], self.number(along, (down_number, along_number)));
                             for tx in 0..self.tiles.1 {
-                                let sample = |sample: usize| &strip[(TILE * tx + sample) * c..][..c];
-                                let to = &mut v[3 * down + along][(ty * self.tiles.1 + tx) * k + at..][..c];
-                                difference(to, Some(sample(part.plus)), part.minus.map(sample));
+                                let to = &mut v[at][((ty * self.tiles.1 + tx) * pairs + pair) * width..][..width];
+                                F::put(layout, to, room, |image, to| {
+                                    let first = image * strip_len + TILE * tx * c;
+                                    let sample = |sample: usize| &strips[first + sample * c..][..c];
+                                    difference(to, Some(sample(part.plus)), part.minus.map(sample));
+                                });
                             }
                         }
                     }
@@ -322,7 +304,7 @@ impl<'a> Winograd<'a> {
                         for (along, along_number, part) in self.parts() {
                             let at = 3 * down + along;
                             let (k, start) = (inner[at], inner[..at].iter().sum::<usize>() * tiles * images);
-                            let offset = self.offset((down, along), (down_number, along_number));
+                            let offset = self.number(along, (down_number, along_number)) * c;
                             for tx in 0..self.tiles.1 {
                                 let from = &v[start + (image * tiles + ty * self.tiles.1 + tx) * k + offset..][..c];
                                 add(&mut strip[(TILE * tx + part.plus) * c..][..c], from);
@@ -377,47 +359,50 @@ impl<'a> Winograd<'a> {
     }
 
     /// `y` → `M`: the transpose of [`Self::collect`].
-    fn spread<T: Float>(&self, y: &[T], m: &mut [T]) {
-        let (co, zeros) = (self.plan.co, vec![T::default(); self.plan.co]);
-        let images = self.by_image(m, [co; 9]);
-        images.into_par_iter().zip(y.par_chunks_exact(self.plan.y_len())).for_each(|(mut m, y)| {
+    fn spread<F: Factor>(&self, layout: Layout, y: &[F::Value], m: &mut [F::Word]) {
+        let (co, y_len) = (self.plan.co, self.plan.y_len());
+        let (together, width) = (F::together(layout), F::width(layout, co));
+        let images = self.by_image(m, [width; 9]);
+        images.into_par_iter().zip(y.par_chunks(together * y_len)).for_each(|(mut m, y)| {
+            let sizes = [co, together * co];
+            let mut workspace = Workspace::new::<F::Value>(&sizes);
+            let [zeros, room] = workspace.slices::<F::Value, 2>(sizes);
+            zeros.fill(F::Value::ZERO);
             vectorised(|| {
                 for tile in 0..self.tile_count() {
-                    let [a, b, c, d] = self.outputs(tile).map(|start| start.map_or(&zeros[..], |start| &y[start..start + co]));
-                    let [m00, m01, m02, m10, m11, m12, m20, m21, m22] =
-                        m.each_mut().map(|m| &mut m[tile * co..(tile + 1) * co]);
-                    m00.copy_from_slice(a);
-                    sum(m01, a, b);
-                    m02.copy_from_slice(b);
-                    sum(m10, a, c);
-                    for i in 0..co {
-                        m11[i] = (a[i] + b[i]) + (c[i] + d[i]);
+                    let outputs = self.outputs(tile);
+                    for (at, m) in m.iter_mut().enumerate() {
+                        F::put(layout, &mut m[tile * width..][..width], room, |image, to| {
+                            // An image that is missing is zero.
+                            let y = y.get(image * y_len..).filter(|y| !y.is_empty());
+                            let of = |output: usize| match (y, outputs[output]) {
+                                (Some(y), Some(start)) => &y[start..start + co],
+                                _ => &zeros[..],
+                            };
+                            spread_to(at, to, of);
+                        });
                     }
-                    sum(m12, b, d);
-                    m20.copy_from_slice(c);
-                    sum(m21, c, d);
-                    m22.copy_from_slice(d);
                 }
             });
         });
     }
 
     /// Kernels `[co, ci, k, k]` → `U`.
-    fn kernels<T: Float>(&self, w: &[T], u: &mut [T]) {
+    fn kernels<F: Factor>(&self, w: &[F::Value], u: &mut [F::Word]) {
         let ConvPlan { ci, co, .. } = *self.plan;
         let k = self.plan.window.kernel;
         let area = k * k;
         // The rows of U that each block of input channels owns: those of all parts at all positions.
         let blocks = ci.div_ceil(CHANNELS);
-        let mut rows: Vec<Vec<&mut [T]>> = (0..blocks).map(|_| Vec::with_capacity(64)).collect();
-        for of_parts in u[..self.depth() * co].chunks_exact_mut(ci * co) {
-            of_parts.chunks_mut(CHANNELS * co).zip(&mut rows).for_each(|(of_block, rows)| rows.push(of_block));
+        let mut rows: Vec<Vec<&mut [F::Word]>> = (0..blocks).map(|_| Vec::with_capacity(64)).collect();
+        for of_parts in u.chunks_exact_mut(F::words(ci) * co) {
+            of_parts.chunks_mut(F::words(CHANNELS) * co).zip(&mut rows).for_each(|(of_block, rows)| rows.push(of_block));
         }
         rows.into_par_iter().enumerate().for_each(|(block, mut rows)| {
             let channels = CHANNELS.min(ci - block * CHANNELS);
-            let size = channels * area * co;
-            let mut workspace = Workspace::new::<T>(&[size]);
-            let [taps] = workspace.slices::<T, 1>([size]);
+            let sizes = [channels * area * co, F::DEPTH * co];
+            let mut workspace = Workspace::new::<F::Value>(&sizes);
+            let [taps, room] = workspace.slices::<F::Value, 2>(sizes);
             vectorised(|| {
                 for first in (0..co).step_by(LINES) {
                     let outs = first..co.min(first + LINES);
@@ -428,13 +413,12 @@ impl<'a> Winograd<'a> {
                     }
                 }
                 for (rows, (down, along)) in rows.iter_mut().zip(self.pairs()) {
-                    for (channel, row) in rows.chunks_exact_mut(co).enumerate() {
-                        let tap = |(y, x): (usize, usize)| &taps[(channel * area + y * k + x) * co..][..co];
-                        let mut of = product(down.taps, along.taps).map(tap);
-                        if let Some(first) = of.next() {
-                            row.copy_from_slice(first);
-                        }
-                        of.for_each(|tap| add(row, tap));
+                    for (word, row) in rows.chunks_exact_mut(co).enumerate() {
+                        F::put(Layout::Columns, row, room, |which, to| {
+                            let channel = word * F::DEPTH + which;
+                            let tap = |(y, x): (usize, usize)| &taps[(channel * area + y * k + x) * co..][..co];
+                            sum_of(to, product(down.taps, along.taps).take_while(|_| channel < channels).map(tap));
+                        });
                     }
                 }
             });
@@ -442,32 +426,33 @@ impl<'a> Winograd<'a> {
     }
 
     /// Kernels `[co, ci, k, k]` → `Uᵀ`, position by position: a product takes its second factor best by rows.
-    fn turned_kernels<T: Float>(&self, w: &[T], u: &mut [T]) {
+    fn turned_kernels<F: Factor>(&self, w: &[F::Value], u: &mut [F::Word]) {
         let ConvPlan { ci, co, .. } = *self.plan;
         let k = self.plan.window.kernel;
         let area = k * k;
-        let mut rows: Vec<Vec<&mut [T]>> = (0..co).map(|_| Vec::with_capacity(9)).collect();
-        for (of_position, depth) in
-            split(&mut u[..self.depth() * co], &self.inner().map(|depth| depth * co)).into_iter().zip(self.inner())
-        {
+        let mut rows: Vec<Vec<&mut [F::Word]>> = (0..F::words(co)).map(|_| Vec::with_capacity(9)).collect();
+        for (of_position, depth) in split(u, &self.inner().map(|depth| depth * F::words(co))).into_iter().zip(self.inner()) {
             of_position.chunks_exact_mut(depth).zip(&mut rows).for_each(|(row, rows)| rows.push(row));
         }
         // Rows of taps a line apart from where they would share the places of a cache.
         let stride = ci + LINES;
-        rows.into_par_iter().zip(w.par_chunks_exact(ci * area)).for_each(|(rows, w)| {
-            let mut workspace = Workspace::new::<T>(&[area * stride]);
-            let [taps] = workspace.slices::<T, 1>([area * stride]);
+        rows.into_par_iter().zip(w.par_chunks(F::DEPTH * ci * area)).for_each(|(rows, w)| {
+            let sizes = [F::DEPTH * area * stride, F::DEPTH * ci];
+            let mut workspace = Workspace::new::<F::Value>(&sizes);
+            let [taps, room] = workspace.slices::<F::Value, 2>(sizes);
+            let outs = w.len() / (ci * area);
             vectorised(|| {
-                for (channel, w) in w.chunks_exact(area).enumerate() {
-                    w.iter().enumerate().for_each(|(tap, &value)| taps[tap * stride + channel] = value);
+                for (taps, w) in taps.chunks_exact_mut(area * stride).zip(w.chunks_exact(ci * area)) {
+                    for (channel, w) in w.chunks_exact(area).enumerate() {
+                        w.iter().enumerate().for_each(|(tap, &value)| taps[tap * stride + channel] = value);
+                    }
                 }
                 let parts = rows.into_iter().flat_map(|row| row.chunks_exact_mut(ci));
                 for (part, (down, along)) in parts.zip(self.pairs()) {
-                    let mut of = product(down.taps, along.taps).map(|(y, x)| &taps[(y * k + x) * stride..][..ci]);
-                    if let Some(first) = of.next() {
-                        part.copy_from_slice(first);
-                    }
-                    of.for_each(|tap| add(part, tap));
+                    F::put(Layout::Columns, part, room, |out, to| {
+                        let tap = |(y, x): (usize, usize)| &taps[(out * area + y * k + x) * stride..][..ci];
+                        sum_of(to, product(down.taps, along.taps).take_while(|_| out < outs).map(tap));
+                    });
                 }
             });
         });
@@ -516,6 +501,59 @@ impl<'a> Winograd<'a> {
             positions[at / 3].iter().flat_map(move |down| positions[at % 3].iter().map(move |along| (down, along)))
         })
     }
+}
+
+/// The nine products, in blocks of the rows of their results: `work(position, first row, block)`.
+fn products<S: Send>(
+    results: &mut [S],
+    rows: [usize; 9],
+    row_len: [usize; 9],
+    work: impl Fn(usize, usize, &mut [S]) + Send + Sync,
+) {
+    let lengths: [usize; 9] = std::array::from_fn(|at| rows[at] * row_len[at]);
+    let blocks = split(results, &lengths).into_iter().enumerate().flat_map(|(at, result)| {
+        let block = rows[at].div_ceil(rows[at].div_ceil(TASK_ROWS));
+        result.chunks_mut(block * row_len[at]).enumerate().map(move |(index, result)| (at, index * block, result))
+    });
+    blocks.collect::<Vec<_>>().into_par_iter().for_each(|(at, row, result)| work(at, row, result));
+}
+
+/// Lends memory for two kinds of numbers.
+fn lend_two<A: Plain, B: Plain>([a, b]: [usize; 2], work: impl FnOnce(&mut [A], &mut [B])) {
+    let (mut of_a, mut of_b) = (Workspace::new::<A>(&[a]), Workspace::new::<B>(&[b]));
+    let ([a], [b]) = (of_a.slices::<A, 1>([a]), of_b.slices::<B, 1>([b]));
+    work(a, b);
+}
+
+/// What one of the nine positions has of the four outputs of a tile: along each axis the first, both, the second.
+#[inline(always)]
+fn spread_to<'y, T: Float>(at: usize, to: &mut [T], of: impl Fn(usize) -> &'y [T]) {
+    match at {
+        0 => to.copy_from_slice(of(0)),
+        1 => sum(to, of(0), of(1)),
+        2 => to.copy_from_slice(of(1)),
+        3 => sum(to, of(0), of(2)),
+        4 => {
+            let [a, b, c, d] = [0, 1, 2, 3].map(|output| &of(output)[..to.len()]);
+            for i in 0..to.len() {
+                to[i] = (a[i] + b[i]) + (c[i] + d[i]);
+            }
+        }
+        5 => sum(to, of(1), of(3)),
+        6 => to.copy_from_slice(of(2)),
+        7 => sum(to, of(2), of(3)),
+        _ => to.copy_from_slice(of(3)),
+    }
+}
+
+/// The sum of rows; 0 where there are none.
+#[inline(always)]
+fn sum_of<'r, T: Float>(to: &mut [T], mut rows: impl Iterator<Item = &'r [T]>) {
+    match rows.next() {
+        Some(first) => to.copy_from_slice(first),
+        None => to.fill(T::ZERO),
+    }
+    rows.for_each(|row| add(to, row));
 }
 
 /// Cuts a slice into pieces of the given lengths.

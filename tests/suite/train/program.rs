@@ -55,9 +55,8 @@ fn wrong_calls_say_how_to_mend_them() {
         (with(&["--device", "cuda:x"]), "is not known"),
         (
             with(&["--device", "cpu", "--precision", "tf32"]),
-            "precision tf32 on the CPU, which computes in f32 only. Use --precision f32",
+            "precision tf32 on this CPU, which computes in f32 or bf16. Use --precision f32",
         ),
-        (with(&["--device", "cpu", "--set", "schedule.precision=bf16"]), "precision bf16 on the CPU"),
         (with(&["--precision", "f16"]), "possible values: f32, tf32, bf16"),
         (with(&["--frobnicate"]), "unexpected argument '--frobnicate'"),
         (with(&["--resume", &run]), "cannot be used with"),

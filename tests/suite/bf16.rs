@@ -1,0 +1,190 @@
+//! Products in bf16 on the CPU: against an emulation in plain Rust and against f64; on a CPU without the instructions, the error.
+
+use candle_core::{DType, Device, Result, Tensor};
+use ganforge::nn::conv::{conv, conv_input_grad, conv_weight_grad};
+use ganforge::nn::device::check_precision;
+use ganforge::nn::geometry::ConvWindow;
+use ganforge::nn::precision::Precision;
+use ganforge::random::{Purpose, Stream};
+use proptest::prelude::*;
+
+use crate::conv::{Case, assert_thread_independent, cases, norm, uniform, uniform_f32, values};
+
+/// Whether this CPU has the instructions; says so where it has not.
+pub(crate) fn is_there() -> bool {
+    let there = check_precision(&Device::Cpu, Precision::Bf16).is_ok();
+    if !there {
+        eprintln!("skipped: this CPU has no AVX512-BF16");
+    }
+    there
+}
+
+#[test]
+fn a_cpu_without_bf16_says_what_it_lacks() {
+    #[cfg(target_arch = "x86_64")]
+    let has = is_x86_feature_detected!("avx512bf16") && is_x86_feature_detected!("avx512bw");
+    #[cfg(not(target_arch = "x86_64"))]
+    let has = false;
+    match check_precision(&Device::Cpu, Precision::Bf16) {
+        Ok(()) => assert!(has),
+        Err(error) => {
+            assert!(!has);
+            let told = error.to_string();
+            assert!(told.contains("precision bf16 on this CPU, which lacks avx512"), "{told}");
+        }
+    }
+    assert!(check_precision(&Device::Cpu, Precision::Tf32).is_err());
+}
+
+/// To the nearest bf16, of two equally near to the even one; what is below the normal numbers is 0.
+fn rounded(x: f32) -> f32 {
+    match x.classify() {
+        std::num::FpCategory::Subnormal => 0.0f32.copysign(x),
+        std::num::FpCategory::Nan => x,
+        _ => {
+            let bits = x.to_bits();
+            f32::from_bits((bits + 0x7fff + (bits >> 16 & 1)) & 0xffff_0000)
+        }
+    }
+}
+
+/// A number as the instruction takes and gives it.
+fn flushed(x: f32) -> f32 {
+    if x.is_subnormal() { 0.0f32.copysign(x) } else { x }
+}
+
+/// `Σ a·b`, pair by pair, of each pair the second product first.
+fn emulated(products: impl Iterator<Item = (f32, f32)>) -> f32 {
+    let products: Vec<_> = products.collect();
+    let mut sum = 0.0f32;
+    for pair in products.chunks(2) {
+        let (a1, b1) = pair.get(1).copied().unwrap_or_default();
+        for (a, b) in [(a1, b1), pair[0]] {
+            // bf16 products are exact in f32, but for those below its normal numbers.
+            sum = flushed(rounded(a).mul_add(rounded(b), sum));
+        }
+    }
+    sum
+}
+
+/// Numbers of many magnitudes, some of them 0, some below the normal numbers.
+fn numbers(number: u64, len: usize) -> Vec<f32> {
+    let mut stream = Stream::at(2, Purpose::Latent, number);
+    let each = |_| {
+        let bits = u64::from(stream.bits()) << 32 | u64::from(stream.bits());
+        let exponent = match bits >> 52 & 63 {
+            0 => 0,
+            1 => 40,
+            _ => 120 + (bits >> 40 & 15) as u32,
+        };
+        let value = f32::from_bits((bits as u32 & 0x807f_ffff) | exponent << 23);
+        if bits >> 58 == 5 { 0.0 } else { value }
+    };
+    (0..len).map(each).collect()
+}
+
+fn bits(values: &[f32]) -> Vec<u32> {
+    values.iter().map(|x| x.to_bits()).collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+
+    /// Linear layers are nothing but products: all three of them.
+    #[test]
+    fn products_are_their_emulation(n in 1usize..40, k in 1usize..140, m in 1usize..140) {
+        if !is_there() {
+            return Ok(());
+        }
+        let (x, w, dy) = (numbers(1, n * k), numbers(2, m * k), numbers(3, n * m));
+        let tensor = |values: &[f32], dims: [usize; 4]| Tensor::from_slice(values, &dims, &Device::Cpu).unwrap();
+        let (tx, tw, ty) = (tensor(&x, [n, 1, 1, k]), tensor(&w, [m, k, 1, 1]), tensor(&dy, [n, 1, 1, m]));
+        let got = |result: Result<Tensor>| result.unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        let of = |rows: usize, columns: usize, sum: &dyn Fn(usize, usize) -> f32| -> Vec<f32> {
+            (0..rows * columns).map(|at| sum(at / columns, at % columns)).collect()
+        };
+
+        let forward = of(n, m, &|i, j| emulated((0..k).map(|p| (x[i * k + p], w[j * k + p]))));
+        prop_assert_eq!(bits(&got(conv(&tx, &tw, ConvWindow::POINT, Precision::Bf16))), bits(&forward));
+        let to_x = of(n, k, &|i, j| emulated((0..m).map(|p| (dy[i * m + p], w[p * k + j]))));
+        prop_assert_eq!(bits(&got(conv_input_grad(&ty, &tw, ConvWindow::POINT, (1, 1), Precision::Bf16))), bits(&to_x));
+        let to_w = of(m, k, &|i, j| emulated((0..n).map(|p| (dy[p * m + i], x[p * k + j]))));
+        prop_assert_eq!(bits(&got(conv_weight_grad(&tx, &ty, ConvWindow::POINT, Precision::Bf16))), bits(&to_w));
+    }
+}
+
+fn three(case: Case, [x, w, y]: [&Tensor; 3], precision: Precision) -> Vec<Tensor> {
+    vec![
+        conv(x, w, case.window, precision).unwrap(),
+        conv_input_grad(y, w, case.window, (case.h, case.w), precision).unwrap(),
+        conv_weight_grad(x, y, case.window, precision).unwrap(),
+    ]
+}
+
+/// ‖a − b‖ / ‖b‖
+fn distance(a: &Tensor, b: &Tensor) -> f64 {
+    let exact = b.to_dtype(DType::F64).unwrap();
+    norm(&(a.to_dtype(DType::F64).unwrap() - &exact).unwrap()) / norm(&exact).max(1e-9)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(150))]
+
+    /// bf16 rounds either factor by 2⁻⁹ at most, so a result is off by 2⁻⁸ = 0.4 % of the largest that its terms allow, and by about
+    /// half of it where they do not cancel; the form with fewer multiplications cancels terms of its own, by about as much again.
+    #[test]
+    fn convolutions_in_bf16_are_near_those_in_f64(case in cases()) {
+        if !is_there() {
+            return Ok(());
+        }
+        let exact = [uniform(1, &case.x()), uniform(2, &case.kernels()), uniform(3, &case.y())];
+        let single = exact.each_ref().map(|t| t.to_dtype(DType::F32).unwrap());
+        let rounded = three(case, single.each_ref(), Precision::Bf16);
+        let magnitudes = exact.each_ref().map(|t| t.abs().unwrap());
+        let terms = three(case, magnitudes.each_ref(), Precision::F32);
+        for ((ours, exact), terms) in rounded.iter().zip(three(case, exact.each_ref(), Precision::F32)).zip(terms) {
+            prop_assert_eq!(ours.dims(), exact.dims());
+            let error = norm(&(ours.to_dtype(DType::F64).unwrap() - &exact).unwrap());
+            let most = 2f64.powi(-8) * norm(&terms).max(1e-3);
+            prop_assert!(error <= most, "{error} of at most {most}");
+        }
+    }
+}
+
+#[test]
+fn convolutions_in_bf16_do_not_depend_on_the_number_of_threads() {
+    if !is_there() {
+        return;
+    }
+    let window = |kernel, stride, padding| ConvWindow { kernel, stride, padding };
+    let cases = [
+        (1, 3, 8, 13, 9, window(4, 2, 1)),
+        (41, 6, 5, 4, 4, window(4, 2, 1)),
+        (33, 3, 4, 28, 28, window(5, 2, 2)),
+        // Fewer multiplications, odd numbers of images and channels, several groups and sums.
+        (91, 33, 41, 8, 8, window(4, 2, 1)),
+        (71, 40, 32, 9, 6, window(3, 2, 1)),
+        (131, 180, 180, 4, 4, window(4, 2, 1)),
+        // A plain product.
+        (17, 24, 3, 4, 4, window(4, 1, 0)),
+    ];
+    for (n, ci, co, h, w, window) in cases {
+        let case = Case { n, ci, co, h, w, window };
+        let operands = [uniform_f32(1, &case.x()), uniform_f32(2, &case.kernels()), uniform_f32(3, &case.y())];
+        assert_thread_independent(&format!("{case:?}"), || three(case, operands.each_ref(), Precision::Bf16));
+        for (ours, exact) in
+            three(case, operands.each_ref(), Precision::Bf16).iter().zip(three(case, operands.each_ref(), Precision::F32))
+        {
+            assert!(distance(ours, &exact) < 0.01, "{case:?}");
+            assert!(values(ours).iter().any(|value| *value != 0.0));
+        }
+    }
+}
+
+#[test]
+fn f64_is_exact_whatever_the_precision() {
+    let case = Case { n: 3, ci: 33, co: 34, h: 8, w: 8, window: ConvWindow { kernel: 4, stride: 2, padding: 1 } };
+    let operands = [uniform(1, &case.x()), uniform(2, &case.kernels()), uniform(3, &case.y())];
+    let [plain, asked] = [Precision::F32, Precision::Bf16].map(|precision| three(case, operands.each_ref(), precision));
+    assert!(plain.iter().zip(&asked).all(|(a, b)| values(a) == values(b)));
+}
