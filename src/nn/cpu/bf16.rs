@@ -6,9 +6,10 @@
 //! depend on nothing else.
 
 use std::arch::x86_64::{
-    __m512, __m512bh, __m512i, _mm256_mask_storeu_epi16, _mm512_add_ps, _mm512_castsi512_ps, _mm512_cvtne2ps_pbh,
-    _mm512_cvtneps_pbh, _mm512_dpbf16_ps, _mm512_loadu_epi32, _mm512_mask_storeu_epi32, _mm512_mask_storeu_ps,
-    _mm512_maskz_loadu_epi32, _mm512_maskz_loadu_ps, _mm512_permutexvar_epi16, _mm512_set1_epi32, _mm512_setzero_ps,
+    __m256bh, __m256i, __m512, __m512bh, __m512i, _mm256_mask_storeu_epi16, _mm256_storeu_si256, _mm512_add_ps,
+    _mm512_castsi512_ps, _mm512_cvtne2ps_pbh, _mm512_cvtneps_pbh, _mm512_dpbf16_ps, _mm512_loadu_epi32, _mm512_loadu_ps,
+    _mm512_mask_storeu_epi32, _mm512_mask_storeu_ps, _mm512_maskz_loadu_epi32, _mm512_maskz_loadu_ps, _mm512_permutexvar_epi16,
+    _mm512_set1_epi32, _mm512_setzero_ps, _mm512_storeu_epi32,
 };
 use std::mem::transmute;
 
@@ -56,12 +57,20 @@ pub(super) fn narrow_two(first: &[f32], second: &[f32], to: &mut [u32]) {
 /// `to` must have room for as many values.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
 unsafe fn narrow_row(from: &[f32], to: *mut u16) {
-    for (index, values) in from.chunks(LANES).enumerate() {
-        let mask = mask(values.len());
-        // SAFETY: the mask keeps within the slice, and the caller answers for `to`.
-        unsafe {
-            let narrow = _mm512_cvtneps_pbh(_mm512_maskz_loadu_ps(mask, values.as_ptr()));
-            _mm256_mask_storeu_epi16(to.add(index * LANES).cast(), mask, transmute(narrow));
+    let (whole, rest) = from.as_chunks::<LANES>();
+    // SAFETY: the mask keeps within the slice, and the caller answers for `to`.
+    unsafe {
+        for (index, values) in whole.iter().enumerate() {
+            let narrow = _mm512_cvtneps_pbh(_mm512_loadu_ps(values.as_ptr()));
+            _mm256_storeu_si256(to.add(index * LANES).cast(), transmute::<__m256bh, __m256i>(narrow));
+        }
+        if !rest.is_empty() {
+            let narrow = _mm512_cvtneps_pbh(_mm512_maskz_loadu_ps(mask(rest.len()), rest.as_ptr()));
+            _mm256_mask_storeu_epi16(
+                to.add(whole.len() * LANES).cast(),
+                mask(rest.len()),
+                transmute::<__m256bh, __m256i>(narrow),
+            );
         }
     }
 }
@@ -74,15 +83,23 @@ unsafe fn narrow_rows(first: &[f32], second: &[f32], to: *mut u32) {
     let order: [u16; 2 * LANES] = std::array::from_fn(|lane| (lane / 2 + lane % 2 * LANES) as u16);
     // SAFETY: of the same size.
     let order: __m512i = unsafe { transmute(order) };
-    for index in (0..first.len()).step_by(LANES) {
-        let here = mask(first.len() - index);
-        let there = mask(second.len().saturating_sub(index));
-        // SAFETY: the masks keep within the slices, and the caller answers for `to`.
-        unsafe {
-            let first = _mm512_maskz_loadu_ps(here, first.as_ptr().wrapping_add(index));
+    let together = |first: __m512, second: __m512| -> __m512i {
+        // SAFETY: of the same size.
+        _mm512_permutexvar_epi16(order, unsafe { transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(second, first)) })
+    };
+    let whole = second.len().min(first.len()) / LANES * LANES;
+    // SAFETY: the masks keep within the slices, and the caller answers for `to`.
+    unsafe {
+        for index in (0..whole).step_by(LANES) {
+            let both = together(_mm512_loadu_ps(first.as_ptr().add(index)), _mm512_loadu_ps(second.as_ptr().add(index)));
+            _mm512_storeu_epi32(to.add(index).cast(), both);
+        }
+        for index in (whole..first.len()).step_by(LANES) {
+            let here = mask(first.len() - index);
+            let there = mask(second.len().saturating_sub(index));
+            let first = _mm512_maskz_loadu_ps(here, first.as_ptr().add(index));
             let second = _mm512_maskz_loadu_ps(there, second.as_ptr().wrapping_add(index));
-            let both = _mm512_permutexvar_epi16(order, transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(second, first)));
-            _mm512_mask_storeu_epi32(to.add(index).cast(), here, both);
+            _mm512_mask_storeu_epi32(to.add(index).cast(), here, together(first, second));
         }
     }
 }

@@ -43,7 +43,7 @@ pub(in crate::nn) fn conv(
 fn convolved<F: Factor>(direction: Direction, plan: &ConvPlan, [a, b]: [&Tensor; 2], result: [usize; 4]) -> Result<Tensor> {
     let (view_a, view_b) = (View::of(a), View::of(b));
     let (first, second) = (view_a.slice::<F::Value>()?, view_b.slice::<F::Value>()?);
-    let values = filled(result.iter().product(), |to| match (direction, Winograd::of(plan)) {
+    let values = filled(result.iter().product(), |to| match (direction, Winograd::of::<F>(plan)) {
         (Direction::Forward, Some(form)) => form.forward::<F>(first, second, to),
         (Direction::Forward, None) => im2col::forward::<F>(plan, first, second, to),
         (Direction::InputGrad, Some(form)) => form.input_grad::<F>(first, second, to),

@@ -7,7 +7,7 @@ use super::float::Float;
 use super::matrix::transpose;
 use super::memory::{View, edit, filled};
 use super::sums::column_sums;
-use super::tasks::{TASK, vectorised};
+use super::tasks::{TASK, vectorised, vectorised_fns};
 use crate::nn::activation::Activation;
 use crate::nn::in_place::InPlace;
 
@@ -57,6 +57,20 @@ pub(in crate::nn) fn activation_grad<T: Float>(act: Activation, y: &Tensor, dy: 
     })
 }
 
+vectorised_fns! {
+    /// `x ← act(x + bias)`, row by row.
+    fn add_bias_activate_rows<T: Float>(x: &mut [T], bias: Option<&[T]>, act: Activation) {
+        if let Some(bias) = bias {
+            for x in x.chunks_exact_mut(bias.len()) {
+                for (x, &bias) in x.iter_mut().zip(bias) {
+                    *x += bias;
+                }
+            }
+        }
+        activate(act, x);
+    }
+}
+
 /// `x ← act(x + bias)`
 pub(in crate::nn) fn add_bias_activate<T: Float>(x: InPlace<'_>, bias: Option<&Tensor>, act: Activation) -> Result<()> {
     let bias = bias.map(View::of);
@@ -64,16 +78,7 @@ pub(in crate::nn) fn add_bias_activate<T: Float>(x: InPlace<'_>, bias: Option<&T
     let row_len = bias.map_or(TASK, <[T]>::len);
     edit::<T>(x, |x| {
         x.par_chunks_mut(row_len * (TASK / row_len).max(1)).for_each(|x| {
-            vectorised(|| {
-                if let Some(bias) = bias {
-                    for x in x.chunks_exact_mut(row_len) {
-                        for (x, &bias) in x.iter_mut().zip(bias) {
-                            *x += bias;
-                        }
-                    }
-                }
-                activate(act, x);
-            });
+            add_bias_activate_rows::<T>(x, bias, act);
         });
         Ok(())
     })

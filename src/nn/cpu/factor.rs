@@ -61,8 +61,14 @@ pub(super) trait Factor: 'static {
     /// The items of words.
     fn items(words: &mut [Self::Word]) -> &mut [Self::Item];
 
-    /// Makes a row of words: `fill(i, values)` writes row i of those that share it. `room` has room for all of them.
-    fn put(layout: Layout, to: &mut [Self::Word], room: &mut [Self::Value], fill: impl FnMut(usize, &mut [Self::Value]));
+    /// Makes pieces of a row of words: `fill(i, values)` writes those of row i of the rows that share it. The pieces of a row hold whole
+    /// words; `room` has room for all values.
+    fn put<const N: usize>(
+        layout: Layout,
+        to: [&mut [Self::Word]; N],
+        room: &mut [Self::Value],
+        fill: impl FnMut(usize, [&mut [Self::Value]; N]),
+    );
 
     /// Lends a matrix of rows of so many values in a layout.
     fn lend(layout: Layout, values: &[Self::Value], columns: usize, work: impl FnOnce(&[Self::Word]));
@@ -107,7 +113,7 @@ impl<T: Float> Factor for Exact<T> {
     }
 
     #[inline(always)]
-    fn put(_: Layout, to: &mut [T], _: &mut [T], mut fill: impl FnMut(usize, &mut [T])) {
+    fn put<const N: usize>(_: Layout, to: [&mut [T]; N], _: &mut [T], mut fill: impl FnMut(usize, [&mut [T]; N])) {
         fill(0, to);
     }
 
@@ -186,17 +192,26 @@ impl Factor for Bf16 {
     }
 
     #[inline(always)]
-    fn put(layout: Layout, to: &mut [u32], room: &mut [f32], mut fill: impl FnMut(usize, &mut [f32])) {
+    fn put<const N: usize>(
+        layout: Layout,
+        to: [&mut [u32]; N],
+        room: &mut [f32],
+        mut fill: impl FnMut(usize, [&mut [f32]; N]),
+    ) {
+        let items = Self::DEPTH / Self::together(layout);
+        let lens = to.each_ref().map(|to| to.len() * items);
+        let len = lens.iter().sum();
+        // One call, which is inlined: only there it has the instructions of its caller.
+        for (row, room) in room.chunks_exact_mut(len).take(Self::together(layout)).enumerate() {
+            fill(row, cut(room, lens));
+        }
+        let (first, rest) = room.split_at_mut(len);
+        let pieces = to.into_iter().zip(cut(first, lens));
         match layout {
-            Layout::Rows => {
-                fill(0, room);
-                super::bf16::narrow(room, Self::items(to));
-            }
+            Layout::Rows => pieces.for_each(|(to, from)| super::bf16::narrow(from, Self::items(to))),
             Layout::Columns => {
-                let (first, second) = room.split_at_mut(to.len());
-                fill(0, first);
-                fill(1, second);
-                super::bf16::narrow_two(first, second, to);
+                let second = cut(&mut rest[..len], lens);
+                pieces.zip(second).for_each(|((to, first), second)| super::bf16::narrow_two(first, second, to));
             }
         }
     }
@@ -241,6 +256,17 @@ impl Factor for Bf16 {
         // SAFETY: the caller answers for it.
         unsafe { super::bf16::multiply(dims, a, sa, b, sb.row_step, c, row_len, add) }
     }
+}
+
+/// Cuts values into pieces of these lengths.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+fn cut<const N: usize>(mut values: &mut [f32], lens: [usize; N]) -> [&mut [f32]; N] {
+    lens.map(|len| {
+        let (piece, rest) = std::mem::take(&mut values).split_at_mut(len);
+        values = rest;
+        piece
+    })
 }
 
 /// Rounds a matrix of rows of so many values.

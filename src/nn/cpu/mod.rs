@@ -1,7 +1,7 @@
 //! What networks compute with on CPUs.
 //!
-//! Loops are written for the compiler to vectorise and run inside [`vectorised`], so that one binary uses AVX-512, AVX2 or
-//! plain SSE2, whatever the machine has. Work is cut at places that depend on shapes alone, and every sum has one fixed
+//! Loops are written for the compiler to vectorise and run inside [`vectorised`], or are `vectorised_fns!` if they are long, so that one
+//! binary uses AVX-512, AVX2 or plain SSE2, whatever the machine has. Work is cut at places that depend on shapes alone, and every sum has one fixed
 //! order: results do not depend on the number of threads.
 
 #[cfg(target_arch = "x86_64")]

@@ -1,5 +1,7 @@
 //! Batch normalisation on the CPU: two passes over memory forward and two backward, sums in a fixed order.
 
+use std::mem::MaybeUninit;
+
 use candle_core::{Result, Tensor, bail};
 use rayon::prelude::*;
 
@@ -7,7 +9,7 @@ use super::elementwise::{activate, activate_back};
 use super::float::Float;
 use super::memory::{Slot, View, edit, filled, written};
 use super::sums::{column_sums, total};
-use super::tasks::{TASK, vectorised};
+use super::tasks::{TASK, vectorised, vectorised_fns};
 use crate::nn::activation::Activation;
 use crate::nn::in_place::InPlace;
 use crate::nn::statistics::{BatchNormGradients, BatchNormalised, EPS};
@@ -42,6 +44,35 @@ fn statistics<T: Float>(x: &[T], c: usize) -> [Vec<f64>; 2] {
     [mean, squares.iter().map(|sum| sum / count).collect()]
 }
 
+vectorised_fns! {
+    /// `y = act((x − centre) · scale + bias)`, row by row.
+    fn normalise_rows<T: Float>(y: &mut [MaybeUninit<T>], x: &[T], centre: &[T], scale: &[T], bias: &[T], act: Activation) {
+        let c = bias.len();
+        for (y, x) in y.chunks_exact_mut(c).zip(x.chunks_exact(c)) {
+            let parameters = centre.iter().zip(scale).zip(bias);
+            for ((y, &x), ((&centre, &scale), &bias)) in y.iter_mut().zip(x).zip(parameters) {
+                y.put((x - centre) * scale + bias);
+            }
+        }
+        // SAFETY: rows of c values make up all of it, and were just written.
+        activate(act, unsafe { written(y) });
+    }
+
+    /// Turns dy into dz, and adds dz and dz · (x − mean) to the sums of their channels.
+    fn add_gradient_rows<T: Float>(x: &[T], y: &[T], dy: &mut [T], mean: &[T], act: Activation, sums: &mut [T]) {
+        let c = mean.len();
+        activate_back(act, y, dy);
+        let (of_dz, of_dz_x) = sums.split_at_mut(c);
+        for (dz, x) in dy.chunks_exact(c).zip(x.chunks_exact(c)) {
+            let sums = of_dz.iter_mut().zip(of_dz_x.iter_mut());
+            for ((&dz, (&x, &mean)), (to_bias, to_weight)) in dz.iter().zip(x.iter().zip(mean)).zip(sums) {
+                *to_bias += dz;
+                *to_weight += dz * (x - mean);
+            }
+        }
+    }
+}
+
 /// As `norm::batch_norm`.
 pub(in crate::nn) fn batch_norm<T: Float>(
     x: &Tensor,
@@ -61,16 +92,7 @@ pub(in crate::nn) fn batch_norm<T: Float>(
     let y = filled(values.len(), |y| {
         let tasks = y.par_chunks_mut(task_rows(c) * c).zip(values.par_chunks(task_rows(c) * c));
         tasks.for_each(|(y, x)| {
-            vectorised(|| {
-                for (y, x) in y.chunks_exact_mut(c).zip(x.chunks_exact(c)) {
-                    let parameters = centre.iter().zip(&scale).zip(bias);
-                    for ((y, &x), ((&centre, &scale), &bias)) in y.iter_mut().zip(x).zip(parameters) {
-                        y.put((x - centre) * scale + bias);
-                    }
-                }
-                // SAFETY: rows of c values make up all of it, and were just written.
-                activate(act, unsafe { written(y) });
-            });
+            normalise_rows::<T>(y, x, &centre, &scale, bias, act);
         });
     });
     let channels = |values: &[f64]| Tensor::from_vec(typed(values), c, x.device());
@@ -134,17 +156,7 @@ fn gradient_sums<T: Float>(x: &[T], y: &[T], dy: &mut [T], mean: &[T], act: Acti
         .zip(x.par_chunks(rows * c).zip(y.par_chunks(rows * c)))
         .map(|(dy, (x, y))| {
             let mut sums = vec![T::default(); 2 * c];
-            vectorised(|| {
-                activate_back(act, y, dy);
-                let (of_dz, of_dz_x) = sums.split_at_mut(c);
-                for (dz, x) in dy.chunks_exact(c).zip(x.chunks_exact(c)) {
-                    let sums = of_dz.iter_mut().zip(of_dz_x.iter_mut());
-                    for ((&dz, (&x, &mean)), (to_bias, to_weight)) in dz.iter().zip(x.iter().zip(mean)).zip(sums) {
-                        *to_bias += dz;
-                        *to_weight += dz * (x - mean);
-                    }
-                }
-            });
+            add_gradient_rows::<T>(x, y, dy, mean, act, &mut sums);
             sums
         })
         .collect();

@@ -19,3 +19,56 @@ pub(crate) fn vectorised<R>(work: impl FnOnce() -> R) -> R {
 pub(crate) fn on_pool<R: Send>(work: impl FnOnce() -> R + Send) -> R {
     rayon::scope(|_| work())
 }
+
+/// Defines functions of loops that run with the widest instructions of this machine, however long they are: of what is given to
+/// [`vectorised`] only what the compiler inlines has them, and it does not inline much. Each is compiled once for AVX-512, for AVX2 and
+/// for any machine; closures within have the instructions of their function, functions that are called must be `#[inline(always)]`.
+macro_rules! vectorised_fns {
+    ($(
+        $(#[$about:meta])*
+        fn $name:ident<$($kind:ident: $bound:path),*>($($argument:ident: $of:ty),* $(,)?) $body:block
+    )*) => {$(
+        $(#[$about])*
+        #[allow(clippy::too_many_arguments)]
+        fn $name<$($kind: $bound),*>($($argument: $of),*) {
+            #[cfg(target_arch = "x86_64")]
+            {
+                #[target_feature(enable = "avx512f,avx512bw,avx512cd,avx512dq,avx512vl,fma")]
+                #[allow(clippy::too_many_arguments)]
+                fn avx512<$($kind: $bound),*>($($argument: $of),*) $body
+
+                #[target_feature(enable = "avx2,fma")]
+                #[allow(clippy::too_many_arguments)]
+                fn avx2<$($kind: $bound),*>($($argument: $of),*) $body
+
+                if $crate::nn::cpu::tasks::has_avx512() {
+                    // SAFETY: it has the instructions.
+                    return unsafe { avx512::<$($kind),*>($($argument),*) };
+                }
+                if $crate::nn::cpu::tasks::has_avx2() {
+                    // SAFETY: it has the instructions.
+                    return unsafe { avx2::<$($kind),*>($($argument),*) };
+                }
+            }
+            $body
+        }
+    )*};
+}
+pub(crate) use vectorised_fns;
+
+/// Whether the CPU has what `vectorised_fns` takes for AVX-512.
+#[cfg(target_arch = "x86_64")]
+pub(crate) fn has_avx512() -> bool {
+    is_x86_feature_detected!("avx512f")
+        && is_x86_feature_detected!("avx512bw")
+        && is_x86_feature_detected!("avx512cd")
+        && is_x86_feature_detected!("avx512dq")
+        && is_x86_feature_detected!("avx512vl")
+        && is_x86_feature_detected!("fma")
+}
+
+/// Whether the CPU has what `vectorised_fns` takes for AVX2.
+#[cfg(target_arch = "x86_64")]
+pub(crate) fn has_avx2() -> bool {
+    is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma")
+}

@@ -27,7 +27,7 @@ use super::float::Float;
 use super::matrix::{matmul, row_major, transposed};
 use super::memory::{Plain, Slot, Workspace, filled, zeroed};
 use super::sums::add_to;
-use super::tasks::{LINES, MAX_SUMS, vectorised};
+use super::tasks::{LINES, MAX_SUMS, vectorised_fns};
 use crate::nn::geometry::ConvPlan;
 
 /// A term of the inner dimension along one axis: the sample `plus`, less the sample `minus`, meets the sum of some taps.
@@ -59,6 +59,124 @@ static KERNEL_5: Positions = [
     &[part(4, Some(2), &[2]), part(6, None, &[4]), part(5, Some(3), &[3])],
 ];
 
+/// What a form does along one axis: parts of samples, and back. Written out, so that a few channels of all of them stay in registers.
+trait Axis {
+    /// Samples that a tile reaches.
+    const SAMPLES: usize;
+    /// Parts of the three positions.
+    const COUNTS: [usize; 3];
+    /// Parts of all three positions, one after the other.
+    const PARTS: usize = Self::COUNTS[0] + Self::COUNTS[1] + Self::COUNTS[2];
+
+    /// Parts of samples.
+    fn parts<T: Float>(samples: &Chunks<T>) -> Chunks<T>;
+
+    /// The transpose: what parts say of samples.
+    fn samples<T: Float>(parts: &Chunks<T>) -> Chunks<T>;
+}
+
+/// Channels that are worked on at once.
+const LANES: usize = 16;
+/// These of samples or parts, of which there are no more.
+type Chunks<T> = [[T; LANES]; 8];
+
+#[inline(always)]
+fn minus<T: Float>(a: [T; LANES], b: [T; LANES]) -> [T; LANES] {
+    let mut difference = a;
+    for lane in 0..LANES {
+        difference[lane] -= b[lane];
+    }
+    difference
+}
+
+#[inline(always)]
+fn plus<T: Float>(a: [T; LANES], b: [T; LANES]) -> [T; LANES] {
+    let mut sum = a;
+    for lane in 0..LANES {
+        sum[lane] += b[lane];
+    }
+    sum
+}
+
+/// Of [`KERNEL_3`].
+struct Axis3;
+
+impl Axis for Axis3 {
+    const SAMPLES: usize = 5;
+    const COUNTS: [usize; 3] = [2, 1, 2];
+
+    #[inline(always)]
+    fn parts<T: Float>(&[s0, s1, s2, s3, s4, ..]: &Chunks<T>) -> Chunks<T> {
+        let none = [T::ZERO; LANES];
+        [minus(s0, s2), s1, s2, minus(s4, s2), s3, none, none, none]
+    }
+
+    #[inline(always)]
+    fn samples<T: Float>(&[p0, p1, p2, p3, p4, ..]: &Chunks<T>) -> Chunks<T> {
+        let none = [T::ZERO; LANES];
+        [p0, p1, minus(minus(p2, p0), p3), p4, p3, none, none, none]
+    }
+}
+
+/// Of [`KERNEL_4`].
+struct Axis4;
+
+impl Axis for Axis4 {
+    const SAMPLES: usize = 6;
+    const COUNTS: [usize; 3] = [2, 2, 2];
+
+    #[inline(always)]
+    fn parts<T: Float>(&[s0, s1, s2, s3, s4, s5, ..]: &Chunks<T>) -> Chunks<T> {
+        let none = [T::ZERO; LANES];
+        [minus(s0, s2), minus(s1, s3), s2, s3, minus(s4, s2), minus(s5, s3), none, none]
+    }
+
+    #[inline(always)]
+    fn samples<T: Float>(&[p0, p1, p2, p3, p4, p5, ..]: &Chunks<T>) -> Chunks<T> {
+        let none = [T::ZERO; LANES];
+        [p0, p1, minus(minus(p2, p0), p4), minus(minus(p3, p1), p5), p4, p5, none, none]
+    }
+}
+
+/// Of [`KERNEL_5`].
+struct Axis5;
+
+impl Axis for Axis5 {
+    const SAMPLES: usize = 7;
+    const COUNTS: [usize; 3] = [3, 2, 3];
+
+    #[inline(always)]
+    fn parts<T: Float>(&[s0, s1, s2, s3, s4, s5, s6, ..]: &Chunks<T>) -> Chunks<T> {
+        [minus(s0, s2), s4, minus(s1, s3), s2, s3, minus(s4, s2), s6, minus(s5, s3)]
+    }
+
+    #[inline(always)]
+    fn samples<T: Float>(&[p0, p1, p2, p3, p4, p5, p6, p7]: &Chunks<T>) -> Chunks<T> {
+        let none = [T::ZERO; LANES];
+        [p0, p2, minus(minus(p3, p0), p5), minus(minus(p4, p2), p7), plus(p1, p5), p7, p6, none]
+    }
+}
+
+/// Runs what is generic over the axis for a kernel's size.
+macro_rules! on_axis {
+    ($form:expr, $axis:ident => $work:expr) => {
+        match $form.plan.window.kernel {
+            3 => {
+                type $axis = Axis3;
+                $work
+            }
+            4 => {
+                type $axis = Axis4;
+                $work
+            }
+            _ => {
+                type $axis = Axis5;
+                $work
+            }
+        }
+    };
+}
+
 /// Inputs advance by this much a tile, outputs by half as much.
 const TILE: usize = 4;
 /// Fewer channels are not worth the transforms.
@@ -80,8 +198,8 @@ pub(super) struct Winograd<'a> {
 }
 
 impl<'a> Winograd<'a> {
-    /// The convolution in this form, if it has one that pays.
-    pub fn of(plan: &'a ConvPlan) -> Option<Self> {
+    /// The convolution in this form, if it has one that pays. Channels fill whole words.
+    pub fn of<F: Factor>(plan: &'a ConvPlan) -> Option<Self> {
         let (positions, saving) = match plan.window.kernel {
             4 => (&KERNEL_4, 36.0 / 64.0),
             3 => (&KERNEL_3, 25.0 / 36.0),
@@ -91,8 +209,9 @@ impl<'a> Winograd<'a> {
         let tiles = (plan.out_h.div_ceil(2), plan.out_w.div_ceil(2));
         // Tiles reach over the edge of odd maps.
         let waste = (4 * tiles.0 * tiles.1) as f64 / plan.positions() as f64;
+        let whole = plan.ci.is_multiple_of(F::DEPTH) && plan.co.is_multiple_of(F::DEPTH);
         let pays = plan.window.stride == 2 && plan.ci.min(plan.co) >= MIN_CHANNELS && saving * waste < 0.9;
-        pays.then_some(Self { plan, positions, tiles })
+        (pays && whole).then_some(Self { plan, positions, tiles })
     }
 
     /// Tiles an image.
@@ -121,20 +240,15 @@ impl<'a> Winograd<'a> {
         (0..3).flat_map(move |at| positions[at].iter().enumerate().map(move |(number, part)| (at, number, part)))
     }
 
-    /// The number of a pair of parts at their position.
-    fn number(&self, along: usize, number: (usize, usize)) -> usize {
-        number.0 * self.positions[along].len() + number.1
-    }
-
     /// Images a group.
-    fn group(&self) -> usize {
-        let tiles = if self.depth() * self.plan.co >= LARGE { 2 * GROUP_TILES } else { GROUP_TILES };
+    fn group<F: Factor>(&self) -> usize {
+        let tiles = if self.depth() * self.plan.co >= F::DEPTH * LARGE { 2 * GROUP_TILES } else { GROUP_TILES };
         tiles.div_ceil(self.tile_count()).min(self.plan.n)
     }
 
     /// `y [n, out_h, out_w, co]`
     pub fn forward<F: Factor>(&self, x: &[F::Value], w: &[F::Value], y: &mut [MaybeUninit<F::Value>]) {
-        let (plan, group) = (self.plan, self.group());
+        let (plan, group) = (self.plan, self.group::<F>());
         // The inner dimensions, in words.
         let inner = self.pair_counts().map(|pairs| pairs * F::words(plan.ci));
         let depth = inner.iter().sum::<usize>();
@@ -159,7 +273,7 @@ impl<'a> Winograd<'a> {
 
     /// `dx [n, h, w, ci]`
     pub fn input_grad<F: Factor>(&self, dy: &[F::Value], w: &[F::Value], dx: &mut [MaybeUninit<F::Value>]) {
-        let (plan, group, inner) = (self.plan, self.group(), self.inner());
+        let (plan, group, inner) = (self.plan, self.group::<F>(), self.inner());
         let words = F::words(plan.co);
         let mut workspace = Workspace::new::<F::Word>(&[self.depth() * words]);
         let [u] = workspace.slices::<F::Word, 1>([self.depth() * words]);
@@ -183,7 +297,7 @@ impl<'a> Winograd<'a> {
     /// `dw [co, ci, k, k]`
     pub fn weight_grad<F: Factor>(&self, x: &[F::Value], dy: &[F::Value], dw: &mut [MaybeUninit<F::Value>]) {
         let (plan, len) = (self.plan, self.depth() * self.plan.co);
-        let group = self.group().next_multiple_of(F::DEPTH);
+        let group = self.group::<F>().next_multiple_of(F::DEPTH);
         let groups = plan.n.div_ceil(group);
         // Each sum takes its share of the groups in order; then the sums are added in order.
         let share = if len >= LARGE { groups } else { groups.div_ceil(MAX_SUMS) } * group;
@@ -250,79 +364,37 @@ impl<'a> Winograd<'a> {
 
     /// `x` → `V`. Down the columns first, into a strip of all tiles of a row; then along the rows.
     fn expand<F: Factor>(&self, layout: Layout, x: &[F::Value], v: &mut [F::Word]) {
-        let (plan, c) = (self.plan, self.plan.ci);
-        let (together, width) = (F::together(layout), F::width(layout, c));
-        let (row_len, strip_len) = (plan.w * c, self.strip_columns() * c);
-        let inside = self.inside();
+        on_axis!(self, A => self.expand_by::<A, F>(layout, x, v));
+    }
+
+    fn expand_by<A: Axis, F: Factor>(&self, layout: Layout, x: &[F::Value], v: &mut [F::Word]) {
+        let (c, together) = (self.plan.ci, F::together(layout));
+        let width = F::width(layout, c);
         let images = self.by_image(v, self.pair_counts().map(|pairs| pairs * width));
-        images.into_par_iter().zip(x.par_chunks(together * plan.x_len())).for_each(|(mut v, x)| {
-            let sizes = [together * strip_len, together * c];
+        images.into_par_iter().zip(x.par_chunks(together * self.plan.x_len())).for_each(|(v, x)| {
+            let sizes = [together * self.strip_columns() * c, together * A::PARTS * c];
             let mut workspace = Workspace::new::<F::Value>(&sizes);
             let [strips, room] = workspace.slices::<F::Value, 2>(sizes);
-            vectorised(|| {
-                strips.fill(F::Value::ZERO);
-                for ty in 0..self.tiles.0 {
-                    for (down, down_number, part) in self.parts() {
-                        for (strip, x) in strips.chunks_exact_mut(strip_len).zip(x.chunks_exact(plan.x_len())) {
-                            let row = |sample: usize| self.input_row(ty, sample).map(|row| &x[row * row_len..][..row_len]);
-                            let strip_row = &mut strip[inside.start * c..inside.end * c];
-                            difference(strip_row, row(part.plus), part.minus.and_then(row));
-                        }
-                        for (along, along_number, part) in self.parts() {
-                            let at = 3 * down + along;
-                            let (pairs, pair) = (self.pair_counts()[at], self.number(along, (down_number, along_number)));
-                            for tx in 0..self.tiles.1 {
-                                let to = &mut v[at][((ty * self.tiles.1 + tx) * pairs + pair) * width..][..width];
-                                F::put(layout, to, room, |image, to| {
-                                    let first = image * strip_len + TILE * tx * c;
-                                    let sample = |sample: usize| &strips[first + sample * c..][..c];
-                                    difference(to, Some(sample(part.plus)), part.minus.map(sample));
-                                });
-                            }
-                        }
-                    }
-                }
-            });
+            expand_image::<A, F>(self, layout, x, v, strips, room);
         });
     }
 
     /// `V` → `x`: the transpose of [`Self::expand`].
     fn fold<T: Float>(&self, v: &[T], x: &mut [MaybeUninit<T>]) {
-        let (plan, c, columns) = (self.plan, self.plan.ci, self.strip_columns());
-        let row_len = plan.w * c;
-        let inside = self.inside();
-        let (inner, tiles) = (self.inner(), self.tile_count());
-        let images = x.len() / plan.x_len();
-        x.par_chunks_exact_mut(plan.x_len()).enumerate().for_each(|(image, x)| {
-            let mut workspace = Workspace::new::<T>(&[columns * c]);
-            let [strip] = workspace.slices::<T, 1>([columns * c]);
-            vectorised(|| {
-                let x = zeroed(x);
-                for ty in 0..self.tiles.0 {
-                    for (down, down_number, part) in self.parts() {
-                        strip.fill(T::default());
-                        for (along, along_number, part) in self.parts() {
-                            let at = 3 * down + along;
-                            let (k, start) = (inner[at], inner[..at].iter().sum::<usize>() * tiles * images);
-                            let offset = self.number(along, (down_number, along_number)) * c;
-                            for tx in 0..self.tiles.1 {
-                                let from = &v[start + (image * tiles + ty * self.tiles.1 + tx) * k + offset..][..c];
-                                add(&mut strip[(TILE * tx + part.plus) * c..][..c], from);
-                                if let Some(minus) = part.minus {
-                                    subtract(&mut strip[(TILE * tx + minus) * c..][..c], from);
-                                }
-                            }
-                        }
-                        let strip_row = &strip[inside.start * c..inside.end * c];
-                        if let Some(row) = self.input_row(ty, part.plus) {
-                            add(&mut x[row * row_len..][..row_len], strip_row);
-                        }
-                        if let Some(row) = part.minus.and_then(|minus| self.input_row(ty, minus)) {
-                            subtract(&mut x[row * row_len..][..row_len], strip_row);
-                        }
-                    }
-                }
+        on_axis!(self, A => self.fold_by::<A, T>(v, x));
+    }
+
+    fn fold_by<A: Axis, T: Float>(&self, v: &[T], x: &mut [MaybeUninit<T>]) {
+        let (inner, tiles, strip_len) = (self.inner(), self.tile_count(), self.strip_columns() * self.plan.ci);
+        let images = x.len() / self.plan.x_len();
+        x.par_chunks_exact_mut(self.plan.x_len()).enumerate().for_each(|(image, x)| {
+            let v: [&[T]; 9] = std::array::from_fn(|at| {
+                let start = inner[..at].iter().sum::<usize>() * tiles * images;
+                &v[start + image * tiles * inner[at]..][..tiles * inner[at]]
             });
+            let mut workspace = Workspace::new::<T>(&[strip_len]);
+            let [strip] = workspace.slices::<T, 1>([strip_len]);
+            fold_image::<A, T>(self, v, x, strip);
         });
     }
 
@@ -337,124 +409,57 @@ impl<'a> Winograd<'a> {
 
     /// `M` → `y`: along each axis `y₀ = m₀ + m₁`, `y₁ = m₁ + m₂`.
     fn collect<T: Float>(&self, m: &[T], y: &mut [MaybeUninit<T>]) {
-        let (co, tiles) = (self.plan.co, self.tile_count());
-        let images = m.len() / (9 * tiles * co);
+        let len = self.tile_count() * self.plan.co;
+        let images = m.len() / (9 * len);
         y.par_chunks_exact_mut(self.plan.y_len()).enumerate().for_each(|(image, y)| {
-            vectorised(|| {
-                for tile in 0..tiles {
-                    let m: [&[T]; 9] = std::array::from_fn(|at| &m[((at * images + image) * tiles + tile) * co..][..co]);
-                    for (output, start) in self.outputs(tile).into_iter().enumerate() {
-                        let first = output / 2 * 3 + output % 2;
-                        let (a, b, c, d) = (m[first], m[first + 1], m[first + 3], m[first + 4]);
-                        if let Some(start) = start {
-                            let y = &mut y[start..start + co];
-                            for i in 0..co {
-                                y[i].put((a[i] + b[i]) + (c[i] + d[i]));
-                            }
-                        }
-                    }
-                }
-            });
+            let m: [&[T]; 9] = std::array::from_fn(|at| &m[(at * images + image) * len..][..len]);
+            collect_image::<T>(self, m, y);
         });
     }
 
     /// `y` → `M`: the transpose of [`Self::collect`].
     fn spread<F: Factor>(&self, layout: Layout, y: &[F::Value], m: &mut [F::Word]) {
-        let (co, y_len) = (self.plan.co, self.plan.y_len());
-        let (together, width) = (F::together(layout), F::width(layout, co));
-        let images = self.by_image(m, [width; 9]);
-        images.into_par_iter().zip(y.par_chunks(together * y_len)).for_each(|(mut m, y)| {
+        let (co, together) = (self.plan.co, F::together(layout));
+        let images = self.by_image(m, [F::width(layout, co); 9]);
+        images.into_par_iter().zip(y.par_chunks(together * self.plan.y_len())).for_each(|(m, y)| {
             let sizes = [co, together * co];
             let mut workspace = Workspace::new::<F::Value>(&sizes);
             let [zeros, room] = workspace.slices::<F::Value, 2>(sizes);
-            zeros.fill(F::Value::ZERO);
-            vectorised(|| {
-                for tile in 0..self.tile_count() {
-                    let outputs = self.outputs(tile);
-                    for (at, m) in m.iter_mut().enumerate() {
-                        F::put(layout, &mut m[tile * width..][..width], room, |image, to| {
-                            // An image that is missing is zero.
-                            let y = y.get(image * y_len..).filter(|y| !y.is_empty());
-                            let of = |output: usize| match (y, outputs[output]) {
-                                (Some(y), Some(start)) => &y[start..start + co],
-                                _ => &zeros[..],
-                            };
-                            spread_to(at, to, of);
-                        });
-                    }
-                }
-            });
+            spread_image::<F>(self, layout, y, m, zeros, room);
         });
     }
 
     /// Kernels `[co, ci, k, k]` → `U`.
     fn kernels<F: Factor>(&self, w: &[F::Value], u: &mut [F::Word]) {
         let ConvPlan { ci, co, .. } = *self.plan;
-        let k = self.plan.window.kernel;
-        let area = k * k;
+        let area = self.plan.window.kernel * self.plan.window.kernel;
         // The rows of U that each block of input channels owns: those of all parts at all positions.
         let blocks = ci.div_ceil(CHANNELS);
         let mut rows: Vec<Vec<&mut [F::Word]>> = (0..blocks).map(|_| Vec::with_capacity(64)).collect();
         for of_parts in u.chunks_exact_mut(F::words(ci) * co) {
             of_parts.chunks_mut(F::words(CHANNELS) * co).zip(&mut rows).for_each(|(of_block, rows)| rows.push(of_block));
         }
-        rows.into_par_iter().enumerate().for_each(|(block, mut rows)| {
-            let channels = CHANNELS.min(ci - block * CHANNELS);
-            let sizes = [channels * area * co, F::DEPTH * co];
+        rows.into_par_iter().enumerate().for_each(|(block, rows)| {
+            let sizes = [CHANNELS.min(ci - block * CHANNELS) * area * co, F::DEPTH * co];
             let mut workspace = Workspace::new::<F::Value>(&sizes);
             let [taps, room] = workspace.slices::<F::Value, 2>(sizes);
-            vectorised(|| {
-                for first in (0..co).step_by(LINES) {
-                    let outs = first..co.min(first + LINES);
-                    for tap in 0..channels * area {
-                        let from = |out: usize| w[(out * ci + block * CHANNELS) * area + tap];
-                        let to = taps[tap * co..][outs.clone()].iter_mut();
-                        to.zip(outs.clone()).for_each(|(to, out)| *to = from(out));
-                    }
-                }
-                for (rows, (down, along)) in rows.iter_mut().zip(self.pairs()) {
-                    for (word, row) in rows.chunks_exact_mut(co).enumerate() {
-                        F::put(Layout::Columns, row, room, |which, to| {
-                            let channel = word * F::DEPTH + which;
-                            let tap = |(y, x): (usize, usize)| &taps[(channel * area + y * k + x) * co..][..co];
-                            sum_of(to, product(down.taps, along.taps).take_while(|_| channel < channels).map(tap));
-                        });
-                    }
-                }
-            });
+            kernels_block::<F>(self, block * CHANNELS, w, rows, taps, room);
         });
     }
 
     /// Kernels `[co, ci, k, k]` → `Uᵀ`, position by position: a product takes its second factor best by rows.
     fn turned_kernels<F: Factor>(&self, w: &[F::Value], u: &mut [F::Word]) {
         let ConvPlan { ci, co, .. } = *self.plan;
-        let k = self.plan.window.kernel;
-        let area = k * k;
+        let area = self.plan.window.kernel * self.plan.window.kernel;
         let mut rows: Vec<Vec<&mut [F::Word]>> = (0..F::words(co)).map(|_| Vec::with_capacity(9)).collect();
         for (of_position, depth) in split(u, &self.inner().map(|depth| depth * F::words(co))).into_iter().zip(self.inner()) {
             of_position.chunks_exact_mut(depth).zip(&mut rows).for_each(|(row, rows)| rows.push(row));
         }
-        // Rows of taps a line apart from where they would share the places of a cache.
-        let stride = ci + LINES;
-        rows.into_par_iter().zip(w.par_chunks(F::DEPTH * ci * area)).for_each(|(rows, w)| {
-            let sizes = [F::DEPTH * area * stride, F::DEPTH * ci];
+        rows.into_par_iter().zip(w.par_chunks_exact(F::DEPTH * ci * area)).for_each(|(rows, w)| {
+            let sizes = [F::DEPTH * area * (ci + LINES), F::DEPTH * ci];
             let mut workspace = Workspace::new::<F::Value>(&sizes);
             let [taps, room] = workspace.slices::<F::Value, 2>(sizes);
-            let outs = w.len() / (ci * area);
-            vectorised(|| {
-                for (taps, w) in taps.chunks_exact_mut(area * stride).zip(w.chunks_exact(ci * area)) {
-                    for (channel, w) in w.chunks_exact(area).enumerate() {
-                        w.iter().enumerate().for_each(|(tap, &value)| taps[tap * stride + channel] = value);
-                    }
-                }
-                let parts = rows.into_iter().flat_map(|row| row.chunks_exact_mut(ci));
-                for (part, (down, along)) in parts.zip(self.pairs()) {
-                    F::put(Layout::Columns, part, room, |out, to| {
-                        let tap = |(y, x): (usize, usize)| &taps[(out * area + y * k + x) * stride..][..ci];
-                        sum_of(to, product(down.taps, along.taps).take_while(|_| out < outs).map(tap));
-                    });
-                }
-            });
+            turned_block::<F>(self, w, rows, taps, room);
         });
     }
 
@@ -462,35 +467,12 @@ impl<'a> Winograd<'a> {
     fn gather<T: Float>(&self, du: &[T], dw: &mut [MaybeUninit<T>]) {
         /// Output channels a task.
         const BLOCK: usize = 64;
-        let ConvPlan { ci, co, .. } = *self.plan;
-        let k = self.plan.window.kernel;
-        let area = k * k;
+        let (ci, area) = (self.plan.ci, self.plan.window.kernel * self.plan.window.kernel);
         dw.par_chunks_mut(BLOCK * ci * area).enumerate().for_each(|(block, dw)| {
-            let (start, len) = (block * BLOCK, dw.len() / (ci * area));
-            let size = CHANNELS * area * len;
+            let size = CHANNELS * area * dw.len() / (ci * area);
             let mut workspace = Workspace::new::<T>(&[size]);
             let [taps] = workspace.slices::<T, 1>([size]);
-            vectorised(|| {
-                for first in (0..ci).step_by(CHANNELS) {
-                    let channels = CHANNELS.min(ci - first);
-                    taps.fill(T::default());
-                    for (pair, (down, along)) in self.pairs().enumerate() {
-                        for channel in 0..channels {
-                            let from = &du[(pair * ci + first + channel) * co + start..][..len];
-                            for (y, x) in product(down.taps, along.taps) {
-                                add(&mut taps[(channel * area + y * k + x) * len..][..len], from);
-                            }
-                        }
-                    }
-                    for start in (0..len).step_by(LINES) {
-                        let outs = start..len.min(start + LINES);
-                        for tap in 0..channels * area {
-                            let from = &taps[tap * len..][outs.clone()];
-                            outs.clone().zip(from).for_each(|(out, &value)| dw[(out * ci + first) * area + tap].put(value));
-                        }
-                    }
-                }
-            });
+            gather_block::<T>(self, block * BLOCK, du, dw, taps);
         });
     }
 
@@ -500,6 +482,199 @@ impl<'a> Winograd<'a> {
         (0..9).flat_map(move |at| {
             positions[at / 3].iter().flat_map(move |down| positions[at % 3].iter().map(move |along| (down, along)))
         })
+    }
+}
+
+vectorised_fns! {
+    /// One image, or those that share words.
+    fn expand_image<A: Axis, F: Factor>(
+        form: &Winograd<'_>,
+        layout: Layout,
+        x: &[F::Value],
+        v: [&mut [F::Word]; 9],
+        strips: &mut [F::Value],
+        room: &mut [F::Value],
+    ) {
+        let (plan, c) = (form.plan, form.plan.ci);
+        let (width, row_len, strip_len) = (F::width(layout, c), plan.w * c, form.strip_columns() * c);
+        let inside = form.inside();
+        let mut v = v;
+        strips.fill(F::Value::ZERO);
+        for ty in 0..form.tiles.0 {
+            for (down, down_number, part) in form.parts() {
+                for (strip, x) in strips.chunks_exact_mut(strip_len).zip(x.chunks_exact(plan.x_len())) {
+                    let row = |sample: usize| form.input_row(ty, sample).map(|row| &x[row * row_len..][..row_len]);
+                    difference(&mut strip[inside.start * c..inside.end * c], row(part.plus), part.minus.and_then(row));
+                }
+                let Some([first, second, third]) = v.as_chunks_mut::<3>().0.get_mut(down) else { continue };
+                for tx in 0..form.tiles.1 {
+                    let row = (ty * form.tiles.1 + tx) * A::COUNTS[down] + down_number;
+                    let piece = |at: usize| row * A::COUNTS[at] * width..(row + 1) * A::COUNTS[at] * width;
+                    let to = [&mut first[piece(0)], &mut second[piece(1)], &mut third[piece(2)]];
+                    F::put(layout, to, room, |image, to| {
+                        parts_of::<A, F::Value>(&strips[image * strip_len + TILE * tx * c..], to);
+                    });
+                }
+            }
+        }
+    }
+
+    /// One image.
+    fn fold_image<A: Axis, T: Float>(form: &Winograd<'_>, v: [&[T]; 9], x: &mut [MaybeUninit<T>], strip: &mut [T]) {
+        let c = form.plan.ci;
+        let row_len = form.plan.w * c;
+        let inside = form.inside();
+        let x = zeroed(x);
+        for ty in 0..form.tiles.0 {
+            for (down, down_number, part) in form.parts() {
+                // What a tile shares with the one before it is added, all else is written.
+                strip[..(A::SAMPLES - TILE) * c].fill(T::ZERO);
+                for tx in 0..form.tiles.1 {
+                    let row = (ty * form.tiles.1 + tx) * A::COUNTS[down] + down_number;
+                    let piece = |at: usize| &v[3 * down + at][row * A::COUNTS[at] * c..][..A::COUNTS[at] * c];
+                    samples_of::<A, T>([piece(0), piece(1), piece(2)], &mut strip[TILE * tx * c..][..A::SAMPLES * c]);
+                }
+                let strip_row = &strip[inside.start * c..inside.end * c];
+                if let Some(row) = form.input_row(ty, part.plus) {
+                    add(&mut x[row * row_len..][..row_len], strip_row);
+                }
+                if let Some(row) = part.minus.and_then(|minus| form.input_row(ty, minus)) {
+                    subtract(&mut x[row * row_len..][..row_len], strip_row);
+                }
+            }
+        }
+    }
+
+    /// One image.
+    fn collect_image<T: Float>(form: &Winograd<'_>, m: [&[T]; 9], y: &mut [MaybeUninit<T>]) {
+        let co = form.plan.co;
+        for tile in 0..form.tile_count() {
+            let m = m.map(|m| &m[tile * co..][..co]);
+            for (output, start) in form.outputs(tile).into_iter().enumerate() {
+                let first = output / 2 * 3 + output % 2;
+                let (a, b, c, d) = (m[first], m[first + 1], m[first + 3], m[first + 4]);
+                if let Some(start) = start {
+                    let y = &mut y[start..start + co];
+                    for i in 0..co {
+                        y[i].put((a[i] + b[i]) + (c[i] + d[i]));
+                    }
+                }
+            }
+        }
+    }
+
+    /// One image, or those that share words.
+    fn spread_image<F: Factor>(
+        form: &Winograd<'_>,
+        layout: Layout,
+        y: &[F::Value],
+        m: [&mut [F::Word]; 9],
+        zeros: &mut [F::Value],
+        room: &mut [F::Value],
+    ) {
+        let (co, y_len, width) = (form.plan.co, form.plan.y_len(), F::width(layout, form.plan.co));
+        let mut m = m;
+        zeros.fill(F::Value::ZERO);
+        for tile in 0..form.tile_count() {
+            let outputs = form.outputs(tile);
+            for (at, m) in m.iter_mut().enumerate() {
+                F::put(layout, [&mut m[tile * width..][..width]], room, |image, [to]| {
+                    // An image that is missing is zero.
+                    let y = y.get(image * y_len..).filter(|y| !y.is_empty());
+                    let of = |output: usize| match (y, outputs[output]) {
+                        (Some(y), Some(start)) => &y[start..start + co],
+                        _ => &zeros[..],
+                    };
+                    spread_to(at, to, of);
+                });
+            }
+        }
+    }
+
+    /// The rows of `U` of a few input channels.
+    fn kernels_block<F: Factor>(
+        form: &Winograd<'_>,
+        first_channel: usize,
+        w: &[F::Value],
+        rows: Vec<&mut [F::Word]>,
+        taps: &mut [F::Value],
+        room: &mut [F::Value],
+    ) {
+        let ConvPlan { ci, co, .. } = *form.plan;
+        let k = form.plan.window.kernel;
+        let area = k * k;
+        let channels = taps.len() / (area * co);
+        for first in (0..co).step_by(LINES) {
+            let outs = first..co.min(first + LINES);
+            for tap in 0..channels * area {
+                for (to, out) in taps[tap * co..][outs.clone()].iter_mut().zip(outs.clone()) {
+                    *to = w[(out * ci + first_channel) * area + tap];
+                }
+            }
+        }
+        for (rows, (down, along)) in rows.into_iter().zip(form.pairs()) {
+            for (word, row) in rows.chunks_exact_mut(co).enumerate() {
+                F::put(Layout::Columns, [row], room, |which, [to]| {
+                    let channel = word * F::DEPTH + which;
+                    sum_of(to, product(down.taps, along.taps).map(|(y, x)| &taps[(channel * area + y * k + x) * co..][..co]));
+                });
+            }
+        }
+    }
+
+    /// The rows of `Uᵀ` of the output channels that share words.
+    fn turned_block<F: Factor>(
+        form: &Winograd<'_>,
+        w: &[F::Value],
+        rows: Vec<&mut [F::Word]>,
+        taps: &mut [F::Value],
+        room: &mut [F::Value],
+    ) {
+        let (ci, k) = (form.plan.ci, form.plan.window.kernel);
+        let area = k * k;
+        // Rows of taps a line apart from where they would share the places of a cache.
+        let stride = ci + LINES;
+        for (taps, w) in taps.chunks_exact_mut(area * stride).zip(w.chunks_exact(ci * area)) {
+            for (channel, w) in w.chunks_exact(area).enumerate() {
+                for (tap, &value) in w.iter().enumerate() {
+                    taps[tap * stride + channel] = value;
+                }
+            }
+        }
+        let parts = rows.into_iter().flat_map(|row| row.chunks_exact_mut(ci));
+        for (part, (down, along)) in parts.zip(form.pairs()) {
+            F::put(Layout::Columns, [part], room, |out, [to]| {
+                sum_of(to, product(down.taps, along.taps).map(|(y, x)| &taps[(out * area + y * k + x) * stride..][..ci]));
+            });
+        }
+    }
+
+    /// The gradient of the kernels of a few output channels, from this one on.
+    fn gather_block<T: Float>(form: &Winograd<'_>, start: usize, du: &[T], dw: &mut [MaybeUninit<T>], taps: &mut [T]) {
+        let ConvPlan { ci, co, .. } = *form.plan;
+        let k = form.plan.window.kernel;
+        let area = k * k;
+        let len = dw.len() / (ci * area);
+        for first in (0..ci).step_by(CHANNELS) {
+            let channels = CHANNELS.min(ci - first);
+            taps.fill(T::ZERO);
+            for (pair, (down, along)) in form.pairs().enumerate() {
+                for channel in 0..channels {
+                    let from = &du[(pair * ci + first + channel) * co + start..][..len];
+                    for (y, x) in product(down.taps, along.taps) {
+                        add(&mut taps[(channel * area + y * k + x) * len..][..len], from);
+                    }
+                }
+            }
+            for start in (0..len).step_by(LINES) {
+                let outs = start..len.min(start + LINES);
+                for tap in 0..channels * area {
+                    for (out, &value) in outs.clone().zip(&taps[tap * len..][outs.clone()]) {
+                        dw[(out * ci + first) * area + tap].put(value);
+                    }
+                }
+            }
+        }
     }
 }
 
@@ -523,6 +698,108 @@ fn lend_two<A: Plain, B: Plain>([a, b]: [usize; 2], work: impl FnOnce(&mut [A], 
     let (mut of_a, mut of_b) = (Workspace::new::<A>(&[a]), Workspace::new::<B>(&[b]));
     let ([a], [b]) = (of_a.slices::<A, 1>([a]), of_b.slices::<B, 1>([b]));
     work(a, b);
+}
+
+/// Parts along a row of samples, as many channels of each, the parts of the three positions one after the other.
+// No closures in these four, and nothing that takes one: what is not inlined has not the instructions of its caller.
+#[inline(always)]
+fn parts_of<A: Axis, T: Float>(samples: &[T], parts: [&mut [T]; 3]) {
+    let channels = parts[0].len() / A::COUNTS[0];
+    let mut to: [&mut [T]; 8] = Default::default();
+    let mut part = 0;
+    for (mut parts, count) in parts.into_iter().zip(A::COUNTS) {
+        for _ in 0..count {
+            (to[part], parts) = parts.split_at_mut(channels);
+            part += 1;
+        }
+    }
+    let samples = &samples[..A::SAMPLES * channels];
+    let whole = channels / LANES * LANES;
+    for first in (0..whole).step_by(LANES) {
+        chunk_of_parts::<A, T>(samples, &mut to, channels, first, LANES);
+    }
+    if whole < channels {
+        chunk_of_parts::<A, T>(samples, &mut to, channels, whole, channels - whole);
+    }
+}
+
+#[inline(always)]
+fn chunk_of_parts<A: Axis, T: Float>(samples: &[T], to: &mut [&mut [T]; 8], channels: usize, first: usize, len: usize) {
+    let mut chunks = [[T::ZERO; LANES]; 8];
+    for at in 0..A::SAMPLES {
+        load(&samples[at * channels + first..][..len], &mut chunks[at]);
+    }
+    let made = A::parts(&chunks);
+    for at in 0..A::PARTS {
+        store(&made[at], &mut to[at][first..][..len]);
+    }
+}
+
+/// The transpose of [`parts_of`]: the first samples, which the tile shares with the one before, are added to, the others written.
+#[inline(always)]
+fn samples_of<A: Axis, T: Float>(parts: [&[T]; 3], samples: &mut [T]) {
+    let channels = parts[0].len() / A::COUNTS[0];
+    let mut from: [&[T]; 8] = Default::default();
+    let mut part = 0;
+    for (mut parts, count) in parts.into_iter().zip(A::COUNTS) {
+        for _ in 0..count {
+            (from[part], parts) = parts.split_at(channels);
+            part += 1;
+        }
+    }
+    let samples = &mut samples[..A::SAMPLES * channels];
+    let whole = channels / LANES * LANES;
+    for first in (0..whole).step_by(LANES) {
+        chunk_of_samples::<A, T>(&from, samples, channels, first, LANES);
+    }
+    if whole < channels {
+        chunk_of_samples::<A, T>(&from, samples, channels, whole, channels - whole);
+    }
+}
+
+#[inline(always)]
+fn chunk_of_samples<A: Axis, T: Float>(from: &[&[T]; 8], samples: &mut [T], channels: usize, first: usize, len: usize) {
+    let mut chunks = [[T::ZERO; LANES]; 8];
+    for at in 0..A::PARTS {
+        load(&from[at][first..][..len], &mut chunks[at]);
+    }
+    let made = A::samples(&chunks);
+    for at in 0..A::SAMPLES {
+        let to = &mut samples[at * channels + first..][..len];
+        if at < A::SAMPLES - TILE {
+            let mut sum = [T::ZERO; LANES];
+            load(to, &mut sum);
+            store(&plus(sum, made[at]), to);
+        } else {
+            store(&made[at], to);
+        }
+    }
+}
+
+/// Values into a chunk; what is beyond them stays.
+#[inline(always)]
+fn load<T: Float>(from: &[T], to: &mut [T; LANES]) {
+    match from.first_chunk() {
+        Some(from) => *to = *from,
+        None => {
+            for (to, &from) in to.iter_mut().zip(from) {
+                *to = from;
+            }
+        }
+    }
+}
+
+/// As many values of a chunk as there is room for.
+#[inline(always)]
+fn store<T: Float>(from: &[T; LANES], to: &mut [T]) {
+    match to.first_chunk_mut() {
+        Some(to) => *to = *from,
+        None => {
+            for (to, &from) in to.iter_mut().zip(from) {
+                *to = from;
+            }
+        }
+    }
 }
 
 /// What one of the nine positions has of the four outputs of a tile: along each axis the first, both, the second.
