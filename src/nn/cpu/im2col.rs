@@ -13,8 +13,8 @@ use rayon::prelude::*;
 use super::factor::{Factor, Layout};
 use super::float::Float;
 use super::matrix::{matmul, matmul_parallel, row_major, transpose, transposed};
-use super::memory::{Plain, Slot, Workspace, filled, zeroed};
-use super::sums::add_to;
+use super::memory::{Plain, Slot, Workspace, zeroed};
+use super::sums::with_sums;
 use super::tasks::{MAX_SUMS, vectorised};
 use crate::nn::geometry::ConvPlan;
 
@@ -22,6 +22,8 @@ use crate::nn::geometry::ConvPlan;
 const CACHED_VALUES: usize = 1 << 18;
 /// A product with fewer rows wastes the machine: it reads all kernels for them.
 const MIN_ROWS: usize = 256;
+/// Values that are copied at once where a kernel row has no more.
+const FEW: usize = 16;
 /// The batch is cut into at least this many groups, if it has so many images: work for as many cores.
 const MIN_GROUPS: usize = 16;
 
@@ -79,10 +81,14 @@ impl ConvPlan {
             self.for_each_run(|run, from| {
                 // Rows may be longer than what they hold.
                 let start = run.start / depth * row_len + run.start % depth;
-                let to = &mut columns[start..][..run.len()];
+                let len = run.len();
                 match from {
-                    Some(from) => to.copy_from_slice(&x[from..][..to.len()]),
-                    None => to.fill(zero),
+                    // The call that copies takes longer than so few values do. What is too many is overwritten by the next run.
+                    Some(from) if len <= FEW && columns.len() - start >= FEW && x.len() - from >= FEW => {
+                        columns[start..start + FEW].copy_from_slice(&x[from..from + FEW]);
+                    }
+                    Some(from) => columns[start..start + len].copy_from_slice(&x[from..from + len]),
+                    None => columns[start..start + len].fill(zero),
                 }
             });
             if row_len > depth {
@@ -215,24 +221,23 @@ fn turned_weight_grad<F: Factor, S: Slot<F::Value>>(plan: &ConvPlan, x: &[F::Val
     let len = dw.len();
     // Each sum takes its share of the groups in order; then the sums are added in order.
     let share = plan.n.div_ceil(group).div_ceil(MAX_SUMS) * group;
-    let mut sums: Vec<Vec<F::Value>> = x
-        .par_chunks(share * plan.x_len())
-        .zip(dy.par_chunks(share * plan.y_len()))
-        .map(|(x, dy)| {
-            filled(len, |dw| {
+    with_sums(
+        plan.n.div_ceil(share),
+        len,
+        |sums| {
+            let shares = x.par_chunks(share * plan.x_len()).zip(dy.par_chunks(share * plan.y_len()));
+            sums.par_chunks_exact_mut(len).zip(shares).for_each(|(dw, (x, dy))| {
                 for (index, (x, dy)) in x.chunks(group * plan.x_len()).zip(dy.chunks(group * plan.y_len())).enumerate() {
                     add_group::<F>(plan, x, dy, dw, index > 0);
                 }
-            })
-        })
-        .collect();
-    let Some((total, rest)) = sums.split_first_mut() else { return };
-    rest.iter().for_each(|sum| add_to(total, sum));
-    dw.iter_mut().zip(&*total).for_each(|(to, &from)| to.put(from));
+            });
+        },
+        |total| dw.iter_mut().zip(total).for_each(|(to, &from)| to.put(from)),
+    );
 }
 
 /// A group's share of the gradient of kernels, written or added.
-fn add_group<F: Factor>(plan: &ConvPlan, x: &[F::Value], dy: &[F::Value], dw: &mut [MaybeUninit<F::Value>], add: bool) {
+fn add_group<F: Factor>(plan: &ConvPlan, x: &[F::Value], dy: &[F::Value], dw: &mut [F::Value], add: bool) {
     let (depth, co) = (plan.depth(), plan.co);
     let words = F::words(dy.len() / plan.y_len()) * plan.positions();
     let mut workspace = Workspace::new::<F::Word>(&[words * depth]);

@@ -3,10 +3,11 @@
 use rayon::prelude::*;
 
 use super::float::Float;
+use super::memory::Workspace;
 use super::tasks::{TASK, vectorised};
 
 /// `to += from`, on all threads.
-pub(crate) fn add_to<T: Float>(to: &mut [T], from: &[T]) {
+fn add_to<T: Float>(to: &mut [T], from: &[T]) {
     to.par_chunks_mut(TASK).zip(from.par_chunks(TASK)).for_each(|(to, from)| {
         vectorised(|| {
             for (to, &from) in to.iter_mut().zip(from) {
@@ -14,6 +15,16 @@ pub(crate) fn add_to<T: Float>(to: &mut [T], from: &[T]) {
             }
         });
     });
+}
+
+/// Lends sums of `len` values for `fill` to write, then what they add up to, in order.
+pub(crate) fn with_sums<T: Float>(count: usize, len: usize, fill: impl FnOnce(&mut [T]), work: impl FnOnce(&[T])) {
+    let mut workspace = Workspace::new::<T>(&[count * len]);
+    let [sums] = workspace.slices::<T, 1>([count * len]);
+    fill(sums);
+    let (total, rest) = sums.split_at_mut(len);
+    rest.chunks_exact(len).for_each(|sum| add_to(total, sum));
+    work(total);
 }
 
 /// Sums columns of `[rows, c]`, computed block of rows by block: `sums(rows of a block, into)` adds a block's share to

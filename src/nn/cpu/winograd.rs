@@ -25,8 +25,8 @@ use rayon::prelude::*;
 use super::factor::{Factor, Layout};
 use super::float::Float;
 use super::matrix::{matmul, row_major, transposed};
-use super::memory::{Plain, Slot, Workspace, filled, zeroed};
-use super::sums::add_to;
+use super::memory::{Plain, Slot, Workspace, zeroed};
+use super::sums::with_sums;
 use super::tasks::{LINES, MAX_SUMS, vectorised_fns};
 use crate::nn::geometry::ConvPlan;
 
@@ -301,24 +301,23 @@ impl<'a> Winograd<'a> {
         let groups = plan.n.div_ceil(group);
         // Each sum takes its share of the groups in order; then the sums are added in order.
         let share = if len >= LARGE { groups } else { groups.div_ceil(MAX_SUMS) } * group;
-        let mut sums: Vec<Vec<F::Value>> = x
-            .par_chunks(share * plan.x_len())
-            .zip(dy.par_chunks(share * plan.y_len()))
-            .map(|(x, dy)| {
-                filled(len, |du| {
+        with_sums(
+            plan.n.div_ceil(share),
+            len,
+            |sums| {
+                let shares = x.par_chunks(share * plan.x_len()).zip(dy.par_chunks(share * plan.y_len()));
+                sums.par_chunks_exact_mut(len).zip(shares).for_each(|(du, (x, dy))| {
                     for (index, (x, dy)) in x.chunks(group * plan.x_len()).zip(dy.chunks(group * plan.y_len())).enumerate() {
                         self.add_group::<F>(x, dy, du, index > 0);
                     }
-                })
-            })
-            .collect();
-        let Some((total, rest)) = sums.split_first_mut() else { return };
-        rest.iter().for_each(|sum| add_to(total, sum));
-        self.gather(total, dw);
+                });
+            },
+            |total| self.gather(total, dw),
+        );
     }
 
     /// A group's share of `dU`, written or added.
-    fn add_group<F: Factor>(&self, x: &[F::Value], dy: &[F::Value], du: &mut [MaybeUninit<F::Value>], add: bool) {
+    fn add_group<F: Factor>(&self, x: &[F::Value], dy: &[F::Value], du: &mut [F::Value], add: bool) {
         let (co, inner) = (self.plan.co, self.inner());
         let words = F::words(dy.len() / self.plan.y_len()) * self.tile_count();
         lend_two::<F::Word, F::Word>([words * self.depth(), words * 9 * co], |v, m| {
