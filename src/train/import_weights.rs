@@ -10,7 +10,7 @@ use super::checkpoint::{self, State};
 use super::count::Shift;
 use super::matching::{Candidate, Chosen, choose, is_average, read};
 use super::naming::last;
-use super::networks::{critic_network, generator_network};
+use super::networks::{critic_network, generator_in_f32};
 use super::pth::Pth;
 use super::run::{RunFolder, Which};
 use super::watch::Watchdog;
@@ -62,7 +62,7 @@ pub fn check(config: &TrainConfig) -> Result<()> {
 }
 
 fn networks(config: &TrainConfig) -> Result<[Network; 2]> {
-    Ok([generator_network(config, &Device::Cpu, DType::F32)?, critic_network(config, &Device::Cpu, DType::F32)?])
+    Ok([generator_in_f32(config)?, critic_network(config, &Device::Cpu, DType::F32)?])
 }
 
 /// A generator of `config`'s architecture from a file, ready to be exported; `path` as in [`begin`].
@@ -70,7 +70,7 @@ fn networks(config: &TrainConfig) -> Result<[Network; 2]> {
 /// # Errors
 /// When the file is missing, damaged, or holds no such generator.
 pub fn load_generator(config: TrainConfig, path: &Path) -> Result<Trained> {
-    let generator = generator_network(&config, &Device::Cpu, DType::F32)?;
+    let generator = generator_in_f32(&config)?;
     let opened = WeightFile::open(path)?;
     let candidates = opened.candidates();
     let (key, tensors) = choose(&candidates, &generator, is_generator).map_err(|misfit| misfit.error(path, "generator"))?;

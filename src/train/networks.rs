@@ -15,6 +15,15 @@ pub fn generator_network(config: &TrainConfig, device: &Device, dtype: DType) ->
     Network::new(&config.generator.layers, input, &config.init, Role::Generator, config.seed, &place(config, device, dtype))
 }
 
+/// The generator of a config on the CPU, in f32 whatever precision it is trained in: what its export is compared with.
+///
+/// # Errors
+/// When memory is out.
+pub(super) fn generator_in_f32(config: &TrainConfig) -> Result<Network> {
+    let (input, place) = (Shape::Flat(config.latent.size), Place::cpu(DType::F32));
+    Network::new(&config.generator.layers, input, &config.init, Role::Generator, config.seed, &place)
+}
+
 /// The critic of a config at its beginning.
 ///
 /// # Errors

@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::Tensor;
 
 use super::checkpoint;
-use super::networks::generator_network;
+use super::networks::generator_in_f32;
 use super::run::{RunFolder, Which};
 use crate::config::TrainConfig;
 use crate::contract::Weights;
@@ -49,7 +49,7 @@ pub fn load_checkpoint(folder: &RunFolder, saved: &std::path::Path, weights: Opt
         let what = "this run has no averaged weights (schedule.ema_decay is 0)";
         return Err(Error::usage(format!("{}: {what}", text::path(folder.path())), "Use `Trained::weights` raw."));
     }
-    let generator = generator_network(&config, &Device::Cpu, DType::F32)?;
+    let generator = generator_in_f32(&config)?;
     let tensors: BTreeMap<String, Tensor> = checkpoint::read_generator(saved, weights)?;
     generator.load(&tensors, &text::path(saved))?;
     Ok(Trained { config, generator, state: checkpoint::read_state(saved)?, weights })

@@ -51,6 +51,18 @@ const DROPOUT: System = &[
     "--set=critic.layers=[{ linear = { out = 24 } }, { leaky_relu = 0.2 }, { dropout = 0.3 }, { linear = { out = 1 } }]",
 ];
 
+/// Wide enough for the forms of convolutions with fewer multiplications, in batches of odd length.
+const WIDE: System = &[
+    "--preset=digits",
+    "--batch-size=13",
+    "--set=latent.size=8",
+    "--set=generator.layers=[{ reshape = [8, 1, 1] }, { conv_transpose = { out = 40, kernel = 7 } }, 'batch_norm', 'relu', \
+     { conv_transpose = { out = 32, kernel = 4, stride = 2, padding = 1 } }, 'batch_norm', 'relu', \
+     { conv_transpose = { out = 1, kernel = 4, stride = 2, padding = 1 } }, 'tanh']",
+    "--set=critic.layers=[{ conv = { out = 32, kernel = 4, stride = 2, padding = 1 } }, { leaky_relu = 0.2 }, \
+     { conv = { out = 40, kernel = 4, stride = 2, padding = 1, spectral = true } }, { leaky_relu = 0.2 }, { conv = { out = 1, kernel = 7 } }]",
+];
+
 /// Five critic steps and clipping.
 const WGAN: System = &["--preset=wgan-mnist-mlp", "--batch-size=8"];
 

@@ -1,6 +1,7 @@
 //! A run that is interrupted, killed or gone on with ends in the same bytes.
 
 use super::*;
+use ganforge::random::{Purpose, Stream};
 
 #[test]
 fn a_resumed_run_ends_in_the_same_bytes() {
@@ -147,6 +148,78 @@ fn a_killed_run_ends_in_the_same_bytes() {
         assert_eq!(records(&run).iter().map(|record| record.step).collect::<Vec<_>>(), (1..=120).collect::<Vec<_>>());
         assert!(names(&run.join("checkpoints")).iter().all(|name| !name.starts_with('.')));
     }
+}
+
+/// In bf16 as in f32: the same bytes whatever the number of threads and wherever it was interrupted. It goes on in bf16 until asked for
+/// another precision.
+#[test]
+fn runs_in_bf16_end_in_the_same_bytes() {
+    if !crate::bf16::is_there() {
+        return;
+    }
+    const BF16: &str = "--precision=bf16";
+    let place = Place::new();
+    for (name, system) in [("wide", WIDE), ("convolutional", CONVOLUTIONAL), ("dropout", DROPOUT), ("wgan", WGAN)] {
+        let straight = place.train(&format!("{name}-straight"), system, &[BF16, "--steps=7"]);
+        let plain = place.train(&format!("{name}-f32"), system, &["--steps=7"]);
+        assert_ne!(
+            result(&straight)["checkpoints/00000007/critic.safetensors"],
+            result(&plain)["checkpoints/00000007/critic.safetensors"]
+        );
+        let resumed = place.path(&format!("{name}-resumed"));
+        let mut begin = place.command(&format!("{name}-resumed"), system, &[BF16, "--steps=3"]);
+        begin.env("RAYON_NUM_THREADS", "1").assert().success();
+        resume(&resumed, &["--steps=7"]).env("RAYON_NUM_THREADS", "3").assert().success();
+        assert_same(name, &straight, &resumed);
+        // In another precision only on purpose.
+        let config = |run: &Path| fs::read_to_string(run.join("config.toml")).unwrap();
+        assert!(config(&resumed).contains("precision = \"bf16\""));
+        resume(&resumed, &["--steps=9", "--precision=f32"]).assert().success();
+        assert!(config(&resumed).contains("precision = \"f32\""));
+        resume(&straight, &["--steps=9"]).assert().success();
+        assert_ne!(
+            result(&straight)["checkpoints/00000009/critic.safetensors"],
+            result(&resumed)["checkpoints/00000009/critic.safetensors"]
+        );
+    }
+}
+
+#[test]
+fn a_run_in_bf16_that_is_killed_ten_times_ends_in_the_same_bytes() {
+    if !crate::bf16::is_there() {
+        return;
+    }
+    const FLAGS: [&str; 3] = ["--precision=bf16", "--checkpoint-every=4", "--set=output.log_every={ steps = 1 }"];
+    let place = Place::new();
+    let straight = place.train("straight", WIDE, &[&FLAGS[..], &["--steps=160"]].concat());
+    let run = place.path("killed");
+    let mut chance = Stream::at(5, Purpose::Latent, 0);
+    for kill in 0..10 {
+        let mut child = match kill {
+            0 => place.spawn("killed", WIDE, &[&FLAGS[..], &["--steps=160"]].concat()),
+            _ => {
+                let mut command = std::process::Command::new(PROGRAM);
+                command
+                    .args(["--device=cpu", "--quiet", "--resume"])
+                    .arg(&run)
+                    .env("ORT_DYLIB_PATH", crate::infer::runtime_path());
+                command.stderr(Stdio::piped()).spawn().unwrap()
+            }
+        };
+        // Somewhere within the next fifteen steps.
+        let step = 15 * kill + 1 + u64::from(chance.bits()) % 15;
+        let begun = Instant::now();
+        while !run.join("stats.jsonl").exists() || records(&run).last().is_none_or(|record| record.step < step) {
+            assert!(begun.elapsed() < Duration::from_secs(120), "step {step} does not come");
+            assert!(child.try_wait().unwrap().is_none(), "it ended before step {step}");
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(!run.join("generator.onnx").exists(), "it was done before it was killed");
+    }
+    resume(&run, &[]).assert().success();
+    assert_same("killed", &straight, &run);
 }
 
 #[test]
