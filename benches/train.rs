@@ -77,9 +77,12 @@ struct Cli {
     /// Where both sides compute.
     #[arg(long, default_value = "cpu")]
     device: DeviceName,
-    /// What both sides compute in; bf16 is PyTorch's autocast. Ours on the CPU: f32 whatever this says.
+    /// What both sides compute in; bf16 is PyTorch's autocast. Ours on the CPU: f32 instead of tf32.
     #[arg(long, default_value = "f32")]
     precision: Precision,
+    /// Compare with PyTorch's best at any precision, not at this one.
+    #[arg(long)]
+    any_precision: bool,
     /// Only these variants of PyTorch's side; `peers/train.py` explains them.
     #[arg(long, value_delimiter = ',')]
     variants: Vec<String>,
@@ -355,6 +358,7 @@ fn compare(cli: &Cli) -> Result<()> {
         true => cli.precision.name().to_string(),
         false => format!("{}, PyTorch's side {}", of_ours.name(), cli.precision.name()),
     };
+    let precision = if cli.any_precision { format!("{}, PyTorch's side in any precision", of_ours.name()) } else { precision };
     print_line(&format!("\n{}, {precision}; median (least–most) of {} rounds\n", cli.device.name(), cli.rounds))?;
     print_table(&outcomes)?;
     print_scaling(&outcomes)
@@ -462,10 +466,17 @@ fn best_peers(case: &Case, python: &OsString, ours: &Ready, cli: &Cli) -> Result
         true => cli.device.variants().to_vec(),
         false => cli.variants.iter().map(String::as_str).collect(),
     };
+    let precisions = match (cli.any_precision, cli.device) {
+        (false, _) => vec![cli.precision],
+        (true, DeviceName::Cpu) => vec![Precision::F32, Precision::Bf16],
+        (true, DeviceName::Cuda) => vec![Precision::F32, Precision::Tf32, Precision::Bf16],
+    };
     let mut best: Vec<(f64, Side)> = Vec::new();
     let mut refusal = None;
-    for variant in variants {
-        match scout(case, variant, python, ours, cli) {
+    for (variant, precision) in
+        variants.iter().flat_map(|variant| precisions.iter().map(move |precision| (variant, *precision)))
+    {
+        match scout(case, variant, precision, python, ours, cli) {
             Ok(found) => best.push(found),
             Err(error @ Error::Invalid { .. }) => return Err(error),
             Err(error) => {
@@ -485,11 +496,11 @@ fn best_peers(case: &Case, python: &OsString, ours: &Ready, cli: &Cli) -> Result
 }
 
 /// A short look at a variant: images a second.
-fn scout(case: &Case, variant: &str, python: &OsString, ours: &Ready, cli: &Cli) -> Result<(f64, Side)> {
+fn scout(case: &Case, variant: &str, precision: Precision, python: &OsString, ours: &Ready, cli: &Cli) -> Result<(f64, Side)> {
     let threads = case.threads.to_string();
     let mut command = Command::new(python);
     command.arg(PEER).arg("--config").arg(case.file.path()).args(["--threads", &threads, "--variant", variant]);
-    command.args(["--device", cli.device.name(), "--precision", cli.precision.name()]);
+    command.args(["--device", cli.device.name(), "--precision", precision.name()]);
     command.args(["--warmup", &WARM_UP_STEPS.to_string()]);
     command.env("OMP_NUM_THREADS", &threads).env("MKL_NUM_THREADS", &threads);
     let (mut side, theirs) = Side::start(variant, &mut command, Duration::from_secs(cli.ready_within))?;
@@ -502,7 +513,7 @@ fn scout(case: &Case, variant: &str, python: &OsString, ours: &Ready, cli: &Cli)
             "Mend benches/peers/train.py: the sides do not train the same networks.",
         ));
     }
-    side.name = format!("{} {variant}", theirs.about);
+    side.name = format!("{} {variant}, {}", theirs.about, precision.name());
     let rate = measure(&mut side, SCOUT * cli.seconds_per_measure)?.images_per_second;
     Ok((rate, side))
 }

@@ -149,7 +149,8 @@ struct TrainArgs {
     /// auto, cpu, cuda or cuda:INDEX.
     #[arg(long, default_value = "auto")]
     device: String,
-    /// What convolutions and linear layers compute with: f32, or on CUDA also tf32 or bf16. With --resume, from there on.
+    /// What convolutions and linear layers compute with: f32; bf16 on CUDA and on CPUs with AVX512-BF16; tf32 on CUDA. With --resume, from
+    /// there on.
     #[arg(long)]
     precision: Option<Precision>,
     /// Generator steps between checkpoints.

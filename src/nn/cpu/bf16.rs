@@ -13,7 +13,7 @@ use std::arch::x86_64::{
 };
 use std::mem::transmute;
 
-use super::matrix::Strides;
+use super::strides::Strides;
 
 /// What of the instructions this CPU lacks; empty where it has them.
 pub(in crate::nn) fn lacking() -> Vec<&'static str> {

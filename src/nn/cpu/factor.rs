@@ -8,9 +8,9 @@ use std::marker::PhantomData;
 
 use rayon::prelude::*;
 
-use super::float::Float;
-use super::matrix::{Strides, row_major, transposed};
-use super::memory::{Plain, Workspace};
+use super::float::{Float, Plain};
+use super::memory::Workspace;
+use super::strides::{Strides, row_major, transposed};
 use super::tasks::{LINES, TASK};
 
 /// Along what a word holds several values.

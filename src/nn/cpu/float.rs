@@ -2,7 +2,20 @@
 
 use candle_core::{CpuStorage, DType, Result, Tensor, WithDType, bail};
 
-use super::memory::Plain;
+/// A number in memory that any bits are a value of.
+///
+/// # Safety
+/// They must be, and an f64 must be aligned as much.
+pub(crate) unsafe trait Plain: Copy + Send + Sync {}
+
+// SAFETY: numbers.
+unsafe impl Plain for f32 {}
+// SAFETY: numbers.
+unsafe impl Plain for f64 {}
+// SAFETY: numbers.
+unsafe impl Plain for u32 {}
+// SAFETY: numbers.
+unsafe impl Plain for u16 {}
 
 /// The element types: f32 for training, f64 for exact tests.
 pub(crate) trait Float: WithDType + Default + Plain {

@@ -11,9 +11,10 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::factor::{Factor, Layout};
-use super::float::Float;
-use super::matrix::{matmul, matmul_parallel, row_major, transpose, transposed};
-use super::memory::{Plain, Slot, Workspace, zeroed};
+use super::float::{Float, Plain};
+use super::matrix::{matmul, matmul_parallel, transpose};
+use super::memory::{Slot, Workspace, zeroed};
+use super::strides::{row_major, transposed};
 use super::sums::with_sums;
 use super::tasks::{MAX_SUMS, vectorised};
 use crate::nn::geometry::ConvPlan;

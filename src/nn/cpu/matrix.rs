@@ -5,24 +5,8 @@ use rayon::prelude::*;
 use super::factor::Factor;
 use super::float::Float;
 use super::memory::Slot;
+use super::strides::Strides;
 use super::tasks::LINES;
-
-/// A matrix in a slice: element (i, j) is at `i · row_step + j · column_step`.
-#[derive(Clone, Copy)]
-pub(crate) struct Strides {
-    pub row_step: usize,
-    pub column_step: usize,
-}
-
-/// A matrix of rows one behind the other.
-pub(crate) const fn row_major(row_len: usize) -> Strides {
-    Strides { row_step: row_len, column_step: 1 }
-}
-
-/// The transpose of a matrix whose rows lie one behind the other.
-pub(crate) const fn transposed(row_len: usize) -> Strides {
-    Strides { row_step: 1, column_step: row_len }
-}
 
 fn fits(len: usize, rows: usize, columns: usize, s: Strides) -> bool {
     rows == 0 || columns == 0 || (rows - 1) * s.row_step + (columns - 1) * s.column_step < len

@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 
 use candle_core::{CpuStorage, InplaceOp1, Layout, Result, Storage, StorageRef, Tensor, WithDType, bail};
 
-use super::float::Float;
+use super::float::{Float, Plain};
 use crate::nn::in_place::InPlace;
 
 /// The values of a contiguous CPU tensor, for reading.
@@ -125,21 +125,6 @@ pub(crate) fn copied<'a, T: Float>(to: &'a mut [MaybeUninit<T>], from: &[T]) -> 
     // SAFETY: just above, for the lengths are equal.
     unsafe { written(to) }
 }
-
-/// A number in memory that any bits are a value of.
-///
-/// # Safety
-/// They must be, and an f64 must be aligned as much.
-pub(crate) unsafe trait Plain: Copy + Send + Sync {}
-
-// SAFETY: numbers.
-unsafe impl Plain for f32 {}
-// SAFETY: numbers.
-unsafe impl Plain for f64 {}
-// SAFETY: numbers.
-unsafe impl Plain for u32 {}
-// SAFETY: numbers.
-unsafe impl Plain for u16 {}
 
 /// Memory for intermediate values, kept for the next kernel that asks.
 pub(crate) struct Workspace(Vec<CacheLines>);

@@ -15,6 +15,7 @@ mod im2col;
 mod matrix;
 mod memory;
 pub(in crate::nn) mod norm;
+mod strides;
 mod sums;
 mod tasks;
 pub(in crate::nn) mod update;

@@ -26,11 +26,11 @@ pub(crate) fn on_pool<R: Send>(work: impl FnOnce() -> R + Send) -> R {
 macro_rules! vectorised_fns {
     ($(
         $(#[$about:meta])*
-        fn $name:ident<$($kind:ident: $bound:path),*>($($argument:ident: $of:ty),* $(,)?) $body:block
+        $visible:vis fn $name:ident<$($kind:ident: $bound:path),*>($($argument:ident: $of:ty),* $(,)?) $body:block
     )*) => {$(
         $(#[$about])*
         #[allow(clippy::too_many_arguments)]
-        fn $name<$($kind: $bound),*>($($argument: $of),*) {
+        $visible fn $name<$($kind: $bound),*>($($argument: $of),*) {
             #[cfg(target_arch = "x86_64")]
             {
                 #[target_feature(enable = "avx512f,avx512bw,avx512cd,avx512dq,avx512vl,fma")]
