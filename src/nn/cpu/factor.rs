@@ -226,8 +226,8 @@ impl Factor for Bf16 {
     }
 
     fn lend_items(values: &[f32], columns: usize, work: impl FnOnce(&[u16])) {
-        // SAFETY: of the same size, less aligned, and any bits are a value.
         Self::lend(Layout::Rows, values, columns, |words| {
+            // SAFETY: of the same size, less aligned, and any bits are a value.
             work(unsafe { std::slice::from_raw_parts(words.as_ptr().cast(), 2 * words.len()) })
         });
     }
