@@ -11,7 +11,7 @@ use rayon::prelude::*;
 use super::float::{Float, Plain};
 use super::memory::Workspace;
 use super::strides::{Strides, row_major, transposed};
-use super::tasks::{LINES, TASK};
+use super::tasks::LINES;
 
 /// Along what a word holds several values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -273,6 +273,7 @@ fn cut<const N: usize>(mut values: &mut [f32], lens: [usize; N]) -> [&mut [f32];
 #[cfg(target_arch = "x86_64")]
 fn narrow_parallel(layout: Layout, values: &[f32], columns: usize, words: &mut [u32]) {
     use super::bf16::{narrow, narrow_two};
+    use super::tasks::TASK;
     let width = Bf16::width(layout, columns);
     let few = (TASK / columns).max(1);
     match layout {
