@@ -15,6 +15,7 @@ use ganforge::config::{InitConfig, TrainConfig};
 use ganforge::error::Error;
 use ganforge::nn::activation::Activation;
 use ganforge::nn::conv::{conv, conv_input_grad, conv_weight_grad};
+use ganforge::nn::device::check_precision;
 use ganforge::nn::geometry::ConvWindow;
 use ganforge::nn::layers::Linear;
 use ganforge::nn::norm::{batch_norm, batch_norm_grad};
@@ -59,11 +60,20 @@ fn convolutions(criterion: &mut Criterion) -> Result<()> {
         let mut group = criterion.benchmark_group(format!("conv/{name}"));
         let flops = 2 * BATCH * co * out * out * ci * window.kernel * window.kernel;
         group.throughput(Throughput::Elements(flops as u64));
-        group.bench_function("forward", |b| b.iter(|| black_box(conv(&x, &kernels, window, Precision::F32))));
-        group.bench_function("input gradient", |b| {
-            b.iter(|| black_box(conv_input_grad(&dy, &kernels, window, (size, size), Precision::F32)))
-        });
-        group.bench_function("weight gradient", |b| b.iter(|| black_box(conv_weight_grad(&x, &dy, window, Precision::F32))));
+        for precision in [Precision::F32, Precision::Bf16] {
+            // Not every CPU has bf16.
+            if check_precision(&Device::Cpu, precision).is_err() {
+                continue;
+            }
+            let named = |what: &str| if precision == Precision::F32 { what.to_string() } else { format!("{what}, bf16") };
+            group.bench_function(named("forward"), |b| b.iter(|| black_box(conv(&x, &kernels, window, precision))));
+            group.bench_function(named("input gradient"), |b| {
+                b.iter(|| black_box(conv_input_grad(&dy, &kernels, window, (size, size), precision)))
+            });
+            group.bench_function(named("weight gradient"), |b| {
+                b.iter(|| black_box(conv_weight_grad(&x, &dy, window, precision)))
+            });
+        }
         group.finish();
     }
     Ok(())

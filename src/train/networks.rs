@@ -11,8 +11,7 @@ use crate::nn::{Network, Place, Role, Shape};
 /// # Errors
 /// When the device is out of memory.
 pub fn generator_network(config: &TrainConfig, device: &Device, dtype: DType) -> Result<Network> {
-    let input = Shape::Flat(config.latent.size);
-    Network::new(&config.generator.layers, input, &config.init, Role::Generator, config.seed, &place(config, device, dtype))
+    generator(config, &place(config, device, dtype))
 }
 
 /// The generator of a config on the CPU, in f32 whatever precision it is trained in: what its export is compared with.
@@ -20,8 +19,12 @@ pub fn generator_network(config: &TrainConfig, device: &Device, dtype: DType) ->
 /// # Errors
 /// When memory is out.
 pub(super) fn generator_in_f32(config: &TrainConfig) -> Result<Network> {
-    let (input, place) = (Shape::Flat(config.latent.size), Place::cpu(DType::F32));
-    Network::new(&config.generator.layers, input, &config.init, Role::Generator, config.seed, &place)
+    generator(config, &Place::cpu(DType::F32))
+}
+
+fn generator(config: &TrainConfig, place: &Place) -> Result<Network> {
+    let input = Shape::Flat(config.latent.size);
+    Network::new(&config.generator.layers, input, &config.init, Role::Generator, config.seed, place)
 }
 
 /// The critic of a config at its beginning.

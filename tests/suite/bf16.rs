@@ -161,8 +161,10 @@ fn convolutions_in_bf16_do_not_depend_on_the_number_of_threads() {
         (1, 3, 8, 13, 9, window(4, 2, 1)),
         (41, 6, 5, 4, 4, window(4, 2, 1)),
         (33, 3, 4, 28, 28, window(5, 2, 2)),
-        // Fewer multiplications, odd numbers of images and channels, several groups and sums.
+        // Channels that do not fill pairs.
         (91, 33, 41, 8, 8, window(4, 2, 1)),
+        // Fewer multiplications, an odd number of images, several groups and sums.
+        (91, 34, 42, 8, 8, window(4, 2, 1)),
         (71, 40, 32, 9, 6, window(3, 2, 1)),
         (131, 180, 180, 4, 4, window(4, 2, 1)),
         // A plain product.

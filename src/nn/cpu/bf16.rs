@@ -7,9 +7,9 @@
 
 use std::arch::x86_64::{
     __m256bh, __m256i, __m512, __m512bh, __m512i, _mm256_mask_storeu_epi16, _mm256_storeu_si256, _mm512_add_ps,
-    _mm512_castsi512_ps, _mm512_cvtne2ps_pbh, _mm512_cvtneps_pbh, _mm512_dpbf16_ps, _mm512_loadu_epi32, _mm512_loadu_ps,
-    _mm512_mask_storeu_epi32, _mm512_mask_storeu_ps, _mm512_maskz_loadu_epi32, _mm512_maskz_loadu_ps, _mm512_permutexvar_epi16,
-    _mm512_set1_epi32, _mm512_setzero_ps, _mm512_storeu_epi32,
+    _mm512_cvtne2ps_pbh, _mm512_cvtneps_pbh, _mm512_dpbf16_ps, _mm512_loadu_epi32, _mm512_loadu_ps, _mm512_mask_storeu_epi32,
+    _mm512_mask_storeu_ps, _mm512_maskz_loadu_epi32, _mm512_maskz_loadu_ps, _mm512_permutexvar_epi16, _mm512_set1_epi32,
+    _mm512_setzero_ps, _mm512_storeu_epi32,
 };
 use std::mem::transmute;
 
@@ -155,6 +155,8 @@ struct Block {
 }
 
 impl Block {
+    /// # Safety
+    /// As of [`multiply`].
     unsafe fn multiply(&self, rows: usize, columns: usize) {
         /// By the number of rows.
         macro_rules! of_rows {
@@ -209,11 +211,7 @@ impl Block {
                 // SAFETY: as above.
                 unsafe {
                     let to = self.c.add(row * self.row_len).wrapping_add(index * LANES);
-                    let before: __m512 = match self.add {
-                        true => _mm512_maskz_loadu_ps(lanes(index), to),
-                        false => _mm512_castsi512_ps(_mm512_set1_epi32(0)),
-                    };
-                    let sum = if self.add { _mm512_add_ps(before, sum) } else { sum };
+                    let sum = if self.add { _mm512_add_ps(_mm512_maskz_loadu_ps(lanes(index), to), sum) } else { sum };
                     _mm512_mask_storeu_ps(to, lanes(index), sum);
                 }
             }

@@ -8,7 +8,8 @@ pub(crate) const MAX_SUMS: usize = 8;
 /// Rows that a transpose reads side by side: as many lines of memory are open, at places that one set of a cache may share.
 pub(crate) const LINES: usize = 8;
 
-/// Runs a loop with the widest instructions of this machine. What it calls must be inlined to profit.
+/// Runs a short loop with the widest instructions of this machine. It and what it calls must be inlined to profit: long ones are
+/// [`vectorised_fns`].
 #[inline(always)]
 pub(crate) fn vectorised<R>(work: impl FnOnce() -> R) -> R {
     pulp::Arch::new().dispatch(work)
@@ -41,11 +42,11 @@ macro_rules! vectorised_fns {
                 #[allow(clippy::too_many_arguments)]
                 fn avx2<$($kind: $bound),*>($($argument: $of),*) $body
 
-                if $crate::nn::cpu::tasks::has_avx512() {
+                if pulp::x86::V4::try_new().is_some() {
                     // SAFETY: it has the instructions.
                     return unsafe { avx512::<$($kind),*>($($argument),*) };
                 }
-                if $crate::nn::cpu::tasks::has_avx2() {
+                if pulp::x86::V3::try_new().is_some() {
                     // SAFETY: it has the instructions.
                     return unsafe { avx2::<$($kind),*>($($argument),*) };
                 }
@@ -55,20 +56,3 @@ macro_rules! vectorised_fns {
     )*};
 }
 pub(crate) use vectorised_fns;
-
-/// Whether the CPU has what `vectorised_fns` takes for AVX-512.
-#[cfg(target_arch = "x86_64")]
-pub(crate) fn has_avx512() -> bool {
-    is_x86_feature_detected!("avx512f")
-        && is_x86_feature_detected!("avx512bw")
-        && is_x86_feature_detected!("avx512cd")
-        && is_x86_feature_detected!("avx512dq")
-        && is_x86_feature_detected!("avx512vl")
-        && is_x86_feature_detected!("fma")
-}
-
-/// Whether the CPU has what `vectorised_fns` takes for AVX2.
-#[cfg(target_arch = "x86_64")]
-pub(crate) fn has_avx2() -> bool {
-    is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma")
-}

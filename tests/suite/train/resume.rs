@@ -191,12 +191,12 @@ fn a_run_in_bf16_that_is_killed_ten_times_ends_in_the_same_bytes() {
     }
     const FLAGS: [&str; 3] = ["--precision=bf16", "--checkpoint-every=4", "--set=output.log_every={ steps = 1 }"];
     let place = Place::new();
-    let straight = place.train("straight", WIDE, &[&FLAGS[..], &["--steps=160"]].concat());
+    let straight = place.train("straight", WIDE, &[&FLAGS[..], &["--steps=200"]].concat());
     let run = place.path("killed");
     let mut chance = Stream::at(5, Purpose::Latent, 0);
     for kill in 0..10 {
         let mut child = match kill {
-            0 => place.spawn("killed", WIDE, &[&FLAGS[..], &["--steps=160"]].concat()),
+            0 => place.spawn("killed", WIDE, &[&FLAGS[..], &["--steps=200"]].concat()),
             _ => {
                 let mut command = std::process::Command::new(PROGRAM);
                 command

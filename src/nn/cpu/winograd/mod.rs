@@ -71,7 +71,8 @@ const TILE: usize = 4;
 const MIN_CHANNELS: usize = 32;
 /// Rows of `V` and `M` of a group of images, at least; more where there is more of `U` to be read for them.
 const GROUP_TILES: usize = 128;
-/// Values of `U` from which on a group has twice the tiles, and weight gradients no more than one sum.
+/// Values of `U` from which on weight gradients have no more than one sum, and a group has twice the tiles; these from twice as many on
+/// where they are half as large.
 const LARGE: usize = 1 << 20;
 /// Input channels whose kernels are transformed together: so many lines of memory are read in a row.
 const CHANNELS: usize = 4;

@@ -224,12 +224,11 @@ fn spread_to<'y, T: Float>(at: usize, to: &mut [T], of: impl Fn(usize) -> &'y [T
     }
 }
 
-/// The sum of rows; 0 where there are none.
+/// The sum of one or more rows.
 #[inline(always)]
 fn sum_of<'r, T: Float>(to: &mut [T], mut rows: impl Iterator<Item = &'r [T]>) {
-    match rows.next() {
-        Some(first) => to.copy_from_slice(first),
-        None => to.fill(T::ZERO),
+    if let Some(first) = rows.next() {
+        to.copy_from_slice(first);
     }
     rows.for_each(|row| add(to, row));
 }
