@@ -3,6 +3,8 @@
 // DiffAugment: the published formulas, the backward pass, the draws.
 #[cfg(feature = "train")]
 mod augment;
+// Training in bf16 on the CPU: products, convolutions, threads.
+#[cfg(feature = "train")]
 mod bf16;
 // The header of the library for C.
 mod capi;
