@@ -2,9 +2,10 @@
 //!
 //! The words of a factor lie as its product wants them. Where a product sums along the rows of a matrix, a word holds [`Factor::DEPTH`]
 //! values of one row ([`Layout::Rows`]); where it sums down the columns, a word holds as many values of one column, from rows that
-//! follow one another ([`Layout::Columns`]). What is missing of a last word is zero.
+//! follow one another ([`Layout::Columns`], and for second factors [`Layout::Panels`]). What is missing of a last word is zero.
 
 use std::marker::PhantomData;
+use std::ops::Range;
 
 use rayon::prelude::*;
 
@@ -12,6 +13,8 @@ use super::float::{Float, Plain};
 use super::memory::Workspace;
 use super::strides::{Strides, row_major, transposed};
 use super::tasks::LINES;
+#[cfg(target_arch = "x86_64")]
+use super::tasks::vectorised_fns;
 
 /// Along what a word holds several values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,7 +23,22 @@ pub(super) enum Layout {
     Rows,
     /// Down a column: `[words(rows), columns]`.
     Columns,
+    /// Down a column, [`Factor::panel`] columns after another: `[words(rows), columns of a panel]` for each panel. A product reads its
+    /// second factor panel by panel, in one go: twice as fast where it comes from far away.
+    Panels,
 }
+
+/// How the second factor of a product lies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Second {
+    /// In [`Layout::Panels`].
+    Panels,
+    /// As the transpose of rows one behind the other.
+    Transposed,
+}
+
+/// Values that are worked on at once.
+pub(super) const LANES: usize = 16;
 
 /// A form of factors.
 pub(super) trait Factor: 'static {
@@ -36,6 +54,17 @@ pub(super) trait Factor: 'static {
     const ZERO: Self::Item;
     /// The word of nothing but zeros.
     const NOTHING: Self::Word;
+    /// A product may be cut at multiples of so many columns.
+    const STEP: usize;
+
+    /// Columns of a panel of a second factor of so many.
+    fn panel(columns: usize) -> usize;
+
+    /// The columns of the pieces that a factor lies in.
+    fn pieces(layout: Layout, columns: usize) -> impl Iterator<Item = Range<usize>> + Clone {
+        let len = if layout == Layout::Panels { Self::panel(columns) } else { columns.max(1) };
+        (0..columns).step_by(len).map(move |start| start..columns.min(start + len))
+    }
 
     /// Words for so many values.
     fn words(values: usize) -> usize {
@@ -46,7 +75,7 @@ pub(super) trait Factor: 'static {
     fn together(layout: Layout) -> usize {
         match layout {
             Layout::Rows => 1,
-            Layout::Columns => Self::DEPTH,
+            Layout::Columns | Layout::Panels => Self::DEPTH,
         }
     }
 
@@ -54,21 +83,15 @@ pub(super) trait Factor: 'static {
     fn width(layout: Layout, columns: usize) -> usize {
         match layout {
             Layout::Rows => Self::words(columns),
-            Layout::Columns => columns,
+            Layout::Columns | Layout::Panels => columns,
         }
     }
 
     /// The items of words.
     fn items(words: &mut [Self::Word]) -> &mut [Self::Item];
 
-    /// Makes pieces of a row of words: `fill(i, values)` writes those of row i of the rows that share it. The pieces of a row hold whole
-    /// words; `room` has room for all values.
-    fn put<const N: usize>(
-        layout: Layout,
-        to: [&mut [Self::Word]; N],
-        room: &mut [Self::Value],
-        fill: impl FnMut(usize, [&mut [Self::Value]; N]),
-    );
+    /// Writes a chunk of `len` values of each of the rows that share a row of words, from value `first` on.
+    fn store(layout: Layout, to: &mut [Self::Word], first: usize, len: usize, rows: [&[Self::Value; LANES]; 2]);
 
     /// Lends a matrix of rows of so many values in a layout.
     fn lend(layout: Layout, values: &[Self::Value], columns: usize, work: impl FnOnce(&[Self::Word]));
@@ -76,23 +99,22 @@ pub(super) trait Factor: 'static {
     /// Lends the items of a matrix of rows of so many values, each row filled up to whole words.
     fn lend_items(values: &[Self::Value], columns: usize, work: impl FnOnce(&[Self::Item]));
 
-    /// Lends the transpose of a matrix of rows of so many values, for a product that sums along these rows. If it is read again and
-    /// again, by rows.
-    fn lend_transpose(values: &[Self::Value], columns: usize, again: bool, work: impl FnOnce(&[Self::Word], Strides));
+    /// Lends the transpose of a matrix of rows of so many values as the second factor of a product, which may read it again and again.
+    fn lend_transpose(values: &[Self::Value], columns: usize, again: bool, work: impl FnOnce(&[Self::Word], Second));
 
-    /// `c (m × n, rows row_len apart) = a (m × words) · b (words × n)`, or `c += a · b`.
+    /// These columns, which begin at a multiple of [`Self::STEP`], of `c (m × n) = a (m × words) · b (words × n)`, or of `c += a · b`.
     ///
     /// # Safety
     /// What is read of `a` and `b` must be there, and what is written of `c` must be the caller's alone.
     #[allow(clippy::too_many_arguments)]
     unsafe fn multiply(
         dims: [usize; 3],
+        columns: Range<usize>,
         a: &[Self::Word],
         sa: Strides,
         b: &[Self::Word],
-        sb: Strides,
+        order: Second,
         c: *mut Self::Value,
-        row_len: usize,
         add: bool,
     );
 }
@@ -107,14 +129,28 @@ impl<T: Float> Factor for Exact<T> {
     const DEPTH: usize = 1;
     const ZERO: T = T::ZERO;
     const NOTHING: T = T::ZERO;
+    const STEP: usize = LANES;
+
+    /// All: the product packs them itself.
+    fn panel(columns: usize) -> usize {
+        columns.max(1)
+    }
 
     fn items(words: &mut [T]) -> &mut [T] {
         words
     }
 
     #[inline(always)]
-    fn put<const N: usize>(_: Layout, to: [&mut [T]; N], _: &mut [T], mut fill: impl FnMut(usize, [&mut [T]; N])) {
-        fill(0, to);
+    fn store(_: Layout, to: &mut [T], first: usize, len: usize, [values, _]: [&[T; LANES]; 2]) {
+        let to = &mut to[first..][..len];
+        match to.first_chunk_mut() {
+            Some(to) => *to = *values,
+            None => {
+                for (to, &value) in to.iter_mut().zip(values) {
+                    *to = value;
+                }
+            }
+        }
     }
 
     fn lend(_: Layout, values: &[T], _: usize, work: impl FnOnce(&[T])) {
@@ -125,41 +161,45 @@ impl<T: Float> Factor for Exact<T> {
         work(values);
     }
 
-    fn lend_transpose(values: &[T], columns: usize, again: bool, work: impl FnOnce(&[T], Strides)) {
+    fn lend_transpose(values: &[T], columns: usize, again: bool, work: impl FnOnce(&[T], Second)) {
         if !again {
-            return work(values, transposed(columns));
+            return work(values, Second::Transposed);
         }
         let rows = values.len() / columns;
         let mut workspace = Workspace::new::<T>(&[values.len()]);
         let [turned] = workspace.slices::<T, 1>([values.len()]);
-        transpose_parallel(values, turned, rows, columns);
-        work(turned, row_major(rows));
+        transpose_parallel(values, columns, 0..rows, turned);
+        work(turned, Second::Panels);
     }
 
     unsafe fn multiply(
         [m, k, n]: [usize; 3],
+        columns: Range<usize>,
         a: &[T],
         sa: Strides,
         b: &[T],
-        sb: Strides,
+        order: Second,
         c: *mut T,
-        row_len: usize,
         add: bool,
     ) {
+        let sb = match order {
+            Second::Panels => row_major(n),
+            Second::Transposed => transposed(k),
+        };
         // SAFETY: the caller answers for it.
         unsafe {
             gemm::gemm(
                 m,
-                n,
+                columns.len(),
                 k,
-                c,
+                c.wrapping_add(columns.start),
                 1,
-                row_len as isize,
+                n as isize,
                 add,
                 a.as_ptr(),
                 sa.column_step as isize,
                 sa.row_step as isize,
-                b.as_ptr(),
+                b.as_ptr().wrapping_add(columns.start * sb.column_step),
                 sb.column_step as isize,
                 sb.row_step as isize,
                 T::one(),
@@ -185,6 +225,11 @@ impl Factor for Bf16 {
     const DEPTH: usize = 2;
     const ZERO: u16 = 0;
     const NOTHING: u32 = 0;
+    const STEP: usize = super::bf16::PANEL;
+
+    fn panel(_: usize) -> usize {
+        super::bf16::PANEL
+    }
 
     fn items(words: &mut [u32]) -> &mut [u16] {
         // SAFETY: of the same size, less aligned, and any bits are a value.
@@ -192,26 +237,21 @@ impl Factor for Bf16 {
     }
 
     #[inline(always)]
-    fn put<const N: usize>(
-        layout: Layout,
-        to: [&mut [u32]; N],
-        room: &mut [f32],
-        mut fill: impl FnMut(usize, [&mut [f32]; N]),
-    ) {
-        let items = Self::DEPTH / Self::together(layout);
-        let lens = to.each_ref().map(|to| to.len() * items);
-        let len = lens.iter().sum();
-        // One call, which is inlined: only there it has the instructions of its caller.
-        for (row, room) in room.chunks_exact_mut(len).take(Self::together(layout)).enumerate() {
-            fill(row, cut(room, lens));
-        }
-        let (first, rest) = room.split_at_mut(len);
-        let pieces = to.into_iter().zip(cut(first, lens));
+    fn store(layout: Layout, to: &mut [u32], first: usize, len: usize, rows: [&[f32; LANES]; 2]) {
         match layout {
-            Layout::Rows => pieces.for_each(|(to, from)| super::bf16::narrow(from, Self::items(to))),
-            Layout::Columns => {
-                let second = cut(&mut rest[..len], lens);
-                pieces.zip(second).for_each(|((to, first), second)| super::bf16::narrow_two(first, second, to));
+            Layout::Rows => {
+                let to = &mut Self::items(to)[first..][..len];
+                match to.first_chunk_mut() {
+                    Some(to) => *to = narrowed(rows[0]),
+                    None => to.copy_from_slice(&narrowed(rows[0])[..len]),
+                }
+            }
+            Layout::Columns | Layout::Panels => {
+                let to = &mut to[first..][..len];
+                match to.first_chunk_mut() {
+                    Some(to) => *to = paired(rows[0], rows[1]),
+                    None => to.copy_from_slice(&paired(rows[0], rows[1])[..len]),
+                }
             }
         }
     }
@@ -232,81 +272,145 @@ impl Factor for Bf16 {
         });
     }
 
-    fn lend_transpose(values: &[f32], columns: usize, _: bool, work: impl FnOnce(&[u32], Strides)) {
+    fn lend_transpose(values: &[f32], columns: usize, _: bool, work: impl FnOnce(&[u32], Second)) {
         let (rows, width) = (values.len() / columns, Self::words(columns));
         Self::lend(Layout::Rows, values, columns, |words| {
             let mut workspace = Workspace::new::<u32>(&[words.len()]);
             let [turned] = workspace.slices::<u32, 1>([words.len()]);
-            transpose_parallel(words, turned, rows, width);
-            work(turned, row_major(rows));
+            let panels = turned.par_chunks_mut(Self::panel(rows) * width).enumerate();
+            panels.for_each(|(panel, to)| {
+                let first = panel * Self::panel(rows);
+                transpose_parallel(words, width, first..first + to.len() / width, to);
+            });
+            work(turned, Second::Panels);
         });
     }
 
     unsafe fn multiply(
         dims: [usize; 3],
+        columns: Range<usize>,
         a: &[u32],
         sa: Strides,
         b: &[u32],
-        sb: Strides,
+        order: Second,
         c: *mut f32,
-        row_len: usize,
         add: bool,
     ) {
-        assert_eq!(sb.column_step, 1, "the second factor lies by rows");
+        assert_eq!(order, Second::Panels, "what is rounded is put in panels");
         // SAFETY: the caller answers for it.
-        unsafe { super::bf16::multiply(dims, a, sa, b, sb.row_step, c, row_len, add) }
+        unsafe { super::bf16::multiply(dims, columns, a, sa, b, c, add) }
     }
 }
 
-/// Cuts values into pieces of these lengths.
+/// A chunk of values rounded.
 #[cfg(target_arch = "x86_64")]
 #[inline(always)]
-fn cut<const N: usize>(mut values: &mut [f32], lens: [usize; N]) -> [&mut [f32]; N] {
-    lens.map(|len| {
-        let (piece, rest) = std::mem::take(&mut values).split_at_mut(len);
-        values = rest;
-        piece
-    })
+fn narrowed(values: &[f32; LANES]) -> [u16; LANES] {
+    let mut narrow = [0; LANES];
+    for lane in 0..LANES {
+        narrow[lane] = (rounded(values[lane]) >> 16) as u16;
+    }
+    narrow
+}
+
+/// Pairs of values rounded.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+fn paired(first: &[f32; LANES], second: &[f32; LANES]) -> [u32; LANES] {
+    let mut pairs = [0; LANES];
+    for lane in 0..LANES {
+        pairs[lane] = pair(first[lane], second[lane]);
+    }
+    pairs
+}
+
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+fn pair(first: f32, second: f32) -> u32 {
+    (rounded(first) >> 16) | (rounded(second) & 0xffff_0000)
+}
+
+/// A value whose upper 16 bits are the nearest bf16, of two equally near the even one.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+fn rounded(value: f32) -> u32 {
+    let bits = value.to_bits();
+    // What is not a number stays so, whatever else its bits say. (In whole numbers, of which the compiler makes no branch.)
+    let is_nan = bits & 0x7fff_ffff > 0x7f80_0000;
+    let rounded = bits.wrapping_add(0x7fff).wrapping_add(bits >> 16 & 1);
+    if is_nan { bits | 0x0040_0000 } else { rounded }
 }
 
 /// Rounds a matrix of rows of so many values.
 #[cfg(target_arch = "x86_64")]
 fn narrow_parallel(layout: Layout, values: &[f32], columns: usize, words: &mut [u32]) {
-    use super::bf16::{narrow, narrow_two};
     use super::tasks::TASK;
     let width = Bf16::width(layout, columns);
     let few = (TASK / columns).max(1);
-    match layout {
-        Layout::Rows if columns.is_multiple_of(Bf16::DEPTH) => {
+    if layout == Layout::Rows {
+        if columns.is_multiple_of(Bf16::DEPTH) {
             // Rows without gaps are one long row.
             let pieces = Bf16::items(words).par_chunks_mut(TASK).zip(values.par_chunks(TASK));
-            pieces.for_each(|(to, from)| narrow(from, to));
+            return pieces.for_each(|(to, from)| narrow(from, to));
         }
-        Layout::Rows => {
-            let rows = words.par_chunks_exact_mut(width).zip(values.par_chunks_exact(columns));
-            rows.with_min_len(few).for_each(|(to, from)| narrow(from, Bf16::items(to)));
+        let rows = words.par_chunks_exact_mut(width).zip(values.par_chunks_exact(columns));
+        return rows.with_min_len(few).for_each(|(to, from)| narrow(from, Bf16::items(to)));
+    }
+    let rows = words.len() / width;
+    let mut rest = words;
+    let mut pieces = Vec::new();
+    for piece in Bf16::pieces(layout, columns) {
+        let (words, remaining) = rest.split_at_mut(rows * piece.len());
+        pieces.push((piece, words));
+        rest = remaining;
+    }
+    let few = (TASK / Bf16::panel(columns)).max(1);
+    pieces.into_par_iter().for_each(|(piece, words)| {
+        let rows = words.par_chunks_mut(few * piece.len()).zip(values.par_chunks(few * Bf16::DEPTH * columns));
+        rows.for_each(|(to, from)| narrow_two(from, columns, piece.clone(), to));
+    });
+}
+
+#[cfg(target_arch = "x86_64")]
+vectorised_fns! {
+    /// Rounds a row. What is left of `to` becomes 0.
+    fn narrow<>(from: &[f32], to: &mut [u16]) {
+        let (to, rest) = to.split_at_mut(from.len());
+        for (to, &from) in to.iter_mut().zip(from) {
+            *to = (rounded(from) >> 16) as u16;
         }
-        Layout::Columns => {
-            let rows = words.par_chunks_exact_mut(width).zip(values.par_chunks(Bf16::DEPTH * columns));
-            rows.with_min_len(few).for_each(|(to, from)| {
-                // Of an odd number of rows the last one has no neighbour.
-                let (first, second) = from.split_at(columns);
-                narrow_two(first, second, to);
-            });
+        rest.fill(0);
+    }
+
+    /// Rounds some columns of pairs of rows; the neighbour of the last of an odd number is 0.
+    fn narrow_two<>(from: &[f32], columns: usize, piece: Range<usize>, to: &mut [u32]) {
+        for (to, from) in to.chunks_exact_mut(piece.len()).zip(from.chunks(2 * columns)) {
+            let (first, second) = from.split_at(columns);
+            let first = &first[piece.start..piece.end];
+            if second.is_empty() {
+                for (to, &first) in to.iter_mut().zip(first) {
+                    *to = pair(first, 0.0);
+                }
+            } else {
+                for ((to, &first), &second) in to.iter_mut().zip(first).zip(&second[piece.start..piece.end]) {
+                    *to = pair(first, second);
+                }
+            }
         }
     }
 }
 
-/// `[rows, columns]` → `[columns, rows]`, on all threads.
-fn transpose_parallel<T: Plain>(from: &[T], to: &mut [T], rows: usize, columns: usize) {
+/// Some rows of a matrix of rows of so many values, transposed, on all threads.
+fn transpose_parallel<T: Plain>(from: &[T], columns: usize, rows: Range<usize>, to: &mut [T]) {
     /// Columns a task.
     const BLOCK: usize = 64;
-    to.par_chunks_mut(BLOCK * rows).enumerate().for_each(|(task, to)| {
-        for first in (0..rows).step_by(LINES) {
-            for (column, to) in to.chunks_exact_mut(rows).enumerate() {
+    let height = rows.len();
+    to.par_chunks_mut(BLOCK * height).enumerate().for_each(|(task, to)| {
+        for first in (0..height).step_by(LINES) {
+            for (column, to) in to.chunks_exact_mut(height).enumerate() {
                 let at = task * BLOCK + column;
                 let to = to[first..].iter_mut().take(LINES).enumerate();
-                to.for_each(|(row, to)| *to = from[(first + row) * columns + at]);
+                to.for_each(|(row, to)| *to = from[(rows.start + first + row) * columns + at]);
             }
         }
     });

@@ -10,7 +10,7 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::factor::{Factor, Layout};
+use super::factor::{Factor, Layout, Second};
 use super::float::{Float, Plain};
 use super::matrix::{matmul, matmul_parallel, transpose};
 use super::memory::{Slot, Workspace, zeroed};
@@ -74,34 +74,42 @@ impl ConvPlan {
         }
     }
 
-    /// The columns of images, `[positions, row_len]` for each, where x has `x_len` values an image. `zero` is what padding is.
-    fn im2col<T: Plain>(&self, x: &[T], x_len: usize, columns: &mut [T], row_len: usize, zero: T) {
-        let depth = self.depth();
-        let images = columns.chunks_exact_mut(self.positions() * row_len).zip(x.chunks_exact(x_len));
-        images.for_each(|(columns, x)| {
-            self.for_each_run(|run, from| {
-                // Rows may be longer than what they hold.
-                let start = run.start / depth * row_len + run.start % depth;
-                let len = run.len();
-                match from {
-                    // The call that copies takes longer than so few values do. What is too many is overwritten by the next run.
-                    Some(from) if len <= FEW && columns.len() - start >= FEW && x.len() - from >= FEW => {
-                        columns[start..start + FEW].copy_from_slice(&x[from..from + FEW]);
+    /// The columns of images, a row for each position, where x has `x_len` values an image. Some of a row after another lie together, as
+    /// `pieces` say; what is beyond the depth in the last one is `zero`, as padding is.
+    fn im2col<T: Plain>(&self, x: &[T], x_len: usize, columns: &mut [T], pieces: impl Iterator<Item = Range<usize>>, zero: T) {
+        let (depth, rows) = (self.depth(), x.len() / x_len * self.positions());
+        for piece in pieces {
+            let (start, row_len) = (piece.start, piece.len());
+            let images = columns[rows * start..][..rows * row_len].chunks_exact_mut(self.positions() * row_len);
+            images.zip(x.chunks_exact(x_len)).for_each(|(columns, x)| {
+                self.for_each_run(|run, from| {
+                    let (row, column) = (run.start / depth, run.start % depth);
+                    let first = column.max(start);
+                    let len = (column + run.len()).min(piece.end).saturating_sub(first);
+                    if len == 0 {
+                        return;
                     }
-                    Some(from) => columns[start..start + len].copy_from_slice(&x[from..from + len]),
-                    None => columns[start..start + len].fill(zero),
+                    let to = row * row_len + first - start;
+                    match from.map(|from| from + first - column) {
+                        // The call that copies takes longer than so few values do. What is too many is overwritten by the next run.
+                        Some(from) if len <= FEW && columns.len() - to >= FEW && x.len() - from >= FEW => {
+                            columns[to..to + FEW].copy_from_slice(&x[from..from + FEW]);
+                        }
+                        Some(from) => columns[to..to + len].copy_from_slice(&x[from..from + len]),
+                        None => columns[to..to + len].fill(zero),
+                    }
+                });
+                if piece.end > depth {
+                    columns.chunks_exact_mut(row_len).for_each(|row| row[depth - start..].fill(zero));
                 }
             });
-            if row_len > depth {
-                columns.chunks_exact_mut(row_len).for_each(|row| row[depth..].fill(zero));
-            }
-        });
+        }
     }
 
     /// The columns of images as the first factor of a product, a row for each position.
     fn columns<F: Factor>(&self, x: &[F::Value], columns: &mut [F::Word]) {
         let (x_len, row_len) = (F::words(self.x_len()) * F::DEPTH, F::words(self.depth()) * F::DEPTH);
-        F::lend_items(x, self.x_len(), |x| self.im2col(x, x_len, F::items(columns), row_len, F::ZERO));
+        F::lend_items(x, self.x_len(), |x| self.im2col(x, x_len, F::items(columns), std::iter::once(0..row_len), F::ZERO));
     }
 
     /// The transpose of [`Self::im2col`]: adds columns up in the images that they came from.
@@ -153,10 +161,10 @@ pub(super) fn forward<F: Factor>(plan: &ConvPlan, x: &[F::Value], w: &[F::Value]
     let words = F::words(depth);
     // Every group reads the kernels anew.
     plan.with_turned(w, |turned| {
-        F::lend_transpose(turned, depth, !plan.is_full(), |kernels, by_rows| {
+        F::lend_transpose(turned, depth, !plan.is_full(), |kernels, order| {
             if plan.is_full() {
                 return F::lend(Layout::Rows, x, depth, |x| {
-                    matmul_parallel::<F, _>([plan.n, words, co], x, row_major(words), kernels, by_rows, y);
+                    matmul_parallel::<F, _>([plan.n, words, co], x, row_major(words), kernels, order, y);
                 });
             }
             let group = plan.group();
@@ -165,7 +173,7 @@ pub(super) fn forward<F: Factor>(plan: &ConvPlan, x: &[F::Value], w: &[F::Value]
                 let mut workspace = Workspace::new::<F::Word>(&[rows * words]);
                 let [columns] = workspace.slices::<F::Word, 1>([rows * words]);
                 plan.columns::<F>(x, columns);
-                matmul::<F, _>([rows, words, co], columns, row_major(words), kernels, by_rows, y, false);
+                matmul::<F, _>([rows, words, co], columns, row_major(words), kernels, order, y, false);
             });
         });
     });
@@ -176,10 +184,10 @@ pub(super) fn input_grad<F: Factor>(plan: &ConvPlan, dy: &[F::Value], w: &[F::Va
     let (depth, co) = (plan.depth(), plan.co);
     let words = F::words(co);
     plan.with_turned(w, |turned| {
-        F::lend(Layout::Columns, turned, depth, |kernels| {
+        F::lend(Layout::Panels, turned, depth, |kernels| {
             if plan.is_full() {
                 return F::lend(Layout::Rows, dy, co, |dy| {
-                    matmul_parallel::<F, _>([plan.n, words, depth], dy, row_major(words), kernels, row_major(depth), dx);
+                    matmul_parallel::<F, _>([plan.n, words, depth], dy, row_major(words), kernels, Second::Panels, dx);
                 });
             }
             let group = plan.group();
@@ -188,7 +196,7 @@ pub(super) fn input_grad<F: Factor>(plan: &ConvPlan, dy: &[F::Value], w: &[F::Va
                 let mut workspace = Workspace::new::<F::Value>(&[rows * depth]);
                 let [columns] = workspace.slices::<F::Value, 1>([rows * depth]);
                 F::lend(Layout::Rows, dy, co, |dy| {
-                    matmul::<F, _>([rows, words, depth], dy, row_major(words), kernels, row_major(depth), columns, false);
+                    matmul::<F, _>([rows, words, depth], dy, row_major(words), kernels, Second::Panels, columns, false);
                 });
                 plan.col2im(columns, dx);
             });
@@ -211,10 +219,10 @@ pub(super) fn weight_grad<F: Factor>(plan: &ConvPlan, x: &[F::Value], dy: &[F::V
 fn turned_weight_grad<F: Factor, S: Slot<F::Value>>(plan: &ConvPlan, x: &[F::Value], dy: &[F::Value], dw: &mut [S]) {
     let (depth, co) = (plan.depth(), plan.co);
     if plan.is_full() {
-        return F::lend(Layout::Columns, x, depth, |x| {
+        return F::lend(Layout::Panels, x, depth, |x| {
             F::lend(Layout::Columns, dy, co, |dy| {
                 let dims = [co, F::words(plan.n), depth];
-                matmul_parallel::<F, _>(dims, dy, transposed(co), x, row_major(depth), dw);
+                matmul_parallel::<F, _>(dims, dy, transposed(co), x, Second::Panels, dw);
             });
         });
     }
@@ -243,8 +251,9 @@ fn add_group<F: Factor>(plan: &ConvPlan, x: &[F::Value], dy: &[F::Value], dw: &m
     let words = F::words(dy.len() / plan.y_len()) * plan.positions();
     let mut workspace = Workspace::new::<F::Word>(&[words * depth]);
     let [columns] = workspace.slices::<F::Word, 1>([words * depth]);
-    F::lend(Layout::Columns, x, plan.x_len(), |x| plan.im2col(x, plan.x_len(), columns, depth, F::NOTHING));
+    let pieces = F::pieces(Layout::Panels, depth);
+    F::lend(Layout::Columns, x, plan.x_len(), |x| plan.im2col(x, plan.x_len(), columns, pieces, F::NOTHING));
     F::lend(Layout::Columns, dy, plan.y_len(), |dy| {
-        matmul::<F, _>([co, words, depth], dy, transposed(co), columns, row_major(depth), dw, add);
+        matmul::<F, _>([co, words, depth], dy, transposed(co), columns, Second::Panels, dw, add);
     });
 }

@@ -2,29 +2,32 @@
 
 use rayon::prelude::*;
 
-use super::factor::Factor;
+use super::factor::{Factor, Second};
 use super::float::Float;
 use super::memory::Slot;
 use super::strides::Strides;
 use super::tasks::LINES;
 
-fn fits(len: usize, rows: usize, columns: usize, s: Strides) -> bool {
-    rows == 0 || columns == 0 || (rows - 1) * s.row_step + (columns - 1) * s.column_step < len
+/// Whether the factors of a product are there.
+fn are_there<F: Factor>([m, words, n]: [usize; 3], a: &[F::Word], sa: Strides, b: &[F::Word]) -> bool {
+    let last = m.saturating_sub(1) * sa.row_step + words.saturating_sub(1) * sa.column_step;
+    (m * words == 0 || last < a.len()) && words * n <= b.len()
 }
 
 /// `c (m × n, row-major) = a (m × words) · b (words × n)`, or, where c has been written, `c += a · b`. One thread.
 pub(super) fn matmul<F: Factor, S: Slot<F::Value>>(
-    [m, words, n]: [usize; 3],
+    dims: [usize; 3],
     a: &[F::Word],
     sa: Strides,
     b: &[F::Word],
-    sb: Strides,
+    order: Second,
     c: &mut [S],
     add: bool,
 ) {
-    assert!(c.len() >= m * n && fits(a.len(), m, words, sa) && fits(b.len(), words, n, sb));
+    let [m, _, n] = dims;
+    assert!(c.len() >= m * n && are_there::<F>(dims, a, sa, b));
     // SAFETY: `c` holds m rows of n and is borrowed exclusively; the factors are there.
-    unsafe { F::multiply([m, words, n], a, sa, b, sb, c.as_mut_ptr().cast(), n, add) }
+    unsafe { F::multiply(dims, 0..n, a, sa, b, order, c.as_mut_ptr().cast(), add) }
 }
 
 /// Multiplications below which a block of a product is not worth a task.
@@ -34,11 +37,11 @@ const MAX_BLOCKS: usize = 32;
 
 /// As [`matmul`] without adding, on all threads: in blocks of the longer side of `c`, so that little is packed twice.
 pub(super) fn matmul_parallel<F: Factor, S: Slot<F::Value>>(
-    [m, words, n]: [usize; 3],
+    dims: [usize; 3],
     a: &[F::Word],
     sa: Strides,
     b: &[F::Word],
-    sb: Strides,
+    order: Second,
     c: &mut [S],
 ) {
     /// A pointer that tasks may share: each writes its own block.
@@ -51,20 +54,22 @@ pub(super) fn matmul_parallel<F: Factor, S: Slot<F::Value>>(
         }
     }
 
-    assert!(c.len() >= m * n && fits(a.len(), m, words, sa) && fits(b.len(), words, n, sb));
+    let [m, words, n] = dims;
+    assert!(c.len() >= m * n && are_there::<F>(dims, a, sa, b));
     let blocks = (m * words * F::DEPTH * n / BLOCK_WORK).clamp(1, MAX_BLOCKS);
     let c = Shared(c.as_mut_ptr().cast::<F::Value>());
     let by_columns = n >= m;
-    let side = if by_columns { n } else { m };
-    let block = side.div_ceil(blocks).next_multiple_of(16);
+    let (side, step) = if by_columns { (n, F::STEP) } else { (m, 16) };
+    let block = side.div_ceil(blocks).next_multiple_of(step);
     (0..side.div_ceil(block)).into_par_iter().for_each(|index| {
-        let (start, len) = (index * block, block.min(side - index * block));
+        let start = index * block;
+        let end = side.min(start + block);
         // SAFETY: the blocks are disjoint, and within the m × n values of `c` and what the assertion has found of the factors.
         unsafe {
             if by_columns {
-                F::multiply([m, words, len], a, sa, &b[start * sb.column_step..], sb, c.at(start), n, false)
+                F::multiply(dims, start..end, a, sa, b, order, c.at(0), false)
             } else {
-                F::multiply([len, words, n], &a[start * sa.row_step..], sa, b, sb, c.at(start * n), n, false)
+                F::multiply([end - start, words, n], 0..n, &a[start * sa.row_step..], sa, b, order, c.at(start * n), false)
             }
         }
     });

@@ -1,6 +1,7 @@
 //! What the forms do along one axis, some channels at a time, in registers.
 
-use super::TILE;
+use super::{TILE, Term};
+use crate::nn::cpu::factor::{Factor, LANES, Layout};
 use crate::nn::cpu::float::Float;
 
 /// What a form does along one axis: parts of samples, and back. Written out, so that a few channels of all of them stay in registers.
@@ -19,9 +20,7 @@ pub(super) trait Axis {
     fn samples<T: Float>(parts: &Chunks<T>) -> Chunks<T>;
 }
 
-/// Channels that are worked on at once.
-pub(super) const LANES: usize = 16;
-/// These of samples or parts, of which there are no more.
+/// A few channels of samples or parts, of which there are no more.
 pub(super) type Chunks<T> = [[T; LANES]; 8];
 
 #[inline(always)]
@@ -122,39 +121,64 @@ macro_rules! on_axis {
 }
 pub(super) use on_axis;
 
-/// Parts along a row of samples, as many channels of each, the parts of the three positions one after the other.
+/// Parts along a row of samples of each of the images that share words, as many channels of each, the parts of the three positions one
+/// after the other.
 // No closures in these four, and nothing that takes one: what is not inlined has not the instructions of its caller.
 #[inline(always)]
-pub(super) fn parts_of<A: Axis, T: Float>(samples: &[T], parts: [&mut [T]; 3]) {
-    let channels = parts[0].len() / A::COUNTS[0];
-    let mut to: [&mut [T]; 8] = Default::default();
+pub(super) fn parts_of<A: Axis, F: Factor>(
+    layout: Layout,
+    channels: usize,
+    samples: [&[F::Value]; 2],
+    parts: [&mut [F::Word]; 3],
+) {
+    let width = F::width(layout, channels);
+    let mut to: [&mut [F::Word]; 8] = Default::default();
     let mut part = 0;
     for (mut parts, count) in parts.into_iter().zip(A::COUNTS) {
         for _ in 0..count {
-            (to[part], parts) = parts.split_at_mut(channels);
+            (to[part], parts) = parts.split_at_mut(width);
             part += 1;
         }
     }
-    let samples = &samples[..A::SAMPLES * channels];
     let whole = channels / LANES * LANES;
     for first in (0..whole).step_by(LANES) {
-        chunk_of_parts::<A, T>(samples, &mut to, channels, first, LANES);
+        chunk_of_parts::<A, F>(layout, samples, &mut to, channels, first, LANES);
     }
     if whole < channels {
-        chunk_of_parts::<A, T>(samples, &mut to, channels, whole, channels - whole);
+        chunk_of_parts::<A, F>(layout, samples, &mut to, channels, whole, channels - whole);
     }
 }
 
 #[inline(always)]
-fn chunk_of_parts<A: Axis, T: Float>(samples: &[T], to: &mut [&mut [T]; 8], channels: usize, first: usize, len: usize) {
+fn chunk_of_parts<A: Axis, F: Factor>(
+    layout: Layout,
+    samples: [&[F::Value]; 2],
+    to: &mut [&mut [F::Word]; 8],
+    channels: usize,
+    first: usize,
+    len: usize,
+) {
+    let one = parts_of_image::<A, F::Value>(samples[0], channels, first, len);
+    if F::together(layout) == 1 {
+        for at in 0..A::PARTS {
+            F::store(layout, to[at], first, len, [&one[at], &[F::Value::ZERO; LANES]]);
+        }
+    } else {
+        let two = parts_of_image::<A, F::Value>(samples[1], channels, first, len);
+        for at in 0..A::PARTS {
+            F::store(layout, to[at], first, len, [&one[at], &two[at]]);
+        }
+    }
+}
+
+#[inline(always)]
+fn parts_of_image<A: Axis, T: Float>(samples: &[T], channels: usize, first: usize, len: usize) -> Chunks<T> {
     let mut chunks = [[T::ZERO; LANES]; 8];
+    let samples = &samples[..A::SAMPLES * channels];
     for at in 0..A::SAMPLES {
         load(&samples[at * channels + first..][..len], &mut chunks[at]);
     }
-    let made = A::parts(&chunks);
-    for at in 0..A::PARTS {
-        store(&made[at], &mut to[at][first..][..len]);
-    }
+    A::parts(&chunks)
 }
 
 /// The transpose of [`parts_of`]: the first samples, which the tile shares with the one before, are added to, the others written.
@@ -194,6 +218,69 @@ fn chunk_of_samples<A: Axis, T: Float>(from: &[&[T]; 8], samples: &mut [T], chan
             store(&plus(sum, made[at]), to);
         } else {
             store(&made[at], to);
+        }
+    }
+}
+
+/// A row of words: of each of the rows of values that share it, the sum of these.
+#[inline(always)]
+pub(super) fn store_sums<F: Factor>(layout: Layout, to: &mut [F::Word], len: usize, rows: &[Sum<'_, F::Value>; 2]) {
+    let whole = len / LANES * LANES;
+    for first in (0..whole).step_by(LANES) {
+        chunk_of_sums::<F>(layout, to, first, LANES, rows);
+    }
+    if whole < len {
+        chunk_of_sums::<F>(layout, to, whole, len - whole, rows);
+    }
+}
+
+#[inline(always)]
+fn chunk_of_sums<F: Factor>(layout: Layout, to: &mut [F::Word], first: usize, len: usize, rows: &[Sum<'_, F::Value>; 2]) {
+    let one = rows[0].chunk(first, len);
+    let two = if F::together(layout) == 1 { [F::Value::ZERO; LANES] } else { rows[1].chunk(first, len) };
+    F::store(layout, to, first, len, [&one, &two]);
+}
+
+/// A few rows that are added up.
+#[derive(Clone, Copy)]
+pub(super) struct Sum<'r, T> {
+    rows: [&'r [T]; 4],
+    count: usize,
+}
+
+impl<'r, T: Float> Sum<'r, T> {
+    /// Of nothing, which is 0.
+    #[inline(always)]
+    pub fn new() -> Self {
+        Self { rows: [&[]; 4], count: 0 }
+    }
+
+    /// One row more; four at most.
+    #[inline(always)]
+    pub fn push(&mut self, row: &'r [T]) {
+        self.rows[self.count] = row;
+        self.count += 1;
+    }
+
+    /// A chunk of what they add up to.
+    #[inline(always)]
+    fn chunk(&self, first: usize, len: usize) -> [T; LANES] {
+        let mut sum = [T::ZERO; LANES];
+        for row in &self.rows[..self.count] {
+            let mut chunk = [T::ZERO; LANES];
+            load(&row[first..][..len], &mut chunk);
+            sum = plus(sum, chunk);
+        }
+        sum
+    }
+
+    /// The rows of the taps of a pair of parts.
+    #[inline(always)]
+    pub fn push_taps(&mut self, down: &Term, along: &Term, kernel: usize, row: impl Fn(usize) -> &'r [T]) {
+        for &y in down.taps {
+            for &x in along.taps {
+                self.push(row(y * kernel + x));
+            }
         }
     }
 }

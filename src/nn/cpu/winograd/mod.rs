@@ -25,7 +25,7 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use crate::nn::cpu::factor::{Factor, Layout};
+use crate::nn::cpu::factor::{Factor, Layout, Second};
 use crate::nn::cpu::float::{Float, Plain};
 use crate::nn::cpu::matrix::matmul;
 use crate::nn::cpu::memory::Workspace;
@@ -76,6 +76,8 @@ const GROUP_TILES: usize = 128;
 const LARGE: usize = 1 << 20;
 /// Input channels whose kernels are transformed together: so many lines of memory are read in a row.
 const CHANNELS: usize = 4;
+/// Rows of words of `Uᵀ` that are made together, likewise.
+const WORDS: usize = 4;
 /// Rows of a product that make a task.
 const TASK_ROWS: usize = 128;
 
@@ -153,7 +155,7 @@ impl<'a> Winograd<'a> {
                 products(m, [tiles; 9], [plan.co; 9], |at, row, m| {
                     let (k, start) = (inner[at], inner[..at].iter().sum::<usize>());
                     let (v, u) = (&v[tiles * start + row * k..], &u[start * plan.co..]);
-                    matmul::<F, _>([m.len() / plan.co, k, plan.co], v, row_major(k), u, row_major(plan.co), m, false);
+                    matmul::<F, _>([m.len() / plan.co, k, plan.co], v, row_major(k), u, Second::Panels, m, false);
                 });
                 self.collect(m, y);
             });
@@ -176,7 +178,7 @@ impl<'a> Winograd<'a> {
                 products(v, [tiles; 9], inner, |at, row, v| {
                     let (k, start) = (inner[at], inner[..at].iter().sum::<usize>());
                     let (m, u) = (&m[(at * tiles + row) * words..], &u[start * words..]);
-                    matmul::<F, _>([v.len() / k, words, k], m, row_major(words), u, row_major(k), v, false);
+                    matmul::<F, _>([v.len() / k, words, k], m, row_major(words), u, Second::Panels, v, false);
                 });
                 self.fold(v, dx);
             });
@@ -211,26 +213,24 @@ impl<'a> Winograd<'a> {
         let words = F::words(dy.len() / self.plan.y_len()) * self.tile_count();
         lend_two::<F::Word, F::Word>([words * self.depth(), words * 9 * co], |v, m| {
             self.expand::<F>(Layout::Columns, x, v);
-            self.spread::<F>(Layout::Columns, dy, m);
+            self.spread::<F>(Layout::Panels, dy, m);
             let (v, m) = (&*v, &*m);
             products(du, inner, [co; 9], |at, row, du| {
                 let (k, start) = (inner[at], inner[..at].iter().sum::<usize>());
                 let (v, m) = (&v[words * start + row..], &m[at * words * co..]);
-                matmul::<F, _>([du.len() / co, words, co], v, transposed(k), m, row_major(co), du, add);
+                matmul::<F, _>([du.len() / co, words, co], v, transposed(k), m, Second::Panels, du, add);
             });
         });
     }
 
-    /// The rows of `V` (or `M`) of every image of a group, or of all images that share them, by position: `width(position)` values a tile.
-    fn by_image<'m, T>(&self, values: &'m mut [T], width: [usize; 9]) -> Vec<[&'m mut [T]; 9]> {
+    /// The rows of `V` (or `M`) of every image of a group, or of all images that share them, piece by piece: as many values a tile in each.
+    fn by_image<'m, T>(&self, values: &'m mut [T], widths: &[usize]) -> Vec<Vec<&'m mut [T]>> {
         let tiles = self.tile_count();
-        let images = values.len() / (tiles * width.iter().sum::<usize>());
-        let mut positions: Vec<_> = split(values, &width.map(|width| width * tiles * images))
-            .into_iter()
-            .zip(width)
-            .map(|(values, width)| values.chunks_exact_mut(tiles * width))
-            .collect();
-        (0..images).map(|_| std::array::from_fn(|at| positions[at].next().unwrap_or_default())).collect()
+        let images = values.len() / (tiles * widths.iter().sum::<usize>());
+        let lengths: Vec<usize> = widths.iter().map(|width| width * tiles * images).collect();
+        let pieces = split(values, &lengths).into_iter().zip(widths);
+        let mut pieces: Vec<_> = pieces.map(|(values, width)| values.chunks_exact_mut(tiles * width)).collect();
+        (0..images).map(|_| pieces.iter_mut().filter_map(Iterator::next).collect()).collect()
     }
 
     /// Columns of a strip: what the tiles of a row of tiles reach.
@@ -258,12 +258,12 @@ impl<'a> Winograd<'a> {
     fn expand_by<A: Axis, F: Factor>(&self, layout: Layout, x: &[F::Value], v: &mut [F::Word]) {
         let (c, together) = (self.plan.ci, F::together(layout));
         let width = F::width(layout, c);
-        let images = self.by_image(v, self.pair_counts().map(|pairs| pairs * width));
+        let images = self.by_image(v, &self.pair_counts().map(|pairs| pairs * width));
         images.into_par_iter().zip(x.par_chunks(together * self.plan.x_len())).for_each(|(v, x)| {
-            let sizes = [together * self.strip_columns() * c, together * A::PARTS * c];
-            let mut workspace = Workspace::new::<F::Value>(&sizes);
-            let [strips, room] = workspace.slices::<F::Value, 2>(sizes);
-            expand_image::<A, F>(self, layout, x, v, strips, room);
+            let len = together * self.strip_columns() * c;
+            let mut workspace = Workspace::new::<F::Value>(&[len]);
+            let [strips] = workspace.slices::<F::Value, 1>([len]);
+            expand_image::<A, F>(self, layout, x, v, strips);
         });
     }
 
@@ -308,12 +308,11 @@ impl<'a> Winograd<'a> {
     /// `y` → `M`: the transpose of [`Self::collect`].
     fn spread<F: Factor>(&self, layout: Layout, y: &[F::Value], m: &mut [F::Word]) {
         let (co, together) = (self.plan.co, F::together(layout));
-        let images = self.by_image(m, [F::width(layout, co); 9]);
+        let widths: Vec<usize> =
+            (0..9).flat_map(|_| F::pieces(layout, co)).map(|piece| F::width(layout, piece.len())).collect();
+        let images = self.by_image(m, &widths);
         images.into_par_iter().zip(y.par_chunks(together * self.plan.y_len())).for_each(|(m, y)| {
-            let sizes = [co, together * co];
-            let mut workspace = Workspace::new::<F::Value>(&sizes);
-            let [zeros, room] = workspace.slices::<F::Value, 2>(sizes);
-            spread_image::<F>(self, layout, y, m, zeros, room);
+            spread_image::<F>(self, layout, y, m);
         });
     }
 
@@ -321,17 +320,24 @@ impl<'a> Winograd<'a> {
     fn kernels<F: Factor>(&self, w: &[F::Value], u: &mut [F::Word]) {
         let ConvPlan { ci, co, .. } = *self.plan;
         let area = self.plan.window.kernel * self.plan.window.kernel;
-        // The rows of U that each block of input channels owns: those of all parts at all positions.
+        // The rows of U that each block of input channels owns: those of all panels and parts at all positions.
         let blocks = ci.div_ceil(CHANNELS);
         let mut rows: Vec<Vec<&mut [F::Word]>> = (0..blocks).map(|_| Vec::with_capacity(64)).collect();
-        for of_parts in u.chunks_exact_mut(F::words(ci) * co) {
-            of_parts.chunks_mut(F::words(CHANNELS) * co).zip(&mut rows).for_each(|(of_block, rows)| rows.push(of_block));
+        let lengths = self.pair_counts().map(|pairs| pairs * F::words(ci) * co);
+        for (position, pairs) in split(u, &lengths).into_iter().zip(self.pair_counts()) {
+            let lengths: Vec<usize> = F::pieces(Layout::Panels, co).map(|piece| pairs * F::words(ci) * piece.len()).collect();
+            for (panel, piece) in split(position, &lengths).into_iter().zip(F::pieces(Layout::Panels, co)) {
+                for of_parts in panel.chunks_exact_mut(F::words(ci) * piece.len()) {
+                    let of_blocks = of_parts.chunks_mut(F::words(CHANNELS) * piece.len());
+                    of_blocks.zip(&mut rows).for_each(|(of_block, rows)| rows.push(of_block));
+                }
+            }
         }
         rows.into_par_iter().enumerate().for_each(|(block, rows)| {
-            let sizes = [CHANNELS.min(ci - block * CHANNELS) * area * co, F::DEPTH * co];
-            let mut workspace = Workspace::new::<F::Value>(&sizes);
-            let [taps, room] = workspace.slices::<F::Value, 2>(sizes);
-            kernels_block::<F>(self, block * CHANNELS, w, rows, taps, room);
+            let len = CHANNELS.min(ci - block * CHANNELS) * area * co;
+            let mut workspace = Workspace::new::<F::Value>(&[len]);
+            let [taps] = workspace.slices::<F::Value, 1>([len]);
+            kernels_block::<F>(self, block * CHANNELS, w, rows, taps);
         });
     }
 
@@ -339,15 +345,18 @@ impl<'a> Winograd<'a> {
     fn turned_kernels<F: Factor>(&self, w: &[F::Value], u: &mut [F::Word]) {
         let ConvPlan { ci, co, .. } = *self.plan;
         let area = self.plan.window.kernel * self.plan.window.kernel;
-        let mut rows: Vec<Vec<&mut [F::Word]>> = (0..F::words(co)).map(|_| Vec::with_capacity(9)).collect();
-        for (of_position, depth) in split(u, &self.inner().map(|depth| depth * F::words(co))).into_iter().zip(self.inner()) {
-            of_position.chunks_exact_mut(depth).zip(&mut rows).for_each(|(row, rows)| rows.push(row));
+        let mut rows: Vec<Vec<&mut [F::Word]>> = (0..F::words(co).div_ceil(WORDS)).map(|_| Vec::with_capacity(64)).collect();
+        let widths: Vec<usize> =
+            self.inner().into_iter().flat_map(|depth| F::pieces(Layout::Panels, depth)).map(|piece| piece.len()).collect();
+        let lengths: Vec<usize> = widths.iter().map(|width| width * F::words(co)).collect();
+        for (panel, width) in split(u, &lengths).into_iter().zip(widths) {
+            panel.chunks_mut(WORDS * width).zip(&mut rows).for_each(|(of_block, rows)| rows.push(of_block));
         }
-        rows.into_par_iter().zip(w.par_chunks_exact(F::DEPTH * ci * area)).for_each(|(rows, w)| {
-            let sizes = [F::DEPTH * area * (ci + LINES), F::DEPTH * ci];
-            let mut workspace = Workspace::new::<F::Value>(&sizes);
-            let [taps, room] = workspace.slices::<F::Value, 2>(sizes);
-            turned_block::<F>(self, w, rows, taps, room);
+        rows.into_par_iter().zip(w.par_chunks(WORDS * F::DEPTH * ci * area)).for_each(|(rows, w)| {
+            let len = w.len() / ci * (ci + LINES);
+            let mut workspace = Workspace::new::<F::Value>(&[len]);
+            let [taps] = workspace.slices::<F::Value, 1>([len]);
+            turned_block::<F>(self, w, rows, taps);
         });
     }
 
@@ -364,12 +373,10 @@ impl<'a> Winograd<'a> {
         });
     }
 
-    /// The pairs of parts in the order of the rows of `U`.
-    fn pairs(&self) -> impl Iterator<Item = (&'static Term, &'static Term)> + use<> {
+    /// The pairs of parts at one of the nine positions, in the order of the rows of `U`.
+    fn pairs(&self, at: usize) -> impl Iterator<Item = (&'static Term, &'static Term)> + use<> {
         let positions = self.positions;
-        (0..9).flat_map(move |at| {
-            positions[at / 3].iter().flat_map(move |down| positions[at % 3].iter().map(move |along| (down, along)))
-        })
+        positions[at / 3].iter().flat_map(move |down| positions[at % 3].iter().map(move |along| (down, along)))
     }
 }
 

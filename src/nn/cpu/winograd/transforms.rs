@@ -2,7 +2,7 @@
 
 use std::mem::MaybeUninit;
 
-use super::axis::{Axis, parts_of, samples_of};
+use super::axis::{Axis, Sum, parts_of, samples_of, store_sums};
 use super::{CHANNELS, TILE, Winograd};
 use crate::nn::cpu::factor::{Factor, Layout};
 use crate::nn::cpu::float::Float;
@@ -16,9 +16,8 @@ vectorised_fns! {
         form: &Winograd<'_>,
         layout: Layout,
         x: &[F::Value],
-        v: [&mut [F::Word]; 9],
+        v: Vec<&mut [F::Word]>,
         strips: &mut [F::Value],
-        room: &mut [F::Value],
     ) {
         let (plan, c) = (form.plan, form.plan.ci);
         let (width, row_len, strip_len) = (F::width(layout, c), plan.w * c, form.strip_columns() * c);
@@ -36,9 +35,8 @@ vectorised_fns! {
                     let row = (ty * form.tiles.1 + tx) * A::COUNTS[down] + down_number;
                     let piece = |at: usize| row * A::COUNTS[at] * width..(row + 1) * A::COUNTS[at] * width;
                     let to = [&mut first[piece(0)], &mut second[piece(1)], &mut third[piece(2)]];
-                    F::put(layout, to, room, |image, to| {
-                        parts_of::<A, F::Value>(&strips[image * strip_len + TILE * tx * c..], to);
-                    });
+                    let samples = [0, strips.len() - strip_len].map(|start| &strips[start + TILE * tx * c..]);
+                    parts_of::<A, F>(layout, c, samples, to);
                 }
             }
         }
@@ -89,29 +87,26 @@ vectorised_fns! {
     }
 
     /// One image, or those that share words.
-    pub(super) fn spread_image<F: Factor>(
-        form: &Winograd<'_>,
-        layout: Layout,
-        y: &[F::Value],
-        m: [&mut [F::Word]; 9],
-        zeros: &mut [F::Value],
-        room: &mut [F::Value],
-    ) {
-        let (co, y_len, width) = (form.plan.co, form.plan.y_len(), F::width(layout, form.plan.co));
+    pub(super) fn spread_image<F: Factor>(form: &Winograd<'_>, layout: Layout, y: &[F::Value], m: Vec<&mut [F::Word]>) {
+        let (co, y_len) = (form.plan.co, form.plan.y_len());
         let mut m = m;
-        zeros.fill(F::Value::ZERO);
         for tile in 0..form.tile_count() {
-            let outputs = form.outputs(tile);
-            for (at, m) in m.iter_mut().enumerate() {
-                F::put(layout, [&mut m[tile * width..][..width]], room, |image, [to]| {
+            let places = form.outputs(tile);
+            let mut m = m.iter_mut();
+            for outputs in OUTPUTS {
+                for (piece, m) in F::pieces(layout, co).zip(&mut m) {
+                    let mut rows = [Sum::new(); 2];
                     // An image that is missing is zero.
-                    let y = y.get(image * y_len..).filter(|y| !y.is_empty());
-                    let of = |output: usize| match (y, outputs[output]) {
-                        (Some(y), Some(start)) => &y[start..start + co],
-                        _ => &zeros[..],
-                    };
-                    spread_to(at, to, of);
-                });
+                    for (sum, y) in rows.iter_mut().zip(y.chunks_exact(y_len)) {
+                        for &output in outputs {
+                            if let Some(place) = places[output] {
+                                sum.push(&y[place + piece.start..place + piece.end]);
+                            }
+                        }
+                    }
+                    let width = F::width(layout, piece.len());
+                    store_sums::<F>(layout, &mut m[tile * width..][..width], piece.len(), &rows);
+                }
             }
         }
     }
@@ -123,7 +118,6 @@ vectorised_fns! {
         w: &[F::Value],
         rows: Vec<&mut [F::Word]>,
         taps: &mut [F::Value],
-        room: &mut [F::Value],
     ) {
         let ConvPlan { ci, co, .. } = *form.plan;
         let k = form.plan.window.kernel;
@@ -137,24 +131,24 @@ vectorised_fns! {
                 }
             }
         }
-        for (rows, (down, along)) in rows.into_iter().zip(form.pairs()) {
-            for (word, row) in rows.chunks_exact_mut(co).enumerate() {
-                F::put(Layout::Columns, [row], room, |which, [to]| {
-                    let channel = word * F::DEPTH + which;
-                    sum_of(to, product(down.taps, along.taps).map(|(y, x)| &taps[(channel * area + y * k + x) * co..][..co]));
-                });
+        let mut rows = rows.into_iter();
+        for at in 0..9 {
+            for piece in F::pieces(Layout::Panels, co) {
+                for ((down, along), rows) in form.pairs(at).zip(&mut rows) {
+                    for (word, to) in rows.chunks_exact_mut(piece.len()).enumerate() {
+                        let mut sums = [Sum::new(); 2];
+                        for (sum, taps) in sums.iter_mut().zip(taps[word * F::DEPTH * area * co..].chunks_exact(area * co)) {
+                            sum.push_taps(down, along, k, |tap| &taps[tap * co..][piece.start..piece.end]);
+                        }
+                        store_sums::<F>(Layout::Panels, to, piece.len(), &sums);
+                    }
+                }
             }
         }
     }
 
-    /// The rows of `Uᵀ` of the output channels that share words.
-    pub(super) fn turned_block<F: Factor>(
-        form: &Winograd<'_>,
-        w: &[F::Value],
-        rows: Vec<&mut [F::Word]>,
-        taps: &mut [F::Value],
-        room: &mut [F::Value],
-    ) {
+    /// The rows of `Uᵀ` of a few output channels.
+    pub(super) fn turned_block<F: Factor>(form: &Winograd<'_>, w: &[F::Value], rows: Vec<&mut [F::Word]>, taps: &mut [F::Value]) {
         let (ci, k) = (form.plan.ci, form.plan.window.kernel);
         let area = k * k;
         // Rows of taps a line apart from where they would share the places of a cache.
@@ -166,11 +160,28 @@ vectorised_fns! {
                 }
             }
         }
-        let parts = rows.into_iter().flat_map(|row| row.chunks_exact_mut(ci));
-        for (part, (down, along)) in parts.zip(form.pairs()) {
-            F::put(Layout::Columns, [part], room, |out, [to]| {
-                sum_of(to, product(down.taps, along.taps).map(|(y, x)| &taps[(out * area + y * k + x) * stride..][..ci]));
-            });
+        let mut rows = rows.into_iter();
+        for (at, depth) in form.inner().into_iter().enumerate() {
+            for (piece, rows) in F::pieces(Layout::Panels, depth).zip(&mut rows) {
+                // A piece holds some channels of one pair of parts, or of several.
+                let of_words = taps.chunks_exact(F::DEPTH * area * stride);
+                for (mut to, taps) in rows.chunks_exact_mut(piece.len()).zip(of_words) {
+                    for ((down, along), start) in form.pairs(at).zip((0..).step_by(ci)) {
+                        let channels =
+                            piece.start.clamp(start, start + ci) - start..piece.end.clamp(start, start + ci) - start;
+                        if channels.is_empty() {
+                            continue;
+                        }
+                        let (here, rest) = to.split_at_mut(channels.len());
+                        let mut sums = [Sum::new(); 2];
+                        for (sum, taps) in sums.iter_mut().zip(taps.chunks_exact(area * stride)) {
+                            sum.push_taps(down, along, k, |tap| &taps[tap * stride..][channels.start..channels.end]);
+                        }
+                        store_sums::<F>(Layout::Panels, here, channels.len(), &sums);
+                        to = rest;
+                    }
+                }
+            }
         }
     }
 
@@ -183,7 +194,7 @@ vectorised_fns! {
         for first in (0..ci).step_by(CHANNELS) {
             let channels = CHANNELS.min(ci - first);
             taps.fill(T::ZERO);
-            for (pair, (down, along)) in form.pairs().enumerate() {
+            for (pair, (down, along)) in (0..9).flat_map(|at| form.pairs(at)).enumerate() {
                 for channel in 0..channels {
                     let from = &du[(pair * ci + first + channel) * co + start..][..len];
                     for (y, x) in product(down.taps, along.taps) {
@@ -203,35 +214,8 @@ vectorised_fns! {
     }
 }
 
-/// What one of the nine positions has of the four outputs of a tile: along each axis the first, both, the second.
-#[inline(always)]
-fn spread_to<'y, T: Float>(at: usize, to: &mut [T], of: impl Fn(usize) -> &'y [T]) {
-    match at {
-        0 => to.copy_from_slice(of(0)),
-        1 => sum(to, of(0), of(1)),
-        2 => to.copy_from_slice(of(1)),
-        3 => sum(to, of(0), of(2)),
-        4 => {
-            let [a, b, c, d] = [0, 1, 2, 3].map(|output| &of(output)[..to.len()]);
-            for i in 0..to.len() {
-                to[i] = (a[i] + b[i]) + (c[i] + d[i]);
-            }
-        }
-        5 => sum(to, of(1), of(3)),
-        6 => to.copy_from_slice(of(2)),
-        7 => sum(to, of(2), of(3)),
-        _ => to.copy_from_slice(of(3)),
-    }
-}
-
-/// The sum of one or more rows.
-#[inline(always)]
-fn sum_of<'r, T: Float>(to: &mut [T], mut rows: impl Iterator<Item = &'r [T]>) {
-    if let Some(first) = rows.next() {
-        to.copy_from_slice(first);
-    }
-    rows.for_each(|row| add(to, row));
-}
+/// What each of the nine positions has of the four outputs of a tile: along each axis the first, both, the second.
+const OUTPUTS: [&[usize]; 9] = [&[0], &[0, 1], &[1], &[0, 2], &[0, 1, 2, 3], &[1, 3], &[2], &[2, 3], &[3]];
 
 fn product<'a>(a: &'a [usize], b: &'a [usize]) -> impl Iterator<Item = (usize, usize)> + use<'a> {
     a.iter().flat_map(move |&y| b.iter().map(move |&x| (y, x)))
@@ -255,13 +239,6 @@ fn difference<T: Float>(to: &mut [T], plus: Option<&[T]>, minus: Option<&[T]>) {
             }
         }
         (None, None) => to.fill(T::default()),
-    }
-}
-
-#[inline(always)]
-fn sum<T: Float>(to: &mut [T], a: &[T], b: &[T]) {
-    for ((to, &a), &b) in to.iter_mut().zip(a).zip(b) {
-        *to = a + b;
     }
 }
 
