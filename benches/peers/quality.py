@@ -1,22 +1,25 @@
 #!/usr/bin/env python3
-"""Quality at equal images seen: gan-train and PyTorch train the same presets on the same images, and gan-train judges both.
+"""Quality at equal images seen: two sides train the same presets on the same images, and gan-train judges both.
 
     python benches/peers/quality.py --out DIR [--images 600000] [--samples 10000] [--seeds 0,1,2]
                                     [--systems dcgan-28:mnist,gan-fashion-mlp:fashion-mnist]
+                                    [--sides ganforge,pytorch]
 
 Needs torch 2, numpy and pillow, built gan-train and gan-infer (--bin), an onnxruntime that they find, and GANFORGE_DATA.
 
-For every system and seed the sides take turns. Networks, initial laws, loss, optimisers, batch size and rhythm come from what
+A side is gan-train (ganforge), gan-train in another precision (ganforge-bf16), or PyTorch in f32. For every system and seed
+the sides take turns. Networks, initial laws, loss, optimisers, batch size and rhythm come from what
 `gan-train presets NAME` prints, without an average of the weights on either side; each side draws its own initial values,
 latents and order of the data. Each then makes as many PNG files, from the generator as it is after the last step, and the same
-`gan-train eval FOLDER --data DATA` compares them with the data. Less is better; ours must not be worse than theirs by more than
-two standard errors of the difference.
+`gan-train eval FOLDER --data DATA` compares them with the data. Less is better; the first side must not be worse than the second by more
+than two standard errors of the difference.
 
 DIR/SYSTEM/SIDE-SEED holds run, images and result.json of one training; what is there already is not done again, so a
 comparison that was interrupted goes on. DIR/quality.json and the table on stdout are made of all of them.
 """
 
 import argparse
+import functools
 import gzip
 import json
 import math
@@ -75,14 +78,14 @@ def idx_images(name):
 # --- one training of either side; both leave PNG files in `place / "images"`
 
 
-def ours(args, system, place, seed):
+def ours(args, system, place, seed, precision):
     run = place / "run"
     shutil.rmtree(run, ignore_errors=True)
     # Nobody ends the run early or picks a checkpoint: the other side has nobody either.
     flags = [flag for change in ALONE for flag in ("--set", change)]
     length = ["--images", args.images, "--checkpoint-every", 10**9, "--sample-every", 10**9]
     train = ["--preset", system.preset, "--data", system.data, "--seed", seed, "--out", run, *length, *flags]
-    summary = call(args.bin / "gan-train", *train, "--device", "cpu", "--quiet", "--json", threads=args.threads)
+    summary = call(args.bin / "gan-train", *train, "--device", "cpu", "--precision", precision, "--quiet", "--json", threads=args.threads)
     onnx = place / "generator.onnx"
     call(args.bin / "gan-train", "export", run, "--checkpoint", "latest", "--out", onnx, threads=args.threads)
     sample = ["--model", onnx, "--n", args.samples, "--seed", SAMPLES_SEED + seed, "--out", place / "images"]
@@ -112,7 +115,11 @@ def theirs(args, system, place, seed):
     return training.shown
 
 
-SIDES = {"ganforge": ours, "pytorch": theirs}
+SIDES = {
+    "ganforge": functools.partial(ours, precision="f32"),
+    "ganforge-bf16": functools.partial(ours, precision="bf16"),
+    "pytorch": theirs,
+}
 
 
 class System:
@@ -156,10 +163,10 @@ def distance(result, metric):
     return float(value)
 
 
-def compare(ours, theirs):
-    """Whether our mean is at most theirs plus two standard errors of the difference of both means."""
-    error = math.sqrt(sum(statistics.variance(side) / len(side) for side in (ours, theirs)))
-    return statistics.mean(ours) <= statistics.mean(theirs) + 2 * error, error
+def compare(first, second):
+    """Whether the first side's mean is at most the second's plus two standard errors of the difference of both means."""
+    error = math.sqrt(sum(statistics.variance(side) / len(side) for side in (first, second)))
+    return statistics.mean(first) <= statistics.mean(second) + 2 * error, error
 
 
 def row(system, results, metric):
@@ -167,7 +174,7 @@ def row(system, results, metric):
     seen = {result["images_seen"] for of_side in results.values() for result in of_side}
     if len(seen) != 1:
         sys.exit(f"{system.preset}: the sides saw different numbers of images, {sorted(seen)}")
-    good, error = compare(values["ganforge"], values["pytorch"])
+    good, error = compare(*values.values())
     return {"preset": system.preset, "data": system.data, "metric": metric, "images_seen": seen.pop(), "seeds": values} | {
         "mean": {side: statistics.mean(v) for side, v in values.items()},
         "deviation": {side: statistics.stdev(v) for side, v in values.items()},
@@ -176,25 +183,28 @@ def row(system, results, metric):
     }
 
 
-def table(rows):
-    lines = ["| preset | data | images seen | metric | ganforge | PyTorch | standard error | ours ≤ theirs + 2 errors |"]
+def table(rows, sides):
+    first, second = sides
+    lines = [f"| preset | data | images seen | metric | {first} | {second} | standard error | {first} ≤ {second} + 2 errors |"]
     lines.append("|---|---|---|---|---|---|---|---|")
     for r in rows:
-        ours, theirs = (f"{r['mean'][side]:.3f} ± {r['deviation'][side]:.3f}" for side in SIDES)
+        values = " | ".join(f"{r['mean'][side]:.3f} ± {r['deviation'][side]:.3f}" for side in sides)
         verdict = "yes" if r["not_worse"] else "**no**"
         about = f"{r['preset']} | {r['data']} | {r['images_seen']:,} | {r['metric']}"
-        lines.append(f"| {about} | {ours} | {theirs} | {r['standard_error']:.3f} | {verdict} |")
+        lines.append(f"| {about} | {values} | {r['standard_error']:.3f} | {verdict} |")
     return "\n".join(lines)
 
 
 def main():
-    parser = argparse.ArgumentParser(description="Quality at equal images seen, ganforge and PyTorch in turn.")
+    parser = argparse.ArgumentParser(description="Quality at equal images seen, two sides in turn.")
     systems = "dcgan-28:mnist,gan-fashion-mlp:fashion-mnist"
     target = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
     parser.add_argument("--out", type=pathlib.Path, required=True, help="where everything goes, and is found again")
     parser.add_argument("--systems", default=systems, help=f"PRESET:DATA, joined by commas; by default {systems}")
     parser.add_argument("--images", type=int, default=600_000, help="real images shown to the critic")
     parser.add_argument("--samples", type=int, default=10_000, help="generated images that are judged")
+    sides = ", ".join(SIDES)
+    parser.add_argument("--sides", default="ganforge,pytorch", help=f"two of {sides}; the first must not be worse")
     parser.add_argument("--seeds", default="0,1,2", help="at least two")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--metric", default="frechet.mean", help="the key of the evaluation that is compared, a.b.c for nested ones")
@@ -202,15 +212,18 @@ def main():
     parser.add_argument("--bin", type=pathlib.Path, default=target / "release", help="where gan-train and gan-infer are")
     args = parser.parse_args()
     seeds = [int(seed) for seed in args.seeds.split(",")]
+    sides = args.sides.split(",")
+    if len(set(sides)) != 2 or not set(sides) <= set(SIDES):
+        parser.error(f"--sides: expected two of {', '.join(SIDES)}, got {args.sides}")
     if len(seeds) < 2:
         parser.error("--seeds: two at least, or there is no deviation")
     keep_memory()
 
     rows = []
     for system in map(System, args.systems.split(",")):
-        results = {side: [] for side in SIDES}
+        results = {side: [] for side in sides}
         for seed in seeds:
-            for side in SIDES:
+            for side in sides:
                 result = measured(args, system, side, seed)
                 results[side].append(result)
                 value = distance(result, args.metric)
@@ -218,7 +231,7 @@ def main():
         rows.append(row(system, results, args.metric))
         # After every system: a later one may be interrupted.
         (args.out / "quality.json").write_text(json.dumps(rows, indent=1) + "\n")
-    print(table(rows))
+    print(table(rows, sides))
     sys.exit(0 if all(r["not_worse"] for r in rows) else 1)
 
 
