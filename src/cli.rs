@@ -122,6 +122,9 @@ impl Progress for Console {
     }
 }
 
+/// A signal that comes so soon after the first is the same wish: `timeout` and some schedulers signal a process and then its group.
+const SAME_WISH: Duration = Duration::from_millis(200);
+
 /// A flag that Ctrl-C and SIGTERM raise, upon which `console` says what is still `to_do`; a second Ctrl-C leaves at once.
 ///
 /// # Errors
@@ -129,9 +132,13 @@ impl Progress for Console {
 pub fn stop_flag(console: &Console, to_do: &'static str) -> Result<Arc<AtomicBool>> {
     let flag = Arc::new(AtomicBool::new(false));
     let (raised, console) = (Arc::clone(&flag), console.clone());
+    let mut first: Option<Instant> = None;
     ctrlc::set_handler(move || {
-        if raised.swap(true, Ordering::SeqCst) {
+        if first.get_or_insert_with(Instant::now).elapsed() > SAME_WISH {
             std::process::exit(130);
+        }
+        if raised.swap(true, Ordering::SeqCst) {
+            return;
         }
         let console = console.clone();
         // In a thread of its own: a terminal that takes no more must not keep a second Ctrl-C waiting.

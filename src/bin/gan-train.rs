@@ -275,7 +275,11 @@ fn train(args: &TrainArgs) -> Result<()> {
     announce_export(&console);
     let data = data::load(&config.data.source, &config.data, &console)?;
     console.say(&format!("{}: {}", on_one_line(&data.name), data.report));
-    console.say(&format!("{} on {}, into {}", config.preset, device_name(&device), text::path(out)));
+    let precision = match config.schedule.precision {
+        Precision::F32 => String::new(),
+        other => format!(" in {}", other.name()),
+    };
+    console.say(&format!("{} on {}{precision}, into {}", config.preset, device_name(&device), text::path(out)));
     let folder = match resumed {
         Some(folder) => folder,
         None => RunFolder::create(out, &config)?,

@@ -20,6 +20,9 @@ use crate::progress::Progress;
 pub const FREE: [&str; 8] =
     ["schedule.length", "schedule.precision", "output", "watch", "data.source", "data.class_names", "preset", "about"];
 
+/// What of it is noted all the same, for it decides what the run's numbers are.
+const NOTED: &str = "schedule.precision";
+
 /// What decides how a run begins. There is nothing left of it to change once a run has begun.
 const BEGINNING: [&str; 2] = ["init", "init_from"];
 
@@ -78,7 +81,7 @@ pub(super) fn check(folder: &RunFolder, saved: Option<&Path>, config: &TrainConf
         here.extend(before.extract_if(.., |change| change.step == step));
     }
     let keys: BTreeSet<&String> = was.keys().chain(now.keys()).collect();
-    let differing = keys.into_iter().filter(|key| was.get(*key) != now.get(*key) && !FREE.iter().any(|free| covers(free, key)));
+    let differing = keys.into_iter().filter(|key| was.get(*key) != now.get(*key) && (*key == NOTED || !is_free(key)));
     let change = |key: &String| Change { step, key: key.clone(), was: was.get(key).cloned(), now: now.get(key).cloned() };
     let is_meant = |change: &Change| here.iter().any(|meant| (&meant.key, &meant.now) == (&change.key, &change.now));
     let (again, new): (Vec<_>, Vec<_>) = differing.map(change).partition(is_meant);
@@ -94,7 +97,8 @@ fn refuse_unmeant(folder: &RunFolder, saved: Option<&Path>, changes: &[Change], 
         let what = format!("{change}: it decides how a run begins, and this one has begun");
         return Err(Error::invalid_file(&place, what, "Restore it, or begin another run."));
     }
-    let unmeant: Vec<&Change> = changes.iter().filter(|change| !set.iter().any(|set| rewrites(set, change))).collect();
+    let unmeant: Vec<&Change> =
+        changes.iter().filter(|change| !is_free(&change.key) && !set.iter().any(|set| rewrites(set, change))).collect();
     if unmeant.is_empty() {
         return Ok(());
     }
@@ -107,6 +111,10 @@ fn refuse_unmeant(folder: &RunFolder, saved: Option<&Path>, changes: &[Change], 
     let keys: Vec<String> = unmeant.iter().map(|change| format!("`Overrides::set` {}=…", change.key)).collect();
     let hint = format!("Restore it, or change it on purpose with {}.", keys.join(" "));
     Err(Error::invalid_file(&place, what, hint))
+}
+
+fn is_free(key: &str) -> bool {
+    FREE.iter().any(|free| covers(free, key))
 }
 
 /// Whether a key is another, or lies in the section of that name.

@@ -223,12 +223,31 @@ fn a_run_in_bf16_that_is_killed_ten_times_ends_in_the_same_bytes() {
 }
 
 #[test]
+fn a_resume_in_another_precision_is_noted() {
+    if !crate::bf16::is_there() {
+        return;
+    }
+    let place = Place::new();
+    let run = place.train("run", WGAN, &["--steps=2", "--precision=bf16"]);
+    resume(&run, &["--steps=3"]).assert().success();
+    assert!(!run.join("changes.jsonl").exists());
+    let told = resume(&run, &["--steps=4", "--precision=f32"]).assert().success();
+    let told = String::from_utf8_lossy(&told.get_output().stderr).into_owned();
+    assert!(told.contains("changed on purpose after step 3: schedule.precision from \"bf16\" to \"f32\""), "{told}");
+    let noted = std::fs::read_to_string(run.join("changes.jsonl")).unwrap();
+    assert_eq!(noted.lines().count(), 1, "{noted}");
+    assert!(noted.contains("schedule.precision"), "{noted}");
+}
+
+#[test]
 fn sigterm_saves_and_exports() {
     let place = Place::new();
     let mut child = place.spawn("run", WGAN, &["--steps=1000000", "--set=output.log_every={ steps = 1 }"]);
     let run = place.path("run");
     wait_for(&run.join("stats.jsonl"));
-    std::process::Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap();
+    // Twice, as `timeout` does: it signals the process, then its group.
+    let id = child.id().to_string();
+    std::process::Command::new("kill").args(["-TERM", &id, &id]).status().unwrap();
     let status = child.wait().unwrap();
     let mut said = String::new();
     std::io::Read::read_to_string(&mut child.stderr.take().unwrap(), &mut said).unwrap();
