@@ -24,7 +24,7 @@ pub(super) enum Layout {
     /// Down a column: `[words(rows), columns]`.
     Columns,
     /// Down a column, [`Factor::panel`] columns after another: `[words(rows), columns of a panel]` for each panel. A product reads its
-    /// second factor panel by panel, in one go: twice as fast where it comes from far away.
+    /// second factor panel by panel, in one go: a tenth to a third faster where it comes from beyond the caches (benches/RESULTS.md).
     Panels,
 }
 
@@ -346,7 +346,7 @@ fn rounded(value: f32) -> u32 {
 fn narrow_parallel(layout: Layout, values: &[f32], columns: usize, words: &mut [u32]) {
     use super::tasks::TASK;
     let width = Bf16::width(layout, columns);
-    let few = (TASK / columns).max(1);
+    let few = |len: usize| (TASK / len).max(1);
     if layout == Layout::Rows {
         if columns.is_multiple_of(Bf16::DEPTH) {
             // Rows without gaps are one long row.
@@ -354,7 +354,7 @@ fn narrow_parallel(layout: Layout, values: &[f32], columns: usize, words: &mut [
             return pieces.for_each(|(to, from)| narrow(from, to));
         }
         let rows = words.par_chunks_exact_mut(width).zip(values.par_chunks_exact(columns));
-        return rows.with_min_len(few).for_each(|(to, from)| narrow(from, Bf16::items(to)));
+        return rows.with_min_len(few(columns)).for_each(|(to, from)| narrow(from, Bf16::items(to)));
     }
     let rows = words.len() / width;
     let mut rest = words;
@@ -364,8 +364,8 @@ fn narrow_parallel(layout: Layout, values: &[f32], columns: usize, words: &mut [
         pieces.push((piece, words));
         rest = remaining;
     }
-    let few = (TASK / Bf16::panel(columns)).max(1);
     pieces.into_par_iter().for_each(|(piece, words)| {
+        let few = few(piece.len());
         let rows = words.par_chunks_mut(few * piece.len()).zip(values.par_chunks(few * Bf16::DEPTH * columns));
         rows.for_each(|(to, from)| narrow_two(from, columns, piece.clone(), to));
     });

@@ -123,7 +123,7 @@ pub(super) use on_axis;
 
 /// Parts along a row of samples of each of the images that share words, as many channels of each, the parts of the three positions one
 /// after the other.
-// No closures in these four, and nothing that takes one: what is not inlined has not the instructions of its caller.
+// No closures in this and the functions below that work on chunks: what is not inlined has not the instructions of its caller.
 #[inline(always)]
 pub(super) fn parts_of<A: Axis, F: Factor>(
     layout: Layout,

@@ -7,8 +7,8 @@
 //! tap, a kernel of 5 the even ones a third: it joins the outer two products. In two dimensions the forms nest: nine products of
 //! matrices ("positions"), whose inner dimension runs over the products of the parts and over the channels. All coefficients
 //! are 0 and ±1, so that next to no precision is lost. Where products take bf16 the error is two to three times that of im2col in bf16,
-//! half a percent at most on real activations (`tests/suite/bf16.rs`), so that the same shapes take this form; wider ones, F(4, 2), would
-//! have six times that of im2col.
+//! half a percent at most on real activations (`tests/suite/bf16.rs`), so that the same shapes take this form. The next one, F(4, 2), would
+//! have four to eight times that of im2col.
 //!
 //! Everything is one linear form: with `V` made of `x`, `U` of the kernels and `M` of `y`,
 //! - `conv` is `M = V·U`, then `y = collect(M)`,

@@ -197,8 +197,10 @@ vectorised_fns! {
             for (pair, (down, along)) in (0..9).flat_map(|at| form.pairs(at)).enumerate() {
                 for channel in 0..channels {
                     let from = &du[(pair * ci + first + channel) * co + start..][..len];
-                    for (y, x) in product(down.taps, along.taps) {
-                        add(&mut taps[(channel * area + y * k + x) * len..][..len], from);
+                    for &y in down.taps {
+                        for &x in along.taps {
+                            add(&mut taps[(channel * area + y * k + x) * len..][..len], from);
+                        }
                     }
                 }
             }
@@ -216,10 +218,6 @@ vectorised_fns! {
 
 /// What each of the nine positions has of the four outputs of a tile: along each axis the first, both, the second.
 const OUTPUTS: [&[usize]; 9] = [&[0], &[0, 1], &[1], &[0, 2], &[0, 1, 2, 3], &[1, 3], &[2], &[2, 3], &[3]];
-
-fn product<'a>(a: &'a [usize], b: &'a [usize]) -> impl Iterator<Item = (usize, usize)> + use<'a> {
-    a.iter().flat_map(move |&y| b.iter().map(move |&x| (y, x)))
-}
 
 /// `to = plus − minus`, where what is not there is 0.
 #[inline(always)]
