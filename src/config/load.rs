@@ -4,6 +4,7 @@
 
 use toml::{Table, Value};
 
+use super::keys::meant;
 use super::schema::{TrainConfig, invalid_config};
 use crate::error::{Error, Result, nearest};
 use crate::text::on_one_line;
@@ -64,7 +65,20 @@ impl TrainConfig {
 
     fn parse(table: Table, place: &str) -> Result<Self> {
         let parsed = Value::Table(table).try_into();
-        parsed.map_err(|e: toml::de::Error| invalid_config(place, e.to_string().trim_end().replace('\n', ", ")))
+        parsed.map_err(|e: toml::de::Error| invalid_config(place, in_words(e.to_string().trim_end())))
+    }
+}
+
+/// What serde says of a config, on one line, with what may have been meant.
+fn in_words(message: &str) -> String {
+    let told = message.replace('\n', ", ");
+    // So it says that a choice was given a number.
+    let told = told.replace("invalid type: unit variant, expected string only", "expected a name in quotes");
+    let mut names = told.split('`').skip(1).step_by(2);
+    let Some(unknown) = names.next().filter(|_| told.starts_with("unknown field")) else { return told };
+    match meant(unknown, names) {
+        Some(meant) => format!("{told}; perhaps {meant} was meant"),
+        None => told,
     }
 }
 

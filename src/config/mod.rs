@@ -1,6 +1,7 @@
 //! What a training run is made of: [`TrainConfig`], its presets, its checks, and the same system in other sizes.
 
 mod checks;
+mod keys;
 mod load;
 mod overrides;
 mod reference;
@@ -8,9 +9,10 @@ pub(crate) mod resize;
 pub(crate) mod schedule;
 mod schema;
 
+pub use keys::REFERENCE;
 pub use load::{PRESETS, parse_table, preset_table, resized, set};
 pub use overrides::Overrides;
-pub use reference::{REFERENCE, with_all_keys};
+pub use reference::with_all_keys;
 pub use resize::SIZES;
 pub use schedule::{CriticWarmup, DecayCurve, GeneratorLatents, LrDecay, Precision, Rates, Schedule, Span};
 pub use schema::{NetworkConfig, Norm, OptimizerPair, OutputConfig, TrainConfig, WatchConfig};

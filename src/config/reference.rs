@@ -1,19 +1,14 @@
-//! Every key that a config knows, as a file to read and to begin with.
-//!
-//! The [`REFERENCE`] is held to the structs by tests, in both directions: what serde knows stands in it, with the right default, and
-//! what stands in it is known.
+//! A preset with every key that a config knows, as a file to read and to begin with.
 
 use serde::{Deserialize, Serialize};
 use toml::ser::ValueSerializer;
 use toml::{Table, Value};
 
+use super::keys::{Line, REFERENCE};
 use super::load::{parse_table, preset_table};
 use super::schema::{TrainConfig, invalid_config};
 use crate::error::Result;
 use crate::nn::LayerSpec;
-
-/// Every key with what it is, its range and its default: a TOML file. Lines that begin with `#` and a key are what may be left out.
-pub const REFERENCE: &str = include_str!("reference.toml");
 
 /// The [`REFERENCE`] with the values of a preset in it: a complete config. What the preset does not set stays commented out, with
 /// what it is then.
@@ -44,29 +39,6 @@ pub fn with_all_keys(preset: &str) -> Result<String> {
         text.push('\n');
     }
     Ok(text)
-}
-
-/// A line of the reference.
-enum Line<'a> {
-    Section(&'a str),
-    /// A key, and the value behind it.
-    Key(&'a str, &'a str),
-    /// An explanation, or nothing.
-    Other,
-}
-
-impl<'a> Line<'a> {
-    /// Explanations have a space behind their `#`, and what is only commented out has none.
-    fn of(line: &'a str) -> Self {
-        let line = line.strip_prefix('#').unwrap_or(line);
-        if let Some(name) = line.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
-            return Self::Section(name);
-        }
-        match line.split_once(" = ") {
-            Some((key, value)) if !key.contains(' ') => Self::Key(key, value),
-            _ => Self::Other,
-        }
-    }
 }
 
 /// A section, or a key in it.

@@ -48,14 +48,14 @@ pub fn peak_memory(device: &Device) -> Result<Option<u64>> {
 /// # Errors
 /// On the CPU for TF32, and for bf16 where it lacks the instructions.
 pub fn check_precision(device: &Device, precision: Precision) -> Result<()> {
+    let lacking = super::cpu::conv::lacking_for_bf16();
     let lacks = match precision {
         _ if !device.is_cpu() => return Ok(()),
         Precision::F32 => return Ok(()),
-        Precision::Tf32 => "which computes in f32 or bf16".to_string(),
-        Precision::Bf16 => match super::cpu::conv::lacking_for_bf16() {
-            lacking if lacking.is_empty() => return Ok(()),
-            lacking => format!("which lacks {}", lacking.join(", ")),
-        },
+        Precision::Tf32 if lacking.is_empty() => "which computes in f32 or bf16".to_string(),
+        Precision::Tf32 => "which computes in f32".to_string(),
+        Precision::Bf16 if lacking.is_empty() => return Ok(()),
+        Precision::Bf16 => format!("which lacks {}", lacking.join(", ")),
     };
     let what = format!("precision {} on this CPU, {lacks}", precision.name());
     let hint = "Use `Overrides::precision` f32, or `Place::device` cuda in a build that has it. CPUs with bf16 are AMD's from Zen 4 on and \

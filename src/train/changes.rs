@@ -62,6 +62,14 @@ pub(super) struct Changes {
     new: Vec<Change>,
 }
 
+impl Changes {
+    /// What is changed by this very resume, for people; nothing if nothing is.
+    pub(super) fn new_in_words(&self) -> Option<String> {
+        let told: Vec<String> = self.new.iter().map(ToString::to_string).collect();
+        (!told.is_empty()).then(|| told.join("; "))
+    }
+}
+
 /// Compares the config of a resume with the one that its checkpoint was made with, or without a checkpoint with the one in the
 /// run's folder. `set` names the keys that are changed on purpose.
 pub(super) fn check(folder: &RunFolder, saved: Option<&Path>, config: &TrainConfig, set: &[String]) -> Result<Changes> {

@@ -15,7 +15,7 @@ use super::pth::Pth;
 use super::run::{RunFolder, Which};
 use super::watch::Watchdog;
 use super::{Trained, Trainer};
-use crate::config::TrainConfig;
+use crate::config::{Precision, TrainConfig};
 use crate::contract::Weights;
 use crate::ema::Ema;
 use crate::error::{Error, Result};
@@ -31,9 +31,11 @@ const UNKNOWN: &str = "unknown";
 ///
 /// # Errors
 /// When a file is missing, damaged, or holds neither a generator nor a critic like these; or holds both, and one of them
-/// is of another architecture; or two files hold the same network. Nothing is changed then.
+/// is of another architecture; or two files hold the same network; or a value is beyond what the config's precision holds. Nothing
+/// is changed then.
 pub fn begin(trainer: &mut Trainer, paths: &[impl AsRef<Path>]) -> Result<String> {
     let found = find_all(paths, &trainer.generator, &trainer.critic)?;
+    check_range(&found, trainer.config.schedule.precision)?;
     for (path, Initial { generator, critic }) in &found {
         let place = text::path(path);
         if let Some((_, weights)) = generator {
@@ -58,7 +60,27 @@ pub fn check(config: &TrainConfig) -> Result<()> {
         return Ok(());
     }
     let [generator, critic] = networks(config)?;
-    find_all(&config.init_from.iter().collect::<Vec<_>>(), &generator, &critic).map(|_| ())
+    let found = find_all(&config.init_from.iter().collect::<Vec<_>>(), &generator, &critic)?;
+    check_range(&found, config.schedule.precision)
+}
+
+/// Refuses what is finite in f32, but not in the precision that products are made in.
+fn check_range(found: &[(PathBuf, Initial)], precision: Precision) -> Result<()> {
+    /// The bits of the least f32 that is rounded to infinity: the largest bf16 is 3.39e38.
+    const TOO_LARGE: u32 = 0x7f7f_8000;
+    if precision != Precision::Bf16 {
+        return Ok(());
+    }
+    for (path, Initial { generator, critic }) in found {
+        for (name, tensor) in [generator, critic].into_iter().flatten().flat_map(|(_, tensors)| tensors) {
+            let values = tensor.flatten_all()?.to_dtype(DType::F32)?.to_vec1::<f32>()?;
+            if let Some(value) = values.iter().find(|value| value.abs().to_bits() >= TOO_LARGE) {
+                let what = format!("the tensor for {name} holds {value:e}, and bf16 ends at 3.39e38");
+                return Err(Error::invalid_file(path, what, "Use `Overrides::precision` f32, or other weights."));
+            }
+        }
+    }
+    Ok(())
 }
 
 fn networks(config: &TrainConfig) -> Result<[Network; 2]> {

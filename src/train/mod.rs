@@ -140,6 +140,9 @@ pub fn train(job: &TrainingJob) -> Result<Outcome> {
         batches.go_on([state.step, state.images], state.counted, &config.schedule);
         let total = batches.in_steps(config.schedule.length, &config.schedule);
         if trainer.step >= total {
+            if let Some(changes) = changes.new_in_words() {
+                progress.say(&format!("warning: nothing is left to train, so this changes nothing: {changes}"));
+            }
             return nothing_left(job, &trainer, &batches, watchdog, total);
         }
         checkpoint::forget_end(folder)?;
@@ -266,6 +269,8 @@ struct Run<'a> {
     measured: Option<u64>,
     /// The samples' diversity at the last look of this process.
     diversity: Option<f64>,
+    /// Which network the last line of the log had no gradient for at all.
+    still: Option<&'static str>,
     clock: Clock,
     rates: Rates,
     total: u64,
@@ -298,6 +303,7 @@ impl<'a> Run<'a> {
             total: batches.in_steps(schedule.length, schedule),
             measured: None,
             diversity: None,
+            still: None,
             job,
             trainer,
             batches,
@@ -417,6 +423,8 @@ impl<'a> Run<'a> {
         };
         self.diversity = diversity.map(|[pairwise, _]| pairwise).or(self.diversity);
         self.measured = quality.map(|_| self.trainer.step).or(self.measured);
+        let norms = [("critic", means.gradient_norm_critic), ("generator", means.gradient_norm_generator)];
+        self.still = norms.into_iter().find(|(_, norm)| *norm == Some(0.0)).map(|(network, _)| network);
         let Self { trainer, batches, clock, .. } = self;
         let wasserstein = matches!(self.job.config.loss, LossConfig::Wgan { .. });
         Ok(Record {
@@ -452,7 +460,10 @@ impl<'a> Run<'a> {
                 "the samples' diversity is {diversity:.3} of the data's at the end: nothing has come of this run, or not yet"
             )
         });
-        self.watchdog.doubt().into_iter().chain(grey).collect()
+        let still = self.still.map(|network| {
+            format!("the {network}'s gradient is exactly 0 at the end: it does not learn any more. Begin again with lower learning rates")
+        });
+        self.watchdog.doubt().into_iter().chain(grey).chain(still).collect()
     }
 
     /// What was measured at the end, if that was not measured on the way.

@@ -38,7 +38,8 @@ fn a_cpu_without_bf16_says_what_it_lacks() {
             assert!(told.contains("precision bf16 on this CPU, which lacks avx512"), "{told}");
         }
     }
-    assert!(check_precision(&Device::Cpu, Precision::Tf32).is_err());
+    let told = check_precision(&Device::Cpu, Precision::Tf32).unwrap_err().to_string();
+    assert!(told.contains(if has { "which computes in f32 or bf16. " } else { "which computes in f32. " }), "{told}");
 }
 
 /// To the nearest bf16, of two equally near to the even one; what is below the normal numbers is 0.

@@ -534,6 +534,18 @@ fn a_run_begins_with_given_weights_and_goes_on_from_them() {
     train(&third, &["--steps=1", "--init-from", &given]).assert().code(1).stderr(contains("cannot read"));
     train(&third, &["--steps=1", "--init-from", &data]).assert().code(1).stderr(contains("neither a PyTorch state dict"));
     train(&third, &["--steps=1", "--set=latent.size=9", "--init-from", &first]).assert().code(2);
+    // Finite in f32, but not in bf16.
+    let begun = begun.join("generator.safetensors");
+    let mut tensors = candle_core::safetensors::load(&begun, &Device::Cpu).unwrap();
+    let name = tensors.keys().find(|name| name.ends_with("weight")).unwrap().clone();
+    let large = tensors[&name].affine(0.0, 3.4e38).unwrap();
+    tensors.insert(name, large);
+    let large = path("large.safetensors");
+    candle_core::safetensors::save(&tensors, &large).unwrap();
+    if crate::bf16::is_there() {
+        let told = "holds 3.4e38, and bf16 ends at 3.39e38. Use --precision f32";
+        train(&third, &["--steps=1", "--precision=bf16", "--init-from", &large]).assert().code(1).stderr(contains(told));
+    }
     assert!(!folder.path().join("third").exists());
     gan_train(&["--resume", &first, "--init-from", &first]).assert().code(2);
 }

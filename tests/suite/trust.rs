@@ -574,6 +574,7 @@ fn a_run_with_nothing_left_to_train_says_so() {
     assert!(told.contains("this run has 4 steps, more than the 2 it is to have now: nothing is trained"), "{told}");
     let told = said(&mut resume(&run, &["--set=optimizer.critic.lr=0.5"]), 0);
     assert!(told.contains("nothing is trained") && !told.contains("changed on purpose"), "{told}");
+    assert!(told.contains("so this changes nothing: optimizer.critic.lr from 0.0001 to 0.5"), "{told}");
     assert_eq!(before, times(), "something was written again");
     // What was not yet exported is.
     fs::remove_file(run.join("generator.onnx")).unwrap();

@@ -77,6 +77,8 @@ fn a_run_that_ends_before_the_watchdog_is_sure_says_what_it_saw() {
     let told = train("wild", &["--lr=5", "--steps=60", "--set=watch.every={ images = 100 }"]);
     assert!(told.contains("the run ends with signs of trouble (dead critic)"), "{told}");
     assert!(told.contains("nothing has come of this run"), "{told}");
+    let told = train("still", &["--lr=1e3", "--steps=30"]);
+    assert!(told.contains("the critic's gradient is exactly 0 at the end: it does not learn any more"), "{told}");
     let told = train("sound", &["--steps=2"]);
     assert!(!told.contains("warning: the"), "{told}");
 }
