@@ -37,13 +37,13 @@ const PASS: Pass = Pass::Train { seed: 0, number: 0 };
 type Conv = (&'static str, usize, usize, usize, ConvWindow);
 
 const CONVS: [Conv; 7] = [
-    ("dcgan-64 first", 3, 64, 64, ConvWindow { kernel: 4, stride: 2, padding: 1 }),
-    ("dcgan-64 second", 64, 128, 32, ConvWindow { kernel: 4, stride: 2, padding: 1 }),
-    ("dcgan-64 fourth", 256, 512, 8, ConvWindow { kernel: 4, stride: 2, padding: 1 }),
-    ("dcgan-64 last", 512, 1, 4, ConvWindow { kernel: 4, stride: 1, padding: 0 }),
-    ("wgan-anime second", 128, 256, 32, ConvWindow { kernel: 3, stride: 2, padding: 1 }),
-    ("wgan-anime fourth", 512, 1024, 8, ConvWindow { kernel: 3, stride: 2, padding: 1 }),
-    ("dcgan-fashion third of the generator", 256, 512, 13, ConvWindow { kernel: 5, stride: 2, padding: 1 }),
+    ("dcgan-64 first", 3, 64, 64, ConvWindow::new(4, 2, 1)),
+    ("dcgan-64 second", 64, 128, 32, ConvWindow::new(4, 2, 1)),
+    ("dcgan-64 fourth", 256, 512, 8, ConvWindow::new(4, 2, 1)),
+    ("dcgan-64 last", 512, 1, 4, ConvWindow::new(4, 1, 0)),
+    ("wgan-anime second", 128, 256, 32, ConvWindow::new(3, 2, 1)),
+    ("wgan-anime fourth", 512, 1024, 8, ConvWindow::new(3, 2, 1)),
+    ("dcgan-fashion third of the generator", 256, 512, 13, ConvWindow::new(5, 2, 1)),
 ];
 
 fn random(dims: &[usize]) -> Result<Tensor> {
@@ -100,7 +100,7 @@ fn batch_norms(criterion: &mut Criterion) -> Result<()> {
 /// The widest layer of gan-fashion-mlp's critic, with its activation.
 fn linear(criterion: &mut Criterion) -> ganforge::error::Result<()> {
     let (features, out) = (784, 1024);
-    let layers = [LayerSpec::Linear(Linear { out, bias: true, spectral: false }), LayerSpec::LeakyRelu(0.2)];
+    let layers = [LayerSpec::Linear(Linear { out, bias: true, spectral: false, gain: None }), LayerSpec::LeakyRelu(0.2)];
     let input = Shape::Flat(features);
     let network = Network::new(&layers, input, &InitConfig::default(), Role::Critic, 0, &Place::cpu(DType::F32))?;
     let (x, dy) = (random(&[BATCH, features])?, random(&[BATCH, out])?);

@@ -101,6 +101,9 @@ impl TrainConfig {
                 ensure(mean.is_finite(), "init: mean must be a number")?;
                 ensure(std.is_finite() && std >= 0.0, "init: std must be at least 0")?;
             }
+            if let Init::Gain(gain) = init {
+                ensure((0.0..=100.0).contains(&gain), "init: gain must be 0 to 100")?;
+            }
         }
         let (schedule, output, watch) = (&self.schedule, &self.output, &self.watch);
         let spans =
@@ -132,7 +135,7 @@ impl TrainConfig {
                 return Err(invalid_config(place, format!("{name}: {what}")));
             }
         }
-        let normed = |norm: &LayerSpec| self.critic.layers.contains(norm);
+        let normed = |norm: &LayerSpec| self.critic.layers.iter().any(|layer| layer.any(&|layer| layer == norm));
         if self.critic.norm == Some(Norm::Batch) && !normed(&LayerSpec::BatchNorm)
             || self.critic.norm == Some(Norm::Layer) && !normed(&LayerSpec::LayerNorm)
         {

@@ -25,12 +25,14 @@ presets![
     "gan-fashion-mixed",
     "gan-fashion-mlp",
     "lsgan-fashion",
+    "sngan-64",
     "wgan-anime",
     "wgan-fashion",
     "wgan-gp-anime",
     "wgan-gp-anime-sgd",
     "wgan-gp-fashion",
     "wgan-gp-mnist-mlp",
+    "wgan-gp-resnet-64",
     "wgan-mnist-mlp",
 ];
 

@@ -62,7 +62,8 @@ impl TrainConfig {
     }
 }
 
-/// Where the layers of a stage are: from one that scales a map to the next with kernels, not included.
+/// Where the layers of a stage are: from one that scales a map to the next with kernels, not included; where there are residual blocks
+/// among them, to the last of those.
 type Stage = std::ops::Range<usize>;
 
 /// The stages in which a layer takes the map's side by `changes(before, after)`.
@@ -77,13 +78,19 @@ fn stages(layers: &[LayerSpec], mut shape: Shape, changes: fn(usize, usize) -> b
         if scaled {
             stages.push(index..layers.len());
         }
-        if layer.width().is_some() {
+        if layer.width().is_some() || scaled {
             let open = stages.len().checked_sub(1 + usize::from(scaled)).and_then(|last| stages.get_mut(last));
             if let Some(stage) = open {
                 stage.end = stage.end.min(index);
             }
         }
         shape = output;
+    }
+    for stage in &mut stages {
+        let is_block = |layer: &LayerSpec| matches!(layer, LayerSpec::Residual(_));
+        if let Some(last) = layers[stage.clone()].iter().rposition(is_block) {
+            stage.end = stage.start + last + 1;
+        }
     }
     stages
 }
@@ -94,17 +101,22 @@ fn resize_generator(layers: &mut Vec<LayerSpec>, latent: Shape, grow: bool) -> R
     let [first, _, ..] = stages.as_slice() else { return Err("it has no two layers that double the map") };
     let head = layers[..first.start].iter().rposition(|layer| layer.width().is_some());
     let head = head.ok_or("no layer makes the first map")?;
-    let [head_out, first_out] = [head, first.start].map(|at| layers[at].width().unwrap_or(0));
+    let head_out = layers[head].width().unwrap_or(0);
+    let (at, mut added) = (first.start, layers[first.clone()].to_vec());
+    // What doubles the map may leave its channels as they are.
+    let first_out = layers[at].width();
     if grow {
-        let mut added = layers[first.clone()].to_vec();
-        added[0].set_width(channels_made(layers, head, head_out));
-        let at = first.start;
-        let made = 2 * channels_made(layers, head, head_out);
+        let made = channels_made(layers, head, head_out);
+        added[0].set_width(made);
         layers.splice(at..at, added);
-        set_channels_made(layers, head, made);
+        if first_out.is_some() {
+            set_channels_made(layers, head, 2 * made);
+        }
     } else {
         layers.drain(first.clone());
-        set_channels_made(layers, head, first_out);
+        if let Some(out) = first_out {
+            set_channels_made(layers, head, out);
+        }
     }
     Ok(())
 }
@@ -115,8 +127,9 @@ fn resize_critic(layers: &mut Vec<LayerSpec>, image: Shape, grow: bool) -> Resul
     let [.., _, last] = stages.as_slice() else { return Err("it has no two layers that halve the map") };
     if grow {
         let mut added = layers[last.clone()].to_vec();
-        let out = added.first().and_then(LayerSpec::width).unwrap_or(0);
-        added[0].set_width(2 * out);
+        if let Some(out) = added[0].width() {
+            added[0].set_width(2 * out);
+        }
         layers.splice(last.end..last.end, added);
     } else {
         layers.drain(last.clone());
@@ -162,6 +175,21 @@ fn widen(layers: &mut [LayerSpec], factor: f64) {
     let Some((_, hidden)) = with_kernels.split_last() else { return };
     for &at in hidden {
         let made = channels_made(layers, at, layers[at].width().unwrap_or(0));
-        set_channels_made(layers, at, ((made as f64 * factor).round() as usize).max(1));
+        set_channels_made(layers, at, scaled(made, factor));
     }
+    // What lies in a block is hidden, all of it.
+    layers.iter_mut().for_each(|layer| widen_parts(layer, factor));
+}
+
+fn widen_parts(layer: &mut LayerSpec, factor: f64) {
+    for layer in layer.parts_mut().into_iter().flatten() {
+        if let Some(made) = layer.width() {
+            layer.set_width(scaled(made, factor));
+        }
+        widen_parts(layer, factor);
+    }
+}
+
+fn scaled(width: usize, factor: f64) -> usize {
+    ((width as f64 * factor).round() as usize).max(1)
 }

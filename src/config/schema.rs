@@ -95,22 +95,28 @@ pub enum Norm {
 impl NetworkConfig {
     /// Rewrites the layers for `norm`; a second time changes nothing.
     pub(super) fn apply_norm(&mut self) {
-        let Some(norm) = self.norm else { return };
-        let mut layers: Vec<LayerSpec> = Vec::with_capacity(self.layers.len());
-        for mut layer in self.layers.drain(..) {
-            layer.set_spectral(norm == Norm::Spectral);
-            let is_norm = matches!(layer, LayerSpec::BatchNorm | LayerSpec::LayerNorm);
-            match (is_norm, norm, layers.last_mut()) {
-                (false, _, _) => layers.push(layer),
-                (true, Norm::Batch, _) => layers.push(LayerSpec::BatchNorm),
-                (true, Norm::Layer, _) => layers.push(LayerSpec::LayerNorm),
-                // The norm's offset was the layer's only one.
-                (true, _, Some(before)) => before.set_bias(true),
-                (true, _, None) => {}
-            }
+        if let Some(norm) = self.norm {
+            normalise(&mut self.layers, norm);
         }
-        self.layers = layers;
     }
+}
+
+fn normalise(list: &mut Vec<LayerSpec>, norm: Norm) {
+    let mut layers: Vec<LayerSpec> = Vec::with_capacity(list.len());
+    for mut layer in list.drain(..) {
+        layer.set_spectral(norm == Norm::Spectral);
+        layer.parts_mut().into_iter().for_each(|part| normalise(part, norm));
+        let is_norm = matches!(layer, LayerSpec::BatchNorm | LayerSpec::LayerNorm);
+        match (is_norm, norm, layers.last_mut()) {
+            (false, _, _) => layers.push(layer),
+            (true, Norm::Batch, _) => layers.push(LayerSpec::BatchNorm),
+            (true, Norm::Layer, _) => layers.push(LayerSpec::LayerNorm),
+            // The norm's offset was the layer's only one.
+            (true, _, Some(before)) => before.set_bias(true),
+            (true, _, None) => {}
+        }
+    }
+    *list = layers;
 }
 
 /// One optimiser a network.

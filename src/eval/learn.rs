@@ -96,7 +96,16 @@ impl FeatureConfig {
         }
         let mut layers = Vec::new();
         let mut block = |out, kernel, stride, padding| {
-            layers.push(LayerSpec::Conv(Conv { out, kernel, stride, padding, bias: false, spectral: false }));
+            layers.push(LayerSpec::Conv(Conv {
+                out,
+                kernel,
+                stride,
+                padding,
+                bias: false,
+                spectral: false,
+                group_width: None,
+                gain: None,
+            }));
             layers.extend([LayerSpec::BatchNorm, LayerSpec::LeakyRelu(0.2)]);
         };
         let (mut side, mut width) = (size, 16);
@@ -113,7 +122,7 @@ impl FeatureConfig {
             side = side.div_ceil(2);
         }
         block(96, side, 1, 0);
-        layers.push(LayerSpec::Linear(Linear { out: classes, bias: true, spectral: false }));
+        layers.push(LayerSpec::Linear(Linear { out: classes, bias: true, spectral: false, gain: None }));
         let range = Range::Tanh;
         let window = if task == Task::Rotations { size / 4 } else { size };
         Ok(Self { task, size, channels, range, held_out: 0.1, seed: 0, epochs: 4, batch_size: 128, window, lr: 1e-3, layers })

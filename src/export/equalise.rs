@@ -37,7 +37,9 @@ fn linear_before(graph: &Graph, behind: usize) -> Option<(usize, Value)> {
         match &graph.nodes[maker].op {
             Op::Gemm { .. } | Op::Conv { .. } | Op::ConvTranspose { .. } => return Some((maker, input)),
             Op::Relu | Op::LeakyRelu(_) | Op::Reshape(_) => value = graph.nodes[maker].inputs[0],
-            Op::Affine { .. } | Op::Tanh | Op::Sigmoid | Op::Categorical(_) => return None,
+            Op::Affine { .. } | Op::Tanh | Op::Sigmoid | Op::Categorical(_) | Op::Add | Op::Basis(_) | Op::Nearest => {
+                return None;
+            }
         }
     }
 }
@@ -57,6 +59,7 @@ fn outputs(op: &Op) -> usize {
         Op::Gemm { weight, .. } | Op::Conv { weight, .. } => weight.dims[0],
         Op::ConvTranspose { weight, .. } => weight.dims[1],
         Op::Affine { .. } | Op::Relu | Op::LeakyRelu(_) | Op::Tanh | Op::Sigmoid | Op::Reshape(_) | Op::Categorical(_) => 1,
+        Op::Add | Op::Basis(_) | Op::Nearest => 1,
     }
 }
 
@@ -67,6 +70,7 @@ fn divide_outputs(op: &mut Op, factors: &[f32]) {
         Op::Affine { .. } | Op::Relu | Op::LeakyRelu(_) | Op::Tanh | Op::Sigmoid | Op::Reshape(_) | Op::Categorical(_) => {
             return;
         }
+        Op::Add | Op::Basis(_) | Op::Nearest => return,
     };
     scale_axis(&mut weight.values, &weight.dims, axis, factors, |value, factor| value / factor);
     if let Some(bias) = bias {
@@ -82,6 +86,7 @@ fn multiply_inputs(op: &mut Op, factors: &[f32]) {
         Op::Affine { .. } | Op::Relu | Op::LeakyRelu(_) | Op::Tanh | Op::Sigmoid | Op::Reshape(_) | Op::Categorical(_) => {
             return;
         }
+        Op::Add | Op::Basis(_) | Op::Nearest => return,
     };
     scale_axis(&mut weight.values, &weight.dims, axis, factors, |value, factor| value * factor);
 }

@@ -99,6 +99,8 @@ pub(super) enum Step {
 pub(super) struct StepNode {
     pub step: Step,
     pub input: Value,
+    /// What is added to it, in a sum.
+    pub beside: Option<Value>,
     pub output: Value,
     /// Of the input and of the output.
     pub shapes: [Shape; 2],
@@ -134,7 +136,11 @@ impl IntegerNetwork {
         let lost = || Error::Verification("a value of the integer network is of another kind than its user takes".to_string());
         for node in &self.nodes {
             let input = values.get(&node.input).ok_or_else(lost)?;
-            let made = node.evaluate(input).ok_or_else(lost)?;
+            let made = match node.beside {
+                Some(beside) => sum(input, values.get(&beside).ok_or_else(lost)?),
+                None => node.evaluate(input),
+            };
+            let made = made.ok_or_else(lost)?;
             values.insert(node.output, made);
         }
         values.remove(&self.output).ok_or_else(lost)
@@ -258,7 +264,15 @@ pub(super) fn single(op: &Op, x: f32) -> Option<f32> {
         Op::Tanh => Some(x.tanh()),
         Op::Sigmoid => Some(1.0 / (1.0 + (-x).exp())),
         Op::Gemm { .. } | Op::Conv { .. } | Op::ConvTranspose { .. } | Op::Affine { .. } => None,
-        Op::Reshape(_) | Op::Categorical(_) => None,
+        Op::Reshape(_) | Op::Categorical(_) | Op::Add | Op::Basis(_) | Op::Nearest => None,
+    }
+}
+
+/// The sum of real values.
+fn sum(a: &Values, b: &Values) -> Option<Values> {
+    match (a, b) {
+        (Values::Real(a), Values::Real(b)) => Some(Values::Real(a.iter().zip(b).map(|(a, b)| a + b).collect())),
+        _ => None,
     }
 }
 
@@ -278,7 +292,17 @@ fn real(op: &Op, x: &[f32], shape: Shape) -> Option<Vec<f32>> {
             let chosen = code.iter().map(|&value| f32::from(u8::from(value >= largest)));
             Some(chosen.chain(others.iter().copied()).collect())
         }
-        Op::Gemm { .. } | Op::Conv { .. } | Op::ConvTranspose { .. } => None,
+        Op::Nearest => {
+            let [height, width] = sides(shape);
+            let rows = (0..2 * height * shape.channels())
+                .map(|row| &x[row / (2 * height) * height * width + row % (2 * height) / 2 * width..]);
+            Some(rows.flat_map(|row| (0..2 * width).map(move |column| row[column / 2])).collect())
+        }
+        Op::Basis(map) => {
+            let area = map.dims[2..].iter().product::<usize>().max(1);
+            Some(map.values.chunks(area).zip(x).flat_map(|(map, x)| map.iter().map(move |value| value * x)).collect())
+        }
+        Op::Gemm { .. } | Op::Conv { .. } | Op::ConvTranspose { .. } | Op::Add => None,
     }
 }
 

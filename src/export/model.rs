@@ -145,7 +145,10 @@ impl Builder {
     fn nodes(&mut self, nodes: &[Node], values: &mut HashMap<Value, String>) {
         for Node { op, inputs, output } in nodes {
             let inputs: Vec<String> = inputs.iter().map(|&input| name_of(values, input)).collect();
-            let made = self.op(op, inputs.first().map_or("", String::as_str));
+            let made = match (op, inputs.as_slice()) {
+                (Op::Add, [a, b]) => self.node("Add", a, std::slice::from_ref(b), vec![]),
+                (op, inputs) => self.op(op, inputs.first().map_or("", String::as_str)),
+            };
             values.insert(*output, made);
         }
     }
@@ -176,6 +179,20 @@ impl Builder {
                 let shift = self.weight("shift", &Array { dims: dims(shift.len()), values: shift.clone() });
                 self.node("Add", &scaled, &[shift], vec![])
             }
+            Op::Basis(map) => {
+                let [channels, _, height, width] = map.dims[..] else { return x.to_string() };
+                let single = self.reshape(x, &[channels, 1, 1]);
+                let map = self.weight("basis", &Array { dims: vec![1, channels, height, width], values: map.values.clone() });
+                self.node("Mul", &single, &[map], vec![])
+            }
+            Op::Nearest => {
+                let scales = self.weight_in_f32("scales", &[1.0, 1.0, 2.0, 2.0]);
+                let how = [("mode", "nearest"), ("coordinate_transformation_mode", "asymmetric"), ("nearest_mode", "floor")];
+                let how = how.into_iter().map(|(name, value)| text(name, value)).collect();
+                self.node("Resize", x, &[String::new(), scales], how)
+            }
+            // Of two values: see `nodes`.
+            Op::Add => x.to_string(),
             Op::Relu => self.node("Relu", x, &[], vec![]),
             Op::LeakyRelu(slope) => self.node("LeakyRelu", x, &[], vec![float("alpha", *slope as f32)]),
             Op::Tanh => self.node("Tanh", x, &[], vec![]),
@@ -327,6 +344,14 @@ impl Builder {
         name
     }
 
+    /// A vector in f32 whatever the weights are in.
+    fn weight_in_f32(&mut self, what: &str, values: &[f32]) -> String {
+        let name = self.name(what);
+        let bytes = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+        self.weights.push(tensor(&name, &[values.len()], DataType::Float, bytes));
+        name
+    }
+
     fn vector(&mut self, what: &str, values: Vec<f32>) -> String {
         self.weight(what, &Array { dims: vec![values.len()], values })
     }
@@ -384,7 +409,15 @@ impl Builder {
 }
 
 fn window_attributes(window: &ConvWindow) -> Vec<AttributeProto> {
-    vec![ints("kernel_shape", &[window.kernel; 2]), ints("pads", &[window.padding; 4]), ints("strides", &[window.stride; 2])]
+    let mut attributes = vec![
+        ints("kernel_shape", &[window.kernel; 2]),
+        ints("pads", &[window.padding; 4]),
+        ints("strides", &[window.stride; 2]),
+    ];
+    if window.groups > 1 {
+        attributes.push(int("group", window.groups as i64));
+    }
+    attributes
 }
 
 pub(super) fn int(name: &str, i: i64) -> AttributeProto {
@@ -394,6 +427,11 @@ pub(super) fn int(name: &str, i: i64) -> AttributeProto {
 pub(super) fn ints(name: &str, values: &[usize]) -> AttributeProto {
     let ints = values.iter().map(|&v| v as i64).collect();
     AttributeProto { name: name.to_string(), ints, r#type: AttributeType::Ints as i32, ..Default::default() }
+}
+
+fn text(name: &str, value: &str) -> AttributeProto {
+    let (name, s) = (name.to_string(), value.as_bytes().to_vec());
+    AttributeProto { name, s, r#type: AttributeType::String as i32, ..Default::default() }
 }
 
 fn float(name: &str, f: f32) -> AttributeProto {

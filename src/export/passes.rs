@@ -50,14 +50,19 @@ fn absorb(linear: &mut Op, scale: &[f32], shift: &[f32]) -> bool {
         // The output channel is the second axis.
         Op::ConvTranspose { weight, bias, window, .. } => {
             let taps = window.kernel * window.kernel;
-            for (taps, s) in weight.values.chunks_mut(taps).zip(scale.iter().cycle()) {
-                taps.iter_mut().for_each(|w| *w *= s);
+            let (of_group, groups) = (weight.dims[1], window.groups);
+            let inputs = (weight.dims[0] / groups).max(1);
+            for (at, taps) in weight.values.chunks_mut(taps).enumerate() {
+                let (input, out) = (at / of_group, at % of_group);
+                let scale = scale[input / inputs * of_group + out];
+                taps.iter_mut().for_each(|w| *w *= scale);
             }
             absorb_bias(bias, scale, shift);
         }
         Op::Affine { .. } | Op::Relu | Op::LeakyRelu(_) | Op::Tanh | Op::Sigmoid | Op::Reshape(_) | Op::Categorical(_) => {
             return false;
         }
+        Op::Add | Op::Basis(_) | Op::Nearest => return false,
     }
     true
 }
@@ -78,7 +83,7 @@ fn first_layer_as_gemm(graph: &mut Graph) {
         let reshaped = graph.maker(input).map(|maker| &graph.nodes[maker].op);
         let is_single = matches!(reshaped, Some(Op::Reshape(Shape::Map { height: 1, width: 1, .. })));
         let Op::ConvTranspose { weight, bias, window, output_padding: 0 } = op else { continue };
-        if !is_single || window.padding != 0 {
+        if !is_single || window.padding != 0 || window.groups > 1 {
             continue;
         }
         let [before, gemm, behind] = as_gemm(weight, bias.clone(), window.kernel);
@@ -133,8 +138,8 @@ fn is_flat(graph: &Graph, value: Value) -> bool {
     let Some(maker) = graph.maker(value) else { return true };
     match &graph.nodes[maker].op {
         Op::Gemm { .. } | Op::Reshape(Shape::Flat(_)) | Op::Categorical(_) => true,
-        Op::Conv { .. } | Op::ConvTranspose { .. } | Op::Reshape(Shape::Map { .. }) => false,
+        Op::Conv { .. } | Op::ConvTranspose { .. } | Op::Basis(_) | Op::Nearest | Op::Reshape(Shape::Map { .. }) => false,
         Op::Affine { map, .. } => !map,
-        Op::Relu | Op::LeakyRelu(_) | Op::Tanh | Op::Sigmoid => is_flat(graph, graph.nodes[maker].inputs[0]),
+        Op::Relu | Op::LeakyRelu(_) | Op::Tanh | Op::Sigmoid | Op::Add => is_flat(graph, graph.nodes[maker].inputs[0]),
     }
 }

@@ -22,7 +22,10 @@ impl Builder {
         let mut values = HashMap::from([(network.input, contract::GENERATOR_INPUT.to_string())]);
         for node in &network.nodes {
             let x = name_of(&values, node.input);
-            let made = self.step(node, &x);
+            let made = match node.beside {
+                Some(beside) => self.node("Add", &x, &[name_of(&values, beside)], vec![]),
+                None => self.step(node, &x),
+            };
             values.insert(node.output, made);
         }
         let last = name_of(&values, network.output);

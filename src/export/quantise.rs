@@ -58,10 +58,17 @@ pub(super) fn fits(op: &Op) -> bool {
     {
         return false;
     }
+    // Groups of a few channels are little work, and there are no integer kernels for them that are faster.
+    if let Op::Conv { window, .. } | Op::ConvTranspose { window, .. } = op
+        && window.groups > 1
+    {
+        return false;
+    }
     let products = match op {
         Op::Gemm { weight, .. } | Op::Conv { weight, .. } => weight.values.len() / weight.dims[0].max(1),
         Op::ConvTranspose { weight, .. } => weight.values.len() / weight.dims[1].max(1),
         Op::Affine { .. } | Op::Relu | Op::LeakyRelu(_) | Op::Tanh | Op::Sigmoid | Op::Reshape(_) | Op::Categorical(_) => 0,
+        Op::Add | Op::Basis(_) | Op::Nearest => 0,
     };
     products.saturating_mul(255 * MOST_WEIGHT as usize) <= MOST
 }
@@ -99,7 +106,7 @@ impl Maker<'_> {
 
     fn push(&mut self, step: Step, input: Value, shapes: [Shape; 2]) -> Value {
         let output = self.next.value();
-        self.nodes.push(StepNode { step, input, output, shapes });
+        self.nodes.push(StepNode { step, input, beside: None, output, shapes });
         output
     }
 
@@ -120,7 +127,10 @@ impl Maker<'_> {
             Op::Gemm { .. } | Op::Conv { .. } | Op::ConvTranspose { .. } | Op::Affine { .. } | Op::Categorical(_) => {
                 self.real_step(node)
             }
-            Op::Relu | Op::LeakyRelu(_) | Op::Tanh | Op::Sigmoid | Op::Reshape(_) => self.real_step(node),
+            Op::Relu | Op::LeakyRelu(_) | Op::Tanh | Op::Sigmoid | Op::Reshape(_) | Op::Basis(_) | Op::Nearest => {
+                self.real_step(node)
+            }
+            Op::Add => self.sum(node),
         }
     }
 
@@ -129,6 +139,16 @@ impl Maker<'_> {
         let shapes = [self.shape(node.inputs[0]), self.shape(node.output)];
         let value = self.push(Step::Real(node.op.clone()), input, shapes);
         self.real.insert(node.output, value);
+        Ok(())
+    }
+
+    /// A sum in f32: its terms have scales of their own.
+    fn sum(&mut self, node: &Node) -> Result<()> {
+        let beside = self.in_f32(node.inputs[1])?;
+        self.real_step(node)?;
+        if let Some(step) = self.nodes.last_mut() {
+            step.beside = Some(beside);
+        }
         Ok(())
     }
 
@@ -306,6 +326,7 @@ fn linear_step(op: &Op, affine: [f32; 2], map: Option<Shape>, taken: &Taken, to:
         Op::Affine { .. } | Op::Relu | Op::LeakyRelu(_) | Op::Tanh | Op::Sigmoid | Op::Reshape(_) | Op::Categorical(_) => {
             Step::Real(op.clone())
         }
+        Op::Add | Op::Basis(_) | Op::Nearest => Step::Real(op.clone()),
     }
 }
 

@@ -5,10 +5,11 @@
 //! them gives members of the set again. Square kernels, strides and paddings; f32 and f64. None is on candle's tape. Those in f32 may
 //! round what they multiply as a [`Precision`] allows.
 //!
-//! Maps have their **channels last**, `[n, h, w, c]`; kernels are `[co, ci, k, k]`, as PyTorch and ONNX keep them.
+//! Maps have their **channels last**, `[n, h, w, c]`; kernels are `[co, ci, k, k]`, as PyTorch and ONNX keep them, or in groups
+//! `[co, ci / groups, k, k]`.
 //!
 //! On the CPU the layers that carry most of the work take a form with fewer multiplications (`cpu/winograd.rs`), the others
-//! im2col and gemm (`cpu/im2col.rs`). Which one, and in what blocks, depends on shapes alone. On CUDA all are cuDNN's or
+//! im2col and gemm (`cpu/im2col.rs`), those in groups loops of their own (`cpu/grouped.rs`). Which one, and in what blocks, depends on shapes alone. On CUDA all are cuDNN's or
 //! cuBLAS's (`cuda/conv.rs`).
 
 use candle_core::{Result, Tensor};
@@ -20,7 +21,7 @@ use super::device::on_device;
 use super::geometry::{ConvPlan, ConvWindow, Direction};
 use crate::nn::precision::Precision;
 
-/// `[n, h, w, ci]` with kernels `[co, ci, k, k]` → `[n, h', w', co]`.
+/// `[n, h, w, ci]` with kernels `[co, ci / groups, k, k]` → `[n, h', w', co]`.
 ///
 /// # Errors
 /// When the shapes do not fit or the type is neither f32 nor f64.
@@ -44,17 +45,17 @@ pub fn conv_input_grad(
     precision: Precision,
 ) -> Result<Tensor> {
     let (y, kernels) = (dims4(dy)?, dims4(w)?);
-    let x = [y[0], size.0, size.1, kernels[1]];
+    let x = [y[0], size.0, size.1, kernels[1] * window.groups];
     run(Direction::InputGrad, &ConvPlan::new(window, x, y, kernels)?, [dy, w], x, precision)
 }
 
-/// The gradient of [`conv`] to its kernels `[co, ci, k, k]`, given its input and the output's gradient.
+/// The gradient of [`conv`] to its kernels `[co, ci / groups, k, k]`, given its input and the output's gradient.
 ///
 /// # Errors
 /// When the shapes do not fit or the type is neither f32 nor f64.
 pub fn conv_weight_grad(x: &Tensor, dy: &Tensor, window: ConvWindow, precision: Precision) -> Result<Tensor> {
     let (x_dims, y) = (dims4(x)?, dims4(dy)?);
-    let kernels = [y[3], x_dims[3], window.kernel, window.kernel];
+    let kernels = [y[3], x_dims[3] / window.groups.max(1), window.kernel, window.kernel];
     run(Direction::WeightGrad, &ConvPlan::new(window, x_dims, y, kernels)?, [x, dy], kernels, precision)
 }
 

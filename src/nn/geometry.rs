@@ -2,7 +2,7 @@
 
 use candle_core::{Result, bail};
 
-/// Where a square kernel lands on its input.
+/// Where a square kernel lands on its input, and which channels it sees.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct ConvWindow {
     /// Height and width of the kernel.
@@ -11,11 +11,23 @@ pub struct ConvWindow {
     pub stride: usize,
     /// Zeros around the input.
     pub padding: usize,
+    /// The channels are cut into so many groups, each of which is convolved by itself; 1 for a plain convolution.
+    pub groups: usize,
 }
 
 impl ConvWindow {
     /// A kernel of 1: a linear layer at every position.
-    pub const POINT: Self = Self { kernel: 1, stride: 1, padding: 0 };
+    pub const POINT: Self = Self::new(1, 1, 0);
+
+    /// That of a plain convolution.
+    pub const fn new(kernel: usize, stride: usize, padding: usize) -> Self {
+        Self { kernel, stride, padding, groups: 1 }
+    }
+
+    /// The same in so many groups of channels.
+    pub const fn in_groups(self, groups: usize) -> Self {
+        Self { groups, ..self }
+    }
 
     /// The output size of a convolution of an input of `size`; 0 where the kernel does not fit, or the stride is 0.
     pub fn output(&self, size: usize) -> usize {
@@ -41,12 +53,24 @@ impl ConvPlan {
     pub fn new(window: ConvWindow, x: [usize; 4], y: [usize; 4], kernels: [usize; 4]) -> Result<Self> {
         let [n, h, w, ci] = x;
         let [m, out_h, out_w, co] = y;
-        let (k, stride) = (window.kernel, window.stride);
-        let empty = x.contains(&0) || y.contains(&0) || k == 0 || stride == 0;
-        if empty || n != m || kernels != [co, ci, k, k] || window.output(h) != out_h || window.output(w) != out_w {
+        let ConvWindow { kernel: k, stride, groups, .. } = window;
+        let empty = x.contains(&0) || y.contains(&0) || k == 0 || stride == 0 || groups == 0;
+        let whole = ci.checked_rem(groups) == Some(0) && co.checked_rem(groups) == Some(0);
+        if empty
+            || !whole
+            || n != m
+            || kernels != [co, ci / groups, k, k]
+            || window.output(h) != out_h
+            || window.output(w) != out_w
+        {
             bail!("convolution: kernels {kernels:?} with {window:?} do not map {x:?} to {y:?} (channels last)");
         }
         Ok(Self { window, n, h, w, ci, out_h, out_w, co })
+    }
+
+    /// Input and output channels of a group.
+    pub fn of_group(&self) -> [usize; 2] {
+        [self.ci / self.window.groups, self.co / self.window.groups]
     }
 
     /// Elements of one input image.

@@ -22,7 +22,7 @@ pub enum Op {
         /// b, by output channel.
         bias: Option<Vec<f32>>,
     },
-    /// A convolution; `weight` is `[out, in, k, k]`.
+    /// A convolution; `weight` is `[out, in / groups, k, k]`.
     Conv {
         /// W.
         weight: Array,
@@ -31,7 +31,7 @@ pub enum Op {
         /// Where the kernels lie.
         window: ConvWindow,
     },
-    /// A transposed convolution; `weight` is `[in, out, k, k]`.
+    /// A transposed convolution; `weight` is `[in, out / groups, k, k]`.
     ConvTranspose {
         /// W.
         weight: Array,
@@ -59,6 +59,12 @@ pub enum Op {
     Tanh,
     /// 1 / (1 + e⁻ˣ).
     Sigmoid,
+    /// A map in which each value has become a square of four.
+    Nearest,
+    /// The sum of two values.
+    Add,
+    /// Features `[n, c]` times a constant map each, `[c, 1, side, side]`.
+    Basis(Array),
     /// Each image's values in another shape, in the order channel, row, column.
     Reshape(Shape),
     /// The first so many features as a one-hot vector of the largest.
@@ -76,10 +82,13 @@ impl Op {
             Self::Gemm { weight, .. } => Shape::Flat(weight.dims[0]),
             Self::Conv { weight, window, .. } => placed(weight.dims[0], &|side| window.output(side)),
             Self::ConvTranspose { weight, window, output_padding, .. } => {
-                let ConvWindow { kernel, stride, padding } = *window;
-                placed(weight.dims[1], &|side| (side - 1) * stride + kernel + output_padding - 2 * padding)
+                let ConvWindow { kernel, stride, padding, .. } = *window;
+                placed(weight.dims[1] * window.groups, &|side| (side - 1) * stride + kernel + output_padding - 2 * padding)
             }
             Self::Reshape(shape) => *shape,
+            Self::Basis(map) => Shape::Map { channels: map.dims[0], height: map.dims[2], width: map.dims[3] },
+            Self::Nearest => placed(input.channels(), &|side| 2 * side),
+            Self::Add => input,
             Self::Affine { .. } | Self::Relu | Self::LeakyRelu(_) | Self::Tanh | Self::Sigmoid | Self::Categorical(_) => input,
         }
     }
@@ -91,7 +100,7 @@ impl Op {
             Self::Conv { weight, .. } => ("conv", weight, [1, 0]),
             Self::ConvTranspose { weight, .. } => ("conv_transpose", weight, [0, 1]),
             Self::Affine { .. } | Self::Relu | Self::LeakyRelu(_) | Self::Tanh | Self::Sigmoid => return None,
-            Self::Reshape(_) | Self::Categorical(_) => return None,
+            Self::Reshape(_) | Self::Categorical(_) | Self::Add | Self::Basis(_) | Self::Nearest => return None,
         };
         Some(format!("{kind} {} → {}", weight.dims[from], weight.dims[to]))
     }

@@ -25,6 +25,8 @@ pub enum Init {
     },
     /// N(0, 1/(fan_in / 2)), as TensorFlow tutorials of 2017 had it.
     FanInNormal,
+    /// N(0, (gain / √fan_in)²): 1 keeps variances, √2 does behind a ReLU, 0 begins with zeros (arXiv 1502.01852).
+    Gain(f64),
 }
 
 /// Initial values by kind of parameter.
@@ -120,6 +122,7 @@ impl Draw<'_> {
             Init::Zeros => {}
             Init::Normal { mean, std } => stream.fill_normal(mean as f32, std as f32, &mut values),
             Init::FanInNormal => stream.fill_normal(0.0, (fan_in as f32 / 2.0).sqrt().recip(), &mut values),
+            Init::Gain(gain) => stream.fill_normal(0.0, (gain / (fan_in as f64).sqrt()) as f32, &mut values),
             // kaiming_uniform with a = √5 has gain √(2 / 6) and so bound √3 · gain / √fan_in = 1 / √fan_in, as biases have.
             Init::Pytorch => {
                 let bound = (fan_in as f32).sqrt().recip();
@@ -133,7 +136,9 @@ impl Draw<'_> {
     pub fn of_norm(&self, what: &str, channels: usize, init: Init, pytorch: f32, slot: u64) -> Result<Parameter> {
         match init {
             Init::Pytorch => self.parameter(what, vec![pytorch; channels], &[channels], true),
-            Init::Zeros | Init::Normal { .. } | Init::FanInNormal => self.learned(what, &[channels], init, channels, slot),
+            Init::Zeros | Init::Normal { .. } | Init::FanInNormal | Init::Gain(_) => {
+                self.learned(what, &[channels], init, channels, slot)
+            }
         }
     }
 

@@ -11,7 +11,7 @@ use candle_core::{DType, Device, Tensor};
 use super::device::Place;
 use super::graph::Graph;
 use super::init::{Draw, InitConfig, Parameter, Role};
-use super::layers::{Layer, LayerSpec, Pass, Sequential, Traced, Wanted};
+use super::layers::{Layer, LayerSpec, Pass, Sequential, Traced, Wanted, build_layers};
 use super::shape::Shape;
 use crate::error::{Error, Result};
 
@@ -36,7 +36,7 @@ impl Network {
     /// # Errors
     /// When the layers do not fit one another, or the device is out of memory.
     pub fn new(specs: &[LayerSpec], input: Shape, init: &InitConfig, role: Role, seed: u64, place: &Place) -> Result<Self> {
-        let (layers, output) = Sequential::build(specs, input, Draw { index: 0, init, role, seed, place })?;
+        let (layers, output) = build_layers(specs, input, Draw { index: 0, init, role, seed, place })?;
         Ok(Self { input, output, layers, place: place.clone() })
     }
 

@@ -7,14 +7,15 @@ All tensors are float64. Each file has one metadata key, `spec`: a JSON object w
 the numbers and whose `cases` describes them by name. Configs in it have the form that `src/nn/layers` and
 `src/config` read with serde. Tensors are called `CASE/TENSOR`.
 
-layers.safetensors, networks.safetensors    (cases: name -> list of layers)
+layers.safetensors, networks.safetensors, residual.safetensors    (cases: name -> list of layers)
     x, dy                 input (batch first) and the gradient of some loss with respect to the output
     y, y_eval             output in training mode; then, after that one pass, in evaluation mode
     dx, grad.NAME         gradients of sum(y · dy), y being the training mode's
     param.NAME            parameters
     after.NAME            running statistics after the one pass; before it they are 0 (mean) and 1 (variance)
-  NAME is INDEX.KIND.SUFFIX: the layer's place in the list, counting every entry from 00; its kind in the config;
-  weight, bias, running_mean or running_var. For instance `param.03.conv_transpose.weight`.
+  NAME is INDEX.KIND.SUFFIX: the layer's place in the list, counting every entry from 00, a residual block's own behind it, first
+  those of its layers, then its shortcut's; its kind in the config; weight, bias, running_mean or running_var. For instance
+  `param.03.conv_transpose.weight`.
   Layers are PyTorch's, except that `linear` flattens maps first, and `layer_norm` on a map normalises over C, H and W
   with a gain and an offset a channel. Networks are those of the presets and of the papers behind them, with fewer
   channels and smaller images; without dropout, whose masks are random.
@@ -89,8 +90,86 @@ class Reshape(nn.Module):
         return x.reshape(len(x), *self.shape)
 
 
+class Residual(nn.Module):
+    """What a body makes, plus the values themselves or what a shortcut makes of them."""
+
+    def __init__(self, body, shortcut):
+        super().__init__()
+        self.body, self.shortcut = body, shortcut
+
+    def forward(self, x):
+        return self.body(x) + self.shortcut(x)
+
+
+class Resample(nn.Module):
+    """A map of twice or half the size."""
+
+    def __init__(self, kind, how):
+        super().__init__()
+        self.kind, self.how = kind, how
+
+    def forward(self, x):
+        if self.how == "nearest":
+            return F.interpolate(x, scale_factor=2, mode="nearest")
+        if self.how == "average":
+            return F.avg_pool2d(x, 2)
+        row = torch.tensor([1.0, 3.0, 3.0, 1.0], dtype=x.dtype)
+        kernel = (row[:, None] * row / 64).expand(x.shape[1], 1, 4, 4)
+        resample = F.conv2d if self.kind == "downsample" else F.conv_transpose2d
+        return resample(x, kernel * (1 if self.kind == "downsample" else 4), stride=2, padding=1, groups=x.shape[1])
+
+
+class Pool(nn.Module):
+    def __init__(self, how):
+        super().__init__()
+        self.how = how
+
+    def forward(self, x):
+        return x.sum((2, 3)) if self.how == "sum" else x.mean((2, 3))
+
+
+class Basis(nn.Module):
+    """Each feature times a map of its own."""
+
+    def __init__(self, channels, side):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(channels, 1, side, side))
+
+    def forward(self, x):
+        return x[:, :, None, None] * self.weight[:, 0]
+
+
+class Bias(nn.Module):
+    def __init__(self, channels):
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x):
+        return x + self.bias.reshape(-1, *[1] * (x.dim() - 2))
+
+
 def kind_of(layer):
     return layer if isinstance(layer, str) else next(iter(layer))
+
+
+def parts_of(layer):
+    """The lists of layers of a residual block."""
+    return [layer["residual"]["layers"], layer["residual"].get("shortcut", [])] if kind_of(layer) == "residual" else []
+
+
+def count(layers):
+    return sum(1 + sum(count(part) for part in parts_of(layer)) for layer in layers)
+
+
+def place(layers, path):
+    """Number and kind of the layer at `3` or `3.body.0` of a network."""
+    at = int(path[0])
+    before, layer = count(layers[:at]), layers[at]
+    if len(path) == 1:
+        return before, kind_of(layer)
+    body, shortcut = parts_of(layer)
+    index, kind = place(body if path[1] == "body" else shortcut, path[2:])
+    return before + 1 + (0 if path[1] == "body" else count(body)) + index, kind
 
 
 def make_layer(layer, shape):
@@ -103,6 +182,9 @@ def make_layer(layer, shape):
         return Linear(int(np.prod(shape)), options["out"], bias=options.get("bias", True))
     if kind in ("conv", "conv_transpose"):
         module = nn.Conv2d if kind == "conv" else nn.ConvTranspose2d
+        if width := options.pop("group_width", None):
+            options["groups"] = channels // width
+        options.pop("gain", None)
         return module(channels, options.pop("out"), options.pop("kernel"), **options)
     if kind == "batch_norm":
         return nn.BatchNorm2d(channels) if is_map else nn.BatchNorm1d(channels)
@@ -114,20 +196,37 @@ def make_layer(layer, shape):
         return Reshape(given)
     if kind == "categorical":
         return Categorical(given)
+    if kind == "residual":
+        return Residual(*(make_layers(part, shape) for part in parts_of(layer)))
+    if kind in ("upsample", "downsample"):
+        return Resample(kind, given)
+    if kind == "pool":
+        return Pool(given)
+    if kind == "basis":
+        return Basis(channels, given)
+    if kind == "bias":
+        return Bias(channels)
     return {"relu": nn.ReLU, "tanh": nn.Tanh, "sigmoid": nn.Sigmoid}[kind]()
 
 
-def build(spec, shape, generator):
-    """A network from its layer list, with random parameters that make every layer matter."""
+def make_layers(spec, shape):
+    """A network from its layer list, for values of this shape."""
     modules, probe = [], torch.zeros(2, *shape)
     for layer in spec:
-        module = make_layer(layer, tuple(probe.shape[1:])).eval()
+        modules.append(make_layer(layer, tuple(probe.shape[1:])).eval())
         with torch.no_grad():
-            for name, parameter in module.named_parameters():
-                parameter.copy_(random_parameter(name, parameter, kind_of(layer), generator))
-            probe = module(probe)
-        modules.append(module)
-    return nn.Sequential(*modules).train()
+            probe = modules[-1](probe)
+    return nn.Sequential(*modules)
+
+
+def build(spec, shape, generator):
+    """Likewise, with random parameters that make every layer matter."""
+    network = make_layers(spec, shape)
+    with torch.no_grad():
+        for name, parameter in network.named_parameters():
+            *path, suffix = name.split(".")
+            parameter.copy_(random_parameter(suffix, parameter, place(spec, path)[1], generator))
+    return network.train()
 
 
 def random_parameter(name, like, kind, generator):
@@ -152,9 +251,10 @@ def seeded(*name):
 def names(spec, items):
     """PyTorch's `3.weight` as `03.conv.weight`; no batch counters."""
     for name, value in items:
-        index, suffix = name.split(".")
+        *path, suffix = name.split(".")
         if suffix != "num_batches_tracked":
-            yield f"{int(index):02}.{kind_of(spec[int(index)])}.{suffix}", value
+            index, kind = place(spec, path)
+            yield f"{index:02}.{kind}.{suffix}", value
 
 
 # --- layers.safetensors, networks.safetensors
@@ -167,6 +267,14 @@ def conv(out, kernel, stride=1, padding=0, bias=False):
 def conv_transpose(out, kernel, stride=1, padding=0, output_padding=0, bias=False):
     options = {"out": out, "kernel": kernel, "stride": stride, "padding": padding}
     return {"conv_transpose": options | {"output_padding": output_padding, "bias": bias}}
+
+
+def grouped(out, kernel, width, padding=0, bias=True):
+    return {"conv": {"out": out, "kernel": kernel, "padding": padding, "bias": bias, "group_width": width}}
+
+
+def residual(layers, shortcut=()):
+    return {"residual": {"layers": list(layers), "shortcut": list(shortcut)}}
 
 
 def linear(out, bias=True):
@@ -283,6 +391,61 @@ NETWORKS = {
     "critic-wgan-mnist-mlp": (3, (1, 5, 5), mlp([8], "relu", 1)),
     "generator-wgan-gp-mnist-mlp": (3, (7,), mlp([12, 16], "relu", 25, "tanh")),
     "critic-wgan-gp-mnist-mlp": (3, (1, 5, 5), mlp([16, 12], LEAKY, 1)),
+}
+
+
+def r3gan_block(width, inner, group):
+    return residual([conv(inner, 1, bias=True), LEAKY, grouped(inner, 3, group, 1), LEAKY, conv(width, 1)])
+
+
+def norm_block(out, kernel, resample, shortcut):
+    """A block of WGAN-GP's and SNGAN's residual generators: norm and activation before each convolution."""
+    up = [{"upsample": resample}] if resample in ("nearest", "binomial") else []
+    down = [{"downsample": "average"}] if resample == "average" else []
+    return residual(["batch_norm", "relu", *up, conv(out, kernel, 1, 1), "batch_norm", "relu", conv(out, kernel, 1, 1), *down], shortcut)
+
+
+RESIDUAL = {
+    "grouped": (3, (6, 5, 5), [grouped(9, 3, 2, 1)]),
+    "grouped-k4s2p1": (3, (8, 6, 6), [{"conv": {"out": 4, "kernel": 4, "stride": 2, "padding": 1, "group_width": 2}}]),
+    "grouped-of-16": (2, (48, 7, 5), [grouped(48, 3, 16, 1)]),
+    "depthwise": (3, (5, 4, 4), [grouped(5, 4, 1)]),
+    "depthwise-k3p1": (3, (35, 5, 6), [grouped(35, 3, 1, 1, False)]),
+    "depthwise-two-each": (3, (3, 4, 4), [grouped(6, 3, 1, 1)]),
+    "nearest": (3, (2, 3, 5), [{"upsample": "nearest"}, conv(2, 1)]),
+    "binomial-up": (3, (2, 3, 5), [{"upsample": "binomial"}, conv(2, 1)]),
+    "average": (3, (2, 6, 4), [conv(2, 1), {"downsample": "average"}]),
+    "average-odd-size": (3, (2, 7, 5), [conv(2, 1), {"downsample": "average"}]),
+    "binomial-down": (3, (2, 6, 4), [conv(2, 1), {"downsample": "binomial"}]),
+    "pool-sum": (3, (2, 3, 3), [conv(3, 1), {"pool": "sum"}]),
+    "pool-average": (3, (2, 4, 4), [conv(3, 1), "tanh", {"pool": "average"}, linear(2)]),
+    "basis": (3, (5,), [{"basis": 3}]),
+    "bias-map": (3, (3, 4, 4), ["bias", LEAKY]),
+    "bias-features": (3, (5,), ["bias", "tanh"]),
+    "residual": (3, (3, 4, 4), [residual([conv(3, 3, 1, 1), LEAKY, conv(3, 1)])]),
+    "residual-ends-in-activation": (3, (3, 4, 4), [residual([conv(3, 3, 1, 1), "tanh"]), conv(2, 1)]),
+    "residual-begins-with-activation": (3, (3, 4, 4), [conv(4, 1), residual(["relu", conv(4, 3, 1, 1)]), "relu", conv(2, 1)]),
+    "residual-shortcut": (3, (3, 4, 4), [residual([conv(5, 3, 1, 1), "sigmoid"], [conv(5, 1, bias=True)]), conv(2, 1)]),
+    "residual-in-residual": (3, (3, 4, 4), [residual([residual([conv(3, 1), LEAKY]), conv(3, 3, 1, 1)], ["tanh"])]),
+    "generator-r3gan": (
+        2, (4,),
+        [linear(8, bias=False), {"basis": 2}, r3gan_block(8, 16, 4), {"upsample": "binomial"}, r3gan_block(8, 16, 4), conv(4, 1)]
+        + [{"upsample": "binomial"}, r3gan_block(4, 8, 4), conv(3, 1)],
+    ),
+    "critic-r3gan": (
+        2, (3, 8, 8),
+        [conv(4, 1), r3gan_block(4, 8, 4), {"downsample": "binomial"}, conv(8, 1), r3gan_block(8, 16, 4), {"downsample": "binomial"}]
+        + [r3gan_block(8, 16, 4), grouped(8, 2, 1, 0, False), linear(1, bias=False)],
+    ),
+    "generator-resnet": (
+        3, (4,),
+        [linear(24), reshape(6, 2, 2), norm_block(6, 3, "nearest", [{"upsample": "nearest"}, conv(6, 1, bias=True)])]
+        + [norm_block(4, 3, "nearest", [{"upsample": "nearest"}, conv(4, 1, bias=True)]), "batch_norm", "relu", conv(3, 3, 1, 1, True), "tanh"],
+    ),
+    "critic-resnet": (
+        3, (3, 8, 8),
+        [conv(4, 3, 1, 1, True), norm_block(6, 3, "average", [{"downsample": "average"}, conv(6, 1, bias=True)]), "relu", {"pool": "sum"}, linear(1)],
+    ),
 }
 
 
@@ -572,6 +735,7 @@ def main():
     torch.set_num_threads(1)
     make_networks("layers", LAYERS)
     make_networks("networks", NETWORKS)
+    make_networks("residual", RESIDUAL)
     make_convolutions()
     make_losses()
     make_optimizers()

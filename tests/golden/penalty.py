@@ -15,7 +15,8 @@ penalty.safetensors    (cases: name -> list of layers)
 """
 
 import torch
-from make import LEAKY, build, conv, conv_transpose, kind_of, linear, normal, prefixed, reshape, save, seeded
+from make import LEAKY, RESIDUAL, build, conv, conv_transpose, grouped, kind_of, linear, normal, place, prefixed, reshape, residual, save
+from make import seeded
 
 WEIGHT, EPS = 10.0, 1e-12
 
@@ -45,6 +46,14 @@ CASES["up"] = (
     [linear(12), "tanh", reshape(3, 2, 2), conv_transpose(4, 4, 2, 1, bias=True), "layer_norm", LEAKY, conv(2, 3, 1, 1), "batch_norm"]
     + ["sigmoid", linear(1)],
 )
+# Residual critics as R3GAN's and WGAN-GP's.
+CASES |= {f"residual-{name}": RESIDUAL[f"critic-{name}"] for name in ("r3gan", "resnet")}
+CASES["residual-smooth"] = (
+    3, (2, 4, 4),
+    [residual([conv(4, 3, 1, 1), "tanh", grouped(6, 3, 2, 1), {"downsample": "average"}], [conv(6, 1), {"downsample": "binomial"}])]
+    + ["bias", "sigmoid", residual(["layer_norm", "tanh"]), linear(4), {"basis": 2}, "tanh", {"upsample": "nearest"}, {"pool": "sum"}]
+    + [linear(1)],
+)
 
 
 def is_spectral(layer):
@@ -60,9 +69,10 @@ def without_spectral(layer):
 
 def names(layers, items):
     for name, value in items:
-        index, suffix = name.split(".")
+        *path, suffix = name.split(".")
         if suffix != "num_batches_tracked":
-            yield f"{int(index):02}.{kind_of(layers[int(index)])}.{suffix.removesuffix('_orig')}", value
+            index, kind = place(layers, path)
+            yield f"{index:02}.{kind}.{suffix.removesuffix('_orig')}", value
 
 
 def vectors(layers, network):

@@ -27,7 +27,7 @@ from torch import nn
 from torch.nn.utils import spectral_norm
 
 import streams
-from make import critic_loss, descend, generator_loss, kind_of, make_layer, make_optimizer
+from make import Residual, count, critic_loss, descend, generator_loss, kind_of, make_layer, make_optimizer, parts_of
 
 HERE = pathlib.Path(__file__).resolve().parent
 STEPS, BATCH, IMAGES, DIVISOR, LEAST, SEED = 20, 6, 20, 16, 4, 7
@@ -99,11 +99,14 @@ def resolved(program, preset, assignments):
 
 
 def narrow(layers):
-    """Hidden widths divided by DIVISOR, at least LEAST; a linear layer in front of a reshape gives what that then takes."""
+    """Hidden widths divided by DIVISOR, at least LEAST, and groups of as many channels at most; a linear layer in front of a reshape
+    gives what that then takes."""
     layers = json.loads(json.dumps(layers))
     options = [layer[kind_of(layer)] for layer in layers if kind_of(layer) in ("linear", "conv", "conv_transpose")]
-    for option in options[:-1]:
+    for option in options[:-1] + inner_options(layers):
         option["out"] = max(option["out"] // DIVISOR, LEAST)
+        if width := option.get("group_width"):
+            option["group_width"] = min(width, LEAST)
     linear = None
     for layer in layers:
         kind = kind_of(layer)
@@ -113,6 +116,13 @@ def narrow(layers):
             layer[kind][0] = max(layer[kind][0] // DIVISOR, LEAST)
             linear["out"] = math.prod(layer[kind])
     return layers
+
+
+def inner_options(layers):
+    """Of all layers with kernels in residual blocks."""
+    inner = [layer for block in layers for part in parts_of(block) for layer in part]
+    here = [layer[kind_of(layer)] for layer in inner if kind_of(layer) in ("linear", "conv", "conv_transpose")]
+    return here + (inner_options(inner) if inner else [])
 
 
 # --- networks
@@ -152,9 +162,19 @@ class Passes:
         self.made += 1
 
 
-def build(layers, shape, init, purpose, passes):
-    modules, probe = [], torch.zeros(2, *shape)
-    for index, layer in enumerate(layers):
+def build(layers, shape, init, purpose, passes, index=-1):
+    """Layers are numbered in the order of reading: those in a residual block behind it."""
+    modules, probe, before = [], torch.zeros(2, *shape), index
+    for at, layer in enumerate(layers):
+        index = before + 1 + count(layers[:at])
+        if kind_of(layer) == "residual":
+            (body, shortcut), inside = parts_of(layer), tuple(probe.shape[1:])
+            beside = build(shortcut, inside, init, purpose, passes, index + count(body))
+            module = Residual(build(body, inside, init, purpose, passes, index), beside).eval()
+            with torch.no_grad():
+                probe = module(probe)
+            modules.append(module)
+            continue
         if kind_of(layer) == "dropout":
             modules.append(Dropout(layer["dropout"], index, passes))
             continue
@@ -162,7 +182,7 @@ def build(layers, shape, init, purpose, passes):
         spectral = isinstance(options, dict) and options.pop("spectral", False)
         module = make_layer(layer, tuple(probe.shape[1:])).eval()
         with torch.no_grad():
-            start(module, kind_of(layer), init, purpose, index)
+            start(module, layer, init, purpose, index)
             probe = module(probe)
         if spectral:
             module = spectrally_normalised(module, index)
@@ -170,17 +190,20 @@ def build(layers, shape, init, purpose, passes):
     return nn.Sequential(*modules).train()
 
 
-def start(module, kind, init, purpose, index):
+def start(module, layer, init, purpose, index):
     """Initial values: a parameter's stream is twice its layer's place in the list, one more for a bias."""
-    parameters = dict(module.named_parameters())
+    parameters, kind = dict(module.named_parameters()), kind_of(layer)
+    gain = layer[kind].get("gain") if kind in ("linear", "conv") else None
     for name, parameter in parameters.items():
         slot = 2 * index + (name == "bias")
         if kind.endswith("norm"):
             rule = init[f"norm_{name}"]
             fan_in = parameter.numel()
         else:
-            rule = init["bias" if name == "bias" else kind.removesuffix("_transpose")]
-            fan_in = nn.init._calculate_fan_in_and_fan_out(parameters["weight"])[0]
+            rule = {"normal": {"mean": 0.0, "std": 1.0}} if kind == "basis" else init["bias" if name == "bias" else kind.removesuffix("_transpose")]
+            if gain is not None and name == "weight":
+                rule = {"gain": gain}
+            fan_in = nn.init._calculate_fan_in_and_fan_out(parameters["weight"])[0] if "weight" in parameters else parameter.numel()
         if rule == "pytorch" and kind.endswith("norm"):
             continue  # PyTorch's own 1 and 0
         parameter.copy_(torch.from_numpy(initial(rule, fan_in, purpose, slot, parameter.numel())).reshape(parameter.shape))
@@ -205,6 +228,8 @@ def initial(rule, fan_in, purpose, slot, count):
         return streams.uniform(SEED, purpose, [slot], count, -bound, bound)[0].astype(np.float64)
     if rule == "fan-in-normal":  # standard deviation 1/√(fan_in/2)
         return streams.normal(SEED, purpose, [slot], count, 0.0, one / np.sqrt(fan_in / np.float32(2)))[0].astype(np.float64)
+    if "gain" in rule:  # standard deviation gain/√fan_in
+        return streams.normal(SEED, purpose, [slot], count, 0.0, np.float32(rule["gain"] / math.sqrt(fan_in)))[0].astype(np.float64)
     return streams.normal(SEED, purpose, [slot], count, **rule["normal"])[0].astype(np.float64)
 
 

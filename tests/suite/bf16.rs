@@ -126,7 +126,7 @@ fn what_is_not_a_number_stays_so_in_bf16() {
         return;
     }
     for bits in [0x7fff_ffff, 0xffff_ffff, 0x7f80_0001, 0x7fc0_0000] {
-        for window in [ConvWindow::POINT, ConvWindow { kernel: 4, stride: 2, padding: 1 }] {
+        for window in [ConvWindow::POINT, ConvWindow::new(4, 2, 1)] {
             let case = Case { n: 3, ci: 32, co: 34, h: 4, w: 4, window };
             let [x, w, y] = [case.x(), case.kernels(), case.y()].map(|dims| {
                 let mut numbers = vec![1.0; dims.iter().product()];
@@ -185,7 +185,7 @@ fn convolutions_in_bf16_do_not_depend_on_the_number_of_threads() {
     if !is_there() {
         return;
     }
-    let window = |kernel, stride, padding| ConvWindow { kernel, stride, padding };
+    let window = |kernel, stride, padding| ConvWindow::new(kernel, stride, padding);
     let cases = [
         (1, 3, 8, 13, 9, window(4, 2, 1)),
         (41, 6, 5, 4, 4, window(4, 2, 1)),
@@ -214,7 +214,7 @@ fn convolutions_in_bf16_do_not_depend_on_the_number_of_threads() {
 
 #[test]
 fn f64_is_exact_whatever_the_precision() {
-    let case = Case { n: 3, ci: 33, co: 34, h: 8, w: 8, window: ConvWindow { kernel: 4, stride: 2, padding: 1 } };
+    let case = Case { n: 3, ci: 33, co: 34, h: 8, w: 8, window: ConvWindow::new(4, 2, 1) };
     let operands = [uniform(1, &case.x()), uniform(2, &case.kernels()), uniform(3, &case.y())];
     let [plain, asked] = [Precision::F32, Precision::Bf16].map(|precision| three(case, operands.each_ref(), precision));
     assert!(plain.iter().zip(&asked).all(|(a, b)| values(a) == values(b)));
@@ -276,7 +276,7 @@ fn on_real_activations_the_fast_form_in_bf16_errs_below_four_times_as_much_as_im
     let mut seen = 0;
     for (index, layer) in layers.iter().enumerate() {
         let LayerSpec::ConvTranspose(spec) = layer else { continue };
-        let window = ConvWindow { kernel: spec.kernel, stride: spec.stride, padding: spec.padding };
+        let window = ConvWindow::new(spec.kernel, spec.stride, spec.padding);
         let x = part_of(&trained, 0..index, whole.input()).forward(&z, TRAINING).unwrap();
         let w =
             whole.parameters().find(|p| p.name == format!("{index:02}.conv_transpose.weight")).unwrap().var.as_tensor().clone();

@@ -33,11 +33,11 @@ fn every_preset_survives_toml() {
 
 /// Short forms for the layer lists below.
 fn linear(out: usize) -> LayerSpec {
-    LayerSpec::Linear(Linear { out, bias: true, spectral: false })
+    LayerSpec::Linear(Linear { out, bias: true, spectral: false, gain: None })
 }
 
 fn conv(out: usize, [kernel, stride, padding]: [usize; 3], bias: bool) -> LayerSpec {
-    LayerSpec::Conv(Conv { out, kernel, stride, padding, bias, spectral: false })
+    LayerSpec::Conv(Conv { out, kernel, stride, padding, bias, spectral: false, group_width: None, gain: None })
 }
 
 fn up(out: usize, [kernel, stride, padding]: [usize; 3], bias: bool) -> LayerSpec {
@@ -134,7 +134,7 @@ fn wgan_anime_is_as_published() {
     let up =
         |out, bias| LayerSpec::ConvTranspose(ConvTranspose { out, kernel: 3, stride: 2, padding: 1, output_padding: 1, bias });
     let generator = chain(&[
-        (LayerSpec::Linear(Linear { out: 16_384, bias: false, spectral: false }), NORM_RELU),
+        (LayerSpec::Linear(Linear { out: 16_384, bias: false, spectral: false, gain: None }), NORM_RELU),
         (LayerSpec::Reshape([1024, 4, 4]), &[]),
         (up(512, false), NORM_RELU),
         (up(256, false), NORM_RELU),

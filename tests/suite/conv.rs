@@ -30,7 +30,7 @@ impl Case {
     }
 
     pub fn kernels(self) -> [usize; 4] {
-        [self.co, self.ci, self.window.kernel, self.window.kernel]
+        [self.co, self.ci / self.window.groups, self.window.kernel, self.window.kernel]
     }
 
     pub fn y(self) -> [usize; 4] {
@@ -39,15 +39,16 @@ impl Case {
 
     /// Every term of the sums: indices into x, kernels and y.
     fn terms(self, mut visit: impl FnMut(usize, usize, usize)) {
-        let Self { ci, co, h, w, window: ConvWindow { kernel: k, stride, padding }, .. } = self;
+        let Self { ci, co, h, w, window: ConvWindow { kernel: k, stride, padding, groups }, .. } = self;
+        let (inputs, outputs) = (ci / groups, co / groups);
         let [n, oh, ow, _] = self.y();
         let inside = |o: usize, tap: usize, size: usize| (o * stride + tap).checked_sub(padding).filter(|&at| at < size);
         for (image, out, oy, ox) in grid([n, co, oh, ow]) {
-            for (_, channel, ky, kx) in grid([1, ci, k, k]) {
+            for (_, channel, ky, kx) in grid([1, inputs, k, k]) {
                 if let (Some(iy), Some(ix)) = (inside(oy, ky, h), inside(ox, kx, w)) {
                     visit(
-                        ((image * h + iy) * w + ix) * ci + channel,
-                        ((out * ci + channel) * k + ky) * k + kx,
+                        ((image * h + iy) * w + ix) * ci + out / outputs * inputs + channel,
+                        ((out * inputs + channel) * k + ky) * k + kx,
                         ((image * oh + oy) * ow + ox) * co + out,
                     );
                 }
@@ -61,14 +62,18 @@ fn grid([a, b, c, d]: [usize; 4]) -> impl Iterator<Item = (usize, usize, usize, 
 }
 
 /// Maps up to 13 × 13 that the kernel fits at least once; with strides above 1 the transposed form has output padding.
-/// Some with so many channels that the form with fewer multiplications serves them.
+/// Some with so many channels that the form with fewer multiplications serves them, some in groups.
 pub(crate) fn cases() -> impl Strategy<Value = Case> {
     let any = (1usize..=7, 1usize..=3)
-        .prop_flat_map(|(kernel, stride)| (0..=kernel).prop_map(move |padding| ConvWindow { kernel, stride, padding }));
-    let narrow = (1usize..=9, 1usize..=7, 1usize..=7, any);
-    let halving = (3usize..=5, 0usize..=4).prop_map(|(kernel, padding)| ConvWindow { kernel, stride: 2, padding });
+        .prop_flat_map(|(kernel, stride)| (0..=kernel).prop_map(move |padding| ConvWindow::new(kernel, stride, padding)));
+    let narrow = (1usize..=9, 1usize..=7, 1usize..=7, any.clone());
+    let halving = (3usize..=5, 0usize..=4).prop_map(|(kernel, padding)| ConvWindow::new(kernel, 2, padding));
     let wide = (1usize..=3, 32usize..=36, 32usize..=36, halving);
-    (prop_oneof![2 => narrow, 1 => wide], 1usize..=13, 1usize..=13)
+    let grouped = (1usize..=9, 2usize..=5, 1usize..=20, 1usize..=20, any)
+        .prop_map(|(n, groups, inputs, outputs, window)| (n, groups * inputs, groups * outputs, window.in_groups(groups)));
+    let depthwise = (1usize..=9, 2usize..=40, 1usize..=5, 1usize..=3, 0usize..=4)
+        .prop_map(|(n, c, kernel, stride, padding)| (n, c, c, ConvWindow::new(kernel, stride, padding).in_groups(c)));
+    (prop_oneof![2 => narrow, 1 => wide, 1 => grouped, 1 => depthwise], 1usize..=13, 1usize..=13)
         .prop_map(|((n, ci, co, window), h, w)| Case { n, ci, co, h, w, window })
         .prop_filter("the kernel must fit", |case| !case.y().contains(&0))
 }
@@ -235,7 +240,7 @@ pub(crate) fn uniform_f32(number: u64, dims: &[usize]) -> Tensor {
 
 #[test]
 fn convolutions_do_not_depend_on_the_number_of_threads() {
-    let window = |kernel, stride, padding| ConvWindow { kernel, stride, padding };
+    let window = |kernel, stride, padding| ConvWindow::new(kernel, stride, padding);
     let cases = [
         (1, 3, 8, 13, 9, window(4, 2, 1)),
         (9, 5, 7, 6, 6, window(3, 1, 1)),
@@ -262,7 +267,7 @@ fn convolutions_do_not_depend_on_the_number_of_threads() {
 /// However a batch is cut into groups, every image must come out as it does alone, and the weight gradient as their sum.
 #[test]
 fn convolutions_of_a_batch_are_those_of_its_images() {
-    let window = |kernel| ConvWindow { kernel, stride: 2, padding: 1 };
+    let window = |kernel| ConvWindow::new(kernel, 2, 1);
     for (n, ci, co, size, window) in [
         (80, 33, 40, 8, window(4)),
         (70, 180, 170, 4, window(4)),
@@ -291,7 +296,7 @@ fn convolutions_of_a_batch_are_those_of_its_images() {
 
 #[test]
 fn convolutions_take_tensors_in_any_order_of_memory() {
-    let case = Case { n: 3, ci: 2, co: 4, h: 5, w: 7, window: ConvWindow { kernel: 3, stride: 2, padding: 1 } };
+    let case = Case { n: 3, ci: 2, co: 4, h: 5, w: 7, window: ConvWindow::new(3, 2, 1) };
     let (x, w, y) = (uniform(1, &case.x()), uniform(2, &case.kernels()), uniform(3, &case.y()));
     let turned = |t: &Tensor| t.transpose(0, 3).unwrap().contiguous().unwrap().transpose(0, 3).unwrap();
     assert!(!turned(&x).is_contiguous());
@@ -309,7 +314,7 @@ fn convolutions_take_tensors_in_any_order_of_memory() {
 fn convolutions_of_the_wrong_shape_are_errors() {
     let zeros = |dims: &[usize], dtype| Tensor::zeros(dims, dtype, &Device::Cpu).unwrap();
     let f = |dims: &[usize]| zeros(dims, DType::F32);
-    let window = ConvWindow { kernel: 3, stride: 2, padding: 1 };
+    let window = ConvWindow::new(3, 2, 1);
     let (x, w, y) = (f(&[2, 6, 6, 4]), f(&[5, 4, 3, 3]), f(&[2, 3, 3, 5]));
     assert_eq!(conv(&x, &w, window).unwrap().dims(), [2, 3, 3, 5]);
     assert_eq!(conv_input_grad(&y, &w, window, (6, 6)).unwrap().dims(), [2, 6, 6, 4]);
@@ -333,11 +338,7 @@ fn convolutions_of_the_wrong_shape_are_errors() {
     for wrong in [(4, 6), (6, 7), (0, 6), (6, 0), (1, 1)] {
         assert!(conv_input_grad(&y, &w, window, wrong).is_err(), "{wrong:?}");
     }
-    for wrong in [
-        ConvWindow { stride: 0, ..window },
-        ConvWindow { kernel: 0, ..window },
-        ConvWindow { padding: 0, kernel: 7, stride: 1 },
-    ] {
+    for wrong in [ConvWindow { stride: 0, ..window }, ConvWindow { kernel: 0, ..window }, ConvWindow::new(7, 1, 0)] {
         let kernels = f(&[5, 4, wrong.kernel, wrong.kernel]);
         assert!(conv(&x, &kernels, wrong).is_err(), "{wrong:?}");
         assert!(conv_input_grad(&y, &kernels, wrong, (6, 6)).is_err(), "{wrong:?}");

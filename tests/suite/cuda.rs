@@ -89,7 +89,7 @@ fn compare(gpu: &Device, what: &str, arguments: &[Tensor], tolerance: f64, run: 
 
 /// Shapes that presets use, odd ones, and random ones: images, channels in and out, height, width, window.
 fn convolutions() -> Vec<([usize; 5], ConvWindow)> {
-    let window = |kernel, stride, padding| ConvWindow { kernel, stride, padding };
+    let window = |kernel, stride, padding| ConvWindow::new(kernel, stride, padding);
     let mut all = vec![
         ([4, 3, 16, 32, 32], window(4, 2, 1)),
         ([4, 16, 32, 16, 16], window(4, 2, 1)),

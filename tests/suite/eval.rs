@@ -384,6 +384,7 @@ fn small(task: Task, classes: usize, epochs: u64) -> FeatureConfig {
         out: classes,
         bias: true,
         spectral: false,
+        gain: None,
     }));
     (config.epochs, config.batch_size, config.window) = (epochs, 32, 28);
     config

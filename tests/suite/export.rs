@@ -269,7 +269,36 @@ fn layers_that_no_preset_combines() {
             ),
         ),
     ];
-    for (what, layers) in cases {
+    let blocks = [
+        (
+            "residual blocks",
+            "{ linear = { out = 16, bias = false } }, { basis = 2 }, { residual = { layers = [{ conv = { out = 32, kernel = 1 } }, { leaky_relu = 0.2 }, \
+             { conv = { out = 32, kernel = 3, padding = 1, group_width = 8 } }, { leaky_relu = 0.2 }, { conv = { out = 16, kernel = 1, bias = false } }] } }, \
+             { upsample = 'binomial' }, 'bias', { upsample = 'binomial' }, { conv = { out = 3, kernel = 1 } }, 'sigmoid'",
+        ),
+        (
+            "residual blocks with norms and shortcuts",
+            "{ linear = { out = 24 } }, { reshape = [6, 2, 2] }, { residual = { layers = ['batch_norm', 'relu', { upsample = 'nearest' }, \
+             { conv = { out = 5, kernel = 3, padding = 1 } }, 'batch_norm', 'relu', { conv = { out = 4, kernel = 3, padding = 1 } }], \
+             shortcut = [{ upsample = 'nearest' }, { conv = { out = 4, kernel = 1 } }] } }, { upsample = 'nearest' }, 'batch_norm', 'relu', \
+             { conv = { out = 3, kernel = 3, padding = 1 } }, 'sigmoid'",
+        ),
+        (
+            "smaller maps",
+            "{ linear = { out = 4 } }, { basis = 16 }, { downsample = 'binomial' }, { residual = { layers = [{ residual = { layers = ['bias', 'tanh'] } }] } }, \
+             { conv = { out = 3, kernel = 1 } }, { upsample = 'nearest' }, { downsample = 'average' }, 'sigmoid'",
+        ),
+        (
+            "pooled",
+            "{ linear = { out = 8 } }, { basis = 4 }, 'relu', { pool = 'average' }, 'batch_norm', { linear = { out = 192 } }, 'sigmoid'",
+        ),
+        (
+            "depthwise with a norm behind it",
+            "{ linear = { out = 8 } }, { basis = 8 }, { conv = { out = 16, kernel = 3, padding = 1, group_width = 1, bias = false } }, 'batch_norm', 'relu', \
+             { conv = { out = 3, kernel = 1 } }, 'sigmoid'",
+        ),
+    ];
+    for (what, layers) in cases.into_iter().chain(blocks.map(|(what, layers)| (what, layers.to_string()))) {
         check_every_layout(what, &custom(5, [3, 8], Range::Sigmoid, &layers));
     }
     let bare =

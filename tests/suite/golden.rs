@@ -136,6 +136,12 @@ fn every_network_and_its_gradients() {
     check_networks("networks.safetensors", DType::F64, 1e-9);
 }
 
+#[test]
+fn every_layer_of_residual_networks_and_its_gradients() {
+    check_networks("residual.safetensors", DType::F64, 1e-9);
+    check_networks("residual.safetensors", DType::F32, 1e-3);
+}
+
 /// Array number `number` of the convolution goldens.
 fn made(number: u64, dims: &[usize]) -> Tensor {
     let value = |i: u64| (i.wrapping_mul(2_654_435_761) + number * 40_503) % (1 << 32);
@@ -169,7 +175,7 @@ fn convolutions_of_many_shapes() {
     assert_eq!(cases.len(), 60);
     for case in cases {
         let get = |key: &str| case[key].as_u64().unwrap() as usize;
-        let window = ConvWindow { kernel: get("kernel"), stride: get("stride"), padding: get("padding") };
+        let window = ConvWindow::new(get("kernel"), get("stride"), get("padding"));
         let (n, ci, co, h, w) = (get("n"), get("ci"), get("co"), get("h"), get("w"));
         for (dtype, tolerance) in [(DType::F64, 1e-9), (DType::F32, 1e-4)] {
             let ours = |number, dims: &[usize]| to_ours(&made(number, dims).to_dtype(dtype).unwrap());
@@ -220,7 +226,7 @@ fn bce_of_confident_logits_is_finite_in_single_precision() {
 /// A linear layer of any shape of weight, to hang a golden parameter on.
 fn holder(value: &Tensor) -> Network {
     let columns = value.elem_count() / value.dim(0).unwrap();
-    let layers = [LayerSpec::Linear(Linear { out: value.dim(0).unwrap(), bias: false, spectral: false })];
+    let layers = [LayerSpec::Linear(Linear { out: value.dim(0).unwrap(), bias: false, spectral: false, gain: None })];
     Network::new(&layers, Shape::Flat(columns), &InitConfig::default(), Role::Critic, 0, &Place::cpu(DType::F64)).unwrap()
 }
 
@@ -302,7 +308,7 @@ fn training_follows_pytorch_step_by_step() {
 
 #[test]
 fn networks_refuse_values_of_another_shape() {
-    let layers = [LayerSpec::Linear(Linear { out: 1, bias: true, spectral: false })];
+    let layers = [LayerSpec::Linear(Linear { out: 1, bias: true, spectral: false, gain: None })];
     let input = Shape::Map { channels: 1, height: 4, width: 6 };
     let network = Network::new(&layers, input, &InitConfig::default(), Role::Critic, 0, &Place::cpu(DType::F64)).unwrap();
     let zeros = |dims: &[usize]| Tensor::zeros(dims, DType::F64, &Device::Cpu).unwrap();

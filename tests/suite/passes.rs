@@ -25,7 +25,7 @@ fn array(dims: &[usize]) -> Array {
 
 #[test]
 fn a_dcgan_head_becomes_one_gemm() {
-    let window = ConvWindow { kernel: 2, stride: 1, padding: 0 };
+    let window = ConvWindow::new(2, 1, 0);
     let head = vec![
         Op::Reshape(Shape::Map { channels: 3, height: 1, width: 1 }),
         Op::ConvTranspose { weight: array(&[3, 2, 2, 2]), bias: None, window, output_padding: 0 },
@@ -52,7 +52,7 @@ fn an_affine_map_behind_an_activation_stays() {
 
 #[test]
 fn what_two_operations_take_is_not_folded() {
-    let window = ConvWindow { kernel: 1, stride: 1, padding: 0 };
+    let window = ConvWindow::new(1, 1, 0);
     let mut graph = Graph::new();
     let conv = graph.add(Op::Conv { weight: array(&[1, 1, 1, 1]), bias: None, window }, &[graph.input]);
     let scaled = graph.add(Op::Affine { scale: vec![2.0], shift: vec![1.0], map: true }, &[conv]);

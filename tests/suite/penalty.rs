@@ -38,7 +38,7 @@ fn scalar(tensor: &Tensor) -> f64 {
 fn penalties_and_their_gradients_are_pytorchs() {
     for (dtype, tolerance) in [(DType::F64, 1e-9), (DType::F32, 2e-3)] {
         let golden = golden("penalty.safetensors");
-        assert_eq!(golden.cases.len(), 13);
+        assert_eq!(golden.cases.len(), 16);
         for (case, spec) in &golden.cases {
             let layers: Vec<LayerSpec> = serde_json::from_value(spec.clone()).unwrap();
             let get = |name: &str| golden.get(&format!("{case}/{name}")).to_dtype(dtype).unwrap();
@@ -113,6 +113,9 @@ pub(crate) fn critics() -> Vec<(&'static str, Value, bool)> {
     let linear = |out: usize, spectral: bool| json!({"linear": {"out": out, "spectral": spectral}});
     let leaky = json!({"leaky_relu": 0.2});
     let up = json!({"conv_transpose": {"out": 3, "kernel": 4, "stride": 2, "padding": 1}});
+    let same = |out: usize, width: usize| json!({"conv": {"out": out, "kernel": 3, "padding": 1, "group_width": width}});
+    let point = |out: usize| json!({"conv": {"out": out, "kernel": 1}});
+    let residual = |layers: Value, shortcut: Value| json!({"residual": {"layers": layers, "shortcut": shortcut}});
     vec![
         ("none", json!([conv(3, false), leaky, conv(4, false), leaky, linear(1, false)]), true),
         ("none, smooth", json!([conv(3, false), "tanh", conv(4, false), "sigmoid", linear(1, false), "tanh"]), true),
@@ -144,6 +147,43 @@ pub(crate) fn critics() -> Vec<(&'static str, Value, bool)> {
             "up",
             json!([linear(12, false), {"reshape": [3, 2, 2]}, up, "batch_norm", "tanh", "layer_norm", linear(1, false)]),
             false,
+        ),
+        (
+            "residual",
+            json!([same(4, 1), residual(json!([leaky, same(4, 2), "tanh", point(4)]), json!([])), leaky, linear(1, false)]),
+            true,
+        ),
+        (
+            "residual with a shortcut",
+            json!([
+                residual(
+                    json!([point(4), "tanh", same(6, 2), {"downsample": "average"}]),
+                    json!([point(6), {"downsample": "binomial"}])
+                ),
+                "bias",
+                "sigmoid",
+                linear(1, false)
+            ]),
+            true,
+        ),
+        (
+            "residual that ends in activation and norm",
+            json!([
+                point(4),
+                residual(json!([same(4, 4), leaky]), json!([])),
+                residual(json!([point(4), "layer_norm", "tanh"]), json!([])),
+                residual(json!([residual(json!(["bias", "tanh"]), json!([])), same(4, 2)]), json!(["tanh"])),
+                linear(1, false)
+            ]),
+            true,
+        ),
+        (
+            "fixed",
+            json!([
+                linear(12, false), {"reshape": [3, 2, 2]}, {"upsample": "nearest"}, same(4, 3), "bias", "tanh", {"upsample": "binomial"},
+                {"pool": "average"}, {"basis": 2}, "tanh", {"conv": {"out": 4, "kernel": 2, "group_width": 1}}, "tanh", {"pool": "sum"}, linear(1, false)
+            ]),
+            true,
         ),
     ]
 }
@@ -414,9 +454,9 @@ fn interpolations_are_addressed_by_image() {
 #[test]
 fn spectral_layers_are_written_and_read() {
     let layer: LayerSpec = serde_json::from_value(json!({"linear": {"out": 3, "spectral": true}})).unwrap();
-    assert_eq!(layer, LayerSpec::Linear(Linear { out: 3, bias: true, spectral: true }));
+    assert_eq!(layer, LayerSpec::Linear(Linear { out: 3, bias: true, spectral: true, gain: None }));
     assert_eq!(serde_json::to_value(&layer).unwrap(), json!({"linear": {"out": 3, "bias": true, "spectral": true}}));
-    let plain = LayerSpec::Linear(Linear { out: 3, bias: false, spectral: false });
+    let plain = LayerSpec::Linear(Linear { out: 3, bias: false, spectral: false, gain: None });
     assert_eq!(serde_json::to_value(&plain).unwrap(), json!({"linear": {"out": 3, "bias": false}}));
     assert!(serde_json::from_value::<LayerSpec>(json!({"conv_transpose": {"out": 3, "kernel": 4, "spectral": true}})).is_err());
 

@@ -443,9 +443,14 @@ range = "sigmoid"
 size = 4
 law = "uniform"
 [generator]
-layers = [{ linear = { out = 784 } }, "sigmoid"]
+layers = [{ linear = { out = 8, gain = 1.0 } }, { basis = 7 }, { upsample = "binomial" },
+    { residual = { layers = [{ conv = { out = 4, kernel = 3, padding = 1, group_width = 4, gain = 0.5 } }, "relu"], shortcut = [{ conv = { out = 4, kernel = 1 } }] } },
+    { upsample = "nearest" }, "bias", { conv = { out = 1, kernel = 1 } }, "sigmoid"]
 [critic]
-layers = [{ linear = { out = 4 } }, { leaky_relu = 0.2 }, { linear = { out = 1 } }]
+layers = [{ downsample = "average" }, { conv = { out = 4, kernel = 1 } }, { residual = { layers = ["tanh", { conv = { out = 4, kernel = 3, padding = 1, group_width = 1 } }] } },
+    { downsample = "binomial" }, { pool = "sum" }, { linear = { out = 1 } }]
+[init]
+linear = { gain = 1.0 }
 [loss]
 kind = "wgan"
 clip = 0.05

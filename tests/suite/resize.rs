@@ -132,12 +132,13 @@ fn what_cannot_be_is_refused() {
     }
     // A generator of linear layers at 64 pixels.
     let mut flat = preset("dcgan-64");
-    flat.generator.layers = vec![LayerSpec::Linear(Linear { out: 3 * 64 * 64, bias: true, spectral: false }), LayerSpec::Tanh];
+    flat.generator.layers =
+        vec![LayerSpec::Linear(Linear { out: 3 * 64 * 64, bias: true, spectral: false, gain: None }), LayerSpec::Tanh];
     let error = flat.with_size(32).unwrap_err().to_string();
     assert!(error.contains("the generator cannot be made for 32 pixels: it has no two layers that double"), "{error}");
     // A layer in the middle that neither doubles nor is part of a stage.
     let mut odd = preset("dcgan-64");
-    odd.critic.layers = vec![LayerSpec::Linear(Linear { out: 1, bias: true, spectral: false })];
+    odd.critic.layers = vec![LayerSpec::Linear(Linear { out: 1, bias: true, spectral: false, gain: None })];
     assert!(odd.with_size(128).unwrap_err().to_string().contains("the critic cannot be made for 128 pixels"));
 }
 

@@ -7,6 +7,7 @@ use candle_core::{DType, Device, Tensor};
 use ganforge::config::{self, PRESETS, TrainConfig};
 use ganforge::data::{DataReport, Dataset};
 use ganforge::nn::LayerSpec;
+use ganforge::nn::layers::Conv;
 use ganforge::nn::precision::Precision;
 use ganforge::random::{Purpose, Stream};
 use ganforge::train::{Batch, Batches, Phase, Trainer};
@@ -68,7 +69,7 @@ impl Golden {
         config
     }
 
-    /// Hidden widths divided, but not below the least; a linear layer in front of a reshape gives what that then takes.
+    /// Hidden widths divided, but not below the least, and groups of as many channels at most; a linear layer in front of a reshape gives what that then takes.
     fn narrow(&self, layers: &mut [LayerSpec]) {
         let narrowed = |out: usize| (out / self.divisor).max(self.least);
         let last = layers.iter().rposition(|layer| layer.width().is_some()).unwrap();
@@ -76,7 +77,9 @@ impl Golden {
         for at in 0..layers.len() {
             if let (Some(out), true) = (layers[at].width(), at < last) {
                 layers[at].set_width(narrowed(out));
+                self.narrow_groups(&mut layers[at]);
             }
+            self.narrow_parts(&mut layers[at]);
             match (&mut layers[at], linear) {
                 (LayerSpec::Linear(_), _) => linear = Some(at),
                 (LayerSpec::Reshape(shape), Some(linear)) => {
@@ -86,6 +89,23 @@ impl Golden {
                 }
                 _ => {}
             }
+        }
+    }
+
+    /// Likewise of all layers in a residual block.
+    fn narrow_parts(&self, layer: &mut LayerSpec) {
+        for layer in layer.parts_mut().into_iter().flatten() {
+            if let Some(out) = layer.width() {
+                layer.set_width((out / self.divisor).max(self.least));
+                self.narrow_groups(layer);
+            }
+            self.narrow_parts(layer);
+        }
+    }
+
+    fn narrow_groups(&self, layer: &mut LayerSpec) {
+        if let LayerSpec::Conv(Conv { group_width: Some(width), .. }) = layer {
+            *width = self.least.min(*width);
         }
     }
 

@@ -25,6 +25,8 @@ pub(crate) trait Float: WithDType + Default + Plain {
     fn values_mut(storage: &mut CpuStorage) -> Option<&mut [Self]>;
     /// √x.
     fn sqrt(self) -> Self;
+    /// `self · factor + term`, rounded once.
+    fn mul_add(self, factor: Self, term: Self) -> Self;
     /// tanh x. In f32 branch-free, so that loops of it are vectorised; within 3e-7 of its value.
     fn tanh(self) -> Self;
     /// 1 / (1 + e⁻ˣ), likewise.
@@ -44,6 +46,11 @@ impl Float for f32 {
     #[inline(always)]
     fn sqrt(self) -> Self {
         self.sqrt()
+    }
+
+    #[inline(always)]
+    fn mul_add(self, factor: Self, term: Self) -> Self {
+        self.mul_add(factor, term)
     }
 
     /// Near 0 an odd polynomial, else `1 − 2 / (e²ˣ + 1)`; coefficients of the Cephes library (Moshier, tanhf).
@@ -77,6 +84,11 @@ impl Float for f64 {
     #[inline(always)]
     fn sqrt(self) -> Self {
         self.sqrt()
+    }
+
+    #[inline(always)]
+    fn mul_add(self, factor: Self, term: Self) -> Self {
+        self.mul_add(factor, term)
     }
 
     #[inline(always)]

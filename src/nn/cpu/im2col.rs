@@ -17,7 +17,7 @@ use super::memory::{Slot, Workspace, zeroed};
 use super::strides::{row_major, transposed};
 use super::sums::with_sums;
 use super::tasks::{MAX_SUMS, vectorised};
-use crate::nn::geometry::ConvPlan;
+use crate::nn::geometry::{ConvPlan, ConvWindow};
 
 /// Values of a group's columns: 1 MB in f32.
 const CACHED_VALUES: usize = 1 << 18;
@@ -27,6 +27,8 @@ const MIN_ROWS: usize = 256;
 const FEW: usize = 16;
 /// The batch is cut into at least this many groups, if it has so many images: work for as many cores.
 const MIN_GROUPS: usize = 16;
+/// Positions from which on a convolution with kernels of 1 is worked on group by group, as others are; fewer are one product.
+const MANY_POSITIONS: usize = 4096;
 
 impl ConvPlan {
     /// Values of a column: what one output position sees.
@@ -37,7 +39,22 @@ impl ConvPlan {
     /// Whether the kernel covers the whole input at its one position: a convolution that is a plain matrix product of
     /// `x [n, depth]` and `w [co, depth]`, as where a DCGAN's maps begin and end, and as a linear layer is.
     fn is_full(&self) -> bool {
-        self.window.padding == 0 && self.positions() == 1 && self.h == self.window.kernel && self.w == self.window.kernel
+        let covers = self.positions() == 1 && self.h == self.window.kernel && self.w == self.window.kernel;
+        self.window.padding == 0 && covers && self.n < MANY_POSITIONS
+    }
+
+    /// Whether every position is for itself: the columns are the images as they are.
+    fn is_point(&self) -> bool {
+        let ConvWindow { kernel, stride, padding, .. } = self.window;
+        (kernel, stride, padding) == (1, 1, 0)
+    }
+
+    /// The same convolution, where every position is for itself as an image of its own.
+    fn flattened(&self) -> Self {
+        if !self.is_point() {
+            return *self;
+        }
+        Self { n: self.n * self.positions(), h: 1, w: 1, out_h: 1, out_w: 1, ..*self }
     }
 
     /// Images a group.
@@ -106,10 +123,18 @@ impl ConvPlan {
         }
     }
 
-    /// The columns of images as the first factor of a product, a row for each position.
-    fn columns<F: Factor>(&self, x: &[F::Value], columns: &mut [F::Word]) {
-        let (x_len, row_len) = (F::words(self.x_len()) * F::DEPTH, F::words(self.depth()) * F::DEPTH);
+    /// Lends the columns of images as the first factor of a product, a row for each position.
+    fn lend_columns<F: Factor>(&self, x: &[F::Value], work: impl FnOnce(&[F::Word])) {
+        if self.is_point() {
+            return F::lend(Layout::Rows, x, self.depth(), work);
+        }
+        let words = F::words(self.depth());
+        let len = x.len() / self.x_len() * self.positions() * words;
+        let mut workspace = Workspace::new::<F::Word>(&[len]);
+        let [columns] = workspace.slices::<F::Word, 1>([len]);
+        let (x_len, row_len) = (F::words(self.x_len()) * F::DEPTH, words * F::DEPTH);
         F::lend_items(x, self.x_len(), |x| self.im2col(x, x_len, F::items(columns), std::iter::once(0..row_len), F::ZERO));
+        work(columns);
     }
 
     /// The transpose of [`Self::im2col`]: adds columns up in the images that they came from.
@@ -157,6 +182,7 @@ impl ConvPlan {
 
 /// `y [n, out_h, out_w, co]`
 pub(super) fn forward<F: Factor>(plan: &ConvPlan, x: &[F::Value], w: &[F::Value], y: &mut [MaybeUninit<F::Value>]) {
+    let plan = &plan.flattened();
     let (depth, co) = (plan.depth(), plan.co);
     let words = F::words(depth);
     // Every group reads the kernels anew.
@@ -169,11 +195,8 @@ pub(super) fn forward<F: Factor>(plan: &ConvPlan, x: &[F::Value], w: &[F::Value]
             }
             let group = plan.group();
             y.par_chunks_mut(group * plan.y_len()).zip(x.par_chunks(group * plan.x_len())).for_each(|(y, x)| {
-                let rows = y.len() / co;
-                let mut workspace = Workspace::new::<F::Word>(&[rows * words]);
-                let [columns] = workspace.slices::<F::Word, 1>([rows * words]);
-                plan.columns::<F>(x, columns);
-                matmul::<F, _>([rows, words, co], columns, row_major(words), kernels, order, y, false);
+                let dims = [y.len() / co, words, co];
+                plan.lend_columns::<F>(x, |columns| matmul::<F, _>(dims, columns, row_major(words), kernels, order, y, false));
             });
         });
     });
@@ -181,6 +204,7 @@ pub(super) fn forward<F: Factor>(plan: &ConvPlan, x: &[F::Value], w: &[F::Value]
 
 /// `dx [n, h, w, ci]`
 pub(super) fn input_grad<F: Factor>(plan: &ConvPlan, dy: &[F::Value], w: &[F::Value], dx: &mut [MaybeUninit<F::Value>]) {
+    let plan = &plan.flattened();
     let (depth, co) = (plan.depth(), plan.co);
     let words = F::words(co);
     plan.with_turned(w, |turned| {
@@ -193,6 +217,11 @@ pub(super) fn input_grad<F: Factor>(plan: &ConvPlan, dy: &[F::Value], w: &[F::Va
             let group = plan.group();
             dx.par_chunks_mut(group * plan.x_len()).zip(dy.par_chunks(group * plan.y_len())).for_each(|(dx, dy)| {
                 let rows = dy.len() / co;
+                if plan.is_point() {
+                    return F::lend(Layout::Rows, dy, co, |dy| {
+                        matmul::<F, _>([rows, words, depth], dy, row_major(words), kernels, Second::Panels, dx, false);
+                    });
+                }
                 let mut workspace = Workspace::new::<F::Value>(&[rows * depth]);
                 let [columns] = workspace.slices::<F::Value, 1>([rows * depth]);
                 F::lend(Layout::Rows, dy, co, |dy| {
@@ -206,6 +235,7 @@ pub(super) fn input_grad<F: Factor>(plan: &ConvPlan, dy: &[F::Value], w: &[F::Va
 
 /// `dw [co, ci, k, k]`
 pub(super) fn weight_grad<F: Factor>(plan: &ConvPlan, x: &[F::Value], dy: &[F::Value], dw: &mut [MaybeUninit<F::Value>]) {
+    let plan = &plan.flattened();
     if plan.is_turned() {
         return turned_weight_grad::<F, _>(plan, x, dy, dw);
     }
@@ -249,11 +279,15 @@ fn turned_weight_grad<F: Factor, S: Slot<F::Value>>(plan: &ConvPlan, x: &[F::Val
 fn add_group<F: Factor>(plan: &ConvPlan, x: &[F::Value], dy: &[F::Value], dw: &mut [F::Value], add: bool) {
     let (depth, co) = (plan.depth(), plan.co);
     let words = F::words(dy.len() / plan.y_len()) * plan.positions();
+    let product = |dy: &[F::Word], columns: &[F::Word], dw: &mut [F::Value]| {
+        matmul::<F, _>([co, words, depth], dy, transposed(co), columns, Second::Panels, dw, add);
+    };
+    if plan.is_point() {
+        return F::lend(Layout::Panels, x, depth, |x| F::lend(Layout::Columns, dy, co, |dy| product(dy, x, dw)));
+    }
     let mut workspace = Workspace::new::<F::Word>(&[words * depth]);
     let [columns] = workspace.slices::<F::Word, 1>([words * depth]);
     let pieces = F::pieces(Layout::Panels, depth);
     F::lend(Layout::Columns, x, plan.x_len(), |x| plan.im2col(x, plan.x_len(), columns, pieces, F::NOTHING));
-    F::lend(Layout::Columns, dy, plan.y_len(), |dy| {
-        matmul::<F, _>([co, words, depth], dy, transposed(co), columns, Second::Panels, dw, add);
-    });
+    F::lend(Layout::Columns, dy, plan.y_len(), |dy| product(dy, columns, dw));
 }

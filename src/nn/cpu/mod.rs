@@ -11,6 +11,7 @@ pub(in crate::nn) mod conv;
 pub(in crate::nn) mod elementwise;
 mod factor;
 pub(in crate::nn) mod float;
+mod grouped;
 mod im2col;
 mod matrix;
 mod memory;

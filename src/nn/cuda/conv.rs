@@ -63,7 +63,7 @@ impl Gpu {
         let area = plan.window.kernel * plan.window.kernel;
         let x = ([plan.n, plan.h * plan.w, plan.ci], !channels_last);
         let y = ([plan.n, plan.positions(), plan.co], !channels_last);
-        let w = ([plan.co, plan.ci, area], channels_last);
+        let w = ([plan.co, plan.of_group()[0], area], channels_last);
         let [first, second, result] = match direction {
             Direction::Forward => [x, w, y],
             Direction::InputGrad => [y, w, x],
@@ -150,6 +150,9 @@ impl Gpu {
 /// whole map, as where a DCGAN's maps begin and end.
 fn as_product(plan: &ConvPlan) -> Option<[usize; 3]> {
     let window = plan.window;
+    if window.groups > 1 {
+        return None;
+    }
     let covers = plan.positions() == 1 && (plan.h, plan.w) == (window.kernel, window.kernel);
     match (window.padding, window.kernel, window.stride) {
         (0, 1, 1) => Some([plan.n * plan.positions(), plan.ci, plan.co]),

@@ -252,6 +252,7 @@ impl Descriptors {
             Math::Bf16 => sys::cudnnMathType_t::CUDNN_TENSOR_OP_MATH,
         };
         let [kernel, stride, padding] = ints([plan.window.kernel, plan.window.stride, plan.window.padding])?;
+        let [groups, inputs] = ints([plan.window.groups, plan.of_group()[0]])?;
         let this = Self {
             x: TensorDescriptor(dnn::create_tensor_descriptor().map_err(refused)?),
             y: TensorDescriptor(dnn::create_tensor_descriptor().map_err(refused)?),
@@ -265,10 +266,11 @@ impl Descriptors {
         unsafe {
             dnn::set_tensor4d_descriptor(this.x.0, format, values, [n, ci, h, w])
                 .and_then(|()| dnn::set_tensor4d_descriptor(this.y.0, format, values, [n, co, out_h, out_w]))
-                .and_then(|()| dnn::set_filter4d_descriptor(this.w.0, values, format, [co, ci, kernel, kernel]))
+                .and_then(|()| dnn::set_filter4d_descriptor(this.w.0, values, format, [co, inputs, kernel, kernel]))
                 .and_then(|()| {
                     dnn::set_convolution2d_descriptor(this.conv.0, padding, padding, stride, stride, 1, 1, mode, sums)
                 })
+                .and_then(|()| dnn::set_convolution_group_count(this.conv.0, groups))
                 .and_then(|()| dnn::set_convolution_math_type(this.conv.0, wanted))
         }
         .map_err(refused)?;

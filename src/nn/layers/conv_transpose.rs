@@ -61,7 +61,7 @@ impl Kind for ConvTranspose {
             fan_in: out * kernel * kernel,
             spectral: false,
         };
-        let window = ConvWindow { kernel, stride, padding };
+        let window = ConvWindow::new(kernel, stride, padding);
         let map = Map { window, output_padding, size: (height, width), precision: draw.place.precision };
         Product::build(map, &shapes, act, draw)
     }
@@ -71,6 +71,10 @@ impl Kind for ConvTranspose {
     }
 
     fn learns(&self) -> bool {
+        true
+    }
+
+    fn hands_over(&self) -> bool {
         true
     }
 

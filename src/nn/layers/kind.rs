@@ -37,6 +37,16 @@ pub(super) trait Kind {
         0.0
     }
 
+    /// Values that it holds on the way to its result, roughly, for each image.
+    fn activations(&self, _input: Shape) -> f64 {
+        0.0
+    }
+
+    /// Whether without an activation its result is nobody else's and its gradient is only read.
+    fn hands_over(&self) -> bool {
+        false
+    }
+
     /// Channels or features that it makes, if that is for it to say: what a factor on the width scales.
     fn width(&self) -> Option<usize> {
         None
@@ -84,6 +94,14 @@ pub(super) fn map(input: Shape, out: usize, size: impl Fn(usize) -> Option<usize
 
 /// Why kernels divided by their largest singular value do not belong into a generator.
 pub(super) const CRITICS_ONLY: &str = "norm and spectral are for the critic only";
+
+/// Refuses a gain that no weights could begin with.
+pub(super) fn check_gain(gain: Option<f64>) -> Result<(), String> {
+    match gain {
+        Some(gain) if !(0.0..=100.0).contains(&gain) => Err(format!("gain {gain} must be 0 to 100")),
+        _ => Ok(()),
+    }
+}
 
 /// For serde: a field that is on unless a config says otherwise.
 pub(super) fn yes() -> bool {

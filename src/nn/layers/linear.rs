@@ -3,7 +3,7 @@
 use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
 
-use super::kind::{CRITICS_ONLY, Kind, within, yes};
+use super::kind::{CRITICS_ONLY, Kind, check_gain, within, yes};
 use super::layer::Layer;
 use super::product::{Bilinear, Product, Shapes};
 use crate::error::Result;
@@ -11,7 +11,7 @@ use crate::nn::activation::Activation;
 use crate::nn::conv::{conv, conv_input_grad, conv_weight_grad};
 use crate::nn::geometry::ConvWindow;
 use crate::nn::graph::{Array, Graph, Op, Value};
-use crate::nn::init::{Draw, Role};
+use crate::nn::init::{Draw, Init, Role};
 use crate::nn::order::{channels_first, shaped_as};
 use crate::nn::precision::Precision;
 use crate::nn::shape::Shape;
@@ -25,6 +25,9 @@ pub struct Linear {
     /// Whether there is a bias.
     #[serde(default = "yes")]
     pub bias: bool,
+    /// Weights begin as N(0, (gain / √fan_in)²), whatever `init.linear` says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gain: Option<f64>,
     /// Whether the weight is divided by its largest singular value (arXiv 1802.05957); critics only.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub spectral: bool,
@@ -33,6 +36,7 @@ pub struct Linear {
 impl Kind for Linear {
     fn output(&self, _: Shape) -> Result<Shape, String> {
         within(&[self.out])?;
+        check_gain(self.gain)?;
         Ok(Shape::Flat(self.out))
     }
 
@@ -42,7 +46,7 @@ impl Kind for Linear {
             kind: "linear",
             weight: &[self.out, fan_in],
             bias: self.bias.then_some(self.out),
-            init: draw.init.linear,
+            init: self.gain.map_or(draw.init.linear, Init::Gain),
             fan_in,
             spectral: self.spectral,
         };
@@ -54,6 +58,10 @@ impl Kind for Linear {
     }
 
     fn learns(&self) -> bool {
+        true
+    }
+
+    fn hands_over(&self) -> bool {
         true
     }
 

@@ -3,36 +3,17 @@
 use candle_core::Tensor;
 
 use super::layer::{Layer, Pass, Traced, Wanted};
-use super::spec::LayerSpec;
-use crate::error::{Error, Result};
-use crate::nn::activation::Activation;
+use crate::error::Result;
 use crate::nn::graph::{Graph, Value};
-use crate::nn::init::{Draw, Parameter};
-use crate::nn::shape::Shape;
+use crate::nn::init::Parameter;
 
 /// A list of layers, which is a layer.
 pub(crate) struct Sequential(Vec<Box<dyn Layer>>);
 
 impl Sequential {
-    /// Builds layers that take `input`; gives also the shape of what they make. An activation behind a layer that fuses one becomes
-    /// part of it. `draw` is for the first of them.
-    pub fn build(specs: &[LayerSpec], input: Shape, draw: Draw<'_>) -> Result<(Self, Shape)> {
-        let mut layers = Vec::with_capacity(specs.len());
-        let mut shape = input;
-        let mut rest = specs.iter().enumerate().peekable();
-        while let Some((at, spec)) = rest.next() {
-            let unfit =
-                |what| Error::invalid(format!("layer {}", draw.index + at + 1), what, "Mend the layer list of the config.");
-            let output = spec.output(shape).map_err(unfit)?;
-            let behind = rest.peek().and_then(|(_, next)| next.activation()).filter(|_| spec.fuses());
-            let draw = Draw { index: draw.index + at, ..draw };
-            layers.push(spec.build(shape, behind.unwrap_or(Activation::None), &draw)?);
-            shape = output;
-            if behind.is_some() {
-                rest.next();
-            }
-        }
-        Ok((Self(layers), shape))
+    /// Of layers that fit one another.
+    pub fn of(layers: Vec<Box<dyn Layer>>) -> Self {
+        Self(layers)
     }
 }
 

@@ -3,17 +3,22 @@
 use serde::{Deserialize, Serialize};
 
 use super::activation;
+use super::basis::Basis;
 use super::batch_norm::BatchNorm;
+use super::bias::Bias;
 use super::categorical::Categorical;
 use super::conv::Conv;
 use super::conv_transpose::ConvTranspose;
 use super::dropout::Dropout;
+use super::fixed::{Downsample, Pool, Upsample};
 use super::kind::Kind;
 use super::layer::Layer;
 use super::layer_norm::LayerNorm;
 use super::linear::Linear;
 use super::reshape::Reshape;
-use crate::error::Result;
+use super::residual;
+use super::sequential::Sequential;
+use crate::error::{Error, Result};
 use crate::nn::activation::Activation;
 use crate::nn::init::{Draw, Role};
 use crate::nn::shape::Shape;
@@ -44,6 +49,18 @@ pub enum LayerSpec {
     Dropout(f64),
     /// To a map of `[channels, height, width]`.
     Reshape([usize; 3]),
+    /// What its layers make, plus the values themselves or what its shortcut makes of them (arXiv 1512.03385).
+    Residual(Residual),
+    /// A map of twice the height and width, by a fixed filter.
+    Upsample(Upsample),
+    /// A map of half the height and width, by a fixed filter.
+    Downsample(Downsample),
+    /// Each channel's sum or mean over a square map.
+    Pool(Pool),
+    /// Each feature times a learned square map of so many rows of its own.
+    Basis(usize),
+    /// A bias by channel, for values that no layer with one makes.
+    Bias,
     /// Turns the first so many features into a one-hot vector of the largest: a categorical code, as InfoGAN has it (arXiv
     /// 1606.03657), from latents of any distribution, each category as likely as the others. For generators.
     Categorical(usize),
@@ -67,6 +84,12 @@ impl LayerSpec {
             Self::Sigmoid => Box::new(activation::Sigmoid),
             Self::Dropout(p) => Box::new(Dropout(*p)),
             Self::Reshape(dims) => Box::new(Reshape(*dims)),
+            Self::Residual(residual) => Box::new(residual.clone()),
+            Self::Upsample(upsample) => Box::new(*upsample),
+            Self::Downsample(downsample) => Box::new(*downsample),
+            Self::Pool(pool) => Box::new(*pool),
+            Self::Basis(side) => Box::new(Basis(*side)),
+            Self::Bias => Box::new(Bias),
             Self::Categorical(categories) => Box::new(Categorical(*categories)),
         }
     }
@@ -78,8 +101,40 @@ impl LayerSpec {
             Self::Conv(conv) => Some(conv),
             Self::ConvTranspose(conv) => Some(conv),
             Self::BatchNorm | Self::LayerNorm | Self::Relu | Self::LeakyRelu(_) | Self::Tanh | Self::Sigmoid => None,
-            Self::Dropout(_) | Self::Reshape(_) | Self::Categorical(_) => None,
+            Self::Dropout(_) | Self::Reshape(_) | Self::Categorical(_) | Self::Basis(_) | Self::Bias => None,
+            Self::Upsample(_) | Self::Downsample(_) | Self::Pool(_) | Self::Residual(_) => None,
         }
+    }
+
+    /// How many layers a list holds, those that others are made of among them: what they are numbered by.
+    pub fn count(layers: &[Self]) -> usize {
+        layers.iter().map(|layer| 1 + layer.parts().into_iter().map(Self::count).sum::<usize>()).sum()
+    }
+
+    /// The lists of layers that it is made of, if it is: a residual block's layers and its shortcut's.
+    pub fn parts(&self) -> Vec<&[Self]> {
+        match self {
+            Self::Residual(residual) => residual.parts().to_vec(),
+            _ => Vec::new(),
+        }
+    }
+
+    /// Likewise, to be rewritten.
+    pub fn parts_mut(&mut self) -> Vec<&mut Vec<Self>> {
+        match self {
+            Self::Residual(residual) => vec![&mut residual.layers, &mut residual.shortcut],
+            _ => Vec::new(),
+        }
+    }
+
+    /// Whether this or one of the layers that it is made of is such a layer.
+    pub fn any(&self, is: &dyn Fn(&Self) -> bool) -> bool {
+        is(self) || self.parts().into_iter().flatten().any(|layer| layer.any(is))
+    }
+
+    /// Whether without an activation its result is nobody else's and its gradient is only read.
+    pub(super) fn hands_over(&self) -> bool {
+        self.kind().hands_over()
     }
 
     /// Whether the layer has parameters that learn.
@@ -163,7 +218,7 @@ fn estimate(layers: &[LayerSpec], input: Shape) -> (f64, f64) {
     for layer in layers {
         let Ok(output) = layer.output(shape) else { break };
         weights += layer.kind().weights(shape);
-        activations += output.elements() as f64;
+        activations += output.elements() as f64 + layer.kind().activations(shape);
         shape = output;
     }
     (weights, activations)
@@ -178,4 +233,83 @@ pub fn output_shape(layers: &[LayerSpec], input: Shape) -> Result<Shape, String>
         .iter()
         .enumerate()
         .try_fold(input, |shape, (index, layer)| layer.output(shape).map_err(|what| format!("layer {}: {what}", index + 1)))
+}
+
+/// Builds layers that take `input`; gives also the shape of what they make. An activation behind a layer that fuses one becomes part of
+/// it. `draw` is for the first of them.
+///
+/// # Errors
+/// When they do not fit one another, or the device is out of memory.
+pub(crate) fn build_layers(specs: &[LayerSpec], input: Shape, draw: Draw<'_>) -> Result<(Sequential, Shape)> {
+    let mut layers = Vec::with_capacity(specs.len());
+    let (mut shape, mut index) = (input, draw.index);
+    let mut rest = specs.iter().enumerate().peekable();
+    while let Some((at, spec)) = rest.next() {
+        let unfit = |what| Error::invalid(format!("layer {}", at + 1), what, "Mend the layer list of the config.");
+        let output = spec.output(shape).map_err(unfit)?;
+        let behind = rest.peek().and_then(|(_, next)| next.activation()).filter(|_| spec.fuses());
+        layers.push(spec.build(shape, behind.unwrap_or(Activation::None), &Draw { index, ..draw })?);
+        index += LayerSpec::count(std::slice::from_ref(spec)) + usize::from(behind.is_some());
+        shape = output;
+        if behind.is_some() {
+            rest.next();
+        }
+    }
+    Ok((Sequential::of(layers), shape))
+}
+
+/// Two lists of layers that take the same values; what they make is added (arXiv 1512.03385).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Residual {
+    /// The block's body.
+    pub layers: Vec<LayerSpec>,
+    /// What lies beside it; none: the values themselves.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub shortcut: Vec<LayerSpec>,
+}
+
+impl Residual {
+    fn parts(&self) -> [&[LayerSpec]; 2] {
+        [&self.layers, &self.shortcut]
+    }
+}
+
+impl Kind for Residual {
+    fn output(&self, input: Shape) -> Result<Shape, String> {
+        if self.layers.is_empty() {
+            return Err("a residual block without layers".to_string());
+        }
+        let made = output_shape(&self.layers, input).map_err(|what| format!("in its layers, {what}"))?;
+        let beside = output_shape(&self.shortcut, input).map_err(|what| format!("in its shortcut, {what}"))?;
+        if made != beside {
+            return Err(format!("its layers make {made}, and what is added to that is {beside}"));
+        }
+        Ok(made)
+    }
+
+    fn build(&self, input: Shape, _: Activation, draw: &Draw<'_>) -> Result<Box<dyn Layer>> {
+        let inside = |index: usize| Draw { index, ..*draw };
+        let (body, _) = build_layers(&self.layers, input, inside(draw.index + 1))?;
+        let (shortcut, _) = build_layers(&self.shortcut, input, inside(draw.index + 1 + LayerSpec::count(&self.layers)))?;
+        let shortcut = (!self.shortcut.is_empty()).then_some(shortcut);
+        let hands_over = self.layers.last().is_some_and(LayerSpec::hands_over);
+        Ok(Box::new(residual::Residual::new(body, shortcut, hands_over)))
+    }
+
+    fn learns(&self) -> bool {
+        self.parts().into_iter().flatten().any(LayerSpec::learns)
+    }
+
+    fn weights(&self, input: Shape) -> f64 {
+        self.parts().into_iter().map(|layers| estimate(layers, input).0).sum()
+    }
+
+    fn activations(&self, input: Shape) -> f64 {
+        self.parts().into_iter().map(|layers| activations_estimate(layers, input)).sum()
+    }
+
+    fn unfit_for(&self, role: Role) -> Option<&'static str> {
+        self.parts().into_iter().flatten().find_map(|layer| layer.unfit_for(role))
+    }
 }
