@@ -6,6 +6,7 @@
 
 use super::schema::TrainConfig;
 use crate::error::{Error, Result};
+use crate::nn::layers::Conv;
 use crate::nn::{LayerSpec, Shape};
 
 /// The sizes that [`TrainConfig::with_size`] makes, in pixels.
@@ -176,6 +177,7 @@ fn widen(layers: &mut [LayerSpec], factor: f64) {
     for &at in hidden {
         let made = channels_made(layers, at, layers[at].width().unwrap_or(0));
         set_channels_made(layers, at, scaled(made, factor));
+        fit_groups(&mut layers[at]);
     }
     // What lies in a block is hidden, all of it.
     layers.iter_mut().for_each(|layer| widen_parts(layer, factor));
@@ -185,8 +187,16 @@ fn widen_parts(layer: &mut LayerSpec, factor: f64) {
     for layer in layer.parts_mut().into_iter().flatten() {
         if let Some(made) = layer.width() {
             layer.set_width(scaled(made, factor));
+            fit_groups(layer);
         }
         widen_parts(layer, factor);
+    }
+}
+
+/// Makes groups as narrow as the channels ask for.
+fn fit_groups(layer: &mut LayerSpec) {
+    if let LayerSpec::Conv(Conv { out, group_width: Some(width), .. }) = layer {
+        *width = (1..=*width).rev().find(|size| width.is_multiple_of(*size) && out.is_multiple_of(*size)).unwrap_or(1);
     }
 }
 

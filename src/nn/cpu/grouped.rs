@@ -248,32 +248,18 @@ vectorised_fns! {
         kernels: &[T],
         to: &mut [MaybeUninit<T>],
     ) {
-        let [from_len, made] = form.channels;
-        let (tap_len, width) = (form.tap_len(), made.next_multiple_of(LANES));
+        let made = form.channels[1];
         for group in 0..form.groups {
-            let kernels = &kernels[group * form.area * tap_len..][..form.area * tap_len];
             for first in (0..made).step_by(LANES) {
-                let lanes = LANES.min(made - first);
-                for start in (0..line.count).step_by(TILE) {
-                    // Of a last tile the last position, again and again.
-                    let positions: [usize; TILE] = std::array::from_fn(|at| (start + at).min(line.count - 1));
-                    let places = positions.map(|position| position * line.from_step + group * from_len);
-                    let mut sums = [[T::ZERO; LANES]; TILE];
-                    for &(place, tap) in &line.taps {
-                        let from: [&[T]; TILE] = std::array::from_fn(|at| &frame[place + places[at]..][..from_len]);
-                        for channel in 0..from_len {
-                            let kernel = chunk(kernels, tap * tap_len + channel * width + first);
-                            for at in 0..TILE {
-                                let value = from[at][channel];
-                                for lane in 0..LANES {
-                                    sums[at][lane] = value.mul_add(kernel[lane], sums[at][lane]);
-                                }
-                            }
-                        }
-                    }
-                    for (position, sum) in positions.iter().zip(&sums) {
-                        put(&mut to[line.to + position * line.to_step + group * made + first..][..lanes], sum);
-                    }
+                let mut start = 0;
+                while start < line.count {
+                    let of = Part { group, first, start };
+                    start += match line.count - start {
+                        TILE.. => positions::<T, TILE>(form, line, &of, frame, kernels, to),
+                        4.. => positions::<T, 4>(form, line, &of, frame, kernels, to),
+                        2.. => positions::<T, 2>(form, line, &of, frame, kernels, to),
+                        _ => positions::<T, 1>(form, line, &of, frame, kernels, to),
+                    };
                 }
             }
         }
@@ -300,33 +286,110 @@ vectorised_fns! {
     /// Likewise.
     fn grouped_grad_line<T: Float>(form: &Gather, line: &Line, frame: &[T], dy: &[T], sums: &mut [T]) {
         let [from_len, made] = form.channels;
-        let (tap_len, width) = (form.tap_len(), made.next_multiple_of(LANES));
         for group in 0..form.groups {
-            for &(place, tap) in &line.taps {
-                let kernel = &mut sums[(group * form.area + tap) * tap_len..][..tap_len];
-                for channel in (0..from_len).step_by(TILE) {
-                    // Of a last tile the last channel, again and again.
-                    let channels: [usize; TILE] = std::array::from_fn(|at| (channel + at).min(from_len - 1));
-                    for first in (0..made).step_by(LANES) {
-                        let mut tile: [[T; LANES]; TILE] = channels.map(|channel| chunk(kernel, channel * width + first));
-                        for position in 0..line.count {
-                            let gradient = chunk(dy, line.to + position * line.to_step + group * made + first);
-                            let from = &frame[place + position * line.from_step + group * from_len..][..from_len];
-                            for at in 0..TILE {
-                                let value = from[channels[at]];
-                                for lane in 0..LANES {
-                                    tile[at][lane] = value.mul_add(gradient[lane], tile[at][lane]);
-                                }
-                            }
-                        }
-                        for (channel, tile) in channels.iter().zip(&tile) {
-                            kernel[channel * width + first..][..LANES].copy_from_slice(tile);
-                        }
+            for tap in &line.taps {
+                for first in (0..made).step_by(LANES) {
+                    let mut start = 0;
+                    while start < from_len {
+                        let of = Part { group, first, start };
+                        start += match from_len - start {
+                            TILE.. => channels::<T, TILE>(form, line, *tap, &of, frame, dy, sums),
+                            4.. => channels::<T, 4>(form, line, *tap, &of, frame, dy, sums),
+                            2.. => channels::<T, 2>(form, line, *tap, &of, frame, dy, sums),
+                            _ => channels::<T, 1>(form, line, *tap, &of, frame, dy, sums),
+                        };
                     }
                 }
             }
         }
     }
+}
+
+/// What some registers hold: of a group, the channels made from `first` on; of positions, or of channels gathered from, those from
+/// `start` on.
+struct Part {
+    group: usize,
+    first: usize,
+    start: usize,
+}
+
+/// Gathers P positions of a line; gives P.
+#[inline(always)]
+fn positions<T: Float, const P: usize>(
+    form: &Gather,
+    line: &Line,
+    of: &Part,
+    frame: &[T],
+    kernels: &[T],
+    to: &mut [MaybeUninit<T>],
+) -> usize {
+    let [from_len, made] = form.channels;
+    let (tap_len, width) = (form.tap_len(), made.next_multiple_of(LANES));
+    let kernels = &kernels[of.group * form.area * tap_len..][..form.area * tap_len];
+    let mut sums = [[T::ZERO; LANES]; P];
+    for &(place, tap) in &line.taps {
+        let start = place + of.start * line.from_step + of.group * from_len;
+        let from = &frame[start..start + (P - 1) * line.from_step + from_len];
+        let kernel = &kernels[tap * tap_len + of.first..][..(from_len - 1) * width + LANES];
+        for channel in 0..from_len {
+            // SAFETY: the slices reach to the last channel of the last position, and to the last channel's register.
+            let (from, kernel) =
+                unsafe { (from.as_ptr().add(channel), *kernel.as_ptr().add(channel * width).cast::<[T; LANES]>()) };
+            for (at, sum) in sums.iter_mut().enumerate() {
+                // SAFETY: as above.
+                let value = unsafe { *from.add(at * line.from_step) };
+                for lane in 0..LANES {
+                    sum[lane] = value.mul_add(kernel[lane], sum[lane]);
+                }
+            }
+        }
+    }
+    let lanes = LANES.min(made - of.first);
+    for (at, sum) in sums.iter().enumerate() {
+        put(&mut to[line.to + (of.start + at) * line.to_step + of.group * made + of.first..][..lanes], sum);
+    }
+    P
+}
+
+/// Adds a line's share of the gradient of C channels of a tap's kernels; gives C.
+#[inline(always)]
+fn channels<T: Float, const C: usize>(
+    form: &Gather,
+    line: &Line,
+    (place, tap): (usize, usize),
+    of: &Part,
+    frame: &[T],
+    dy: &[T],
+    sums: &mut [T],
+) -> usize {
+    let [from_len, made] = form.channels;
+    let (tap_len, width) = (form.tap_len(), made.next_multiple_of(LANES));
+    let kernel = &mut sums[(of.group * form.area + tap) * tap_len..][..tap_len];
+    let mut tile = [[T::ZERO; LANES]; C];
+    for (at, tile) in tile.iter_mut().enumerate() {
+        *tile = chunk(kernel, (of.start + at) * width + of.first);
+    }
+    let start = place + of.group * from_len + of.start;
+    let from = &frame[start..start + (line.count - 1) * line.from_step + C];
+    let start = line.to + of.group * made + of.first;
+    let dy = &dy[start..start + (line.count - 1) * line.to_step + LANES];
+    for position in 0..line.count {
+        // SAFETY: the slices reach to the last position's last channel and register.
+        let (from, gradient) = unsafe {
+            (from.as_ptr().add(position * line.from_step), *dy.as_ptr().add(position * line.to_step).cast::<[T; LANES]>())
+        };
+        for (at, tile) in tile.iter_mut().enumerate() {
+            // SAFETY: as above.
+            let value = unsafe { *from.add(at) };
+            for lane in 0..LANES {
+                tile[lane] = value.mul_add(gradient[lane], tile[lane]);
+            }
+        }
+    }
+    for (at, tile) in tile.iter().enumerate() {
+        kernel[(of.start + at) * width + of.first..][..LANES].copy_from_slice(tile);
+    }
+    C
 }
 
 /// `y [n, out_h, out_w, co]`
