@@ -108,6 +108,15 @@ impl Augmentation {
         self.adjoint().apply(dy)
     }
 
+    /// From a change of the images `[n, h, w, c]`: that of the changed images; the linear part of [`Self::apply`], whose adjoint
+    /// [`Self::backward`] is.
+    ///
+    /// # Errors
+    /// As [`Self::apply`].
+    pub fn forward_linear(&self, x: &Tensor) -> Result<Tensor> {
+        self.adjoint().adjoint().apply(x)
+    }
+
     /// The adjoint of the linear part. Saturation and contrast blend with a mean: symmetric maps, which commute.
     fn adjoint(&self) -> Self {
         Self { steps: self.steps.iter().rev().map(Step::adjoint).collect(), fill: 0.0 }

@@ -92,6 +92,7 @@ impl TrainConfig {
         }
         if let Some(penalty) = self.penalty {
             ensure(is_positive(penalty.weight()), "penalty.weight must be above 0")?;
+            ensure((1..=1000).contains(&penalty.every()), "penalty.every must be 1 to 1000")?;
         }
         let all = share == 1.0 || !self.loss.pairs_scores();
         ensure(all, "schedule.generator_top_k leaves scores out, and the relativistic loss pairs all; leave it at 1")?;

@@ -212,6 +212,7 @@ impl TrainConfig {
             (LossConfig::Wgan { .. }, Some(PenaltyConfig::Gradient { .. })) => "wgan-gp".to_string(),
             (loss, Some(PenaltyConfig::Gradient { .. })) => format!("{}+gp", loss.name()),
             (loss, Some(PenaltyConfig::R1 { .. })) => format!("{}+r1", loss.name()),
+            (loss, Some(PenaltyConfig::R1R2 { .. })) => format!("{}+r1+r2", loss.name()),
         }
     }
 

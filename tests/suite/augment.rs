@@ -87,6 +87,7 @@ proptest! {
         let dot = |a: &Tensor, b: &Tensor| (a * b).unwrap().sum_all().unwrap().to_scalar::<f64>().unwrap();
         let of_zero = augmentation.apply(&x.zeros_like().unwrap()).unwrap();
         let linear = (augmentation.apply(&x).unwrap() - &of_zero).unwrap();
+        prop_assert!(furthest(&augmentation.forward_linear(&x).unwrap(), &linear) < 1e-12);
         let back = augmentation.backward(&y).unwrap();
         prop_assert!((dot(&linear, &y) - dot(&x, &back)).abs() < 1e-9 * (1.0 + dot(&y, &y)));
 

@@ -394,6 +394,7 @@ critic_scale = 0.5
 [penalty]
 kind = "r1"
 weight = 0.1
+every = 2
 [optimizer.generator]
 kind = "adam"
 lr = 1e-3
@@ -555,10 +556,11 @@ fn every_key_loads_trains_and_resumes() {
 #[test]
 fn every_kind_trains() {
     let place = tempdir().unwrap();
-    let penalties = ["{ kind = 'gradient', weight = 1.0 }", "{ kind = 'r1', weight = 1.0 }"];
+    let penalties =
+        ["{ kind = 'gradient', weight = 1.0 }", "{ kind = 'r1', weight = 1.0 }", "{ kind = 'r1-r2', weight = 1.0, every = 2 }"];
     assert_eq!(kinds("penalty").len(), penalties.len());
     for (at, loss) in kinds("loss").iter().enumerate() {
-        for (penalty, curve) in penalties.iter().zip(["linear", "cosine"]) {
+        for (number, (penalty, curve)) in penalties.iter().zip(["linear", "cosine", "linear"]).enumerate() {
             let mut table = config::parse_table(ALL[1], "it").unwrap();
             put(&mut table, "loss", parsed(&format!("{{ kind = '{loss}' }}")));
             put(&mut table, "penalty", parsed(penalty));
@@ -570,7 +572,7 @@ fn every_kind_trains() {
                 parsed(&format!("{{ curve = '{curve}', begin = {{ steps = 1 }}, end = {{ steps = 3 }} }}")),
             );
             let config = TrainConfig::from_table(table, loss).unwrap();
-            let folder = place.path().join(format!("{at}-{curve}"));
+            let folder = place.path().join(format!("{at}-{number}"));
             fs::create_dir(&folder).unwrap();
             check_training(&folder, &config, 4);
         }
