@@ -80,6 +80,7 @@ impl TrainConfig {
         ensure(self.seed <= i64::MAX as u64, "seed must be below 2^63")?;
         let twice = self.augment.iter().enumerate().any(|(at, kind)| self.augment[..at].contains(kind));
         ensure(!twice, "augment must name each kind at most once")?;
+        ensure((0.0..=1.0).contains(&self.augment_probability), "augment_probability must be 0 to 1")?;
         for optimizer in [self.optimizer.generator, self.optimizer.critic] {
             optimizer.check().map_err(|what| invalid_config(place, what.to_string()))?;
         }

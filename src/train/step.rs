@@ -350,7 +350,11 @@ impl Trainer {
             Pass::Train { number, .. } => number * self.config.schedule.batch_size as u64,
             Pass::Eval => 0,
         };
-        Augmentation::draw(&self.config.augment, &self.config.data, self.config.seed, first, n)
+        Augmentation::draw(&self.config.augment, &self.config.data, self.config.seed, first, n).with_probability(
+            self.config.augment_probability,
+            self.config.seed,
+            first,
+        )
     }
 
     /// The penalty of this critic step, if one is taken in it, with its gradients to the critic's parameters.

@@ -485,6 +485,8 @@ fn values_out_of_range_are_named() {
         ("loss={ kind = 'wgan' }", "the wgan loss needs loss.clip, a penalty or critic.norm"),
         ("schedule.lr_decay={ curve = 'linear', begin = { steps = 9 }, end = { steps = 9 } }", "must begin before it ends"),
         ("penalty={ kind = 'gradient', weight = 0.0 }", "penalty.weight must be above 0"),
+        ("augment_probability=1.5", "augment_probability must be 0 to 1"),
+        ("augment_probability=nan", "augment_probability must be 0 to 1"),
         ("penalty={ kind = 'r1-r2', weight = -1.0 }", "penalty.weight must be above 0"),
         ("penalty={ kind = 'r1', every = 0 }", "penalty.every must be 1 to 1000"),
         ("penalty={ kind = 'gradient', every = 2 }", "unknown field `every`"),
@@ -623,5 +625,5 @@ fn names_of_classes_go_with_their_number() {
     }
     // What nobody asked for stands in no config: those of old runs keep their bytes.
     let plain = TrainConfig::preset("dcgan-28").unwrap().to_toml().unwrap();
-    assert!(!plain.contains("class_names") && !plain.contains("flip"));
+    assert!(["class_names", "flip", "augment_probability"].iter().all(|key| !plain.contains(key)));
 }

@@ -361,6 +361,7 @@ about = "all that can be said"
 seed = 5
 init_from = "BEGUN"
 augment = ["color", "translation", "cutout"]
+augment_probability = 0.5
 [data]
 source = "synthetic"
 size = 28
