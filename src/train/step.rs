@@ -9,7 +9,7 @@ use rayon::prelude::*;
 use super::batches::Batch;
 use super::networks::{critic_network, generator_network};
 use crate::augment::Augmentation;
-use crate::config::{GeneratorLatents, LossConfig, PenaltyConfig, TrainConfig};
+use crate::config::{Factors, GeneratorLatents, LossConfig, PenaltyConfig, StepValues, TrainConfig};
 use crate::ema::Ema;
 use crate::error::{Error, Result};
 use crate::loss::top_k;
@@ -39,8 +39,8 @@ pub struct Trainer {
     pub critic_optimizer: Optimizer,
     /// The generator's averaged weights, if the config asks for them.
     pub ema: Option<Ema>,
-    /// The factor on both learning rates, which the loop sets from the schedule.
-    pub rate: f64,
+    /// What the next steps are made with, of what changes over a run: the loop sets it from the schedule.
+    pub values: StepValues,
     /// Whether the next steps measure their gradients, a pass over all of them.
     pub measure: bool,
     sums: Sums,
@@ -119,16 +119,15 @@ impl Trainer {
         check_precision(device, config.schedule.precision)?;
         let generator = generator_network(config, device, dtype)?;
         let critic = critic_network(config, device, dtype)?;
-        let decay = config.schedule.ema_decay;
         Ok(Self {
             generator_optimizer: Optimizer::new(config.optimizer.generator, &generator)?,
             critic_optimizer: Optimizer::new(config.optimizer.critic, &critic)?,
-            ema: (decay > 0.0).then(|| Ema::new(decay, &generator)).transpose()?,
+            ema: config.schedule.has_average().then(|| Ema::new(&generator)).transpose()?,
             config: config.clone(),
             step: 0,
             generator,
             critic,
-            rate: 1.0,
+            values: config.values(Factors::default()),
             measure: false,
             sums: Sums::default(),
         })
@@ -205,7 +204,8 @@ impl Trainer {
         if self.measure {
             self.sums.norm_critic = Some(norm(&gradients)?);
         }
-        self.critic_optimizer.step(&self.critic, &gradients, self.rate)?;
+        self.critic_optimizer.config = self.values.optimizer.critic;
+        self.critic_optimizer.step(&self.critic, &gradients)?;
         self.sums.critic.add(told)?;
         if let Some(Penalty { value, norm }) = penalty {
             self.sums.penalty.add(vec![value, norm])?;
@@ -260,11 +260,12 @@ impl Trainer {
         if self.measure {
             self.sums.norm_generator = Some(norm(&gradients)?);
         }
-        self.generator_optimizer.step(&self.generator, &gradients, self.rate)?;
+        self.generator_optimizer.config = self.values.optimizer.generator;
+        self.generator_optimizer.step(&self.generator, &gradients)?;
         self.step += 1;
         self.sums.generator.add(vec![loss.detach()])?;
         if let Some(ema) = &mut self.ema {
-            ema.update(&self.generator, self.step)?;
+            ema.update(&self.generator, self.step, self.values.ema_decay)?;
         }
         Ok(())
     }
@@ -351,7 +352,7 @@ impl Trainer {
             Pass::Eval => 0,
         };
         Augmentation::draw(&self.config.augment, &self.config.data, self.config.seed, first, n).with_probability(
-            self.config.augment_probability,
+            self.values.augment_probability,
             self.config.seed,
             first,
         )
@@ -360,7 +361,7 @@ impl Trainer {
     /// The penalty of this critic step, if one is taken in it, with its gradients to the critic's parameters.
     fn penalty(&self, real: &Scored, fake: &Scored, phase: &mut Phase) -> Result<Option<(Penalty, Vec<Tensor>)>> {
         let index = self.critic_steps() + phase.critic_turns;
-        let Some(config) = self.config.penalty.and_then(|config| config.at_step(index)) else { return Ok(None) };
+        let Some(config) = self.values.penalty.and_then(|config| config.at_step(index)) else { return Ok(None) };
         match config {
             PenaltyConfig::Gradient { .. } => {
                 let first = index * self.config.schedule.batch_size as u64;

@@ -76,6 +76,22 @@ VARIANTS = {
         [RELATIVISTIC, 'penalty={ kind = "r1-r2", weight = 1.0, every = 3 }', "data.classes=10", "schedule.critic_steps=2"],
     ),
     "r1-lazy-augmented": ("dcgan-fashion", ['penalty={ kind = "r1", weight = 0.1, every = 4 }', 'augment=["color"]']),
+    "ramps": (
+        "dcgan-fashion",
+        [
+            RELATIVISTIC,
+            R1_R2,
+            'critic.norm="layer"',
+            'augment=["translation", "color", "cutout"]',
+            "augment_probability=0.1",
+            "schedule.critic_steps=2",
+            "optimizer.generator.betas=[0.0, 0.9]",
+            "optimizer.critic.betas=[0.0, 0.8]",
+            "schedule.ema_half_life=0",
+            'schedule.lr_decay={ curve = "cosine", begin = { steps = 1 }, end = { steps = 16 }, to = 0.25 }',
+            "schedule.ramp={ over = { steps = 16 }, beta2_to = 0.99, penalty_to = 0.2, augment_to = 0.7, ema_half_life_to = 60 }",
+        ],
+    ),
     "top-k": ("dcgan-28", ["schedule.generator_top_k=0.4"]),
     "top-k-wgan": ("wgan-fashion", ["schedule.generator_top_k=0.75"]),
     "lr-linear": (
@@ -290,7 +306,8 @@ class Training:
         return self.schedule["critic_steps"]
 
     def set_rates(self):
-        """The learning rates climb in a straight line, and fall on a straight line or half a cosine wave."""
+        """The learning rates climb in a straight line, and fall on a straight line or half a cosine wave. Other values go on half
+        a cosine wave from where they are to where the ramp says."""
         factor = 1.0
         if warmup := self.schedule.get("lr_warmup"):
             factor = min((self.step + 1) / warmup["steps"], 1.0)
@@ -303,7 +320,18 @@ class Training:
             rate = factor * self.config["optimizer"][side]["lr"]
             for group in getattr(optimizer, "param_groups", []):
                 group["lr"] = rate
+                if betas := self.config["optimizer"][side].get("betas"):
+                    group["betas"] = (betas[0], self.ramped(betas[1], "beta2_to"))
             optimizer.lr = rate  # where the optimiser is not PyTorch's own
+        self.probability = self.ramped(self.config.get("augment_probability", 1.0), "augment_to")
+
+    def ramped(self, start, key):
+        """value(t) = to + (from - to) · ½(1 + cos(π · min(1, t/T)))"""
+        ramp = self.schedule.get("ramp", {})
+        if key not in ramp:
+            return start
+        way = min(1.0, self.step / ramp["over"]["steps"])
+        return ramp[key] + (start - ramp[key]) * 0.5 * (1 + math.cos(math.pi * way))
 
     def critic_step(self):
         if clip := self.loss.get("clip"):
@@ -329,7 +357,7 @@ class Training:
         every = penalty.get("every", 1) if penalty else 1
         if not penalty or self.critic_steps % every:
             return torch.zeros(())
-        weight = penalty["weight"] * every
+        weight = self.ramped(penalty["weight"], "penalty_to") * every
         if penalty["kind"] == "gradient":
             (real, labels, draws), (fakes, _, _) = of_real, of_fakes
             assert not draws
@@ -349,14 +377,16 @@ class Training:
         return slope.flatten(1).square().sum(1)
 
     def draws(self, n, later=0):
-        """How the images of the critic's next pass, or a later one, are augmented: a list of (kind, draws)."""
+        """How the images of the critic's next pass, or a later one, are augmented: a list of (kind, draws, whether at all)."""
         policy, side = self.config.get("augment", []), self.shape[1]
         assert not policy or self.config["data"]["range"] == "tanh"
         numbers = np.arange(n) + self.passes.next(later) * BATCH
         images = [iter(words.tolist()) for words in streams.bits(SEED, b"augment", numbers, 64)]
+        chances = streams.uniform(SEED, b"aug-prob", numbers, len(policy)).astype(np.float64)
         steps = []
-        for kind in policy:
-            steps.append((kind, [DRAW[kind](words, side) for words in images]))
+        for place, kind in enumerate(policy):
+            drawn = [DRAW[kind](words, side) for words in images]
+            steps.append((kind, drawn, torch.from_numpy(chances[:, place] < self.probability).reshape(-1, 1, 1, 1)))
         return steps
 
     def generator_step(self):
@@ -410,8 +440,8 @@ class Training:
     def score(self, images, labels, draws):
         """Of the critic's values of an image that of its class; without classes there is one."""
         self.passes.begin()
-        for kind, drawn in draws:
-            images = augment.STEPS[kind](images, drawn)
+        for kind, drawn, is_changed in draws:
+            images = torch.where(is_changed, augment.STEPS[kind](images, drawn), images)
         return self.critic(images).flatten(1).gather(1, labels.unsqueeze(1)).flatten()
 
 

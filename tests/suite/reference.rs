@@ -253,6 +253,7 @@ fn least(key: &Key) -> Vec<(String, Value)> {
     let value = match key.section.as_str() {
         "penalty" => "{ kind = 'r1' }".to_string(),
         "schedule.critic_warmup" => "{}".to_string(),
+        "schedule.ramp" => "{ over = { steps = 2 } }".to_string(),
         "schedule.lr_decay" => "{ curve = 'linear', begin = { steps = 1 }, end = { steps = 2 } }".to_string(),
         "loss" => format!("{{ kind = '{}' }}", kind.unwrap_or("bce".to_string())),
         section if section.starts_with("optimizer") => {
@@ -425,6 +426,11 @@ curve = "cosine"
 begin = { images = 16 }
 end = { epochs = 3 }
 to = 0.1
+[schedule.ramp]
+over = { steps = 2 }
+beta2_to = 0.8
+penalty_to = 0.5
+augment_to = 1.0
 [output]
 log_every = { steps = 1 }
 sample_every = { images = 16 }
@@ -468,6 +474,10 @@ critic_steps = 1
 generator_steps = 2
 generator_latents = "fresh"
 generator_top_k = 0.5
+ema_half_life = 10
+[schedule.ramp]
+over = { images = 24 }
+ema_half_life_to = 40
 "#,
 ];
 
