@@ -147,23 +147,24 @@ impl DecayCurve {
     }
 }
 
-/// Values beside the learning rates that change from the run's beginning on, from what the config says of them elsewhere to what is
-/// said here, each on half a cosine wave; then they stay (arXiv 2501.05441, the authors' code). What is not named stays as it is.
+/// Values beside the learning rates that change over the run. Each begins as the config states it elsewhere and reaches what is stated
+/// here after `over`, where it stays: `to + (from − to) · ½(1 + cos(π · min(1, t / over)))` (the authors' code of arXiv 2501.05441).
+/// What is left out does not change.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Ramp {
-    /// How long they change.
+    /// How long they change, from the run's beginning on.
     pub over: Span,
-    /// To which β₂ that of the optimisers goes that are Adam.
+    /// β₂ of those optimisers that are Adam, at the end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub beta2_to: Option<f64>,
-    /// To which weight the penalty's goes.
+    /// The penalty's weight at the end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub penalty_to: Option<f64>,
-    /// To which probability that of augmentation goes.
+    /// The probability of augmentation at the end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub augment_to: Option<f64>,
-    /// To how many images the half-life of the moving average goes.
+    /// The half-life of the moving average at the end, in images.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ema_half_life_to: Option<u64>,
 }
@@ -254,7 +255,7 @@ pub struct Rates {
     ramp: Option<(i64, u64)>,
 }
 
-/// What the values of a round follow from, where they change over the run ([`crate::config::TrainConfig::values`]).
+/// How far a round is on the curves of its schedule: its values follow from this ([`crate::config::TrainConfig::values`]).
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Factors {
     /// The factor on the learning rates.

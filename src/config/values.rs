@@ -5,7 +5,7 @@ use super::schema::{OptimizerPair, TrainConfig};
 use crate::optim::OptimizerConfig;
 use crate::penalty::PenaltyConfig;
 
-/// What a round's steps are made with, of what changes over a run.
+/// Those values that a schedule may change over a run, as they are for one round of steps.
 #[derive(Debug, Clone, PartialEq)]
 pub struct StepValues {
     /// The optimisers, with the round's learning rates and β₂.
@@ -42,8 +42,8 @@ impl TrainConfig {
         }
     }
 
-    /// `½^(images a generator step / half-life)`, as the authors' code of arXiv 2501.05441 has it; 0 for a half-life of 0. The images are those that the
-    /// critic is shown, without a warm-up's.
+    /// `½^(images a generator step / half-life)`, as the authors' code of arXiv 2501.05441 has it; 0 for a half-life of 0. The images
+    /// are the real ones that the critic is shown, without a warm-up's.
     fn decay_of(&self, half_life: f64) -> f64 {
         let schedule = &self.schedule;
         let images = schedule.batch_size as f64 * schedule.critic_steps as f64 / schedule.generator_steps.max(1) as f64;
