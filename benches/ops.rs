@@ -128,7 +128,7 @@ fn optimizers(criterion: &mut Criterion) -> ganforge::error::Result<()> {
         let mut optimizer = Optimizer::new(config.optimizer.critic, &critic)?;
         let mut group = criterion.benchmark_group(format!("optimiser/{preset}"));
         group.throughput(Throughput::Elements(critic.trainable_count() as u64));
-        group.bench_function("step", |b| b.iter(|| black_box(optimizer.step(&critic, &gradients, 1.0))));
+        group.bench_function("step", |b| b.iter(|| black_box(optimizer.step(&critic, &gradients))));
         group.finish();
     }
     Ok(())

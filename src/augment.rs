@@ -65,6 +65,14 @@ pub struct Color {
     pub contrast: f64,
 }
 
+impl Color {
+    /// The draws of an image that is left as it is.
+    const NONE: Self = Self { brightness: 0.0, saturation: 1.0, contrast: 1.0 };
+}
+
+/// The middle of a square that lies beyond any image: nothing of it is cut out.
+const BEYOND: [usize; 2] = [usize::MAX / 2; 2];
+
 /// Height, width, channels.
 type Dims = [usize; 3];
 
@@ -79,6 +87,25 @@ impl Augmentation {
         let mut streams: Vec<Stream> = (0..n as u64).map(|i| Stream::at(seed, Purpose::Augment, first + i)).collect();
         let steps = policy.iter().map(|kind| Step::draw(*kind, data.size, scale, &mut streams)).collect();
         Self { steps, fill }
+    }
+
+    /// The same, but each step changes each image with this probability only, and else leaves it as it is. That is drawn apart from
+    /// the steps' own draws, at the seed and the image's number, of which `first` is the first.
+    #[must_use]
+    pub fn with_probability(mut self, probability: f64, seed: u64, first: u64) -> Self {
+        if probability >= 1.0 {
+            return self;
+        }
+        for (place, step) in (0..).zip(&mut self.steps) {
+            for (image, number) in (0..step.len()).zip(first..) {
+                let mut chances = Stream::at(seed, Purpose::AugmentChance, number);
+                chances.seek(place);
+                if f64::from(chances.unit()) >= probability {
+                    step.leave(image);
+                }
+            }
+        }
+        self
     }
 
     /// Whether it changes nothing.
@@ -106,6 +133,15 @@ impl Augmentation {
     /// As [`Self::apply`].
     pub fn backward(&self, dy: &Tensor) -> Result<Tensor> {
         self.adjoint().apply(dy)
+    }
+
+    /// From a change of the images `[n, h, w, c]`: that of the changed images; the linear part of [`Self::apply`], whose adjoint
+    /// [`Self::backward`] is.
+    ///
+    /// # Errors
+    /// As [`Self::apply`].
+    pub fn forward_linear(&self, x: &Tensor) -> Result<Tensor> {
+        self.adjoint().adjoint().apply(x)
     }
 
     /// The adjoint of the linear part. Saturation and contrast blend with a mean: symmetric maps, which commute.
@@ -180,6 +216,15 @@ impl Step {
         }
     }
 
+    /// Leaves image number `image` of the batch as it is.
+    fn leave(&mut self, image: usize) {
+        match self {
+            Self::Color(draws) => draws[image] = Color::NONE,
+            Self::Translation(draws) => draws[image] = [0, 0],
+            Self::Cutout(draws) => draws[image] = BEYOND,
+        }
+    }
+
     fn adjoint(&self) -> Self {
         match self {
             Self::Color(draws) => Self::Color(draws.iter().map(|&color| Color { brightness: 0.0, ..color }).collect()),
@@ -203,10 +248,16 @@ impl Step {
         match self {
             Self::Color(draws) => {
                 let column = |of: fn(&Color) -> f64| upload(draws.iter().map(of).collect(), [n, 1, 1, 1]);
-                let x = x.broadcast_add(&column(|color| color.brightness)?)?;
-                let x = about(&x, &x.mean_keepdim(D::Minus1)?, &column(|color| color.saturation)?)?;
-                let mean = x.flatten_from(1)?.mean_keepdim(1)?.reshape((n, 1, 1, 1))?;
-                about(&x, &mean, &column(|color| color.contrast)?)
+                let lit = x.broadcast_add(&column(|color| color.brightness)?)?;
+                let lit = about(&lit, &lit.mean_keepdim(D::Minus1)?, &column(|color| color.saturation)?)?;
+                let mean = lit.flatten_from(1)?.mean_keepdim(1)?.reshape((n, 1, 1, 1))?;
+                let made = about(&lit, &mean, &column(|color| color.contrast)?)?;
+                if !draws.contains(&Color::NONE) {
+                    return Ok(made);
+                }
+                let is_changed: Vec<u8> = draws.iter().map(|color| u8::from(*color != Color::NONE)).collect();
+                let is_changed = Tensor::from_vec(is_changed, (n, 1, 1, 1), x.device())?.broadcast_as(x.shape())?;
+                is_changed.where_cond(&made, x)
             }
             Self::Translation(draws) => {
                 // Pixels by number; the one behind the last is the filling.
@@ -247,6 +298,9 @@ fn about(x: &Tensor, mean: &Tensor, factor: &Tensor) -> CandleResult<Tensor> {
 
 #[inline(always)]
 fn colour<T: Float>(image: &mut [T], channels: usize, color: Color) {
+    if color == Color::NONE {
+        return; // to the bit, which (x − mean) + mean is not
+    }
     let [brightness, saturation, contrast] = [color.brightness, color.saturation, color.contrast].map(T::from_f64);
     let mut sum = 0.0;
     for pixel in image.chunks_exact_mut(channels) {

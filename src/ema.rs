@@ -11,7 +11,6 @@ use crate::nn::update::lerp;
 
 /// A slowly moving copy of a network's tensors.
 pub struct Ema {
-    decay: f64,
     tensors: BTreeMap<String, Tensor>,
 }
 
@@ -20,9 +19,9 @@ impl Ema {
     ///
     /// # Errors
     /// When the device is out of memory.
-    pub fn new(decay: f64, network: &Network) -> Result<Self> {
+    pub fn new(network: &Network) -> Result<Self> {
         let tensors = network.parameters().map(|p| Ok((p.name.clone(), p.var.as_detached_tensor().copy()?)));
-        Ok(Self { decay, tensors: tensors.collect::<Result<_>>()? })
+        Ok(Self { tensors: tensors.collect::<Result<_>>()? })
     }
 
     /// `average ← d · average + (1 − d) · value` after generator step number `step` (from 1), with
@@ -30,8 +29,8 @@ impl Ema {
     ///
     /// # Errors
     /// When the device is out of memory.
-    pub fn update(&mut self, network: &Network, step: u64) -> Result<()> {
-        let d = self.decay.min(step as f64 / (step as f64 + 10.0));
+    pub fn update(&mut self, network: &Network, step: u64, decay: f64) -> Result<()> {
+        let d = decay.min(step as f64 / (step as f64 + 10.0));
         let values: Vec<_> =
             network.parameters().map(|parameter| (&parameter.name, parameter.var.as_detached_tensor())).collect();
         let pairs: Vec<_> =

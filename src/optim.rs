@@ -103,6 +103,22 @@ impl OptimizerConfig {
         }
     }
 
+    /// Adam's decay of the second moment.
+    pub fn beta2(&self) -> Option<f64> {
+        match *self {
+            Self::Adam { betas: [_, beta2], .. } => Some(beta2),
+            Self::Rmsprop { .. } | Self::RmspropTf { .. } | Self::Sgd { .. } => None,
+        }
+    }
+
+    /// Adam with another decay of the second moment; others as they are.
+    pub fn with_beta2(mut self, to: f64) -> Self {
+        if let Self::Adam { betas: [_, beta2], .. } = &mut self {
+            *beta2 = to;
+        }
+        self
+    }
+
     /// With a learning rate that is `factor` times as high.
     pub fn with_rate(mut self, factor: f64) -> Self {
         match &mut self {
@@ -116,7 +132,9 @@ impl OptimizerConfig {
 
 /// An optimiser of one network. Its slots are named `m.PARAMETER`, `v.PARAMETER`.
 pub struct Optimizer {
-    config: OptimizerConfig,
+    /// Its constants, which a schedule may change between two steps, but for their kind. Adam's corrections are those of its
+    /// present betas, as PyTorch's are.
+    pub config: OptimizerConfig,
     steps: u64,
     slots: BTreeMap<String, Tensor>,
 }
@@ -149,19 +167,18 @@ impl Optimizer {
         Ok(Self { config, steps: 0, slots })
     }
 
-    /// One step down the gradients, which are those of the network's trainable parameters, in their order, with the learning
-    /// rate of the config times `rate`.
+    /// One step down the gradients, which are those of the network's trainable parameters, in their order.
     ///
     /// # Errors
     /// When the gradients are not as many, or the device is out of memory.
-    pub fn step(&mut self, network: &Network, gradients: &[Tensor], rate: f64) -> Result<()> {
+    pub fn step(&mut self, network: &Network, gradients: &[Tensor]) -> Result<()> {
         let parameters: Vec<&Parameter> = network.trainable().collect();
         if parameters.len() != gradients.len() {
             let what = format!("{} gradients for {} parameters", gradients.len(), parameters.len());
             return Err(Error::Candle(candle_core::Error::Msg(what)));
         }
         self.steps += 1;
-        let rule = rule(self.config.with_rate(rate), self.steps);
+        let rule = rule(self.config, self.steps);
         let weights: Vec<Tensor> = parameters.iter().map(|parameter| parameter.var.as_detached_tensor()).collect();
         let gradients: Vec<Tensor> = gradients.iter().map(Tensor::contiguous).collect::<candle_core::Result<_>>()?;
         let mut rows = Vec::with_capacity(weights.len());

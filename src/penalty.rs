@@ -24,6 +24,18 @@ pub enum PenaltyConfig {
         /// γ; 10 in the paper.
         #[serde(default = "ten")]
         weight: f64,
+        /// Taken in each so many critic steps, with so many times the weight (arXiv 1912.04958, appendix B).
+        #[serde(default = "one", skip_serializing_if = "is_one")]
+        every: u64,
+    },
+    /// Norm 0 at real and at generated images: R1 + R2 (arXiv 1801.04406; together in arXiv 2501.05441).
+    R1R2 {
+        /// γ of both.
+        #[serde(default = "ten")]
+        weight: f64,
+        /// As of R1.
+        #[serde(default = "one", skip_serializing_if = "is_one")]
+        every: u64,
     },
 }
 
@@ -31,11 +43,50 @@ fn ten() -> f64 {
     10.0
 }
 
+fn one() -> u64 {
+    1
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde wants a reference")]
+fn is_one(number: &u64) -> bool {
+    *number == 1
+}
+
 impl PenaltyConfig {
     /// Its factor.
     pub fn weight(self) -> f64 {
-        let (Self::Gradient { weight } | Self::R1 { weight }) = self;
+        let (Self::Gradient { weight } | Self::R1 { weight, .. } | Self::R1R2 { weight, .. }) = self;
         weight
+    }
+
+    /// The same with another factor.
+    pub fn with_weight(mut self, to: f64) -> Self {
+        let (Self::Gradient { weight } | Self::R1 { weight, .. } | Self::R1R2 { weight, .. }) = &mut self;
+        *weight = to;
+        self
+    }
+
+    /// Each how many critic steps it is taken.
+    pub fn every(self) -> u64 {
+        match self {
+            Self::Gradient { .. } => 1,
+            Self::R1 { every, .. } | Self::R1R2 { every, .. } => every,
+        }
+    }
+
+    /// Passes through the critic that it takes.
+    pub fn passes(self) -> u64 {
+        match self {
+            Self::Gradient { .. } | Self::R1 { .. } => 1,
+            Self::R1R2 { .. } => 2,
+        }
+    }
+
+    /// The penalty of critic step number `index`, from 0: none but in each so many, where the weight is that of all of them
+    /// together (lazy regularisation, arXiv 1912.04958, appendix B).
+    pub fn at_step(self, index: u64) -> Option<Self> {
+        let every = self.every().max(1);
+        index.is_multiple_of(every).then(|| self.with_weight(self.weight() * every as f64))
     }
 }
 
@@ -47,11 +98,22 @@ pub struct Penalty {
     pub norm: Tensor,
 }
 
+impl Penalty {
+    /// Both of two penalties on as many images each.
+    ///
+    /// # Errors
+    /// When the device is out of memory.
+    pub fn plus(&self, other: &Self) -> Result<Self> {
+        Ok(Self { value: (&self.value + &other.value)?, norm: ((&self.norm + &other.norm)? * 0.5)? })
+    }
+}
+
 impl PenaltyConfig {
     /// The penalty on the critic's gradients `g`, `[n, …]`, and its gradient to them; `‖g‖² = Σ g² + ε` goes over all but the batch.
     ///
     /// - `Gradient`: `weight · mean (‖g‖ − 1)²` (arXiv 1704.00028, eq. 3), for `g` at the images of [`interpolate`]
     /// - `R1`: `weight/2 · mean Σ g²` (arXiv 1801.04406, eq. 9), for `g` at real images
+    /// - `R1R2`: the same, which is taken once at real and once at generated images (arXiv 1801.04406, eq. 9 and 10)
     ///
     /// # Errors
     /// When the device is out of memory.
@@ -66,7 +128,9 @@ impl PenaltyConfig {
                 let factor = (beyond.div(&norms)? * (2.0 * weight / n as f64))?;
                 ((beyond.sqr()?.mean_all()? * weight)?, rows.broadcast_mul(&factor)?)
             }
-            Self::R1 { weight } => ((squares.mean_all()? * (weight / 2.0))?, (&rows * (weight / n as f64))?),
+            Self::R1 { weight, .. } | Self::R1R2 { weight, .. } => {
+                ((squares.mean_all()? * (weight / 2.0))?, (&rows * (weight / n as f64))?)
+            }
         };
         Ok((Penalty { value, norm: norms.mean_all()? }, v.reshape(g.shape())?))
     }

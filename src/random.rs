@@ -38,6 +38,8 @@ pub enum Purpose {
     Evaluation,
     /// How image `index` that the critic sees is augmented.
     Augment,
+    /// Whether image `index` that the critic sees is augmented, by each kind in turn.
+    AugmentChance,
     /// Whether real image `index`, in the order in which the critic is shown them, is mirrored.
     Flip,
 }
@@ -60,6 +62,7 @@ impl Purpose {
             Self::HeldOut => b"held-out",
             Self::Evaluation => b"evaluate",
             Self::Augment => b"augment\0",
+            Self::AugmentChance => b"aug-prob",
             Self::Flip => b"flip\0\0\0\0",
         }
     }

@@ -1,6 +1,6 @@
 //! What a [`TrainConfig`] must fulfil.
 
-use super::schedule::{CriticWarmup, Span};
+use super::schedule::{CriticWarmup, Ramp, Span};
 use super::schema::{Norm, TrainConfig, invalid_config};
 use crate::contract;
 use crate::error::Result;
@@ -73,6 +73,8 @@ impl TrainConfig {
         let share = self.schedule.generator_top_k;
         ensure(share > 0.0 && share <= 1.0, "schedule.generator_top_k must be above 0 and at most 1")?;
         ensure((0.0..1.0).contains(&self.schedule.ema_decay), "schedule.ema_decay must be at least 0 and below 1")?;
+        let once = self.schedule.ema_half_life.is_none() || self.schedule.ema_decay == 0.0;
+        ensure(once, "schedule.ema_half_life stands in place of schedule.ema_decay: leave one of them out")?;
         ensure((1..=4096).contains(&self.output.samples), "output.samples must be 1 to 4096")?;
         let sheet = self.output.samples.saturating_mul(self.image_shape().elements());
         ensure(sheet <= MAX_SHEET, "output.samples: so many images of this size are more than 4 GiB; take fewer")?;
@@ -80,6 +82,7 @@ impl TrainConfig {
         ensure(self.seed <= i64::MAX as u64, "seed must be below 2^63")?;
         let twice = self.augment.iter().enumerate().any(|(at, kind)| self.augment[..at].contains(kind));
         ensure(!twice, "augment must name each kind at most once")?;
+        ensure((0.0..=1.0).contains(&self.augment_probability), "augment_probability must be 0 to 1")?;
         for optimizer in [self.optimizer.generator, self.optimizer.critic] {
             optimizer.check().map_err(|what| invalid_config(place, what.to_string()))?;
         }
@@ -92,7 +95,9 @@ impl TrainConfig {
         }
         if let Some(penalty) = self.penalty {
             ensure(is_positive(penalty.weight()), "penalty.weight must be above 0")?;
+            ensure((1..=1000).contains(&penalty.every()), "penalty.every must be 1 to 1000")?;
         }
+        self.check_ramp(place)?;
         let all = share == 1.0 || !self.loss.pairs_scores();
         ensure(all, "schedule.generator_top_k leaves scores out, and the relativistic loss pairs all; leave it at 1")?;
         let InitConfig { conv, linear, bias, norm_weight, norm_bias } = self.init;
@@ -109,11 +114,30 @@ impl TrainConfig {
         let spans =
             [schedule.length, output.log_every, output.sample_every, output.checkpoint_every, watch.every, watch.judge_every];
         let of_rates = schedule.lr_decay.map(|decay| [decay.begin, decay.end]).into_iter().flatten().chain(schedule.lr_warmup);
+        let of_rates = of_rates.chain(schedule.ramp.map(|ramp| ramp.over));
         for span in spans.into_iter().chain(of_rates) {
             let (Span::Steps(n) | Span::Epochs(n) | Span::Images(n)) = span;
             ensure(n > 0, "lengths and intervals must be at least 1")?;
         }
         self.check_networks(place)
+    }
+
+    /// Checks what the ramp says, and that there is what it changes.
+    fn check_ramp(&self, place: &str) -> Result<()> {
+        let ensure =
+            |ok: bool, what: &str| if ok { Ok(()) } else { Err(invalid_config(place, format!("schedule.ramp{what}"))) };
+        let Some(Ramp { beta2_to, penalty_to, augment_to, ema_half_life_to, .. }) = self.schedule.ramp else { return Ok(()) };
+        ensure(beta2_to.is_none_or(|to| (0.0..1.0).contains(&to)), ".beta2_to must be at least 0 and below 1")?;
+        ensure(penalty_to.is_none_or(is_positive), ".penalty_to must be above 0")?;
+        ensure(augment_to.is_none_or(|to| (0.0..=1.0).contains(&to)), ".augment_to must be 0 to 1")?;
+        let something = beta2_to.or(penalty_to).or(augment_to).is_some() || ema_half_life_to.is_some();
+        ensure(something, " changes nothing: it takes beta2_to, penalty_to, augment_to or ema_half_life_to")?;
+        let adam = [self.optimizer.generator, self.optimizer.critic].iter().any(|optimizer| optimizer.beta2().is_some());
+        ensure(beta2_to.is_none() || adam, ".beta2_to is for the kind adam, and neither optimizer is of it")?;
+        ensure(penalty_to.is_none() || self.penalty.is_some(), ".penalty_to goes with a penalty, from whose weight it begins")?;
+        ensure(augment_to.is_none() || !self.augment.is_empty(), ".augment_to goes with augment, which names nothing")?;
+        let half_life = ema_half_life_to.is_none() || self.schedule.ema_half_life.is_some();
+        ensure(half_life, ".ema_half_life_to goes with schedule.ema_half_life, from which it begins")
     }
 
     pub(crate) fn check_networks(&self, place: &str) -> Result<()> {

@@ -8,14 +8,16 @@ mod reference;
 pub(crate) mod resize;
 pub(crate) mod schedule;
 mod schema;
+mod values;
 
 pub use keys::REFERENCE;
 pub use load::{PRESETS, parse_table, preset_table, resized, set};
 pub use overrides::Overrides;
 pub use reference::with_all_keys;
 pub use resize::SIZES;
-pub use schedule::{CriticWarmup, DecayCurve, GeneratorLatents, LrDecay, Precision, Rates, Schedule, Span};
+pub use schedule::{CriticWarmup, DecayCurve, Factors, GeneratorLatents, LrDecay, Precision, Ramp, Rates, Schedule, Span};
 pub use schema::{NetworkConfig, Norm, OptimizerPair, OutputConfig, TrainConfig, WatchConfig};
+pub use values::StepValues;
 
 pub use crate::augment::Augment;
 pub use crate::data::{DataConfig, Sources};

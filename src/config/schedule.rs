@@ -1,5 +1,5 @@
 //! How long a training is, and in which rhythm: lengths and intervals, critic steps before generator steps, learning rates
-//! over time. Everything here is a function of the step's number, so a resumed run needs no memory of it.
+//! and other values over time. Everything here is a function of the step's number, so a resumed run needs no memory of it.
 
 use serde::{Deserialize, Serialize};
 
@@ -78,12 +78,19 @@ pub struct Schedule {
     /// Decay a step of the moving average of the generator's weights; 0 for none (arXiv 1806.04498).
     #[serde(default)]
     pub ema_decay: f64,
+    /// In place of `ema_decay`: the real images shown to the critic after which the moving average has forgotten half of what it
+    /// was. With 0 it is the weights as they are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ema_half_life: Option<u64>,
     /// The learning rates climb in a straight line from 0 over this span.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lr_warmup: Option<Span>,
     /// The learning rates fall.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lr_decay: Option<LrDecay>,
+    /// Other values change, too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ramp: Option<Ramp>,
     /// What convolutions and linear layers compute with.
     #[serde(default)]
     pub precision: Precision,
@@ -128,6 +135,38 @@ pub enum DecayCurve {
     Linear,
     /// Half a cosine wave (arXiv 1608.03983, without restarts).
     Cosine,
+}
+
+impl DecayCurve {
+    /// What is left of the height after a share of the way, 0 to 1.
+    fn left(self, way: f64) -> f64 {
+        match self {
+            Self::Linear => 1.0 - way,
+            Self::Cosine => 0.5 + 0.5 * (std::f64::consts::PI * way).cos(),
+        }
+    }
+}
+
+/// Values beside the learning rates that change over the run. Each begins as the config states it elsewhere and reaches what is stated
+/// here after `over`, where it stays: `to + (from − to) · ½(1 + cos(π · min(1, t / over)))` (the authors' code of arXiv 2501.05441).
+/// What is left out does not change.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Ramp {
+    /// How long they change, from the run's beginning on.
+    pub over: Span,
+    /// β₂ of those optimisers that are Adam, at the end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub beta2_to: Option<f64>,
+    /// The penalty's weight at the end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub penalty_to: Option<f64>,
+    /// The probability of augmentation at the end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub augment_to: Option<f64>,
+    /// The half-life of the moving average at the end, in images.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ema_half_life_to: Option<u64>,
 }
 
 /// A fall of the learning rates: all of it in absolute spans, so that a run that is made longer later was not another before.
@@ -186,35 +225,68 @@ impl Schedule {
         low
     }
 
-    /// The factors on the learning rates, with spans turned into steps for a data set of so many images.
-    pub fn rates(&self, data_len: usize) -> Rates {
-        self.rates_by(|span| span.in_steps(self, data_len))
+    /// Whether there is a moving average of the generator's weights.
+    pub fn has_average(&self) -> bool {
+        self.ema_decay > 0.0 || self.ema_half_life.is_some()
     }
 
-    /// The factors on the learning rates, where `steps` turns spans into steps.
-    pub fn rates_by(&self, steps: impl Fn(Span) -> u64) -> Rates {
+    /// What changes over the run, with spans turned into steps for a data set of so many images.
+    pub fn rates(&self, data_len: usize) -> Rates {
+        self.rates_by(0, |span| span.in_steps(self, data_len))
+    }
+
+    /// What changes over the run, where `steps` turns spans into steps and `begin` is the step at which the run's images are
+    /// counted from: not 0 where its batches were others before.
+    pub fn rates_by(&self, begin: i64, steps: impl Fn(Span) -> u64) -> Rates {
         let decay = self.lr_decay.map(|decay| (decay.curve, steps(decay.begin), steps(decay.end), decay.to));
-        Rates { warmup: self.lr_warmup.map_or(0, &steps), decay }
+        // Steps are steps, whatever the batches were.
+        let begin = |span| if matches!(span, Span::Steps(_)) { 0 } else { begin };
+        let ramp = self.ramp.map(|Ramp { over, .. }| (begin(over), steps(over)));
+        Rates { warmup: self.lr_warmup.map_or(0, &steps), decay, ramp }
     }
 }
 
-/// Learning rates over time, as factors on those of the config.
+/// What changes over time: learning rates, as factors on those of the config, and how far its ramp is.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Rates {
     warmup: u64,
     decay: Option<(DecayCurve, u64, u64, f64)>,
+    /// Its first step and its last.
+    ramp: Option<(i64, u64)>,
+}
+
+/// How far a round is on the curves of its schedule: its values follow from this ([`crate::config::TrainConfig::values`]).
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Factors {
+    /// The factor on the learning rates.
+    pub lr: f64,
+    /// What is left of the way from where the ramped values begin to where they end, 1 to 0.
+    pub ramp: f64,
+}
+
+impl Default for Factors {
+    /// The config's values as they stand there.
+    fn default() -> Self {
+        Self { lr: 1.0, ramp: 1.0 }
+    }
 }
 
 impl Rates {
-    /// The factor for the round that begins after `step` generator steps.
-    pub fn at(&self, step: u64) -> f64 {
+    /// Those of the round that begins after `step` generator steps.
+    pub fn at(&self, step: u64) -> Factors {
+        Factors { lr: self.lr(step), ramp: self.ramp(step) }
+    }
+
+    fn lr(&self, step: u64) -> f64 {
         let climb = if step < self.warmup { (step + 1) as f64 / self.warmup as f64 } else { 1.0 };
         let Some((curve, begin, end, to)) = self.decay else { return climb };
         let way = (step.saturating_sub(begin) as f64 / end.saturating_sub(begin).max(1) as f64).min(1.0);
-        let left = match curve {
-            DecayCurve::Linear => 1.0 - way,
-            DecayCurve::Cosine => 0.5 + 0.5 * (std::f64::consts::PI * way).cos(),
-        };
-        climb * (to + (1.0 - to) * left)
+        climb * (to + (1.0 - to) * curve.left(way))
+    }
+
+    fn ramp(&self, step: u64) -> f64 {
+        let Some((begin, end)) = self.ramp else { return 1.0 };
+        let way = (step as f64 - begin as f64) / (end as f64 - begin as f64).max(1.0);
+        DecayCurve::Cosine.left(way.clamp(0.0, 1.0))
     }
 }

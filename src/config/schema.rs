@@ -51,6 +51,9 @@ pub struct TrainConfig {
     /// What the critic sees instead of the images themselves, real and generated ones (DiffAugment, arXiv 2006.10738).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub augment: Vec<Augment>,
+    /// The probability with which each image is augmented by each of these, 0 to 1; else that one leaves it as it is.
+    #[serde(default = "always", skip_serializing_if = "is_always")]
+    pub augment_probability: f64,
     /// How.
     pub optimizer: OptimizerPair,
     /// How long, in which rhythm, and how exactly.
@@ -65,6 +68,15 @@ pub struct TrainConfig {
 
 fn custom() -> String {
     "custom".to_string()
+}
+
+fn always() -> f64 {
+    1.0
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde wants a reference")]
+fn is_always(probability: &f64) -> bool {
+    *probability == 1.0
 }
 
 /// A network is a list of layers.
@@ -218,6 +230,7 @@ impl TrainConfig {
             (LossConfig::Wgan { .. }, Some(PenaltyConfig::Gradient { .. })) => "wgan-gp".to_string(),
             (loss, Some(PenaltyConfig::Gradient { .. })) => format!("{}+gp", loss.name()),
             (loss, Some(PenaltyConfig::R1 { .. })) => format!("{}+r1", loss.name()),
+            (loss, Some(PenaltyConfig::R1R2 { .. })) => format!("{}+r1+r2", loss.name()),
         }
     }
 

@@ -420,7 +420,7 @@ fn learn_batch(
     let loss = cross_entropy(&scores, &classes)?;
     let gradients = loss.backward()?;
     let by_scores = gradients.get(&scores).map_or_else(|| scores.zeros_like(), |gradient| gradient.detach().copy())?;
-    optimizer.step(network, &network.backward(trace, by_scores, Wanted::Parameters)?, 1.0)?;
+    optimizer.step(network, &network.backward(trace, by_scores, Wanted::Parameters)?)?;
     Ok(loss.detach())
 }
 

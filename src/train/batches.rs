@@ -7,7 +7,7 @@ use super::count::Shift;
 #[cfg(feature = "cuda")]
 use super::pixels::Pixels;
 use crate::config::TrainConfig;
-use crate::config::schedule::{Schedule, Span};
+use crate::config::schedule::{Rates, Schedule, Span};
 use crate::data::Dataset;
 use crate::error::{Error, Result};
 use crate::random::{Purpose, Stream};
@@ -117,6 +117,11 @@ impl<'a> Batches<'a> {
     /// A length in generator steps.
     pub(super) fn in_steps(&self, span: Span, schedule: &Schedule) -> u64 {
         self.shift.in_steps(span, schedule, self.len())
+    }
+
+    /// What changes over the run.
+    pub(super) fn rates(&self, schedule: &Schedule) -> Rates {
+        schedule.rates_by(self.shift.steps.saturating_neg(), |span| self.in_steps(span, schedule))
     }
 
     /// Real images shown in the first `critic_steps` critic steps.

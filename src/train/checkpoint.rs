@@ -385,11 +385,11 @@ pub fn load(from: &Path, trainer: &mut Trainer, data: &Dataset) -> Result<Watchd
     let place = |file: &str| text::path(&from.join(file));
     trainer.generator.load(&read_tensors(&from.join(GENERATOR))?, &place(GENERATOR))?;
     trainer.critic.load(&read_tensors(&from.join(CRITIC))?, &place(CRITIC))?;
-    let averaged = read_config(from, &trainer.config)?.is_none_or(|config| config.schedule.ema_decay > 0.0);
+    let averaged = read_config(from, &trainer.config)?.is_none_or(|config| config.schedule.has_average());
     match &mut trainer.ema {
         Some(ema) if averaged => ema.load(read_tensors(&from.join(EMA))?, &place(EMA))?,
         // The average was asked for on the way: it begins here.
-        Some(_) => trainer.ema = Some(Ema::new(trainer.config.schedule.ema_decay, &trainer.generator)?),
+        Some(_) => trainer.ema = Some(Ema::new(&trainer.generator)?),
         None => {}
     }
     let slots = read_tensors(&from.join(GENERATOR_OPTIMIZER))?;

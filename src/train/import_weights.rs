@@ -41,7 +41,7 @@ pub fn begin(trainer: &mut Trainer, paths: &[impl AsRef<Path>]) -> Result<String
         if let Some((_, weights)) = generator {
             trainer.generator.load(weights, &place)?;
             if trainer.ema.is_some() {
-                trainer.ema = Some(Ema::new(trainer.config.schedule.ema_decay, &trainer.generator)?);
+                trainer.ema = Some(Ema::new(&trainer.generator)?);
             }
         }
         if let Some((_, weights)) = critic {

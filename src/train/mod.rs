@@ -299,7 +299,7 @@ impl<'a> Run<'a> {
             preview: Preview::new(job.config, job.device)?,
             probe: watch::Probe::new(job.config, &batches, &trainer)?,
             clock: Clock::start(trainer.step, batches.images_after(trainer.critic_steps())),
-            rates: schedule.rates_by(|span| batches.in_steps(span, schedule)),
+            rates: batches.rates(schedule),
             total: batches.in_steps(schedule.length, schedule),
             measured: None,
             diversity: None,
@@ -318,7 +318,7 @@ impl<'a> Run<'a> {
         while self.trainer.step < self.total {
             let before = self.trainer.step;
             let after = before + schedule.generator_steps as u64;
-            self.trainer.rate = self.rates.at(before);
+            self.trainer.values = self.job.config.values(self.rates.at(before));
             self.trainer.measure = self.due(before, after).log;
 
             // Train the critic, then the generator.

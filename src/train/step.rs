@@ -9,7 +9,7 @@ use rayon::prelude::*;
 use super::batches::Batch;
 use super::networks::{critic_network, generator_network};
 use crate::augment::Augmentation;
-use crate::config::{GeneratorLatents, LossConfig, PenaltyConfig, TrainConfig};
+use crate::config::{Factors, GeneratorLatents, LossConfig, PenaltyConfig, StepValues, TrainConfig};
 use crate::ema::Ema;
 use crate::error::{Error, Result};
 use crate::loss::top_k;
@@ -39,8 +39,8 @@ pub struct Trainer {
     pub critic_optimizer: Optimizer,
     /// The generator's averaged weights, if the config asks for them.
     pub ema: Option<Ema>,
-    /// The factor on both learning rates, which the loop sets from the schedule.
-    pub rate: f64,
+    /// What the next steps are made with, of what changes over a run: the loop sets it from the schedule.
+    pub values: StepValues,
     /// Whether the next steps measure their gradients, a pass over all of them.
     pub measure: bool,
     sums: Sums,
@@ -81,7 +81,7 @@ pub struct Means {
     pub score_real: f64,
     /// The critic's raw score of generated images, in its own steps.
     pub score_fake: f64,
-    /// The penalty, its weight included.
+    /// The penalty, its weight included: of those steps in which it was taken, if it was in any.
     pub penalty: Option<f64>,
     /// The mean norm of the critic's gradient to its input, where the penalty is taken.
     pub input_gradient_norm: Option<f64>,
@@ -94,13 +94,20 @@ pub struct Means {
 /// Sums on the device: reading a number at every step would make a GPU wait.
 #[derive(Default)]
 struct Sums {
-    /// Loss, scores of real and of generated images; with a penalty also its value and the norm.
-    critic: Option<Vec<Tensor>>,
-    critic_steps: u64,
-    generator: Option<Tensor>,
-    generator_steps: u64,
+    /// Loss, scores of real and of generated images.
+    critic: Sum,
+    /// Value and norm, of the steps that took a penalty.
+    penalty: Sum,
+    generator: Sum,
     norm_critic: Option<Tensor>,
     norm_generator: Option<Tensor>,
+}
+
+/// Values that were added up, and over how many steps.
+#[derive(Default)]
+struct Sum {
+    values: Option<Vec<Tensor>>,
+    steps: u64,
 }
 
 impl Trainer {
@@ -112,16 +119,15 @@ impl Trainer {
         check_precision(device, config.schedule.precision)?;
         let generator = generator_network(config, device, dtype)?;
         let critic = critic_network(config, device, dtype)?;
-        let decay = config.schedule.ema_decay;
         Ok(Self {
             generator_optimizer: Optimizer::new(config.optimizer.generator, &generator)?,
             critic_optimizer: Optimizer::new(config.optimizer.critic, &critic)?,
-            ema: (decay > 0.0).then(|| Ema::new(decay, &generator)).transpose()?,
+            ema: config.schedule.has_average().then(|| Ema::new(&generator)).transpose()?,
             config: config.clone(),
             step: 0,
             generator,
             critic,
-            rate: 1.0,
+            values: config.values(Factors::default()),
             measure: false,
             sums: Sums::default(),
         })
@@ -182,21 +188,28 @@ impl Trainer {
 
         // Walk back. The penalty's gradient to the parameters comes from a pass of its own.
         let by_score = loss.backward()?;
-        let penalty = self.penalty(&real, &fake.seen, phase)?;
+        let penalty = self.penalty(&real, &fake, phase)?;
         let gradients = self.to_critic(real, &by_score, Wanted::Parameters)?;
         add(&gradients, &self.to_critic(fake, &by_score, Wanted::Parameters)?)?;
-        if let Some((Penalty { value, norm }, of_penalty)) = penalty {
-            add(&gradients, &of_penalty)?;
-            told[0] = (&told[0] + &value)?;
-            told.extend([value, norm]);
-        }
+        let penalty = match penalty {
+            Some((penalty, of_penalty)) => {
+                add(&gradients, &of_penalty)?;
+                told[0] = (&told[0] + &penalty.value)?;
+                Some(penalty)
+            }
+            None => None,
+        };
 
         // Step.
         if self.measure {
             self.sums.norm_critic = Some(norm(&gradients)?);
         }
-        self.critic_optimizer.step(&self.critic, &gradients, self.rate)?;
-        self.sums.add_critic(told)?;
+        self.critic_optimizer.config = self.values.optimizer.critic;
+        self.critic_optimizer.step(&self.critic, &gradients)?;
+        self.sums.critic.add(told)?;
+        if let Some(Penalty { value, norm }) = penalty {
+            self.sums.penalty.add(vec![value, norm])?;
+        }
         phase.critic_turns += 1;
         phase.images = n;
         phase.latents = Some(z);
@@ -247,11 +260,12 @@ impl Trainer {
         if self.measure {
             self.sums.norm_generator = Some(norm(&gradients)?);
         }
-        self.generator_optimizer.step(&self.generator, &gradients, self.rate)?;
+        self.generator_optimizer.config = self.values.optimizer.generator;
+        self.generator_optimizer.step(&self.generator, &gradients)?;
         self.step += 1;
-        self.sums.add_generator(&loss)?;
+        self.sums.generator.add(vec![loss.detach()])?;
         if let Some(ema) = &mut self.ema {
-            ema.update(&self.generator, self.step)?;
+            ema.update(&self.generator, self.step, self.values.ema_decay)?;
         }
         Ok(())
     }
@@ -288,24 +302,15 @@ impl Trainer {
     /// # Errors
     /// When the device is out of memory.
     pub fn take_means(&mut self) -> Result<Means> {
-        let Sums { critic, critic_steps, generator, generator_steps, norm_critic, norm_generator } =
-            std::mem::take(&mut self.sums);
-        let mean = |sum: Option<&Tensor>, count: u64| match sum {
-            Some(sum) => Ok(sum.to_dtype(DType::F64)?.to_scalar::<f64>()? / count.max(1) as f64),
-            None => Ok::<f64, candle_core::Error>(f64::NAN),
-        };
-        let critic_sum = |i: usize| critic.as_ref().and_then(|sums| sums.get(i));
-        let [loss, real, fake] = [0, 1, 2].map(|i| mean(critic_sum(i), critic_steps));
-        let [penalty, norm] = [3, 4].map(|i| critic_sum(i).map(|sum| mean(Some(sum), critic_steps)).transpose());
-        let loss_generator = mean(generator.as_ref(), generator_steps)?;
+        let Sums { critic, penalty, generator, norm_critic, norm_generator } = std::mem::take(&mut self.sums);
         let read = |norm: Option<Tensor>| norm.map(|norm| norm.to_dtype(DType::F64)?.to_scalar::<f64>()).transpose();
         Ok(Means {
-            loss_critic: loss?,
-            loss_generator,
-            score_real: real?,
-            score_fake: fake?,
-            penalty: penalty?,
-            input_gradient_norm: norm?,
+            loss_critic: critic.mean(0)?.unwrap_or(f64::NAN),
+            loss_generator: generator.mean(0)?.unwrap_or(f64::NAN),
+            score_real: critic.mean(1)?.unwrap_or(f64::NAN),
+            score_fake: critic.mean(2)?.unwrap_or(f64::NAN),
+            penalty: penalty.mean(0)?,
+            input_gradient_norm: penalty.mean(1)?,
             gradient_norm_critic: read(norm_critic)?,
             gradient_norm_generator: read(norm_generator)?,
         })
@@ -346,23 +351,45 @@ impl Trainer {
             Pass::Train { number, .. } => number * self.config.schedule.batch_size as u64,
             Pass::Eval => 0,
         };
-        Augmentation::draw(&self.config.augment, &self.config.data, self.config.seed, first, n)
+        Augmentation::draw(&self.config.augment, &self.config.data, self.config.seed, first, n).with_probability(
+            self.values.augment_probability,
+            self.config.seed,
+            first,
+        )
     }
 
-    /// The penalty on the critic's gradient to its input, with its gradients to the parameters.
-    fn penalty(&self, real: &Scored, fake: &Tensor, phase: &mut Phase) -> Result<Option<(Penalty, Vec<Tensor>)>> {
-        let Some(config) = self.config.penalty else { return Ok(None) };
-        let at = match config {
+    /// The penalty of this critic step, if one is taken in it, with its gradients to the critic's parameters.
+    fn penalty(&self, real: &Scored, fake: &Scored, phase: &mut Phase) -> Result<Option<(Penalty, Vec<Tensor>)>> {
+        let index = self.critic_steps() + phase.critic_turns;
+        let Some(config) = self.values.penalty.and_then(|config| config.at_step(index)) else { return Ok(None) };
+        match config {
             PenaltyConfig::Gradient { .. } => {
-                let first = (self.critic_steps() + phase.critic_turns) * self.config.schedule.batch_size as u64;
+                let first = index * self.config.schedule.batch_size as u64;
                 let seen = &real.seen;
                 let alphas = penalty::alphas(self.config.seed, first, seen.dim(0)?, self.device(), seen.dtype())?;
-                penalty::interpolate(seen, fake, &alphas)?
+                let between = penalty::interpolate(seen, &fake.seen, &alphas)?;
+                let pass = self.next_pass(phase);
+                self.critic.input_gradient_penalty(&between, real.classes.as_ref(), pass, |g| config.of(g)).map(Some)
             }
-            PenaltyConfig::R1 { .. } => real.seen.clone(),
-        };
+            PenaltyConfig::R1 { .. } => self.penalty_at(real, config, phase).map(Some),
+            PenaltyConfig::R1R2 { .. } => {
+                let (at_real, gradients) = self.penalty_at(real, config, phase)?;
+                let (at_fake, more) = self.penalty_at(fake, config, phase)?;
+                add(&gradients, &more)?;
+                Ok(Some((at_real.plus(&at_fake)?, gradients)))
+            }
+        }
+    }
+
+    /// A penalty on the gradient to images as they were before they were augmented: the gradient to what the critic saw of them
+    /// comes to them by the augmentation's adjoint, and the penalty's gradient to that goes the same way forward.
+    fn penalty_at(&self, scored: &Scored, config: PenaltyConfig, phase: &mut Phase) -> Result<(Penalty, Vec<Tensor>)> {
+        let Scored { seen, classes, augmentation, .. } = scored;
         let pass = self.next_pass(phase);
-        self.critic.input_gradient_penalty(&at, real.classes.as_ref(), pass, |g| config.of(g)).map(Some)
+        self.critic.input_gradient_penalty(seen, classes.as_ref(), pass, |to_seen| {
+            let (penalty, v) = config.of(&augmentation.backward(to_seen)?)?;
+            Ok((penalty, augmentation.forward_linear(&v)?))
+        })
     }
 
     /// Takes the loss's gradient to some scores back through the critic.
@@ -389,10 +416,10 @@ impl Trainer {
     }
 
     fn next_pass(&self, phase: &mut Phase) -> Pass {
-        // Three passes a critic step (generator, real, fake), and one for a penalty; at most two in the generator's, and one for
+        // Three passes a critic step (generator, real, fake), and those of a penalty; at most two in the generator's, and one for
         // real images if it sees any.
         let schedule = &self.config.schedule;
-        let a_critic_step = 3 + u64::from(self.config.penalty.is_some());
+        let a_critic_step = 3 + self.config.penalty.map_or(0, PenaltyConfig::passes);
         let a_generator_step = 2 + u64::from(self.config.loss.pairs_scores());
         let a_round = a_critic_step * schedule.most_critic_steps() + a_generator_step * schedule.generator_steps as u64;
         let number = self.step * a_round + phase.passes;
@@ -439,22 +466,19 @@ fn add(to: &[Tensor], from: &[Tensor]) -> Result<()> {
     Ok(lerp(&to.iter().map(InPlace::of).zip(from).collect::<Vec<_>>(), 1.0, 1.0)?)
 }
 
-impl Sums {
-    fn add_critic(&mut self, values: Vec<Tensor>) -> Result<()> {
-        self.critic = Some(match self.critic.take() {
+impl Sum {
+    fn add(&mut self, values: Vec<Tensor>) -> Result<()> {
+        self.values = Some(match self.values.take() {
             None => values,
             Some(sums) => sums.iter().zip(&values).map(|(sum, value)| sum + value).collect::<candle_core::Result<_>>()?,
         });
-        self.critic_steps += 1;
+        self.steps += 1;
         Ok(())
     }
 
-    fn add_generator(&mut self, loss: &Tensor) -> Result<()> {
-        self.generator = Some(match self.generator.take() {
-            None => loss.detach(),
-            Some(sum) => (sum + loss.detach())?,
-        });
-        self.generator_steps += 1;
-        Ok(())
+    /// The mean of value number `index`, unless there was none.
+    fn mean(&self, index: usize) -> Result<Option<f64>> {
+        let Some(sum) = self.values.as_ref().and_then(|sums| sums.get(index)) else { return Ok(None) };
+        Ok(Some(sum.to_dtype(DType::F64)?.to_scalar::<f64>()? / self.steps.max(1) as f64))
     }
 }

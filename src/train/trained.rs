@@ -43,7 +43,7 @@ pub fn load_trained(folder: &RunFolder, weights: Option<Weights>, which: Which) 
 /// When the folder is no run, the checkpoint is damaged, or has no averaged weights though these are asked for.
 pub fn load_checkpoint(folder: &RunFolder, saved: &std::path::Path, weights: Option<Weights>) -> Result<Trained> {
     let config = config_of(folder, saved)?;
-    let averaged = config.schedule.ema_decay > 0.0;
+    let averaged = config.schedule.has_average();
     let weights = weights.unwrap_or(if averaged { Weights::Ema } else { Weights::Raw });
     if weights == Weights::Ema && !averaged {
         let what = "this run has no averaged weights (schedule.ema_decay is 0)";

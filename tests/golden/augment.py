@@ -85,4 +85,5 @@ def main():
     save_file(tensors, HERE / "augment.safetensors", {"spec": json.dumps({"torch": torch.__version__, "cases": spec})})
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """The losses of the first 20 generator steps of every preset, by PyTorch in float64, for tests/suite/steps.rs.
 
-    python tests/golden/steps.py [--gan-train FILE]      needs torch 2, numpy, safetensors, and gan-train for the presets
+    python tests/golden/steps.py [--gan-train FILE] [--only CASE…]      needs torch 2, numpy, safetensors, and gan-train for the presets
 
 Networks, losses and steps are written here from the formulas of the papers and write-ups, in PyTorch's own layers and
 autograd. Weights, images, latents, masks and the order of the data are drawn from the addressed streams (streams.py), as
@@ -26,6 +26,7 @@ import torch
 from torch import nn
 from torch.nn.utils import spectral_norm
 
+import augment
 import streams
 from make import Residual, count, critic_loss, descend, generator_loss, kind_of, make_layer, make_optimizer, parts_of
 
@@ -34,6 +35,7 @@ STEPS, BATCH, IMAGES, DIVISOR, LEAST, SEED = 20, 6, 20, 16, 4, 7
 
 # Beyond the presets as they are: name -> (preset, assignments).
 GP, R1 = 'penalty={ kind = "gradient", weight = 10.0 }', 'penalty={ kind = "r1", weight = 10.0 }'
+RELATIVISTIC, R1_R2 = 'loss={ kind = "relativistic" }', 'penalty={ kind = "r1-r2", weight = 2.0 }'
 VARIANTS = {
     "hinge": ("dcgan-fashion", ['loss={ kind = "hinge" }']),
     "hinge-spectral": ("dcgan-fashion", ['loss={ kind = "hinge" }', 'critic.norm="spectral"']),
@@ -64,6 +66,32 @@ VARIANTS = {
     "relativistic": ("dcgan-fashion", ['loss={ kind = "relativistic" }', R1, 'critic.norm="layer"']),
     "relativistic-classes": ("dcgan-28", ['loss={ kind = "relativistic" }', R1, "data.classes=10", "schedule.generator_steps=2"]),
     "relativistic-mlp": ("gan-fashion-mlp", ['loss={ kind = "relativistic" }', R1]),
+    "r1-r2": ("dcgan-fashion", [RELATIVISTIC, R1_R2, 'critic.norm="layer"']),
+    "r1-r2-augmented": (
+        "dcgan-fashion",
+        [RELATIVISTIC, R1_R2, 'critic.norm="layer"', 'augment=["color", "translation", "cutout"]'],
+    ),
+    "r1-r2-lazy": (
+        "gan-fashion-mlp",
+        [RELATIVISTIC, 'penalty={ kind = "r1-r2", weight = 1.0, every = 3 }', "data.classes=10", "schedule.critic_steps=2"],
+    ),
+    "r1-lazy-augmented": ("dcgan-fashion", ['penalty={ kind = "r1", weight = 0.1, every = 4 }', 'augment=["color"]']),
+    "ramps": (
+        "dcgan-fashion",
+        [
+            RELATIVISTIC,
+            R1_R2,
+            'critic.norm="layer"',
+            'augment=["translation", "color", "cutout"]',
+            "augment_probability=0.1",
+            "schedule.critic_steps=2",
+            "optimizer.generator.betas=[0.0, 0.9]",
+            "optimizer.critic.betas=[0.0, 0.8]",
+            "schedule.ema_half_life=0",
+            'schedule.lr_decay={ curve = "cosine", begin = { steps = 1 }, end = { steps = 16 }, to = 0.25 }',
+            "schedule.ramp={ over = { steps = 16 }, beta2_to = 0.99, penalty_to = 0.2, augment_to = 0.7, ema_half_life_to = 60 }",
+        ],
+    ),
     "top-k": ("dcgan-28", ["schedule.generator_top_k=0.4"]),
     "top-k-wgan": ("wgan-fashion", ["schedule.generator_top_k=0.75"]),
     "lr-linear": (
@@ -150,15 +178,19 @@ class Passes:
     as a round has at most."""
 
     def restart(self, config, step):
-        """A round begins: three passes a critic step and one for a penalty, at most two a generator step and one
+        """A round begins: three passes a critic step and one or two for a penalty, at most two a generator step and one
         for real images."""
         schedule = config["schedule"]
         most = max(schedule["critic_steps"], schedule.get("critic_warmup", {}).get("critic_steps", 0))
-        self.a_round = (3 + ("penalty" in config)) * most + (2 + (config["loss"]["kind"] == "relativistic")) * schedule.get("generator_steps", 1)
+        of_penalty = {"gradient": 1, "r1": 1, "r1-r2": 2}.get(config.get("penalty", {}).get("kind"), 0)
+        self.a_round = (3 + of_penalty) * most + (2 + (config["loss"]["kind"] == "relativistic")) * schedule.get("generator_steps", 1)
         self.step, self.made = step, 0
 
+    def next(self, later=0):
+        return self.step * self.a_round + self.made + later
+
     def begin(self):
-        self.number = self.step * self.a_round + self.made
+        self.number = self.next()
         self.made += 1
 
 
@@ -233,6 +265,27 @@ def initial(rule, fan_in, purpose, slot, count):
     return streams.normal(SEED, purpose, [slot], count, **rule["normal"])[0].astype(np.float64)
 
 
+# --- augmentation: what src/augment.rs draws of the words of an image's stream, in this order
+
+
+def draw_color(words, _):
+    brightness, saturation, contrast = (streams.unit(np.array([next(words)], dtype=np.uint32))[0] for _ in range(3))
+    return [float(np.float32(low) + np.float32(width) * u) for low, width, u in ((-0.5, 1, brightness), (0, 2, saturation), (0.5, 1, contrast))]
+
+
+def draw_translation(words, side):
+    most = int(side / 8 + 0.5)
+    return [streams.next_below(words, 2 * most + 1) - most for _ in range(2)]
+
+
+def draw_cutout(words, side):
+    places = side + 1 - int(side / 2 + 0.5) % 2
+    return [streams.next_below(words, places) for _ in range(2)]
+
+
+DRAW = {"color": draw_color, "translation": draw_translation, "cutout": draw_cutout}
+
+
 # --- training
 
 
@@ -278,7 +331,8 @@ class Training:
         return self.schedule["critic_steps"]
 
     def set_rates(self):
-        """The learning rates climb in a straight line, and fall on a straight line or half a cosine wave."""
+        """The learning rates climb in a straight line, and fall on a straight line or half a cosine wave. Other values go on half
+        a cosine wave from where they are to where the ramp says."""
         factor = 1.0
         if warmup := self.schedule.get("lr_warmup"):
             factor = min((self.step + 1) / warmup["steps"], 1.0)
@@ -291,7 +345,18 @@ class Training:
             rate = factor * self.config["optimizer"][side]["lr"]
             for group in getattr(optimizer, "param_groups", []):
                 group["lr"] = rate
+                if betas := self.config["optimizer"][side].get("betas"):
+                    group["betas"] = (betas[0], self.ramped(betas[1], "beta2_to"))
             optimizer.lr = rate  # where the optimiser is not PyTorch's own
+        self.probability = self.ramped(self.config.get("augment_probability", 1.0), "augment_to")
+
+    def ramped(self, start, key):
+        """value(t) = to + (from - to) · ½(1 + cos(π · min(1, t/T)))"""
+        ramp = self.schedule.get("ramp", {})
+        if key not in ramp:
+            return start
+        way = min(1.0, self.step / ramp["over"]["steps"])
+        return ramp[key] + (start - ramp[key]) * 0.5 * (1 + math.cos(math.pi * way))
 
     def critic_step(self):
         if clip := self.loss.get("clip"):
@@ -302,28 +367,52 @@ class Training:
         self.z = self.latents(b"z-critic", self.critic_steps, len(real))
         self.fakes = self.generate(self.z)
         fakes = self.fakes.detach()
-        loss = critic_loss(self.loss, self.score(real, labels), self.score(fakes, self.chosen(self.z)))
-        penalty = self.penalty(real, fakes, labels)
+        of_real, of_fakes = (real, labels, self.draws(len(real))), (fakes, self.chosen(self.z), self.draws(len(real), later=1))
+        loss = critic_loss(self.loss, self.score(*of_real), self.score(*of_fakes))
+        penalty = self.penalty(of_real, of_fakes)
         descend(loss + penalty, self.critic, self.critic_optimizer)
         self.critic_steps += 1
         return (loss + penalty).item(), penalty.item()
 
-    def penalty(self, real, fakes, labels):
-        """WGAN-GP's (arXiv 1704.00028, with a root that has a gradient at 0) or R1 (arXiv 1801.04406), in a pass of its own."""
+    def penalty(self, of_real, of_fakes):
+        """WGAN-GP's (arXiv 1704.00028, with a root that has a gradient at 0), R1 or R1 + R2 (arXiv 1801.04406, 2501.05441), each
+        in a pass of its own; the latter with respect to the images before they are augmented, and perhaps lazily (arXiv
+        1912.04958): each so many steps."""
         penalty = self.config.get("penalty")
-        if not penalty:
+        every = penalty.get("every", 1) if penalty else 1
+        if not penalty or self.critic_steps % every:
             return torch.zeros(())
-        x = real.clone()
+        weight = self.ramped(penalty["weight"], "penalty_to") * every
         if penalty["kind"] == "gradient":
+            (real, labels, draws), (fakes, _, _) = of_real, of_fakes
+            assert not draws
             indices = np.arange(len(real)) + self.critic_steps * BATCH
             alpha = torch.from_numpy(streams.uniform(SEED, b"interpol", indices, 1).astype(np.float64)).reshape(-1, 1, 1, 1)
-            x = alpha * real + (1 - alpha) * fakes
-        x.requires_grad_()
-        (slope,) = torch.autograd.grad(self.score(x, labels).sum(), x, create_graph=True)
-        squares = slope.flatten(1).square().sum(1)
-        if penalty["kind"] == "gradient":
-            return penalty["weight"] * ((squares + 1e-12).sqrt() - 1).square().mean()
-        return penalty["weight"] / 2 * squares.mean()
+            squares = self.squared_slopes(alpha * real + (1 - alpha) * fakes, labels, draws)
+            return weight * ((squares + 1e-12).sqrt() - 1).square().mean()
+        value = weight / 2 * self.squared_slopes(*of_real).mean()
+        if penalty["kind"] == "r1-r2":
+            value = value + weight / 2 * self.squared_slopes(*of_fakes).mean()
+        return value
+
+    def squared_slopes(self, images, labels, draws):
+        """Of the score of each image to its pixels."""
+        x = images.clone().requires_grad_()
+        (slope,) = torch.autograd.grad(self.score(x, labels, draws).sum(), x, create_graph=True)
+        return slope.flatten(1).square().sum(1)
+
+    def draws(self, n, later=0):
+        """How the images of the critic's next pass, or a later one, are augmented: a list of (kind, draws, whether at all)."""
+        policy, side = self.config.get("augment", []), self.shape[1]
+        assert not policy or self.config["data"]["range"] == "tanh"
+        numbers = np.arange(n) + self.passes.next(later) * BATCH
+        images = [iter(words.tolist()) for words in streams.bits(SEED, b"augment", numbers, 64)]
+        chances = streams.uniform(SEED, b"aug-prob", numbers, len(policy)).astype(np.float64)
+        steps = []
+        for place, kind in enumerate(policy):
+            drawn = [DRAW[kind](words, side) for words in images]
+            steps.append((kind, drawn, torch.from_numpy(chances[:, place] < self.probability).reshape(-1, 1, 1, 1)))
+        return steps
 
     def generator_step(self):
         latents, fakes = self.schedule["generator_latents"], self.fakes
@@ -334,7 +423,7 @@ class Training:
         elif latents == "reused" or fakes is None:
             fakes = self.generate(self.z)
         self.fakes = None  # used up: another generator step of the round makes its own
-        scores = self.score(fakes, self.chosen(z))
+        scores = self.score(fakes, self.chosen(z), self.draws(len(z)))
         kept = math.ceil(self.schedule.get("generator_top_k", 1.0) * len(scores) - 1e-9)
         real = self.real_scores(len(scores))
         # Pairs keep their order; without, it plays no part.
@@ -350,7 +439,7 @@ class Training:
         if self.loss["kind"] != "relativistic":
             return None
         numbers = streams.below(SEED, b"real-gen", self.step, IMAGES, n)
-        return self.score(self.images[numbers], self.labels[numbers]).detach()
+        return self.score(self.images[numbers], self.labels[numbers], self.draws(n)).detach()
 
     def real(self):
         epoch, batch = divmod(self.critic_steps, -(-IMAGES // BATCH))
@@ -373,9 +462,11 @@ class Training:
     def chosen(self, z):
         return z[:, : self.classes].argmax(1) if self.classes else torch.zeros(len(z), dtype=torch.long)
 
-    def score(self, images, labels):
+    def score(self, images, labels, draws):
         """Of the critic's values of an image that of its class; without classes there is one."""
         self.passes.begin()
+        for kind, drawn, is_changed in draws:
+            images = torch.where(is_changed, augment.STEPS[kind](images, drawn), images)
         return self.critic(images).flatten(1).gather(1, labels.unsqueeze(1)).flatten()
 
 
@@ -395,7 +486,9 @@ def main():
     target = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", HERE.parent.parent / "target"))
     parser = argparse.ArgumentParser(description="Writes steps.json.")
     parser.add_argument("--gan-train", default=target / "release/gan-train", help="the program that knows the presets")
+    parser.add_argument("--only", nargs="+", default=[], help="cases to compute; the others stay as they are in steps.json")
     args = parser.parse_args()
+    kept = json.loads((HERE / "steps.json").read_text())["cases"] if args.only else {}
     torch.set_default_dtype(torch.float64)
     torch.set_num_threads(1)
 
@@ -403,6 +496,9 @@ def main():
     presets = {line.split()[0]: (line.split()[0], []) for line in listed.splitlines()}
     cases = []
     for name, (preset, assignments) in (presets | VARIANTS).items():
+        if args.only and name not in args.only:
+            cases.append(f"{json.dumps(name)}: {json.dumps(kept[name])}")
+            continue
         rounds = Training(resolved(args.gan_train, preset, assignments)).run()
         values = [value for losses in rounds for kind in losses.values() for value in kind]
         assert np.isfinite(values).all(), name

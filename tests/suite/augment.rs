@@ -87,6 +87,7 @@ proptest! {
         let dot = |a: &Tensor, b: &Tensor| (a * b).unwrap().sum_all().unwrap().to_scalar::<f64>().unwrap();
         let of_zero = augmentation.apply(&x.zeros_like().unwrap()).unwrap();
         let linear = (augmentation.apply(&x).unwrap() - &of_zero).unwrap();
+        prop_assert!(furthest(&augmentation.forward_linear(&x).unwrap(), &linear) < 1e-12);
         let back = augmentation.backward(&y).unwrap();
         prop_assert!((dot(&linear, &y) - dot(&x, &back)).abs() < 1e-9 * (1.0 + dot(&y, &y)));
 
@@ -157,6 +158,50 @@ fn draws_fill_their_ranges() {
             }
         }
     }
+}
+
+/// Each kind changes each image or leaves it, to the bit, on any device; which, does not depend on what the others do.
+#[test]
+fn images_are_augmented_with_a_probability() {
+    const N: usize = 4000;
+    let form = data(8, 3, Range::Tanh);
+    let whole = Augmentation::draw(&ALL, &form, 2, 10, N);
+    assert_eq!(whole.clone().with_probability(1.0, 2, 10), whole);
+    let some = whole.clone().with_probability(0.3, 2, 10);
+    let changed = |step: usize| -> Vec<bool> {
+        let (all, some) = (&whole.steps[step], &some.steps[step]);
+        let one = |image: usize| match (all, some) {
+            (Step::Color(all), Step::Color(some)) => all[image] == some[image],
+            // A shift by nothing is drawn, too.
+            (Step::Translation(all), Step::Translation(some)) => some[image] != [0, 0] && all[image] == some[image],
+            (Step::Cutout(all), Step::Cutout(some)) => all[image] == some[image],
+            _ => panic!("other steps"),
+        };
+        (0..N).map(one).collect()
+    };
+    let [color, translation, cutout] = [0, 1, 2].map(changed);
+    let share = |of: &mut dyn Iterator<Item = bool>| of.filter(|is| *is).count() as f64 / N as f64;
+    for (share, expected) in [
+        (share(&mut color.iter().copied()), 0.3),
+        (share(&mut translation.iter().copied()), 0.3 * 8.0 / 9.0),
+        (share(&mut cutout.iter().copied()), 0.3),
+        (share(&mut color.iter().zip(&cutout).map(|(a, b)| *a && *b)), 0.09),
+    ] {
+        assert!((share - expected).abs() < 0.04, "{share}, not {expected}");
+    }
+    let x = maps([N, 8, 8, 3]);
+    let image = |x: &Tensor, index: usize| values(&x.narrow(0, index, 1).unwrap());
+    let left: Vec<usize> = (0..N).filter(|&at| !color[at] && !translation[at] && !cutout[at]).collect();
+    for made in [some.apply(&x).unwrap(), some.apply_ops(&x).unwrap(), some.backward(&x).unwrap()] {
+        left.iter().take(100).for_each(|&at| assert_eq!(image(&made, at), image(&x, at)));
+    }
+    let (kernels, operations) = (some.apply(&x).unwrap(), some.apply_ops(&x).unwrap());
+    assert!(furthest(&kernels, &operations) < 1e-13);
+    let never = whole.with_probability(0.0, 2, 10);
+    assert_eq!(values(&never.apply(&x).unwrap()), values(&x));
+    // By the images' numbers, wherever the batches are cut.
+    let rest = Augmentation::draw(&ALL, &form, 2, 17, 5).with_probability(0.3, 2, 17);
+    assert_eq!(values(&rest.apply(&x.narrow(0, 7, 5).unwrap()).unwrap()), values(&kernels.narrow(0, 7, 5).unwrap()));
 }
 
 #[test]

@@ -485,6 +485,23 @@ fn values_out_of_range_are_named() {
         ("loss={ kind = 'wgan' }", "the wgan loss needs loss.clip, a penalty or critic.norm"),
         ("schedule.lr_decay={ curve = 'linear', begin = { steps = 9 }, end = { steps = 9 } }", "must begin before it ends"),
         ("penalty={ kind = 'gradient', weight = 0.0 }", "penalty.weight must be above 0"),
+        ("schedule.ema_half_life=100", "schedule.ema_half_life stands in place of schedule.ema_decay"),
+        ("schedule.ema_half_life=-1", "ema_half_life"),
+        ("schedule.ramp={ over = { steps = 3 } }", "schedule.ramp changes nothing"),
+        ("schedule.ramp={ over = { steps = 0 }, beta2_to = 0.9 }", "must be at least 1"),
+        ("schedule.ramp={ beta2_to = 0.9 }", "missing field `over`"),
+        ("schedule.ramp={ over = { steps = 3 }, beta2_to = 1.0 }", "schedule.ramp.beta2_to must be at least 0 and below 1"),
+        ("schedule.ramp={ over = { steps = 3 }, penalty_to = 0.0 }", "schedule.ramp.penalty_to must be above 0"),
+        ("schedule.ramp={ over = { steps = 3 }, augment_to = 1.1 }", "schedule.ramp.augment_to must be 0 to 1"),
+        ("schedule.ramp={ over = { steps = 3 }, augment_to = nan }", "schedule.ramp.augment_to must be 0 to 1"),
+        ("schedule.ramp={ over = { steps = 3 }, penalty_to = 1.0 }", "schedule.ramp.penalty_to goes with a penalty"),
+        ("schedule.ramp={ over = { steps = 3 }, augment_to = 1.0 }", "schedule.ramp.augment_to goes with augment"),
+        ("schedule.ramp={ over = { steps = 3 }, ema_half_life_to = 9 }", "schedule.ramp.ema_half_life_to goes with"),
+        ("augment_probability=1.5", "augment_probability must be 0 to 1"),
+        ("augment_probability=nan", "augment_probability must be 0 to 1"),
+        ("penalty={ kind = 'r1-r2', weight = -1.0 }", "penalty.weight must be above 0"),
+        ("penalty={ kind = 'r1', every = 0 }", "penalty.every must be 1 to 1000"),
+        ("penalty={ kind = 'gradient', every = 2 }", "unknown field `every`"),
         ("schedule.generator_steps=0", "schedule.generator_steps must be 1 to 1000"),
         ("generator.norm=spectral", "norm and spectral are for the critic only"),
         ("watch.judge_samples=5", "watch.judge_samples must be 0, or 100 to 100000"),
@@ -620,5 +637,5 @@ fn names_of_classes_go_with_their_number() {
     }
     // What nobody asked for stands in no config: those of old runs keep their bytes.
     let plain = TrainConfig::preset("dcgan-28").unwrap().to_toml().unwrap();
-    assert!(!plain.contains("class_names") && !plain.contains("flip"));
+    assert!(["class_names", "flip", "augment_probability", "ema_half_life", "ramp"].iter().all(|key| !plain.contains(key)));
 }

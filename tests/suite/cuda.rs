@@ -284,7 +284,17 @@ fn systems() -> Vec<TrainConfig> {
         "generator.layers=[{ categorical = 3 }, { linear = { out = 24 } }, 'relu', { linear = { out = 784 } }, 'tanh']",
         "critic.layers=[{ linear = { out = 24 } }, { leaky_relu = 0.2 }, { linear = { out = 3 } }]",
     ];
+    let augmented = [
+        "schedule.batch_size=8",
+        "schedule.ema_half_life=20",
+        "penalty={ kind = 'r1-r2', every = 2 }",
+        "augment=['color', 'translation', 'cutout']",
+        "augment_probability=0.6",
+        "generator.layers=[{ linear = { out = 24 } }, 'relu', { linear = { out = 784 } }, 'tanh']",
+        "critic.layers=[{ linear = { out = 24 } }, { leaky_relu = 0.2 }, { linear = { out = 1 } }]",
+    ];
     let mut all = vec![
+        system("gan-fashion-mlp", &augmented),
         system("digits", &convolutional),
         system("wgan-mnist-mlp", &["schedule.batch_size=8"]),
         system("gan-fashion-mlp", &classes),
@@ -412,7 +422,7 @@ fn augmentations_agree_with_the_cpu() {
     config.data.size = 20;
     for (dtype, tolerance) in TYPES {
         let x = uniform(1, &[7, 20, 20, 3], dtype);
-        let augmentation = Augmentation::draw(&config.augment, &config.data, 3, 0, 7);
+        let augmentation = Augmentation::draw(&config.augment, &config.data, 3, 0, 7).with_probability(0.7, 3, 0);
         compare(gpu, &format!("augmentation, {dtype:?}"), from_ref(&x), tolerance, |arguments| {
             vec![augmentation.apply(&arguments[0]).unwrap(), augmentation.backward(&arguments[0]).unwrap()]
         });

@@ -243,7 +243,7 @@ fn optimisers_over_five_steps() {
             let mut optimizer = Optimizer::new(config, &network).unwrap();
             for step in 1..=5 {
                 let g = golden.get(&format!("grad.{name}.{step}")).reshape(var.shape()).unwrap();
-                optimizer.step(&network, &[g], 1.0).unwrap();
+                optimizer.step(&network, &[g]).unwrap();
                 let what = format!("{case}/after.{name}.{step}");
                 assert_close(&what, var, golden.get(&what), 1e-12);
             }

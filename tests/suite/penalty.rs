@@ -2,7 +2,7 @@
 //! the edges. Layer and spectral normalisation besides, whose passes they are made of.
 
 use candle_core::{DType, Device, Tensor};
-use ganforge::config::{InitConfig, PenaltyConfig};
+use ganforge::config::{InitConfig, PenaltyConfig, TrainConfig, preset_table, set};
 use ganforge::nn::activation::Activation;
 use ganforge::nn::layers::Linear;
 use ganforge::nn::norm::{Normalised, layer_norm};
@@ -10,13 +10,14 @@ use ganforge::nn::{LayerSpec, Shape};
 use ganforge::nn::{Network, Pass, Place, Role, Wanted, channels_first};
 use ganforge::penalty::{Penalty, alphas, interpolate};
 use ganforge::random::{Purpose, Stream};
+use ganforge::train::{Batch, Phase, Trainer};
 use serde_json::{Value, json};
 
 use crate::conv::assert_thread_independent;
 use crate::golden::{assert_close, golden, load_parameters, network, to_ours, values};
 
 pub(crate) const GRADIENT: PenaltyConfig = PenaltyConfig::Gradient { weight: 10.0 };
-pub(crate) const R1: PenaltyConfig = PenaltyConfig::R1 { weight: 10.0 };
+pub(crate) const R1: PenaltyConfig = PenaltyConfig::R1 { weight: 10.0, every: 1 };
 
 pub(crate) fn pass(number: u64) -> Pass {
     Pass::Train { seed: 3, number }
@@ -247,6 +248,131 @@ fn gradients_of_penalties_are_finite_differences() {
     }
     // Most parameters matter: the bound is not met by zeros.
     assert!(compared > 250, "{compared}");
+}
+
+/// A trainer in f64 of a smooth critic of few parameters, whose optimiser takes whole gradients off them.
+fn small_trainer(settings: &[&str]) -> Trainer {
+    let mut table = preset_table("digits").unwrap();
+    let all = [
+        "data.size=8",
+        "data.channels=3",
+        "latent.size=5",
+        "generator.layers=[{ linear = { out = 192 } }, 'tanh']",
+        "critic.layers=[{ conv = { out = 3, kernel = 3, stride = 2, padding = 1 } }, 'tanh', \
+         { linear = { out = 4 } }, { leaky_relu = 0.2 }, { linear = { out = 1 } }]",
+        "optimizer.critic={ kind = 'sgd', lr = 1.0 }",
+        "loss={ kind = 'relativistic' }",
+        "schedule.batch_size=4",
+    ];
+    all.iter().chain(settings).for_each(|setting| set(&mut table, setting).unwrap());
+    let config = TrainConfig::from_table(table, "it").unwrap();
+    Trainer::new(&config, &Device::Cpu, DType::F64).unwrap()
+}
+
+/// Real images, of classes in turn if there are any.
+fn small_batch(config: &TrainConfig) -> Batch {
+    let (n, classes) = (config.schedule.batch_size, config.data.classes);
+    let one_hot: Vec<f64> = (0..n * classes).map(|at| f64::from(u8::from(at % classes == at / classes % classes))).collect();
+    let classes = (classes > 0).then(|| Tensor::from_vec(one_hot, (n, classes), &Device::Cpu).unwrap());
+    Batch { images: normal(40, &[n, 8, 8, 3]), classes }
+}
+
+/// The critic's loss with its penalty in its next step, which is made.
+fn loss_of_step(trainer: &mut Trainer, real: &Batch) -> f64 {
+    trainer.critic_step(real, &mut Phase::default()).unwrap();
+    trainer.take_means().unwrap().loss_critic
+}
+
+/// What a whole step takes off the critic's parameters is the gradient of the loss that it tells of, through whatever
+/// augmentation and to whichever class's score.
+#[test]
+fn steps_with_penalties_go_down_finite_differences() {
+    let cases: [&[&str]; 4] = [
+        &["penalty={ kind = 'r1-r2', weight = 10.0 }"],
+        &["penalty={ kind = 'r1-r2', weight = 10.0, every = 3 }", "augment=['color', 'translation', 'cutout']"],
+        &[
+            "penalty={ kind = 'r1-r2', weight = 10.0 }",
+            "augment=['translation', 'color']",
+            "data.classes=3",
+            "data.range=sigmoid",
+        ],
+        &["penalty={ kind = 'r1', weight = 10.0 }", "augment=['cutout', 'color']"],
+    ];
+    for settings in cases {
+        let mut trainer = small_trainer(settings);
+        let real = small_batch(&trainer.config);
+        let copied = |trainer: &Trainer| {
+            trainer.critic.trainable().map(|p| p.var.as_detached_tensor().copy().unwrap()).collect::<Vec<_>>()
+        };
+        let put = |trainer: &Trainer, values: &[Tensor]| {
+            trainer.critic.trainable().zip(values).for_each(|(p, value)| p.var.set(value).unwrap());
+        };
+        let start = copied(&trainer);
+        loss_of_step(&mut trainer, &real);
+        let taken: Vec<Vec<f64>> =
+            start.iter().zip(copied(&trainer)).map(|(before, after)| values(&(before - after).unwrap())).collect();
+        for (index, taken) in taken.iter().enumerate() {
+            let slopes = (0..taken.len()).map(|at| {
+                let mut moved = |step: f64| {
+                    let mut numbers = values(&start[index]);
+                    numbers[at] += step;
+                    let mut all = start.clone();
+                    all[index] = Tensor::from_vec(numbers, start[index].dims(), &Device::Cpu).unwrap();
+                    put(&trainer, &all);
+                    loss_of_step(&mut trainer, &real)
+                };
+                (moved(1e-5) - moved(-1e-5)) / 2e-5
+            });
+            let slopes: Vec<f64> = slopes.collect();
+            let apart: Vec<f64> = slopes.iter().zip(taken).map(|(a, b)| a - b).collect();
+            let bound = 1e-5 * length(&slopes) + 1e-8;
+            assert!(length(&apart) <= bound, "{settings:?}, {index}: {} apart of {}", length(&apart), length(&slopes));
+        }
+        assert!(taken.iter().map(|taken| length(taken)).sum::<f64>() > 1e-2, "{settings:?}");
+    }
+}
+
+/// In each so many critic steps of the run, with so many times the weight; what is told is the mean of those.
+#[test]
+fn lazy_penalties_are_taken_now_and_then() {
+    let trained = |every: u64| {
+        let mut trainer = small_trainer(&[
+            &format!("penalty={{ kind = 'r1-r2', weight = 10.0, every = {every} }}"),
+            "schedule.critic_steps=2",
+            "optimizer.critic={ kind = 'sgd', lr = 1e-9 }",
+            "optimizer.generator={ kind = 'sgd', lr = 1e-9 }",
+        ]);
+        let real = small_batch(&trainer.config);
+        let mut told = Vec::new();
+        for _ in 0..5 {
+            let mut phase = Phase::default();
+            for _ in 0..2 {
+                trainer.critic_step(&real, &mut phase).unwrap();
+                let means = trainer.take_means().unwrap();
+                assert_eq!(means.penalty.is_some(), means.input_gradient_norm.is_some());
+                told.push(means.penalty);
+            }
+            trainer.generator_step(Some(&real), &mut phase).unwrap();
+        }
+        // Over a round of one step with a penalty and one without.
+        let mut phase = Phase::default();
+        trainer.critic_step(&real, &mut phase).unwrap();
+        trainer.critic_step(&real, &mut phase).unwrap();
+        (told, trainer.take_means().unwrap().penalty)
+    };
+    let ((always, mean), (lazy, lazy_mean)) = (trained(1), trained(4));
+    for (step, (always, lazy)) in always.iter().zip(&lazy).enumerate() {
+        let expected = always.filter(|_| step % 4 == 0).map(|value| 4.0 * value);
+        let near = |(a, b): (f64, f64)| (a - b).abs() < 1e-6 * b;
+        assert_eq!(lazy.is_some(), expected.is_some(), "{step}");
+        assert!(lazy.zip(expected).is_none_or(near), "{step}: {lazy:?}, not {expected:?}");
+    }
+    // Steps 10 and 11.
+    assert!(mean.is_some() && lazy_mean.is_none());
+    let config = PenaltyConfig::R1R2 { weight: 2.0, every: 4 };
+    assert_eq!(config.at_step(8), Some(PenaltyConfig::R1R2 { weight: 8.0, every: 4 }));
+    assert_eq!(config.at_step(9), None);
+    assert_eq!(GRADIENT.at_step(3), Some(GRADIENT));
 }
 
 #[test]

@@ -253,6 +253,7 @@ fn least(key: &Key) -> Vec<(String, Value)> {
     let value = match key.section.as_str() {
         "penalty" => "{ kind = 'r1' }".to_string(),
         "schedule.critic_warmup" => "{}".to_string(),
+        "schedule.ramp" => "{ over = { steps = 2 } }".to_string(),
         "schedule.lr_decay" => "{ curve = 'linear', begin = { steps = 1 }, end = { steps = 2 } }".to_string(),
         "loss" => format!("{{ kind = '{}' }}", kind.unwrap_or("bce".to_string())),
         section if section.starts_with("optimizer") => {
@@ -361,6 +362,7 @@ about = "all that can be said"
 seed = 5
 init_from = "BEGUN"
 augment = ["color", "translation", "cutout"]
+augment_probability = 0.5
 [data]
 source = "synthetic"
 size = 28
@@ -394,6 +396,7 @@ critic_scale = 0.5
 [penalty]
 kind = "r1"
 weight = 0.1
+every = 2
 [optimizer.generator]
 kind = "adam"
 lr = 1e-3
@@ -423,6 +426,11 @@ curve = "cosine"
 begin = { images = 16 }
 end = { epochs = 3 }
 to = 0.1
+[schedule.ramp]
+over = { steps = 2 }
+beta2_to = 0.8
+penalty_to = 0.5
+augment_to = 1.0
 [output]
 log_every = { steps = 1 }
 sample_every = { images = 16 }
@@ -471,6 +479,10 @@ critic_steps = 1
 generator_steps = 2
 generator_latents = "fresh"
 generator_top_k = 0.5
+ema_half_life = 10
+[schedule.ramp]
+over = { images = 24 }
+ema_half_life_to = 40
 "#,
 ];
 
@@ -560,10 +572,11 @@ fn every_key_loads_trains_and_resumes() {
 #[test]
 fn every_kind_trains() {
     let place = tempdir().unwrap();
-    let penalties = ["{ kind = 'gradient', weight = 1.0 }", "{ kind = 'r1', weight = 1.0 }"];
+    let penalties =
+        ["{ kind = 'gradient', weight = 1.0 }", "{ kind = 'r1', weight = 1.0 }", "{ kind = 'r1-r2', weight = 1.0, every = 2 }"];
     assert_eq!(kinds("penalty").len(), penalties.len());
     for (at, loss) in kinds("loss").iter().enumerate() {
-        for (penalty, curve) in penalties.iter().zip(["linear", "cosine"]) {
+        for (number, (penalty, curve)) in penalties.iter().zip(["linear", "cosine", "linear"]).enumerate() {
             let mut table = config::parse_table(ALL[1], "it").unwrap();
             put(&mut table, "loss", parsed(&format!("{{ kind = '{loss}' }}")));
             put(&mut table, "penalty", parsed(penalty));
@@ -575,7 +588,7 @@ fn every_kind_trains() {
                 parsed(&format!("{{ curve = '{curve}', begin = {{ steps = 1 }}, end = {{ steps = 3 }} }}")),
             );
             let config = TrainConfig::from_table(table, loss).unwrap();
-            let folder = place.path().join(format!("{at}-{curve}"));
+            let folder = place.path().join(format!("{at}-{number}"));
             fs::create_dir(&folder).unwrap();
             check_training(&folder, &config, 4);
         }

@@ -162,7 +162,7 @@ fn the_first_twenty_steps_of_every_preset_follow_pytorch() {
         };
         for round in &case.rounds {
             let (step, mut phase) = (trainer.step, Phase::default());
-            trainer.rate = rates.at(step);
+            trainer.values = config.values(rates.at(step));
             assert_eq!(round.critic.len() as u64, config.schedule.critic_steps_at(step), "{name} step {step}");
             assert_eq!(round.generator.len(), config.schedule.generator_steps, "{name} step {step}");
             for (&loss, &penalty) in round.critic.iter().zip(&round.penalty) {
@@ -211,7 +211,7 @@ fn every_preset_trains_in_bf16() {
         };
         for round in case.rounds.iter().take(ROUNDS) {
             let mut phase = Phase::default();
-            trainer.rate = rates.at(trainer.step);
+            trainer.values = config.values(rates.at(trainer.step));
             for (&loss, &penalty) in round.critic.iter().zip(&round.penalty) {
                 let real = batches.get(trainer.critic_steps() + phase.critic_turns).unwrap();
                 trainer.critic_step(&real, &mut phase).unwrap();

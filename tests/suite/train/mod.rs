@@ -69,6 +69,23 @@ const WGAN: System = &["--preset=wgan-mnist-mlp", "--batch-size=8"];
 /// The same with images that are mirrored at random.
 const MIRRORED: System = &["--preset=wgan-mnist-mlp", "--batch-size=8", "--set=data.flip=true"];
 
+/// All that changes over a run, with all that is drawn or taken now and then.
+const RAMPED: System = &[
+    "--preset=gan-fashion-mlp",
+    "--batch-size=8",
+    "--set=generator.layers=[{ linear = { out = 24 } }, 'relu', { linear = { out = 784 } }, 'tanh']",
+    "--set=critic.layers=[{ linear = { out = 24 } }, { leaky_relu = 0.2 }, { dropout = 0.3 }, { linear = { out = 1 } }]",
+    "--set=loss={ kind = 'relativistic' }",
+    "--set=penalty={ kind = 'r1-r2', weight = 2.0, every = 3 }",
+    "--set=data.flip=true",
+    "--set=augment=['color', 'translation', 'cutout']",
+    "--set=augment_probability=0.1",
+    "--set=schedule.critic_steps=2",
+    "--set=schedule.ema_half_life=0",
+    "--set=schedule.lr_decay={ curve = 'cosine', begin = { steps = 1 }, end = { steps = 9 }, to = 0.25 }",
+    "--set=schedule.ramp={ over = { images = 130 }, beta2_to = 0.9, penalty_to = 0.2, augment_to = 0.8, ema_half_life_to = 100 }",
+];
+
 /// A folder with a small data set, and room for runs.
 struct Place(TempDir);
 

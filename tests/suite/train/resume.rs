@@ -6,7 +6,9 @@ use ganforge::random::{Purpose, Stream};
 #[test]
 fn a_resumed_run_ends_in_the_same_bytes() {
     let place = Place::new();
-    for (name, system) in [("convolutional", CONVOLUTIONAL), ("dropout", DROPOUT), ("wgan", WGAN), ("mirrored", MIRRORED)] {
+    let systems =
+        [("convolutional", CONVOLUTIONAL), ("dropout", DROPOUT), ("wgan", WGAN), ("mirrored", MIRRORED), ("ramped", RAMPED)];
+    for (name, system) in systems {
         let straight = place.train(&format!("{name}-straight"), system, &["--steps=11", "--checkpoint-every=4"]);
         // Stops within an epoch, and between two checkpoints.
         let resumed = place.train(&format!("{name}-resumed"), system, &["--steps=3", "--checkpoint-every=2"]);
@@ -186,17 +188,27 @@ fn runs_in_bf16_end_in_the_same_bytes() {
 
 #[test]
 fn a_run_in_bf16_that_is_killed_ten_times_ends_in_the_same_bytes() {
-    if !crate::bf16::is_there() {
-        return;
+    if crate::bf16::is_there() {
+        kill_ten_times(WIDE, &["--precision=bf16"]);
     }
-    const FLAGS: [&str; 3] = ["--precision=bf16", "--checkpoint-every=4", "--set=output.log_every={ steps = 1 }"];
+}
+
+/// While learning rates, β₂, penalty, augmentation and the average's half-life change.
+#[test]
+fn a_run_with_every_ramp_that_is_killed_ten_times_ends_in_the_same_bytes() {
+    const LONG: &str = "--set=schedule.ramp={ over = { images = 2400 }, beta2_to = 0.9, penalty_to = 0.2, augment_to = 0.8, ema_half_life_to = 100 }";
+    kill_ten_times(RAMPED, &[LONG]);
+}
+
+fn kill_ten_times(system: System, more: &[&str]) {
+    let flags = [&["--steps=200", "--checkpoint-every=4", "--set=output.log_every={ steps = 1 }"], more].concat();
     let place = Place::new();
-    let straight = place.train("straight", WIDE, &[&FLAGS[..], &["--steps=200"]].concat());
+    let straight = place.train("straight", system, &flags);
     let run = place.path("killed");
     let mut chance = Stream::at(5, Purpose::Latent, 0);
     for kill in 0..10 {
         let mut child = match kill {
-            0 => place.spawn("killed", WIDE, &[&FLAGS[..], &["--steps=200"]].concat()),
+            0 => place.spawn("killed", system, &flags),
             _ => {
                 let mut command = std::process::Command::new(PROGRAM);
                 command
@@ -268,7 +280,8 @@ fn sigterm_saves_and_exports() {
 fn the_seed_decides_and_the_number_of_threads_does_not() {
     let place = Place::new();
     const FULL: System = &["--preset=gan-fashion-mlp", "--batch-size=50", "--set=output.samples=4"];
-    for (name, system) in [("convolutional", CONVOLUTIONAL), ("dropout", DROPOUT), ("wgan", WGAN), ("full", FULL)] {
+    let systems = [("convolutional", CONVOLUTIONAL), ("dropout", DROPOUT), ("wgan", WGAN), ("full", FULL), ("ramped", RAMPED)];
+    for (name, system) in systems {
         let run = |suffix: &str, threads: &str, flags: &[&str]| {
             let name = format!("{name}-{suffix}");
             let flags = [&["--steps=3"], flags].concat();
