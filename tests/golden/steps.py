@@ -335,9 +335,9 @@ class Training:
         a cosine wave from where they are to where the ramp says."""
         factor = 1.0
         if warmup := self.schedule.get("lr_warmup"):
-            factor = min((self.step + 1) / warmup["steps"], 1.0)
+            factor = min((self.step + 1) / self.in_steps(warmup), 1.0)
         if decay := self.schedule.get("lr_decay"):
-            begin, end = decay["begin"]["steps"], decay["end"]["steps"]
+            begin, end = self.in_steps(decay["begin"]), self.in_steps(decay["end"])
             way = min(max((self.step - begin) / (end - begin), 0.0), 1.0)
             left = 1 - way if decay["curve"] == "linear" else (1 + math.cos(math.pi * way)) / 2
             factor *= decay["to"] + (1 - decay["to"]) * left
@@ -350,12 +350,20 @@ class Training:
             optimizer.lr = rate  # where the optimiser is not PyTorch's own
         self.probability = self.ramped(self.config.get("augment_probability", 1.0), "augment_to")
 
+    def in_steps(self, span):
+        """Steps that a length in steps or images takes, of one critic step each; the last batch of an epoch is smaller."""
+        if "steps" in span:
+            return span["steps"]
+        assert self.schedule["critic_steps"] == 1, "a length in images with several critic steps"
+        epochs, rest = divmod(span["images"], IMAGES)
+        return epochs * math.ceil(IMAGES / BATCH) + math.ceil(rest / BATCH)
+
     def ramped(self, start, key):
         """value(t) = to + (from - to) · ½(1 + cos(π · min(1, t/T)))"""
         ramp = self.schedule.get("ramp", {})
         if key not in ramp:
             return start
-        way = min(1.0, self.step / ramp["over"]["steps"])
+        way = min(1.0, self.step / self.in_steps(ramp["over"]))
         return ramp[key] + (start - ramp[key]) * 0.5 * (1 + math.cos(math.pi * way))
 
     def critic_step(self):
@@ -438,14 +446,25 @@ class Training:
         """Of images drawn one by one from all, for a loss that pairs them."""
         if self.loss["kind"] != "relativistic":
             return None
-        numbers = streams.below(SEED, b"real-gen", self.step, IMAGES, n)
-        return self.score(self.images[numbers], self.labels[numbers], self.draws(n)).detach()
+        words = iter(streams.bits(SEED, b"real-gen", [self.step], 16 * n)[0].tolist())
+        numbers = [streams.next_below(words, IMAGES) for _ in range(n)]
+        images = self.flipped(self.images[numbers], lambda _: streams.next_below(words, 2))
+        return self.score(images, self.labels[numbers], self.draws(n)).detach()
+
+    def flipped(self, images, drawn):
+        """Mirrored where `drawn(place in the batch)` is 1, if images are mirrored at all."""
+        if not self.config["data"].get("flip", False):
+            return images
+        flips = torch.tensor([drawn(at) == 1 for at in range(len(images))]).reshape(-1, 1, 1, 1)
+        return torch.where(flips, images.flip(3), images)
 
     def real(self):
         epoch, batch = divmod(self.critic_steps, -(-IMAGES // BATCH))
         order = streams.permutation(SEED, b"shuffle", epoch, IMAGES)
         numbers = order[batch * BATCH : (batch + 1) * BATCH]
-        return self.images[numbers], self.labels[numbers]
+        first = epoch * IMAGES + batch * BATCH
+        images = self.flipped(self.images[numbers], lambda at: streams.below(SEED, b"flip", first + at, 2, 1)[0])
+        return images, self.labels[numbers]
 
     def latents(self, purpose, step, n):
         latent, indices = self.config["latent"], np.arange(n) + step * BATCH

@@ -52,6 +52,13 @@ fn preset(name: &str) -> Trained {
     trained(TrainConfig::preset(name).unwrap(), Init::Pytorch, 2)
 }
 
+/// A preset, with an eighth of the width if it has residual blocks: those take minutes otherwise.
+fn small_preset(name: &str) -> Trained {
+    let config = TrainConfig::preset(name).unwrap();
+    let has_blocks = config.generator.layers.iter().any(|layer| matches!(layer, LayerSpec::Residual(_)));
+    trained(if has_blocks { config.with_width(0.125).unwrap() } else { config }, Init::Pytorch, 2)
+}
+
 /// A generator of these layers (as a config writes them), for square images.
 pub fn custom(latent: usize, [channels, size]: [usize; 2], range: Range, layers: &str) -> Trained {
     let mut config = TrainConfig::preset("dcgan-28").unwrap();

@@ -366,13 +366,12 @@ fn channels<T: Float, const C: usize>(
     let (tap_len, width) = (form.tap_len(), made.next_multiple_of(LANES));
     let kernel = &mut sums[(of.group * form.area + tap) * tap_len..][..tap_len];
     let mut tile = [[T::ZERO; LANES]; C];
-    for (at, tile) in tile.iter_mut().enumerate() {
-        *tile = chunk(kernel, (of.start + at) * width + of.first);
-    }
     let start = place + of.group * from_len + of.start;
     let from = &frame[start..start + (line.count - 1) * line.from_step + C];
     let start = line.to + of.group * made + of.first;
     let dy = &dy[start..start + (line.count - 1) * line.to_step + LANES];
+    // From one channel to the next. Told that they lie side by side, the compiler lays its registers across them, and gathers.
+    let next = std::hint::black_box(1);
     for position in 0..line.count {
         // SAFETY: the slices reach to the last position's last channel and register.
         let (from, gradient) = unsafe {
@@ -380,14 +379,15 @@ fn channels<T: Float, const C: usize>(
         };
         for (at, tile) in tile.iter_mut().enumerate() {
             // SAFETY: as above.
-            let value = unsafe { *from.add(at) };
+            let value = unsafe { *from.add(at * next) };
             for lane in 0..LANES {
                 tile[lane] = value.mul_add(gradient[lane], tile[lane]);
             }
         }
     }
     for (at, tile) in tile.iter().enumerate() {
-        kernel[(of.start + at) * width + of.first..][..LANES].copy_from_slice(tile);
+        let kernel = &mut kernel[(of.start + at) * width + of.first..][..LANES];
+        kernel.iter_mut().zip(tile).for_each(|(kernel, &value)| *kernel += value);
     }
     C
 }
