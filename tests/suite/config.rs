@@ -454,6 +454,8 @@ fn assignments() {
 
 #[test]
 fn values_out_of_range_are_named() {
+    let deep = (0..5).fold("'relu'".to_string(), |inner, _| format!("{{ residual = {{ layers = [{inner}] }} }}"));
+    let deep = format!("critic.layers=[{deep}]");
     for (assignment, says) in [
         ("data.size=3", "data.size must be 4 to 1024"),
         ("data.channels=2", "data.channels must be 1 or 3"),
@@ -515,6 +517,36 @@ fn values_out_of_range_are_named() {
         ("critic.layers=[{ leaky_relu = 1.5 }]", "critic: layer 1: slope 1.5"),
         ("critic.layers=[{ linear = { out = 3 } }, { conv = { out = 1, kernel = 1 } }]", "put a reshape before it"),
         ("critic.layers=[{ conv = { out = 1, kernel = 29 } }]", "the kernel does not fit a map of 28×28"),
+        ("critic.layers=[{ conv = { out = 4, kernel = 1, group_width = 0 } }]", "size 0 must be 1 to 65536"),
+        (
+            "critic.layers=[{ conv = { out = 4, kernel = 1, group_width = 2 } }]",
+            "1 channels are no whole groups of group_width = 2",
+        ),
+        (
+            "critic.layers=[{ conv = { out = 4, kernel = 1 } }, { conv = { out = 3, kernel = 1, group_width = 2 } }]",
+            "out = 3 is no multiple of the 2 groups",
+        ),
+        ("critic.layers=[{ linear = { out = 1, gain = -1.0 } }]", "gain -1 must be 0 to 100"),
+        ("init.conv={ gain = 101.0 }", "init: gain must be 0 to 100"),
+        ("critic.layers=[{ residual = { layers = [] } }]", "layer 1: a residual block without layers"),
+        (
+            "critic.layers=[{ residual = { layers = [{ conv = { out = 3, kernel = 1 } }] } }]",
+            "layer 1: its layers make 3×28×28, and what is added to that is 1×28×28",
+        ),
+        (
+            "critic.layers=[{ residual = { layers = ['relu'], shortcut = ['tanh', { conv = { out = 0, kernel = 1 } }] } }]",
+            "layer 1: in its shortcut, layer 2: size 0",
+        ),
+        ("critic.layers=[{ pool = 'sum' }, { pool = 'sum' }]", "layer 2: pool needs a square map, but gets 1 features"),
+        ("critic.layers=[{ pool = 'most' }]", "unknown variant `most`, expected `sum` or `average`"),
+        ("critic.layers=[{ basis = 2 }]", "layer 1: basis needs features"),
+        ("critic.layers=[{ pool = 'sum' }, { upsample = 'nearest' }]", "upsample needs a map, but gets 1 features"),
+        (
+            "critic.layers=[{ conv = { out = 1, kernel = 28 } }, { downsample = 'average' }]",
+            "downsample needs a map of at least 2×2",
+        ),
+        (&deep, "residual blocks lie in one another more than 4 deep"),
+        ("generator.layers=[{ residual = { layers = ['layer_norm'] } }, { linear = { out = 784 } }]", "layer_norm cannot be exported"),
         ("critic.layers=[{ conv = { out = 1, kernel = 4, stride = 0 } }]", "size 0 must be 1"),
         // Every layer alone would do.
         (

@@ -320,12 +320,19 @@ fn networks_refuse_values_of_another_shape() {
 }
 
 #[test]
-fn the_dcgan_pair_has_the_published_numbers_of_parameters() {
-    // Batch norm after the critic's first convolution has 128 more.
-    for (preset, of_critic) in [("dcgan-anime", 2_765_696), ("dcgan-64", 2_765_568)] {
+fn networks_have_the_published_numbers_of_parameters() {
+    let pairs = [
+        // Batch norm after the critic's first convolution has 128 more.
+        ("dcgan-anime", 3_576_704, 2_765_696),
+        ("dcgan-64", 3_576_704, 2_765_568),
+        // 22.43 and 22.38 million in the paper.
+        ("r3gan-64", 22_429_824, 22_381_440),
+        ("r3gan-64-s", 1_210_304, 1_194_176),
+    ];
+    for (preset, of_generator, of_critic) in pairs {
         let config = TrainConfig::preset(preset).unwrap();
-        assert_eq!(generator_network(&config, &Device::Cpu, DType::F32).unwrap().trainable_count(), 3_576_704);
-        assert_eq!(critic_network(&config, &Device::Cpu, DType::F32).unwrap().trainable_count(), of_critic);
+        let [generator, critic] = [generator_network, critic_network].map(|of| of(&config, &Device::Cpu, DType::F32).unwrap());
+        assert_eq!([generator.trainable_count(), critic.trainable_count()], [of_generator, of_critic], "{preset}");
     }
 }
 

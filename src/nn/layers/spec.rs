@@ -269,6 +269,18 @@ pub struct Residual {
     pub shortcut: Vec<LayerSpec>,
 }
 
+/// Residual blocks lie in one another so many deep at most: every level doubles the work of looking at them.
+const DEEPEST: usize = 4;
+
+/// How many residual blocks lie in one another.
+fn depth(layers: &[LayerSpec]) -> usize {
+    let of_layer = |layer: &LayerSpec| match layer {
+        LayerSpec::Residual(block) => 1 + block.parts().into_iter().map(depth).max().unwrap_or(0),
+        _ => 0,
+    };
+    layers.iter().map(of_layer).max().unwrap_or(0)
+}
+
 impl Residual {
     fn parts(&self) -> [&[LayerSpec]; 2] {
         [&self.layers, &self.shortcut]
@@ -279,6 +291,9 @@ impl Kind for Residual {
     fn output(&self, input: Shape) -> Result<Shape, String> {
         if self.layers.is_empty() {
             return Err("a residual block without layers".to_string());
+        }
+        if self.parts().into_iter().map(depth).max() >= Some(DEEPEST) {
+            return Err(format!("residual blocks lie in one another more than {DEEPEST} deep"));
         }
         let made = output_shape(&self.layers, input).map_err(|what| format!("in its layers, {what}"))?;
         let beside = output_shape(&self.shortcut, input).map_err(|what| format!("in its shortcut, {what}"))?;
