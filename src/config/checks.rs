@@ -16,6 +16,8 @@ use crate::penalty::PenaltyConfig;
 /// not end in an allocation failure, which no program survives.
 const MAX_VALUES: f64 = 4e9;
 
+/// Layers of a network, those in residual blocks among them: dropout's masks are numbered by them.
+const MAX_LAYERS: usize = 1024;
 /// Likewise of the values between the layers for a whole batch: 160 GB in f32.
 const MAX_BATCH_VALUES: f64 = 4e10;
 
@@ -171,6 +173,9 @@ impl TrainConfig {
             output_shape(&self.critic.layers, image).map_err(|what| invalid_config(place, format!("critic: {what}")))?;
         self.check_classes(place, score)?;
         for (network, layers) in [("generator", &self.generator.layers), ("critic", &self.critic.layers)] {
+            if LayerSpec::count(layers) > MAX_LAYERS {
+                return Err(invalid_config(place, format!("{network}: more than {MAX_LAYERS} layers")));
+            }
             if !layers.iter().any(LayerSpec::learns) {
                 return Err(invalid_config(
                     place,

@@ -79,6 +79,10 @@ fn in_words(message: &str) -> String {
     let told = message.replace('\n', ", ");
     // So it says that a choice was given a number.
     let told = told.replace("invalid type: unit variant, expected string only", "expected a name in quotes");
+    // What a layer says has no section.
+    if told.contains(".layers`") {
+        return told;
+    }
     let mut names = told.split('`').skip(1).step_by(2);
     let Some(unknown) = names.next().filter(|_| told.starts_with("unknown field")) else { return told };
     match meant(unknown, names) {

@@ -58,6 +58,9 @@ impl TrainConfig {
         }
         widen(&mut self.generator.layers, factor);
         widen(&mut self.critic.layers, factor);
+        let image = self.image_shape();
+        fit_groups(&mut self.generator.layers, Shape::Flat(self.latent.size));
+        fit_groups(&mut self.critic.layers, image);
         self.check_networks(&format!("the config with {factor} times the width"))?;
         Ok(self)
     }
@@ -177,7 +180,6 @@ fn widen(layers: &mut [LayerSpec], factor: f64) {
     for &at in hidden {
         let made = channels_made(layers, at, layers[at].width().unwrap_or(0));
         set_channels_made(layers, at, scaled(made, factor));
-        fit_groups(&mut layers[at]);
     }
     // What lies in a block is hidden, all of it.
     layers.iter_mut().for_each(|layer| widen_parts(layer, factor));
@@ -187,16 +189,23 @@ fn widen_parts(layer: &mut LayerSpec, factor: f64) {
     for layer in layer.parts_mut().into_iter().flatten() {
         if let Some(made) = layer.width() {
             layer.set_width(scaled(made, factor));
-            fit_groups(layer);
         }
         widen_parts(layer, factor);
     }
 }
 
-/// Makes groups as narrow as the channels ask for.
-fn fit_groups(layer: &mut LayerSpec) {
-    if let LayerSpec::Conv(Conv { out, group_width: Some(width), .. }) = layer {
-        *width = (1..=*width).rev().find(|size| width.is_multiple_of(*size) && out.is_multiple_of(*size)).unwrap_or(1);
+/// Makes groups as narrow as the channels around them ask for.
+fn fit_groups(layers: &mut [LayerSpec], mut shape: Shape) {
+    for layer in layers {
+        layer.parts_mut().into_iter().for_each(|part| fit_groups(part, shape));
+        if let LayerSpec::Conv(Conv { out, group_width: Some(width), .. }) = layer {
+            let channels = shape.channels();
+            let fits = |size: &usize| channels.is_multiple_of(*size) && out.is_multiple_of(channels / size);
+            // Where the output has no whole share for any number of groups, the layer says so.
+            *width = (1..=*width).rev().find(fits).unwrap_or(*width);
+        }
+        let Ok(output) = layer.output(shape) else { return };
+        shape = output;
     }
 }
 

@@ -469,7 +469,7 @@ pub fn export(folder: &Path, path: &Path) -> Result<f32> {
     let provenance: Provenance = serde_json::from_slice(&files::read(&place(PROVENANCE), files::TEXT)?)
         .map_err(|e| damaged(PROVENANCE, e.to_string()))?;
     let trunk = config.network(&config.layers[..config.layers.len() - 1])?;
-    let head = format!("{:02}.", config.layers.len() - 1);
+    let head = format!("{:02}.", LayerSpec::count(&config.layers[..config.layers.len() - 1]));
     let mut tensors: BTreeMap<String, Tensor> = checkpoint::read_tensors(&place(WEIGHTS))?;
     tensors.retain(|name, _| !name.starts_with(&head));
     trunk.load(&tensors, &place(WEIGHTS).display().to_string())?;

@@ -27,14 +27,23 @@ pub(super) fn equalise(graph: &Graph, ranges: &Ranges, alpha: f32) -> Graph {
 }
 
 /// The linear operation that makes the input of another one, with nothing between them that a factor does not pass through; and that input.
+fn is_grouped(op: &Op) -> bool {
+    matches!(op, Op::Conv { window, .. } | Op::ConvTranspose { window, .. } if window.groups > 1)
+}
+
 fn linear_before(graph: &Graph, behind: usize) -> Option<(usize, Value)> {
     let node = &graph.nodes[behind];
     node.op.linear_name()?;
+    // Kernels in groups have the inputs of one group only.
+    if is_grouped(&node.op) {
+        return None;
+    }
     let input = node.inputs[0];
     let mut value = input;
     loop {
         let maker = graph.maker(value).filter(|_| graph.users(value) == 1)?;
         match &graph.nodes[maker].op {
+            op if is_grouped(op) => return None,
             Op::Gemm { .. } | Op::Conv { .. } | Op::ConvTranspose { .. } => return Some((maker, input)),
             Op::Relu | Op::LeakyRelu(_) | Op::Reshape(_) => value = graph.nodes[maker].inputs[0],
             Op::Affine { .. } | Op::Tanh | Op::Sigmoid | Op::Categorical(_) | Op::Add | Op::Basis(_) | Op::Nearest => {

@@ -95,6 +95,10 @@ impl Op {
 
     /// What it is called in a message, with its channels, if it is a linear operation.
     pub fn linear_name(&self) -> Option<String> {
+        let groups = match self {
+            Self::Conv { window, .. } | Self::ConvTranspose { window, .. } => window.groups,
+            _ => 1,
+        };
         let (kind, weight, [from, to]) = match self {
             Self::Gemm { weight, .. } => ("linear", weight, [1, 0]),
             Self::Conv { weight, .. } => ("conv", weight, [1, 0]),
@@ -102,7 +106,9 @@ impl Op {
             Self::Affine { .. } | Self::Relu | Self::LeakyRelu(_) | Self::Tanh | Self::Sigmoid => return None,
             Self::Reshape(_) | Self::Categorical(_) | Self::Add | Self::Basis(_) | Self::Nearest => return None,
         };
-        Some(format!("{kind} {} → {}", weight.dims[from], weight.dims[to]))
+        // The second axis counts the channels of one group.
+        let channels = |axis: usize| weight.dims[axis] * if axis == 1 { groups } else { 1 };
+        Some(format!("{kind} {} → {}", channels(from), channels(to)))
     }
 }
 

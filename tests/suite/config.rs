@@ -546,7 +546,10 @@ fn values_out_of_range_are_named() {
             "downsample needs a map of at least 2×2",
         ),
         (&deep, "residual blocks lie in one another more than 4 deep"),
-        ("generator.layers=[{ residual = { layers = ['layer_norm'] } }, { linear = { out = 784 } }]", "layer_norm cannot be exported"),
+        (
+            "generator.layers=[{ residual = { layers = ['layer_norm'] } }, { linear = { out = 784 } }]",
+            "layer_norm cannot be exported",
+        ),
         ("critic.layers=[{ conv = { out = 1, kernel = 4, stride = 0 } }]", "size 0 must be 1"),
         // Every layer alone would do.
         (

@@ -255,6 +255,11 @@ fn convolutions_do_not_depend_on_the_number_of_threads() {
         (17, 24, 3, 4, 4, window(4, 1, 0)),
         (64, 20, 50, 7, 7, window(7, 1, 0)),
         (3, 1, 1, 1, 1, window(1, 1, 0)),
+        // Kernels of 1 on maps; groups, each with one channel or several.
+        (40, 20, 30, 9, 9, window(1, 1, 0)),
+        (40, 32, 48, 9, 7, window(3, 1, 1).in_groups(2)),
+        (21, 40, 40, 8, 8, window(4, 2, 1).in_groups(40)),
+        (21, 40, 40, 4, 4, window(4, 1, 0).in_groups(40)),
     ];
     for (n, ci, co, h, w, window) in cases {
         let case = Case { n, ci, co, h, w, window };

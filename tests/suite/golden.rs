@@ -13,7 +13,7 @@ use ganforge::nn::{LayerSpec, Shape};
 use ganforge::nn::{Network, Pass, Place, Role, Wanted, channels_first, channels_last};
 use ganforge::optim::Optimizer;
 use ganforge::train::{Phase, Trainer, critic_network, generator_network};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// A golden file: its tensors, and its cases by name.
 pub(crate) struct Golden {
@@ -303,6 +303,23 @@ fn training_follows_pytorch_step_by_step() {
                 assert_close(&format!("{case} {name}"), &parameter.var, get(name), 1e-7);
             }
         }
+    }
+}
+
+/// Bodies that hand their input on: nothing of it may change.
+#[test]
+fn residual_blocks_leave_what_they_take_as_it_was() {
+    let x = made(1, &[2, 3, 4, 4]);
+    for shortcut in [json!([]), json!(["tanh"])] {
+        let layers = json!([{ "residual": { "layers": [{ "dropout": 0.3 }], "shortcut": shortcut } }]);
+        let layers: Vec<LayerSpec> = serde_json::from_value(layers).unwrap();
+        let (network, x) = (network(&layers, &x, DType::F64), to_ours(&x));
+        let before = values(&x);
+        let y = network.forward(&x, Pass::Eval).unwrap();
+        assert_eq!((values(&x), values(&network.forward(&x, Pass::Eval).unwrap())), (before, values(&y)));
+        let (_, trace) = network.forward_traced(&x, train_pass()).unwrap();
+        network.backward(trace, y.copy().unwrap(), Wanted::Input).unwrap();
+        assert_eq!(values(&x), values(&to_ours(&made(1, &[2, 3, 4, 4]))));
     }
 }
 

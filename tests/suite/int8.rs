@@ -270,6 +270,22 @@ fn what_does_not_fit_in_whole_numbers_stays_in_f32() {
     assert!(refused.contains("no linear layer"), "{refused}");
 }
 
+/// Sums, groups and learned maps are computed in f32, and what lies between them in whole numbers is the same network.
+#[test]
+fn residual_networks_in_whole_numbers() {
+    let layers = "{ linear = { out = 16 } }, \"relu\", { linear = { out = 16 } }, { basis = 4 }, { residual = { layers = [{ conv = { out = 32, kernel = 1 } }, \
+                  \"relu\", { conv = { out = 32, kernel = 3, padding = 1, group_width = 4 } }, \"relu\", { conv = { out = 16, kernel = 1 } }] } }, \
+                  { upsample = \"binomial\" }, \"relu\", { conv = { out = 1, kernel = 1 } }, \"tanh\"";
+    let folder = tempdir().unwrap();
+    let path = folder.path().join("it.onnx");
+    let trained = custom(5, [1, 8], Range::Tanh, layers);
+    let report = reduce(&trained, Layout::NhwcU8, Dtype::Int8, RANDOM_LOSS, &path).unwrap();
+    let kept: Vec<usize> = (0..report.layers.len()).filter(|&layer| report.layers[layer].kept).collect();
+    // The groups, and the filter that makes the map larger.
+    assert_eq!(kept, [3, 5], "{report:?}");
+    assert!(report.cost.psnr > 25.0, "{report:?}");
+}
+
 /// Networks whose images hardly differ from each other: the pixels are near enough, but what differs is lost.
 #[test]
 fn the_distance_alone_can_be_too_much() {

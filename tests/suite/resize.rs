@@ -1,7 +1,7 @@
 //! Systems for other sizes and widths: what becomes of the layers, that the networks train, and what is refused.
 
 use candle_core::{DType, Device, Tensor};
-use ganforge::config::{PRESETS, TrainConfig};
+use ganforge::config::{self, PRESETS, TrainConfig};
 use ganforge::error::Error;
 use ganforge::nn::layers::Linear;
 use ganforge::nn::layers::output_shape;
@@ -121,6 +121,17 @@ fn widths_scale_but_for_the_ends() {
         // Never to nothing.
         assert!(preset(name).with_width(1.0 / 64.0).is_ok(), "{name}");
     }
+}
+
+#[test]
+fn groups_are_as_narrow_as_the_width_asks() {
+    let layers = "critic.layers=[{ conv = { out = 64, kernel = 1 } }, { conv = { out = 128, kernel = 3, group_width = 16 } }, \
+                  { conv = { out = 128, kernel = 3, group_width = 1 } }, { linear = { out = 1 } }]";
+    let mut table = config::preset_table("dcgan-28").unwrap();
+    config::set(&mut table, layers).unwrap();
+    let narrow = TrainConfig::from_table(table, "it").unwrap().with_width(0.375).unwrap();
+    let groups = |layer: &LayerSpec| if let LayerSpec::Conv(conv) = layer { conv.group_width } else { None };
+    assert_eq!(narrow.critic.layers.iter().filter_map(groups).collect::<Vec<_>>(), [12, 1]);
 }
 
 #[test]

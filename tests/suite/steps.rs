@@ -191,7 +191,9 @@ fn the_first_twenty_steps_of_every_preset_follow_pytorch() {
 #[test]
 fn every_preset_trains_in_bf16() {
     const ROUNDS: usize = 3;
-    const BF16: f64 = 0.1;
+    const BF16: f64 = 0.06;
+    /// Deep residual critics with norms go through more roundings.
+    const BF16_DEEP: f64 = 0.1;
     if !crate::bf16::is_there() {
         return;
     }
@@ -207,7 +209,10 @@ fn every_preset_trains_in_bf16() {
         let mut check = |what: &str, ours: f64, theirs: f64| {
             let off = (ours - theirs).abs() / theirs.abs().max(0.5);
             worst = if off > worst || off.is_nan() { off } else { worst };
-            assert!(off <= BF16, "{name}: {what} is {ours}, PyTorch's {theirs}");
+            assert!(
+                off <= if name == "wgan-gp-resnet-64" { BF16_DEEP } else { BF16 },
+                "{name}: {what} is {ours}, PyTorch's {theirs}"
+            );
         };
         for round in case.rounds.iter().take(ROUNDS) {
             let mut phase = Phase::default();

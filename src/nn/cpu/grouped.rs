@@ -111,6 +111,10 @@ impl Gather {
     fn input_grad(plan: &ConvPlan) -> Self {
         let window = plan.window;
         let (k, stride, padding) = (window.kernel, window.stride, window.padding);
+        let [made, from] = plan.of_group();
+        if plan.positions() == 1 && padding == 0 && (plan.h, plan.w) == (k, k) {
+            return Self::spread(plan, [from, made]);
+        }
         let before = (k - 1).saturating_sub(padding).div_ceil(stride);
         let after = |size: usize, out: usize| ((size - 1 + padding) / stride + 1).saturating_sub(out);
         let after = [after(plan.h, plan.out_h), after(plan.w, plan.out_w)];
@@ -123,7 +127,9 @@ impl Gather {
         let line = |row: usize, phase: usize| {
             let taps = (0..k * k).filter_map(|tap| {
                 let (from_row, from_column) = (meets(row, tap / k)?, meets(phase, tap % k)?);
-                Some((frame.place(from_row, from_column), tap))
+                // A row of zeros adds nothing.
+                let is_map = (before..before + plan.out_h).contains(&from_row);
+                is_map.then(|| (frame.place(from_row, from_column), tap))
             });
             Line {
                 to: (row * plan.w + phase) * plan.ci,
@@ -135,8 +141,15 @@ impl Gather {
         };
         let lines = (0..plan.h).flat_map(|row| (0..stride.min(plan.w)).map(move |phase| (row, phase)));
         let lines = lines.map(|(row, phase)| line(row, phase)).collect();
-        let [made, from] = plan.of_group();
         Self { frame, groups: window.groups, channels: [from, made], area: k * k, lines, len: plan.x_len() }
+    }
+
+    /// The gradient to an input that the kernel covers: each position of it meets one tap, and the one output.
+    fn spread(plan: &ConvPlan, channels: [usize; 2]) -> Self {
+        let area = plan.h * plan.w;
+        let line = |tap: usize| Line { to: tap * plan.ci, to_step: 0, from_step: 0, count: 1, taps: vec![(0, tap)] };
+        let frame = Frame::new([1, 1], 0, [0, 0], plan.co);
+        Self { frame, groups: plan.window.groups, channels, area, lines: (0..area).map(line).collect(), len: plan.x_len() }
     }
 
     /// Whether every group has one channel on either side.
@@ -205,6 +218,7 @@ impl Gather {
 /// The values from this place on that a register takes. All are there: frames and kernels are filled up.
 #[inline(always)]
 fn chunk<T: Float>(values: &[T], at: usize) -> [T; LANES] {
+    debug_assert!(at + LANES <= values.len());
     values[at..].first_chunk().copied().unwrap_or([T::ZERO; LANES])
 }
 

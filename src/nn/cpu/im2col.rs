@@ -3,7 +3,8 @@
 //! With channels last, the input values that a kernel row meets lie side by side, so im2col is a few straight copies a
 //! position, and the product's result is the output as it is, with nothing to be sorted. The batch is cut into groups of
 //! images whose columns fit a core's second cache. Where products take bf16, it is the images that are rounded, before im2col; where
-//! they take pairs of positions, as for the gradient of kernels, a pair is the same position of two images.
+//! they take pairs of positions, as for the gradient of kernels, a pair is the same position of two images, or with kernels of 1 two
+//! positions side by side.
 
 use std::mem::MaybeUninit;
 use std::ops::Range;
@@ -27,8 +28,6 @@ const MIN_ROWS: usize = 256;
 const FEW: usize = 16;
 /// The batch is cut into at least this many groups, if it has so many images: work for as many cores.
 const MIN_GROUPS: usize = 16;
-/// Positions from which on a convolution with kernels of 1 is worked on group by group, as others are; fewer are one product.
-const MANY_POSITIONS: usize = 4096;
 
 impl ConvPlan {
     /// Values of a column: what one output position sees.
@@ -40,7 +39,7 @@ impl ConvPlan {
     /// `x [n, depth]` and `w [co, depth]`, as where a DCGAN's maps begin and end, and as a linear layer is.
     fn is_full(&self) -> bool {
         let covers = self.positions() == 1 && self.h == self.window.kernel && self.w == self.window.kernel;
-        self.window.padding == 0 && covers && self.n < MANY_POSITIONS
+        self.window.padding == 0 && covers
     }
 
     /// Whether every position is for itself: the columns are the images as they are.
@@ -182,13 +181,14 @@ impl ConvPlan {
 
 /// `y [n, out_h, out_w, co]`
 pub(super) fn forward<F: Factor>(plan: &ConvPlan, x: &[F::Value], w: &[F::Value], y: &mut [MaybeUninit<F::Value>]) {
+    let is_product = plan.is_full();
     let plan = &plan.flattened();
     let (depth, co) = (plan.depth(), plan.co);
     let words = F::words(depth);
     // Every group reads the kernels anew.
     plan.with_turned(w, |turned| {
-        F::lend_transpose(turned, depth, !plan.is_full(), |kernels, order| {
-            if plan.is_full() {
+        F::lend_transpose(turned, depth, !is_product, |kernels, order| {
+            if is_product {
                 return F::lend(Layout::Rows, x, depth, |x| {
                     matmul_parallel::<F, _>([plan.n, words, co], x, row_major(words), kernels, order, y);
                 });
@@ -204,12 +204,13 @@ pub(super) fn forward<F: Factor>(plan: &ConvPlan, x: &[F::Value], w: &[F::Value]
 
 /// `dx [n, h, w, ci]`
 pub(super) fn input_grad<F: Factor>(plan: &ConvPlan, dy: &[F::Value], w: &[F::Value], dx: &mut [MaybeUninit<F::Value>]) {
+    let is_product = plan.is_full();
     let plan = &plan.flattened();
     let (depth, co) = (plan.depth(), plan.co);
     let words = F::words(co);
     plan.with_turned(w, |turned| {
         F::lend(Layout::Panels, turned, depth, |kernels| {
-            if plan.is_full() {
+            if is_product {
                 return F::lend(Layout::Rows, dy, co, |dy| {
                     matmul_parallel::<F, _>([plan.n, words, depth], dy, row_major(words), kernels, Second::Panels, dx);
                 });
@@ -235,7 +236,6 @@ pub(super) fn input_grad<F: Factor>(plan: &ConvPlan, dy: &[F::Value], w: &[F::Va
 
 /// `dw [co, ci, k, k]`
 pub(super) fn weight_grad<F: Factor>(plan: &ConvPlan, x: &[F::Value], dy: &[F::Value], dw: &mut [MaybeUninit<F::Value>]) {
-    let plan = &plan.flattened();
     if plan.is_turned() {
         return turned_weight_grad::<F, _>(plan, x, dy, dw);
     }
@@ -247,8 +247,10 @@ pub(super) fn weight_grad<F: Factor>(plan: &ConvPlan, x: &[F::Value], dy: &[F::V
 
 /// `dw [co, k, k, ci]`
 fn turned_weight_grad<F: Factor, S: Slot<F::Value>>(plan: &ConvPlan, x: &[F::Value], dy: &[F::Value], dw: &mut [S]) {
+    let is_product = plan.is_full();
+    let plan = &plan.flattened();
     let (depth, co) = (plan.depth(), plan.co);
-    if plan.is_full() {
+    if is_product {
         return F::lend(Layout::Panels, x, depth, |x| {
             F::lend(Layout::Columns, dy, co, |dy| {
                 let dims = [co, F::words(plan.n), depth];

@@ -57,6 +57,9 @@ impl Kind for Conv {
         check_gain(self.gain)?;
         if let Some(width) = group_width {
             check_groups(input.channels(), width, out)?;
+            if padding >= kernel {
+                return Err(format!("padding {padding} must be below kernel {kernel} where channels are in groups"));
+            }
         }
         map(input, out, |size| (size + 2 * padding).checked_sub(kernel).map(|room| room / stride + 1))
     }

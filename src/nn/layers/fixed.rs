@@ -54,6 +54,10 @@ fn filter(row: &[f64], padding: usize, scale: f64) -> (Vec<f64>, ConvWindow) {
 }
 
 impl Kind for Upsample {
+    fn hands_over(&self) -> bool {
+        true
+    }
+
     fn output(&self, input: Shape) -> Result<Shape, String> {
         match input {
             Shape::Map { channels, height, width } => Ok(Shape::Map { channels, height: 2 * height, width: 2 * width }),
@@ -71,6 +75,10 @@ impl Kind for Upsample {
 }
 
 impl Kind for Downsample {
+    fn hands_over(&self) -> bool {
+        true
+    }
+
     fn output(&self, input: Shape) -> Result<Shape, String> {
         match input {
             Shape::Map { channels, height, width } if height > 1 && width > 1 => {
@@ -90,6 +98,10 @@ impl Kind for Downsample {
 }
 
 impl Kind for Pool {
+    fn hands_over(&self) -> bool {
+        true
+    }
+
     fn output(&self, input: Shape) -> Result<Shape, String> {
         match input {
             Shape::Map { channels, height, width } if height == width => Ok(Shape::Flat(channels)),

@@ -32,6 +32,8 @@ impl Layer for Residual {
 
     fn forward(&self, x: &Tensor, pass: Pass) -> Result<Tensor> {
         let made = self.body.forward(x, pass)?;
+        // What hands its input on must not see that change.
+        let made = if self.hands_over { made } else { made.copy()? };
         match &self.shortcut {
             Some(shortcut) => sum(made, &shortcut.forward(x, pass)?),
             None => sum(made, x),

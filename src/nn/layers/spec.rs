@@ -274,11 +274,7 @@ const DEEPEST: usize = 4;
 
 /// How many residual blocks lie in one another.
 fn depth(layers: &[LayerSpec]) -> usize {
-    let of_layer = |layer: &LayerSpec| match layer {
-        LayerSpec::Residual(block) => 1 + block.parts().into_iter().map(depth).max().unwrap_or(0),
-        _ => 0,
-    };
-    layers.iter().map(of_layer).max().unwrap_or(0)
+    layers.iter().map(|layer| layer.parts().into_iter().map(|part| 1 + depth(part)).max().unwrap_or(0)).max().unwrap_or(0)
 }
 
 impl Residual {
