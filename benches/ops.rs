@@ -36,7 +36,7 @@ const PASS: Pass = Pass::Train { seed: 0, number: 0 };
 /// A convolution of a critic: (name, channels in, channels out, size in, window).
 type Conv = (&'static str, usize, usize, usize, ConvWindow);
 
-const CONVS: [Conv; 7] = [
+const CONVS: [Conv; 12] = [
     ("dcgan-64 first", 3, 64, 64, ConvWindow::new(4, 2, 1)),
     ("dcgan-64 second", 64, 128, 32, ConvWindow::new(4, 2, 1)),
     ("dcgan-64 fourth", 256, 512, 8, ConvWindow::new(4, 2, 1)),
@@ -44,6 +44,11 @@ const CONVS: [Conv; 7] = [
     ("wgan-anime second", 128, 256, 32, ConvWindow::new(3, 2, 1)),
     ("wgan-anime fourth", 512, 1024, 8, ConvWindow::new(3, 2, 1)),
     ("dcgan-fashion third of the generator", 256, 512, 13, ConvWindow::new(5, 2, 1)),
+    ("r3gan-64-s widest groups", 512, 512, 8, ConvWindow::new(3, 1, 1).in_groups(32)),
+    ("r3gan-64-s largest groups", 128, 128, 64, ConvWindow::new(3, 1, 1).in_groups(8)),
+    ("r3gan-64-s widest 1×1", 256, 512, 16, ConvWindow::POINT),
+    ("r3gan-64-s filter", 128, 128, 32, ConvWindow::new(4, 2, 1).in_groups(128)),
+    ("wgan-gp-resnet-64 third block", 256, 256, 16, ConvWindow::new(3, 1, 1)),
 ];
 
 fn random(dims: &[usize]) -> Result<Tensor> {
@@ -54,11 +59,12 @@ fn random(dims: &[usize]) -> Result<Tensor> {
 fn convolutions(criterion: &mut Criterion) -> Result<()> {
     for (name, ci, co, size, window) in CONVS {
         let out = window.output(size);
-        let kernels = random(&[co, ci, window.kernel, window.kernel])?;
+        let of_group = ci / window.groups;
+        let kernels = random(&[co, of_group, window.kernel, window.kernel])?;
         let (x, dy) = (random(&[BATCH, size, size, ci])?, random(&[BATCH, out, out, co])?);
 
         let mut group = criterion.benchmark_group(format!("conv/{name}"));
-        let flops = 2 * BATCH * co * out * out * ci * window.kernel * window.kernel;
+        let flops = 2 * BATCH * co * out * out * of_group * window.kernel * window.kernel;
         group.throughput(Throughput::Elements(flops as u64));
         for precision in [Precision::F32, Precision::Bf16] {
             // Not every CPU has bf16.

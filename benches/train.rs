@@ -225,7 +225,9 @@ impl Training<'_> {
             let real = self.batches.get(self.trainer.critic_steps() + phase.critic_turns)?;
             self.trainer.critic_step(&real, &mut phase)?;
         }
-        self.trainer.generator_step(None, &mut phase)
+        let pairs = self.trainer.config.loss.pairs_scores();
+        let real = pairs.then(|| self.batches.drawn(self.trainer.step, phase.images)).transpose()?;
+        self.trainer.generator_step(real.as_ref(), &mut phase)
     }
 
     fn measure(&mut self, seconds: f64) -> Result<Measurement> {
@@ -393,6 +395,13 @@ impl Case {
         let mut config = TrainConfig::preset(name)?;
         config.schedule.batch_size = batch.or(cli.batch_size).unwrap_or(config.schedule.batch_size);
         config.data.held_out = 0.0;
+        if config.augment_probability == 0.0 {
+            // It has not begun, and the other side does not know it.
+            config.augment.clear();
+            if let Some(ramp) = &mut config.schedule.ramp {
+                ramp.augment_to = None;
+            }
+        }
         let cannot = |e: io::Error| Error::Runtime(format!("cannot write a temporary file: {e}"));
         let mut file = tempfile::Builder::new().suffix(".toml").tempfile().map_err(cannot)?;
         file.write_all(config.to_toml()?.as_bytes()).map_err(cannot)?;

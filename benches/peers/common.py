@@ -46,21 +46,101 @@ class Reshape(nn.Module):
         return x.reshape(x.shape[0], *self.shape)  # not len(x): torch.export would take it for a constant
 
 
-def layer(spec, shape, first):
+class Residual(nn.Module):
+    """What a body makes, plus the values themselves or what a shortcut makes of them."""
+
+    def __init__(self, body, shortcut):
+        super().__init__()
+        self.body, self.shortcut = body, shortcut
+
+    def forward(self, x):
+        return self.body(x) + self.shortcut(x)
+
+
+class Resample(nn.Module):
+    """A map of twice or half the size."""
+
+    def __init__(self, kind, how, channels):
+        super().__init__()
+        self.kind, self.how, self.channels = kind, how, channels
+        row = torch.tensor([1.0, 3.0, 3.0, 1.0])
+        kernel = row[:, None] * row / (64 if kind == "downsample" else 16)
+        self.register_buffer("kernel", kernel.expand(channels, 1, 4, 4).contiguous(), persistent=False)
+
+    def forward(self, x):
+        if self.how == "nearest":
+            return F.interpolate(x, scale_factor=2, mode="nearest")
+        if self.how == "average":
+            return F.avg_pool2d(x, 2)
+        resample = F.conv2d if self.kind == "downsample" else F.conv_transpose2d
+        return resample(x, self.kernel.to(x.dtype), stride=2, padding=1, groups=self.channels)
+
+
+class Pool(nn.Module):
+    def __init__(self, how):
+        super().__init__()
+        self.how = how
+
+    def forward(self, x):
+        return x.sum((2, 3)) if self.how == "sum" else x.mean((2, 3))
+
+
+class Basis(nn.Module):
+    """Each feature times a map of its own."""
+
+    def __init__(self, channels, side):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(channels, side, side))
+
+    def forward(self, x):
+        return x[:, :, None, None] * self.weight
+
+
+class Bias(nn.Module):
+    def __init__(self, channels):
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x):
+        return x + self.bias.reshape(-1, *[1] * (x.dim() - 2))
+
+
+def layer(spec, shape, first, init):
     """The module of one entry of a layer list; `shape` is its input's, without the batch."""
     kind, given = (spec, None) if isinstance(spec, str) else next(iter(spec.items()))
-    if isinstance(given, dict) and given.get("spectral"):
-        raise ValueError("spectral normalisation is not known here")
-    if kind == "linear":
-        return Linear(math.prod(shape), given["out"], bias=given["bias"])
-    if kind in ("conv", "conv_transpose"):
+    if kind == "residual":
+        parts = (given["layers"], given.get("shortcut", []))
+        return Residual(*(network(part, shape, init) for part in parts))
+    if kind in ("upsample", "downsample"):
+        return Resample(kind, given, shape[0])
+    if kind == "pool":
+        return Pool(given)
+    if kind == "basis":
+        return Basis(shape[0], given)
+    if kind == "bias":
+        return Bias(shape[0])
+    if kind in ("linear", "conv", "conv_transpose"):
         options = dict(given)
-        module = nn.Conv2d if kind == "conv" else nn.ConvTranspose2d
-        return module(shape[0], options.pop("out"), options.pop("kernel"), **options)
-    if kind == "batch_norm":
-        return (nn.BatchNorm2d if len(shape) == 3 else nn.BatchNorm1d)(shape[0])
-    if kind == "layer_norm":
-        return nn.GroupNorm(1, shape[0]) if len(shape) == 3 else nn.LayerNorm(shape[0])
+        spectral, gain = options.pop("spectral", False), options.pop("gain", None)
+        if width := options.pop("group_width", None):
+            options["groups"] = shape[0] // width
+        if kind == "linear":
+            module = Linear(math.prod(shape), options["out"], bias=options["bias"])
+        else:
+            module = nn.Conv2d if kind == "conv" else nn.ConvTranspose2d
+            module = module(shape[0], options.pop("out"), options.pop("kernel"), **options)
+        module.gain = gain
+        with torch.no_grad():
+            start(module, init)
+        return nn.utils.spectral_norm(module) if spectral else module
+    if kind in ("batch_norm", "layer_norm"):
+        if kind == "batch_norm":
+            module = (nn.BatchNorm2d if len(shape) == 3 else nn.BatchNorm1d)(shape[0])
+        else:
+            module = nn.GroupNorm(1, shape[0]) if len(shape) == 3 else nn.LayerNorm(shape[0])
+        with torch.no_grad():
+            start(module, init)
+        return module
     if kind == "leaky_relu":
         return nn.LeakyReLU(given, inplace=not first)
     if kind == "relu":
@@ -77,9 +157,8 @@ def layer(spec, shape, first):
 def network(specs, shape, init):
     modules, probe = [], torch.zeros(2, *shape)
     for spec in specs:
-        modules.append(layer(spec, tuple(probe.shape[1:]), first=not modules))
+        modules.append(layer(spec, tuple(probe.shape[1:]), not modules, init))
         with torch.no_grad():
-            start(modules[-1], init)
             probe = modules[-1].eval()(probe)
     return nn.Sequential(*modules).train()
 
@@ -92,7 +171,12 @@ def start(module, init):
             rule = init[f"norm_{name}"]
         else:
             rule = init["bias" if name == "bias" else "linear" if isinstance(module, nn.Linear) else "conv"]
-        if rule == "zeros":
+            if name == "weight" and module.gain is not None:
+                rule = {"gain": module.gain}
+        if "gain" in rule:
+            fan_in = nn.init._calculate_fan_in_and_fan_out(module.weight)[0]
+            nn.init.normal_(parameter, 0.0, rule["gain"] * fan_in**-0.5)
+        elif rule == "zeros":
             nn.init.zeros_(parameter)
         elif rule == "fan-in-normal":
             fan_in = nn.init._calculate_fan_in_and_fan_out(module.weight)[0]
@@ -122,6 +206,10 @@ def losses(config):
         return lambda s: 0.5 * (s - 1).square().mean(), lambda s: 0.5 * s.square().mean(), lambda s: 0.5 * (s - 1).square().mean()
     if loss["kind"] == "wgan" and loss.get("reduction", "mean") == "mean":
         return lambda s: -s.mean(), lambda s: s.mean(), lambda s: -s.mean()
+    if loss["kind"] == "hinge":
+        return lambda s: F.relu(1 - s).mean(), lambda s: F.relu(1 + s).mean(), lambda s: -s.mean()
+    if loss["kind"] == "relativistic":
+        return None, None, None  # of pairs: see the steps
     raise ValueError(f"loss {loss['kind']} is not known here")
 
 
@@ -194,10 +282,13 @@ def fastest_form(spec, net, sync):
 def refuse_unknown(config):
     """What this side does not do, it must not pass over."""
     schedule = config["schedule"]
-    for key, plain in (("critic_warmup", None), ("lr_warmup", None), ("lr_decay", None), ("generator_steps", 1)):
+    # Rates and ramps take no time: what they begin with is kept.
+    for key, plain in (("critic_warmup", None), ("generator_steps", 1)):
         if schedule.get(key, plain) != plain:
             raise ValueError(f"schedule.{key} is not known here")
-    for section, key in ((config, "penalty"), (config, "augment"), (config["data"], "classes")):
+    if config.get("penalty", {}).get("every", 1) != 1:
+        raise ValueError("penalty.every is not known here")
+    for section, key in ((config, "augment"), (config["data"], "classes")):
         if section.get(key):
             raise ValueError(f"{key} is not known here")
 
@@ -237,7 +328,10 @@ class Training:
         self.critic_optimizer = optimizer(optimizers["critic"], self.critic.parameters(), **self.forms["critic"])
         self.cost_real, self.cost_fake, self.cost_generator = losses(config)
 
-        decay = self.schedule["ema_decay"]
+        self.pairs, self.penalty, self.flip = config["loss"]["kind"] == "relativistic", config.get("penalty"), config["data"].get("flip", False)
+        half_life = self.schedule.get("ema_half_life")
+        decay = self.schedule.get("ema_decay", 0.0) if half_life is None else 0.5 ** (self.batch / max(half_life, 1))
+        self.decay = decay
         self.average = copy.deepcopy(list(self.generator.state_dict().values())) if decay > 0 else None
         self.images = images.to(self.device).to(memory_format=self.format)
         self.order, self.next, self.steps, self.shown = None, len(images), 0, 0
@@ -258,6 +352,8 @@ class Training:
         self.next += len(chosen)
         self.shown += len(chosen)
         images = self.images[chosen].to(torch.float32, memory_format=self.format)
+        if self.flip:
+            images = torch.where(torch.rand(len(images), 1, 1, 1, device=self.device) < 0.5, images, images.flip(3))
         return images.mul_(1 / 127.5).sub_(1) if self.config["data"]["range"] == "tanh" else images.mul_(1 / 255)
 
     def latents(self, n):
@@ -293,6 +389,8 @@ class Training:
     def critic_step(self, real, fakes):
         self.clip()
         self.critic_optimizer.zero_grad()
+        if self.pairs or self.penalty:
+            return self.penalised_step(real, fakes)
         # A pass and its gradients at a time, as PyTorch's own DCGAN example does: less memory, and as fast as both at once.
         score_real = self.score(real)
         loss_real = self.cost_real(score_real)
@@ -303,11 +401,42 @@ class Training:
         self.critic_optimizer.step()
         self.count(0, loss_real + loss_fake, score_real.mean(), score_fake.mean())
 
+    def penalised_step(self, real, fakes):
+        """Of losses that pair scores, and with penalties: R1 and R2 are taken of the very passes that are scored, as R3GAN's code does."""
+        kind = (self.penalty or {}).get("kind")
+        real, fakes = real.detach().requires_grad_(kind in ("r1", "r1-r2")), fakes.requires_grad_(kind == "r1-r2")
+        score_real, score_fake = self.score(real), self.score(fakes)
+        loss = F.softplus(score_fake - score_real).mean() if self.pairs else self.cost_real(score_real) + self.cost_fake(score_fake)
+        slopes = []
+        if kind == "gradient":
+            alpha = torch.rand(len(real), 1, 1, 1, device=self.device)
+            between = (alpha * real + (1 - alpha) * fakes).requires_grad_()
+            slopes.append((between, self.score(between)))
+        if kind in ("r1", "r1-r2"):
+            slopes.append((real, score_real))
+        if kind == "r1-r2":
+            slopes.append((fakes, score_fake))
+        total = loss
+        for x, score in slopes:
+            (slope,) = torch.autograd.grad(score.sum(), x, create_graph=True)
+            squares = slope.float().square().sum((1, 2, 3))
+            weight = self.penalty["weight"]
+            total = total + (weight * (squares.add(1e-12).sqrt() - 1).square().mean() if kind == "gradient" else weight / 2 * squares.mean())
+        total.backward()
+        self.critic_optimizer.step()
+        self.count(0, total, score_real.mean(), score_fake.mean())
+
     def generator_step(self, fakes):
         for p in self.critic_parameters:
             p.requires_grad_(False)
         self.generator_optimizer.zero_grad()
-        loss = self.cost_generator(self.score(fakes))
+        score = self.score(fakes)
+        if self.pairs:
+            with torch.no_grad():
+                real = self.score(self.real())
+            loss = F.softplus(real - score).mean()
+        else:
+            loss = self.cost_generator(score)
         loss.backward()
         self.generator_optimizer.step()
         for p in self.critic_parameters:
@@ -336,7 +465,7 @@ class Training:
 
     @torch.no_grad()
     def update_average(self):
-        keep = min(self.schedule["ema_decay"], self.steps / (self.steps + 10))
+        keep = min(self.decay, self.steps / (self.steps + 10))
         values = list(self.generator.state_dict().values())
         pairs = [(a, v) for a, v in zip(self.average, values) if v.is_floating_point()]
         torch._foreach_lerp_([a for a, _ in pairs], [v for _, v in pairs], 1 - keep)

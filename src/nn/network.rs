@@ -28,6 +28,7 @@ pub struct Network {
     output: Shape,
     layers: Sequential,
     place: Place,
+    repeats: bool,
 }
 
 impl Network {
@@ -37,7 +38,14 @@ impl Network {
     /// When the layers do not fit one another, or the device is out of memory.
     pub fn new(specs: &[LayerSpec], input: Shape, init: &InitConfig, role: Role, seed: u64, place: &Place) -> Result<Self> {
         let (layers, output) = build_layers(specs, input, Draw { index: 0, init, role, seed, place })?;
-        Ok(Self { input, output, layers, place: place.clone() })
+        let repeats = !specs.iter().any(|spec| spec.any(&LayerSpec::changes_by_pass));
+        Ok(Self { input, output, layers, place: place.clone(), repeats })
+    }
+
+    /// Whether a second training pass over the same values gives the same and leaves no trace, so that one pass can serve for two: there
+    /// is neither dropout, nor batch or spectral normalisation.
+    pub fn repeats(&self) -> bool {
+        self.repeats
     }
 
     /// `x` is `[n, …input shape]`, maps with their channels last; so is the result.
@@ -111,7 +119,20 @@ impl Network {
         pass: Pass,
         penalty: impl FnOnce(&Tensor) -> Result<(P, Tensor)>,
     ) -> Result<(P, Vec<Tensor>)> {
-        let (y, Trace { mut layers, .. }) = self.forward_traced(x, pass)?;
+        let (_, mut trace) = self.forward_traced(x, pass)?;
+        Self::penalty_of(&mut trace, share, penalty)
+    }
+
+    /// As [`Self::input_gradient_penalty`], of a pass that has been made and whose way back is still to come.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn penalty_of<P>(
+        trace: &mut Trace,
+        share: Option<&Tensor>,
+        penalty: impl FnOnce(&Tensor) -> Result<(P, Tensor)>,
+    ) -> Result<(P, Vec<Tensor>)> {
+        let Trace { layers, result: y } = trace;
         let dy = share.map_or_else(|| y.ones_like(), |share| share.reshape(y.shape())?.copy())?;
         let gradient = layers.vjp_to_input(dy)?;
         let (value, v) = penalty(&gradient)?;

@@ -181,14 +181,14 @@ impl Trainer {
         // Score both, in separate passes: batch normalisation must not mix them.
         self.clip_critic()?;
         let n = real.images.dim(0)?;
-        let real = self.score(&real.images, real.classes.clone(), phase)?;
-        let fake = self.score(&fakes, self.classes_of(&z)?, phase)?;
+        let mut real = self.score(&real.images, real.classes.clone(), phase)?;
+        let mut fake = self.score(&fakes, self.classes_of(&z)?, phase)?;
         let loss = self.config.loss.critic(&real.score, &fake.score)?;
         let mut told = vec![loss.detach(), real.score.mean_all()?.detach(), fake.score.mean_all()?.detach()];
 
-        // Walk back. The penalty's gradient to the parameters comes from a pass of its own.
+        // Walk back. The penalty's gradient to the parameters comes first: it leaves the passes that it was taken of as they were.
         let by_score = loss.backward()?;
-        let penalty = self.penalty(&real, &fake, phase)?;
+        let penalty = self.penalty(&mut real, &mut fake, phase)?;
         let gradients = self.to_critic(real, &by_score, Wanted::Parameters)?;
         add(&gradients, &self.to_critic(fake, &by_score, Wanted::Parameters)?)?;
         let penalty = match penalty {
@@ -359,7 +359,7 @@ impl Trainer {
     }
 
     /// The penalty of this critic step, if one is taken in it, with its gradients to the critic's parameters.
-    fn penalty(&self, real: &Scored, fake: &Scored, phase: &mut Phase) -> Result<Option<(Penalty, Vec<Tensor>)>> {
+    fn penalty(&self, real: &mut Scored, fake: &mut Scored, phase: &mut Phase) -> Result<Option<(Penalty, Vec<Tensor>)>> {
         let index = self.critic_steps() + phase.critic_turns;
         let Some(config) = self.values.penalty.and_then(|config| config.at_step(index)) else { return Ok(None) };
         match config {
@@ -383,13 +383,18 @@ impl Trainer {
 
     /// A penalty on the gradient to images as they were before they were augmented: the gradient to what the critic saw of them
     /// comes to them by the augmentation's adjoint, and the penalty's gradient to that goes the same way forward.
-    fn penalty_at(&self, scored: &Scored, config: PenaltyConfig, phase: &mut Phase) -> Result<(Penalty, Vec<Tensor>)> {
-        let Scored { seen, classes, augmentation, .. } = scored;
+    /// Where another pass would be the very one that was scored, it is taken of that.
+    fn penalty_at(&self, scored: &mut Scored, config: PenaltyConfig, phase: &mut Phase) -> Result<(Penalty, Vec<Tensor>)> {
+        let Scored { seen, classes, augmentation, trace, .. } = scored;
         let pass = self.next_pass(phase);
-        self.critic.input_gradient_penalty(seen, classes.as_ref(), pass, |to_seen| {
+        let of_gradient = |to_seen: &Tensor| {
             let (penalty, v) = config.of(&augmentation.backward(to_seen)?)?;
             Ok((penalty, augmentation.forward_linear(&v)?))
-        })
+        };
+        match self.critic.repeats() {
+            true => Network::penalty_of(trace, classes.as_ref(), of_gradient),
+            false => self.critic.input_gradient_penalty(seen, classes.as_ref(), pass, of_gradient),
+        }
     }
 
     /// Takes the loss's gradient to some scores back through the critic.

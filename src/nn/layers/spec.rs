@@ -132,6 +132,17 @@ impl LayerSpec {
         is(self) || self.parts().into_iter().flatten().any(|layer| layer.any(is))
     }
 
+    /// Whether a training pass depends on its number, or leaves something to the next: masks, running statistics, singular vectors.
+    pub(crate) fn changes_by_pass(&self) -> bool {
+        match self {
+            Self::Linear(Linear { spectral, .. }) | Self::Conv(Conv { spectral, .. }) => *spectral,
+            Self::BatchNorm | Self::Dropout(_) => true,
+            Self::ConvTranspose(_) | Self::LayerNorm | Self::Relu | Self::LeakyRelu(_) | Self::Tanh | Self::Sigmoid => false,
+            Self::Residual(_) | Self::Upsample(_) | Self::Downsample(_) | Self::Pool(_) | Self::Basis(_) | Self::Bias => false,
+            Self::Reshape(_) | Self::Categorical(_) => false,
+        }
+    }
+
     /// Whether without an activation its result is nobody else's and its gradient is only read.
     pub(super) fn hands_over(&self) -> bool {
         self.kind().hands_over()
