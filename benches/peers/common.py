@@ -279,10 +279,12 @@ def fastest_form(spec, net, sync):
 # --- training
 
 
-def refuse_unknown(config):
-    """What this side does not do, it must not pass over."""
+def refuse_unknown(config, trial):
+    """What this side does not do, it must not pass over; but where only its speed is tried, rates and ramps may stay as they begin."""
     schedule = config["schedule"]
-    # Rates and ramps take no time: what they begin with is kept.
+    for key in ("lr_warmup", "lr_decay", "ramp"):
+        if schedule.get(key) and not trial:
+            raise ValueError(f"schedule.{key} is not known here")
     for key, plain in (("critic_warmup", None), ("generator_steps", 1)):
         if schedule.get(key, plain) != plain:
             raise ValueError(f"schedule.{key} is not known here")
@@ -297,11 +299,12 @@ class Training:
     """Trains the networks of a config on `images`, uint8 [n, c, h, w].
 
     `variant` is a list joined by +: `eager`, `compile` (torch.compile) or `graphs` (the same with CUDA graphs); `channels_last`
-    for that memory format. `precision` bf16 is PyTorch's autocast. `trial`: find the fastest implementation of the optimisers.
+    for that memory format. `precision` bf16 is PyTorch's autocast. `trial`: for speed alone; finds the fastest
+    implementation of the optimisers.
     """
 
     def __init__(self, config, images, device="cpu", variant="eager", precision="f32", trial=False):
-        refuse_unknown(config)
+        refuse_unknown(config, trial)
         self.config, self.schedule, self.device = config, config["schedule"], torch.device(device)
         self.batch = self.schedule["batch_size"]
         variant = set(variant.split("+"))
@@ -328,7 +331,8 @@ class Training:
         self.critic_optimizer = optimizer(optimizers["critic"], self.critic.parameters(), **self.forms["critic"])
         self.cost_real, self.cost_fake, self.cost_generator = losses(config)
 
-        self.pairs, self.penalty, self.flip = config["loss"]["kind"] == "relativistic", config.get("penalty"), config["data"].get("flip", False)
+        self.pairs, self.penalty = config["loss"]["kind"] == "relativistic", config.get("penalty")
+        self.flip = config["data"].get("flip", False)
         half_life = self.schedule.get("ema_half_life")
         decay = self.schedule.get("ema_decay", 0.0) if half_life is None else 0.5 ** (self.batch / max(half_life, 1))
         self.decay = decay

@@ -16,10 +16,11 @@ use crate::penalty::PenaltyConfig;
 /// not end in an allocation failure, which no program survives.
 const MAX_VALUES: f64 = 4e9;
 
-/// Layers of a network, those in residual blocks among them: dropout's masks are numbered by them.
-const MAX_LAYERS: usize = 1024;
 /// Likewise of the values between the layers for a whole batch: 160 GB in f32.
 const MAX_BATCH_VALUES: f64 = 4e10;
+
+/// Layers of a network, those in residual blocks among them: dropout's masks are numbered by them.
+const MAX_LAYERS: usize = 1024;
 
 /// Latents of a batch: 1 GiB in f32.
 const MAX_LATENTS: usize = 1 << 28;

@@ -26,15 +26,15 @@ pub(super) fn equalise(graph: &Graph, ranges: &Ranges, alpha: f32) -> Graph {
     equal
 }
 
-/// The linear operation that makes the input of another one, with nothing between them that a factor does not pass through; and that input.
+/// Kernels in groups have the inputs of one group only: their channels stay as they are.
 fn is_grouped(op: &Op) -> bool {
     matches!(op, Op::Conv { window, .. } | Op::ConvTranspose { window, .. } if window.groups > 1)
 }
 
+/// The linear operation that makes the input of another one, with nothing between them that a factor does not pass through; and that input.
 fn linear_before(graph: &Graph, behind: usize) -> Option<(usize, Value)> {
     let node = &graph.nodes[behind];
     node.op.linear_name()?;
-    // Kernels in groups have the inputs of one group only.
     if is_grouped(&node.op) {
         return None;
     }

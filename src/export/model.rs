@@ -145,15 +145,13 @@ impl Builder {
     fn nodes(&mut self, nodes: &[Node], values: &mut HashMap<Value, String>) {
         for Node { op, inputs, output } in nodes {
             let inputs: Vec<String> = inputs.iter().map(|&input| name_of(values, input)).collect();
-            let made = match (op, inputs.as_slice()) {
-                (Op::Add, [a, b]) => self.node("Add", a, std::slice::from_ref(b), vec![]),
-                (op, inputs) => self.op(op, inputs.first().map_or("", String::as_str)),
-            };
+            let made = self.op(op, &inputs);
             values.insert(*output, made);
         }
     }
 
-    pub(super) fn op(&mut self, op: &Op, x: &str) -> String {
+    pub(super) fn op(&mut self, op: &Op, inputs: &[String]) -> String {
+        let Some((x, others)) = inputs.split_first() else { return String::new() };
         match op {
             Op::Gemm { weight, bias } => {
                 // candle-onnx knows Gemm only with a C.
@@ -180,19 +178,19 @@ impl Builder {
                 self.node("Add", &scaled, &[shift], vec![])
             }
             Op::Basis(map) => {
-                let [channels, _, height, width] = map.dims[..] else { return x.to_string() };
+                let (channels, sides) = (map.dims[0], &map.dims[2..]);
                 let single = self.reshape(x, &[channels, 1, 1]);
-                let map = self.weight("basis", &Array { dims: vec![1, channels, height, width], values: map.values.clone() });
+                let dims = [&[1, channels], sides].concat();
+                let map = self.weight("basis", &Array { dims, values: map.values.clone() });
                 self.node("Mul", &single, &[map], vec![])
             }
             Op::Nearest => {
-                let scales = self.weight_in_f32("scales", &[1.0, 1.0, 2.0, 2.0]);
+                let scales = self.reals("scales", &[1.0, 1.0, 2.0, 2.0]);
                 let how = [("mode", "nearest"), ("coordinate_transformation_mode", "asymmetric"), ("nearest_mode", "floor")];
                 let how = how.into_iter().map(|(name, value)| text(name, value)).collect();
                 self.node("Resize", x, &[String::new(), scales], how)
             }
-            // Of two values: see `nodes`.
-            Op::Add => x.to_string(),
+            Op::Add => self.node("Add", x, others, vec![]),
             Op::Relu => self.node("Relu", x, &[], vec![]),
             Op::LeakyRelu(slope) => self.node("LeakyRelu", x, &[], vec![float("alpha", *slope as f32)]),
             Op::Tanh => self.node("Tanh", x, &[], vec![]),
@@ -344,8 +342,8 @@ impl Builder {
         name
     }
 
-    /// A vector in f32 whatever the weights are in.
-    fn weight_in_f32(&mut self, what: &str, values: &[f32]) -> String {
+    /// A vector in f32, whatever the weights are in.
+    fn reals(&mut self, what: &str, values: &[f32]) -> String {
         let name = self.name(what);
         let bytes = values.iter().flat_map(|value| value.to_le_bytes()).collect();
         self.weights.push(tensor(&name, &[values.len()], DataType::Float, bytes));

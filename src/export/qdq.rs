@@ -22,9 +22,9 @@ impl Builder {
         let mut values = HashMap::from([(network.input, contract::GENERATOR_INPUT.to_string())]);
         for node in &network.nodes {
             let x = name_of(&values, node.input);
-            let made = match node.beside {
-                Some(beside) => self.node("Add", &x, &[name_of(&values, beside)], vec![]),
-                None => self.step(node, &x),
+            let made = match (&node.step, node.beside) {
+                (Step::Real(op), Some(beside)) => self.op(op, &[x, name_of(&values, beside)]),
+                _ => self.step(node, &x),
             };
             values.insert(node.output, made);
         }
@@ -39,7 +39,7 @@ impl Builder {
     fn step(&mut self, node: &StepNode, x: &str) -> String {
         let [from_shape, to_shape] = node.shapes;
         match &node.step {
-            Step::Real(op) => self.op(op, x),
+            Step::Real(op) => self.op(op, &[x.to_string()]),
             Step::Quantise(scale) => {
                 let quantised = self.quantise(x, *scale);
                 self.channels_last(&quantised, from_shape)
@@ -185,7 +185,7 @@ impl Builder {
 
     fn table(&mut self, x: &str, table: &Table) -> String {
         let real = self.dequantise(x, table.from);
-        let made = self.op(&table.op, &real);
+        let made = self.op(&table.op, &[real]);
         self.quantise(&made, table.to)
     }
 

@@ -8,9 +8,9 @@
 //! Maps have their **channels last**, `[n, h, w, c]`; kernels are `[co, ci, k, k]`, as PyTorch and ONNX keep them, or in groups
 //! `[co, ci / groups, k, k]`.
 //!
-//! On the CPU the layers that carry most of the work take a form with fewer multiplications (`cpu/winograd.rs`), the others
-//! im2col and gemm (`cpu/im2col.rs`), those in groups loops of their own (`cpu/grouped.rs`). Which one, and in what blocks, depends on shapes alone. On CUDA all are cuDNN's or
-//! cuBLAS's (`cuda/conv.rs`).
+//! On the CPU the layers that carry most of the work take a form with fewer multiplications (`cpu/winograd/`), the others im2col and gemm
+//! (`cpu/im2col.rs`), those in groups loops of their own (`cpu/grouped.rs`). Which one, and in what blocks, depends on shapes alone. On
+//! CUDA all are cuDNN's or cuBLAS's (`cuda/conv.rs`).
 
 use candle_core::{Result, Tensor};
 

@@ -191,14 +191,11 @@ impl Trainer {
         let penalty = self.penalty(&mut real, &mut fake, phase)?;
         let gradients = self.to_critic(real, &by_score, Wanted::Parameters)?;
         add(&gradients, &self.to_critic(fake, &by_score, Wanted::Parameters)?)?;
-        let penalty = match penalty {
-            Some((penalty, of_penalty)) => {
-                add(&gradients, &of_penalty)?;
-                told[0] = (&told[0] + &penalty.value)?;
-                Some(penalty)
-            }
-            None => None,
-        };
+        if let Some((Penalty { value, norm }, of_penalty)) = penalty {
+            add(&gradients, &of_penalty)?;
+            told[0] = (&told[0] + &value)?;
+            self.sums.penalty.add(vec![value, norm])?;
+        }
 
         // Step.
         if self.measure {
@@ -207,9 +204,6 @@ impl Trainer {
         self.critic_optimizer.config = self.values.optimizer.critic;
         self.critic_optimizer.step(&self.critic, &gradients)?;
         self.sums.critic.add(told)?;
-        if let Some(Penalty { value, norm }) = penalty {
-            self.sums.penalty.add(vec![value, norm])?;
-        }
         phase.critic_turns += 1;
         phase.images = n;
         phase.latents = Some(z);

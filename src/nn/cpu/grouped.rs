@@ -231,6 +231,7 @@ fn put<T: Float>(to: &mut [MaybeUninit<T>], values: &[T; LANES]) {
 }
 
 vectorised_fns! {
+    /// What a line of the result gathers, channels side by side.
     fn depthwise_line<T: Float>(
         form: &Gather,
         line: &Line,
@@ -255,6 +256,7 @@ vectorised_fns! {
         }
     }
 
+    /// What a line of the result gathers, group by group.
     fn grouped_line<T: Float>(
         form: &Gather,
         line: &Line,

@@ -170,8 +170,8 @@ impl Fixed {
 }
 
 impl Fixed {
-    /// [1, 3, 3, 1] / 4 doubles a map as [1, 2, 1] / 4 does once each value has become two: a third to a sixth of what a transposed
-    /// convolution in groups takes onnxruntime, whose loops over groups are slow.
+    /// [1, 3, 3, 1] / 4 doubles a map as [1, 2, 1] / 4 does once each value has become two: 0.15 to 0.63 of what a transposed
+    /// convolution in groups takes onnxruntime (benches/RESULTS.md).
     fn export_larger(&self, graph: &mut Graph, x: Value) -> Value {
         let doubled = graph.add(Op::Nearest, &[x]);
         if self.window.kernel == 2 {

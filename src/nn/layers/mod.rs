@@ -1,8 +1,8 @@
 //! The kinds of layers. Each is a file that holds all that is known of it: its fields in a config, its shape rule, its
 //! parameters, how a factor on the width treats it, its passes, and its operations for export.
 //!
-//! [`LayerSpec`] lists them: a layer as configs write it. A residual block is made of others, so its fields stand there, too. It is built into a `Layer`, which has parameters. A pass that is
-//! traced leaves a `Traced` of each layer, which knows the ways back.
+//! [`LayerSpec`] lists them: a layer as configs write it. (A residual block is made of others, so its fields stand there, too.) It is
+//! built into a `Layer`, which has parameters. A pass that is traced leaves a `Traced` of each layer, which knows the ways back.
 
 mod activation;
 mod basis;

@@ -58,6 +58,7 @@ fn wrong_calls_say_how_to_mend_them() {
         (with(&["--device", "gpu"]), "--device gpu is not known. Use auto, cpu, cuda or cuda:INDEX"),
         (with(&["--device", "cuda:x"]), "is not known"),
         (with(&["--device", "cpu", "--precision", "tf32"]), "precision tf32 on this CPU, which computes in f32"),
+        (with(&["--device", "cpu", "--precision", "tf32"]), ". Use --precision f32"),
         (with(&["--precision", "f16"]), "possible values: f32, tf32, bf16"),
         (with(&["--frobnicate"]), "unexpected argument '--frobnicate'"),
         (with(&["--resume", &run]), "cannot be used with"),
