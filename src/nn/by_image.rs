@@ -60,6 +60,27 @@ pub(super) fn combine(line: &Affine<'_>, terms: &[(&Tensor, Tensor)], act: Activ
     )
 }
 
+/// `g + cᵢ x` for the cᵢ of image i, shaped as `x`; `shares` are c, `[n]`.
+///
+/// # Errors
+/// As [`combine`].
+pub(super) fn plus_shares(g: &Tensor, x: &Tensor, shares: &Tensor) -> Result<Tensor> {
+    let none = Tensor::zeros((1, 1), x.dtype(), x.device())?;
+    let one = Tensor::ones((1, 1), x.dtype(), x.device())?;
+    let scale = shares.reshape(((), 1))?;
+    combine(&Affine { x, centre: &none, scale: &scale, shift: &none }, &[(g, one)], Activation::None)
+}
+
+/// `Σ cᵢ g` over all images and positions, `[c]`; `shares` are c, `[n]`.
+///
+/// # Errors
+/// As [`sums`].
+pub(super) fn sum_of_shares(g: &Tensor, shares: &Tensor) -> Result<Tensor> {
+    let none = Tensor::zeros((1, 1), g.dtype(), g.device())?;
+    let [of_images, _] = sums(g, g, &none)?;
+    of_images.broadcast_mul(&shares.reshape(((), 1))?)?.sum(0)
+}
+
 /// Images and channels.
 fn sizes(x: &Tensor) -> Result<[usize; 2]> {
     match x.elem_count() {

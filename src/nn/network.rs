@@ -119,33 +119,29 @@ impl Network {
         pass: Pass,
         penalty: impl FnOnce(&Tensor) -> Result<(P, Tensor)>,
     ) -> Result<(P, Vec<Tensor>)> {
-        let (_, mut trace) = self.forward_traced(x, pass)?;
-        Self::penalty_of(&mut trace, share, penalty)
+        let (_, trace) = self.forward_traced(x, pass)?;
+        penalise(trace, share, None, penalty)
     }
 
-    /// As [`Self::input_gradient_penalty`], of a pass that has been made and whose way back is still to come.
+    /// As [`Self::input_gradient_penalty`], of a pass that has been made, and the gradients of a loss with it: `by_score` is the loss's
+    /// gradient to each image's D, `[n]`. The loss's way back is that of the penalty's first pass, each image's cᵢ times as large, so it
+    /// costs next to nothing besides.
     ///
     /// # Errors
-    /// As there.
-    pub fn penalty_of<P>(
-        trace: &mut Trace,
+    /// As there, and when images meet in the network or a second pass would be another ([`Self::repeats`]).
+    pub fn backward_with_penalty<P>(
+        &self,
+        trace: Trace,
         share: Option<&Tensor>,
+        by_score: &Tensor,
         penalty: impl FnOnce(&Tensor) -> Result<(P, Tensor)>,
     ) -> Result<(P, Vec<Tensor>)> {
-        let Trace { layers, result: y } = trace;
-        let dy = share.map_or_else(|| y.ones_like(), |share| share.reshape(y.shape())?.copy())?;
-        let gradient = layers.vjp_to_input(dy)?;
-        let (value, v) = penalty(&gradient)?;
-        if v.dims() != gradient.dims() {
-            let what = format!("a penalty on a gradient of {:?} gave one of {:?}", gradient.dims(), v.dims());
+        if !self.repeats {
+            let what = "loss and penalty in one pass, of a network in which images meet, or passes differ".to_string();
             return Err(Error::Candle(candle_core::Error::Msg(what)));
         }
-        layers.jvp(v.copy()?, false)?;
-        // What that change owes to the values between the layers.
-        layers.second_order(None, false)?;
-        Ok((value, layers.take_gradients()))
+        penalise(trace, share, Some(by_score), penalty)
     }
-
     /// Every tensor, in the order of the layers.
     pub fn parameters(&self) -> impl Iterator<Item = &Parameter> {
         self.layers.parameters().into_iter()
@@ -216,4 +212,28 @@ impl Network {
         }
         Ok(())
     }
+}
+
+/// The passes of [`Network::input_gradient_penalty`] and [`Network::backward_with_penalty`].
+fn penalise<P>(
+    trace: Trace,
+    share: Option<&Tensor>,
+    by_score: Option<&Tensor>,
+    penalty: impl FnOnce(&Tensor) -> Result<(P, Tensor)>,
+) -> Result<(P, Vec<Tensor>)> {
+    let Trace { mut layers, result: y } = trace;
+    let dy = share.map_or_else(|| y.ones_like(), |share| share.reshape(y.shape())?.copy())?;
+    drop(y);
+    let gradient = layers.vjp_to_input(dy)?;
+    let (value, v) = penalty(&gradient)?;
+    if v.dims() != gradient.dims() {
+        let what = format!("a penalty on a gradient of {:?} gave one of {:?}", gradient.dims(), v.dims());
+        return Err(Error::Candle(candle_core::Error::Msg(what)));
+    }
+    drop(gradient);
+    // Its storage is used up; a penalty may have kept what it gave.
+    layers.jvp(v.copy()?, false, by_score)?;
+    // What that change owes to the values between the layers.
+    layers.second_order(None, false)?;
+    Ok((value, layers.take_gradients()))
 }

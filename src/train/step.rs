@@ -70,6 +70,13 @@ struct Scored {
     augmentation: Augmentation,
 }
 
+impl Scored {
+    /// The loss's gradient to the scores, `[n]`.
+    fn gradient(&self, by_score: &GradStore) -> Result<Tensor> {
+        Ok(by_score.get(&self.score).map_or_else(|| self.score.zeros_like(), |gradient| gradient.detach().copy())?)
+    }
+}
+
 /// Means over the steps since they were last taken.
 #[derive(Debug, Clone, Copy)]
 pub struct Means {
@@ -181,18 +188,14 @@ impl Trainer {
         // Score both, in separate passes: batch normalisation must not mix them.
         self.clip_critic()?;
         let n = real.images.dim(0)?;
-        let mut real = self.score(&real.images, real.classes.clone(), phase)?;
-        let mut fake = self.score(&fakes, self.classes_of(&z)?, phase)?;
+        let real = self.score(&real.images, real.classes.clone(), phase)?;
+        let fake = self.score(&fakes, self.classes_of(&z)?, phase)?;
         let loss = self.config.loss.critic(&real.score, &fake.score)?;
         let mut told = vec![loss.detach(), real.score.mean_all()?.detach(), fake.score.mean_all()?.detach()];
 
-        // Walk back. The penalty's gradient to the parameters comes first: it leaves the passes that it was taken of as they were.
-        let by_score = loss.backward()?;
-        let penalty = self.penalty(&mut real, &mut fake, phase)?;
-        let gradients = self.to_critic(real, &by_score, Wanted::Parameters)?;
-        add(&gradients, &self.to_critic(fake, &by_score, Wanted::Parameters)?)?;
-        if let Some((Penalty { value, norm }, of_penalty)) = penalty {
-            add(&gradients, &of_penalty)?;
+        // Walk back.
+        let (gradients, penalty) = self.critic_gradients(real, fake, &loss.backward()?, phase)?;
+        if let Some(Penalty { value, norm }) = penalty {
             told[0] = (&told[0] + &value)?;
             self.sums.penalty.add(vec![value, norm])?;
         }
@@ -244,7 +247,10 @@ impl Trainer {
         // The critic only passes the gradient on, to the fakes alone.
         let scored = self.score(&fakes, self.classes_of(&z)?, phase)?;
         let real = match real.filter(|_| self.config.loss.pairs_scores()) {
-            Some(real) => Some(self.score(&real.images, real.classes.clone(), phase)?.score.as_detached_tensor()),
+            Some(real) => {
+                let (pass, _, seen) = self.seen(&real.images, phase)?;
+                Some(of_class(&self.critic.forward(&seen, pass)?, real.classes.as_ref())?)
+            }
             None => None,
         };
         let loss = self.config.loss.generator(real.as_ref(), &top_k(&scored.score, self.config.schedule.generator_top_k)?)?;
@@ -331,12 +337,18 @@ impl Trainer {
     }
 
     fn score(&self, images: &Tensor, classes: Option<Tensor>, phase: &mut Phase) -> Result<Scored> {
-        let (pass, n) = (self.next_pass(phase), images.dim(0)?);
-        let augmentation = self.augmentation(pass, n);
-        let seen = augmentation.apply(images)?;
+        let (pass, augmentation, seen) = self.seen(images, phase)?;
         let (values, trace) = self.critic.forward_traced(&seen, pass)?;
         let score = Var::from_tensor(&of_class(&values, classes.as_ref())?)?;
         Ok(Scored { score, trace, classes, seen, augmentation })
+    }
+
+    /// The next pass, with what the critic sees of these images in it.
+    fn seen(&self, images: &Tensor, phase: &mut Phase) -> Result<(Pass, Augmentation, Tensor)> {
+        let pass = self.next_pass(phase);
+        let augmentation = self.augmentation(pass, images.dim(0)?);
+        let seen = augmentation.apply(images)?;
+        Ok((pass, augmentation, seen))
     }
 
     /// What happens to the `n` images of a pass on their way to the critic; no two passes share draws.
@@ -352,49 +364,87 @@ impl Trainer {
         )
     }
 
-    /// The penalty of this critic step, if one is taken in it, with its gradients to the critic's parameters.
-    fn penalty(&self, real: &mut Scored, fake: &mut Scored, phase: &mut Phase) -> Result<Option<(Penalty, Vec<Tensor>)>> {
+    /// The gradients of a critic step's loss to the critic's parameters, those of the penalty included if one is taken in it; and that
+    /// penalty.
+    fn critic_gradients(
+        &self,
+        real: Scored,
+        fake: Scored,
+        by_score: &GradStore,
+        phase: &mut Phase,
+    ) -> Result<(Vec<Tensor>, Option<Penalty>)> {
         let index = self.critic_steps() + phase.critic_turns;
-        let Some(config) = self.values.penalty.and_then(|config| config.at_step(index)) else { return Ok(None) };
-        match config {
-            PenaltyConfig::Gradient { .. } => {
-                let first = index * self.config.schedule.batch_size as u64;
-                let seen = &real.seen;
-                let alphas = penalty::alphas(self.config.seed, first, seen.dim(0)?, self.device(), seen.dtype())?;
-                let between = penalty::interpolate(seen, &fake.seen, &alphas)?;
-                let pass = self.next_pass(phase);
-                self.critic.input_gradient_penalty(&between, real.classes.as_ref(), pass, |g| config.of(g)).map(Some)
+        let config = self.values.penalty.and_then(|config| config.at_step(index));
+        let loss_at = |scored| self.to_critic(scored, by_score, Wanted::Parameters);
+        let (gradients, more, penalty) = match config {
+            None => (loss_at(real)?, loss_at(fake)?, None),
+            Some(config @ PenaltyConfig::Gradient { .. }) => {
+                let (penalty, gradients) = self.penalty_between(&real, &fake, config, index, phase)?;
+                add(&gradients, &loss_at(real)?)?;
+                (gradients, loss_at(fake)?, Some(penalty))
             }
-            PenaltyConfig::R1 { .. } => self.penalty_at(real, config, phase).map(Some),
-            PenaltyConfig::R1R2 { .. } => {
-                let (at_real, gradients) = self.penalty_at(real, config, phase)?;
-                let (at_fake, more) = self.penalty_at(fake, config, phase)?;
-                add(&gradients, &more)?;
-                Ok(Some((at_real.plus(&at_fake)?, gradients)))
+            Some(config @ PenaltyConfig::R1 { .. }) => {
+                let (penalty, gradients) = self.penalty_at(real, config, by_score, phase)?;
+                (gradients, loss_at(fake)?, Some(penalty))
             }
-        }
+            Some(config @ PenaltyConfig::R1R2 { .. }) => {
+                let (at_real, gradients) = self.penalty_at(real, config, by_score, phase)?;
+                let (at_fake, more) = self.penalty_at(fake, config, by_score, phase)?;
+                (gradients, more, Some(at_real.plus(&at_fake)?))
+            }
+        };
+        add(&gradients, &more)?;
+        Ok((gradients, penalty))
+    }
+
+    /// A penalty on the gradient to what lies between real and generated images, with its gradients to the critic's parameters.
+    fn penalty_between(
+        &self,
+        real: &Scored,
+        fake: &Scored,
+        config: PenaltyConfig,
+        index: u64,
+        phase: &mut Phase,
+    ) -> Result<(Penalty, Vec<Tensor>)> {
+        let (seen, first) = (&real.seen, index * self.config.schedule.batch_size as u64);
+        let alphas = penalty::alphas(self.config.seed, first, seen.dim(0)?, self.device(), seen.dtype())?;
+        let between = penalty::interpolate(seen, &fake.seen, &alphas)?;
+        let pass = self.next_pass(phase);
+        self.critic.input_gradient_penalty(&between, real.classes.as_ref(), pass, |g| config.of(g))
     }
 
     /// A penalty on the gradient to images as they were before they were augmented: the gradient to what the critic saw of them
     /// comes to them by the augmentation's adjoint, and the penalty's gradient to that goes the same way forward.
-    /// Where another pass would be the very one that was scored, it is taken of that.
-    fn penalty_at(&self, scored: &mut Scored, config: PenaltyConfig, phase: &mut Phase) -> Result<(Penalty, Vec<Tensor>)> {
-        let Scored { seen, classes, augmentation, trace, .. } = scored;
+    /// With its gradients to the critic's parameters and those of the loss, which take one way back together where another pass would be
+    /// the very one that was scored.
+    fn penalty_at(
+        &self,
+        scored: Scored,
+        config: PenaltyConfig,
+        by_score: &GradStore,
+        phase: &mut Phase,
+    ) -> Result<(Penalty, Vec<Tensor>)> {
         let pass = self.next_pass(phase);
+        let augmentation = scored.augmentation.clone();
         let of_gradient = |to_seen: &Tensor| {
             let (penalty, v) = config.of(&augmentation.backward(to_seen)?)?;
             Ok((penalty, augmentation.forward_linear(&v)?))
         };
-        match self.critic.repeats() {
-            true => Network::penalty_of(trace, classes.as_ref(), of_gradient),
-            false => self.critic.input_gradient_penalty(seen, classes.as_ref(), pass, of_gradient),
+        if self.critic.repeats() {
+            let gradient = scored.gradient(by_score)?;
+            let Scored { trace, classes, .. } = scored;
+            return self.critic.backward_with_penalty(trace, classes.as_ref(), &gradient, of_gradient);
         }
+        let (penalty, gradients) =
+            self.critic.input_gradient_penalty(&scored.seen, scored.classes.as_ref(), pass, of_gradient)?;
+        add(&gradients, &self.to_critic(scored, by_score, Wanted::Parameters)?)?;
+        Ok((penalty, gradients))
     }
 
     /// Takes the loss's gradient to some scores back through the critic.
     fn to_critic(&self, scored: Scored, by_score: &GradStore, wanted: Wanted) -> Result<Vec<Tensor>> {
-        let Scored { score, trace, classes, .. } = scored;
-        let gradient = by_score.get(&score).map_or_else(|| score.zeros_like(), |gradient| gradient.detach().copy())?;
+        let gradient = scored.gradient(by_score)?;
+        let Scored { trace, classes, .. } = scored;
         let to_values = match classes {
             Some(classes) => classes.broadcast_mul(&gradient.unsqueeze(1)?)?,
             None => gradient,

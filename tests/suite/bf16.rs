@@ -198,6 +198,11 @@ fn convolutions_in_bf16_do_not_depend_on_the_number_of_threads() {
         (131, 180, 180, 4, 4, window(4, 2, 1)),
         // A plain product.
         (17, 24, 3, 4, 4, window(4, 1, 0)),
+        // Groups, of one register and more, and an odd number of positions; depthwise, which stays in f32.
+        (19, 32, 32, 9, 7, window(3, 1, 1).in_groups(2)),
+        (9, 36, 72, 6, 6, window(3, 2, 1).in_groups(2)),
+        (9, 8, 4, 5, 5, window(5, 1, 0).in_groups(2)),
+        (9, 24, 24, 6, 6, window(4, 2, 1).in_groups(24)),
     ];
     for (n, ci, co, h, w, window) in cases {
         let case = Case { n, ci, co, h, w, window };

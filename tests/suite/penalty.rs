@@ -530,6 +530,35 @@ fn layer_norm_is_its_formula() {
     }
 }
 
+/// One way back for loss and penalty gives what two ways give; where images meet in the network, it is refused.
+#[test]
+fn loss_and_penalty_share_their_way_back() {
+    let mut served = 0;
+    for (name, layers, _) in critics() {
+        let network = critic(&layers, [2, 5, 6], 1, DType::F64);
+        let (x, by_score) = (normal(1, &[4, 5, 6, 2]), normal(2, &[4]));
+        let trace = || network.forward_traced(&x, pass(0)).unwrap().1;
+        let together = network.backward_with_penalty(trace(), None, &by_score, |g| R1.of(g));
+        if !network.repeats() {
+            assert!(together.is_err(), "{name}");
+            continue;
+        }
+        served += 1;
+        let (penalty, gradients) = together.unwrap();
+        let (alone, _, of_penalty) = penalised(&network, &x, pass(0), R1);
+        assert_eq!(scalar(&penalty.value), scalar(&alone.value));
+        let of_loss = network.backward(trace(), by_score.copy().unwrap(), Wanted::Parameters).unwrap();
+        for ((gradient, of_loss), (of_penalty, parameter)) in
+            gradients.iter().zip(&of_loss).zip(of_penalty.iter().zip(network.trainable()))
+        {
+            let sum = (of_loss + of_penalty).unwrap();
+            assert_close(&format!("{name} {}", parameter.name), gradient, &sum, 1e-12);
+            assert!(values(&sum).iter().any(|value| value.abs() > 1e-6), "{name} {}", parameter.name);
+        }
+    }
+    assert_eq!(served, 13);
+}
+
 #[test]
 fn layer_norm_refuses_what_does_not_fit() {
     let zeros = |dims: &[usize]| Tensor::zeros(dims, DType::F32, &Device::Cpu).unwrap();

@@ -6,8 +6,9 @@
 //! depend on nothing else.
 
 use std::arch::x86_64::{
-    __m512bh, _mm512_add_ps, _mm512_dpbf16_ps, _mm512_loadu_epi32, _mm512_mask_storeu_ps, _mm512_maskz_loadu_epi32,
-    _mm512_maskz_loadu_ps, _mm512_set1_epi32, _mm512_setzero_ps,
+    __m256bh, __m256i, __m512, __m512bh, __m512i, _mm256_mask_storeu_epi16, _mm512_add_ps, _mm512_cvtepu16_epi32,
+    _mm512_cvtneps_pbh, _mm512_dpbf16_ps, _mm512_loadu_epi32, _mm512_mask_storeu_epi32, _mm512_mask_storeu_ps,
+    _mm512_maskz_loadu_epi32, _mm512_maskz_loadu_ps, _mm512_or_epi32, _mm512_set1_epi32, _mm512_setzero_ps, _mm512_slli_epi32,
 };
 use std::mem::transmute;
 use std::ops::Range;
@@ -35,7 +36,7 @@ const ROWS: usize = 6;
 pub(super) const PANEL: usize = WIDTH * LANES;
 
 /// The first `len` lanes, all if there are more.
-fn mask(len: usize) -> u16 {
+pub(super) fn mask(len: usize) -> u16 {
     if len >= LANES { u16::MAX } else { (1 << len) - 1 }
 }
 
@@ -150,4 +151,51 @@ impl Block {
             }
         }
     }
+}
+
+/// Rounds a row to the nearest bf16, of two equally near the even one; what is below the normal numbers becomes 0, and what is not a
+/// number stays so (Intel's Software Developer's Manual, VCVTNEPS2BF16). What is left of `to` becomes 0.
+///
+/// # Safety
+/// The CPU must have the instructions.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
+pub(super) unsafe fn narrow(from: &[f32], to: &mut [u16]) {
+    let (to, rest) = to.split_at_mut(from.len());
+    for (to, from) in to.chunks_mut(LANES).zip(from.chunks(LANES)) {
+        let lanes = mask(from.len());
+        // SAFETY: as many lanes as there are values; any bits are a value.
+        unsafe {
+            let narrow: __m256bh = _mm512_cvtneps_pbh(_mm512_maskz_loadu_ps(lanes, from.as_ptr()));
+            _mm256_mask_storeu_epi16(to.as_mut_ptr().cast(), lanes, transmute(narrow));
+        }
+    }
+    rest.fill(0);
+}
+
+/// Rounds two rows likewise, into pairs; the second may be empty, which is one of zeros.
+///
+/// # Safety
+/// The CPU must have the instructions.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
+pub(super) unsafe fn pair_rows(first: &[f32], second: &[f32], to: &mut [u32]) {
+    let len = to.len().min(first.len());
+    for start in (0..len).step_by(LANES) {
+        let lanes = mask(len - start);
+        let of_second = mask(second.len().saturating_sub(start)) & lanes;
+        // SAFETY: as many lanes as there are values.
+        unsafe {
+            let low = narrowed(_mm512_maskz_loadu_ps(lanes, first.as_ptr().wrapping_add(start)));
+            let high = narrowed(_mm512_maskz_loadu_ps(of_second, second.as_ptr().wrapping_add(start)));
+            let pairs = _mm512_or_epi32(low, _mm512_slli_epi32::<16>(high));
+            _mm512_mask_storeu_epi32(to.as_mut_ptr().wrapping_add(start).cast(), lanes, pairs);
+        }
+    }
+}
+
+/// Values rounded, each in the lower half of a lane.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
+fn narrowed(values: __m512) -> __m512i {
+    // SAFETY: of the same size, and any bits are a value.
+    unsafe { _mm512_cvtepu16_epi32(transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(values))) }
 }

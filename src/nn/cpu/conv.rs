@@ -4,8 +4,8 @@ use candle_core::{DType, Result, Tensor, bail};
 
 #[cfg(target_arch = "x86_64")]
 use super::factor::Bf16;
-use super::factor::{Exact, Factor};
-use super::grouped;
+use super::factor::Exact;
+use super::grouped::{self, Grouped};
 use super::im2col;
 use super::memory::{View, filled};
 use super::winograd::Winograd;
@@ -21,7 +21,7 @@ pub(in crate::nn) fn lacking_for_bf16() -> Vec<&'static str> {
 }
 
 /// One of the three convolutions of contiguous tensors of one type; the operands as [`Direction`] says, the result of these sizes.
-/// Those in f32 may multiply in bf16, if the CPU can; those in f64 are exact, and those in groups multiply in f32.
+/// Those in f32 may multiply in bf16, if the CPU can; those in f64 are exact, and those in groups of an odd number of channels multiply in f32.
 pub(in crate::nn) fn conv(
     direction: Direction,
     plan: &ConvPlan,
@@ -41,14 +41,14 @@ pub(in crate::nn) fn conv(
     }
 }
 
-fn convolved<F: Factor>(direction: Direction, plan: &ConvPlan, [a, b]: [&Tensor; 2], result: [usize; 4]) -> Result<Tensor> {
+fn convolved<F: Grouped>(direction: Direction, plan: &ConvPlan, [a, b]: [&Tensor; 2], result: [usize; 4]) -> Result<Tensor> {
     let (view_a, view_b) = (View::of(a), View::of(b));
     let (first, second) = (view_a.slice::<F::Value>()?, view_b.slice::<F::Value>()?);
     if plan.window.groups > 1 {
-        let values = filled(result.iter().product(), |to| match direction {
-            Direction::Forward => grouped::forward(plan, first, second, to),
-            Direction::InputGrad => grouped::input_grad(plan, first, second, to),
-            Direction::WeightGrad => grouped::weight_grad(plan, first, second, to),
+        let whole = plan.of_group().iter().all(|channels| channels.is_multiple_of(F::DEPTH));
+        let values = filled(result.iter().product(), |to| match whole {
+            true => grouped::conv::<F>(direction, plan, [first, second], to),
+            false => grouped::conv::<Exact<F::Value>>(direction, plan, [first, second], to),
         });
         return Tensor::from_vec(values, &result, a.device());
     }

@@ -13,8 +13,6 @@ use super::float::{Float, Plain};
 use super::memory::Workspace;
 use super::strides::{Strides, row_major, transposed};
 use super::tasks::LINES;
-#[cfg(target_arch = "x86_64")]
-use super::tasks::vectorised_fns;
 
 /// Along what a word holds several values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -333,7 +331,7 @@ fn pair(first: f32, second: f32) -> u32 {
 /// A value whose upper 16 bits are the nearest bf16, of two equally near the even one.
 #[cfg(target_arch = "x86_64")]
 #[inline(always)]
-fn rounded(value: f32) -> u32 {
+pub(super) fn rounded(value: f32) -> u32 {
     let bits = value.to_bits();
     // What is not a number stays so, whatever else its bits say. (In whole numbers, of which the compiler makes no branch.)
     let is_nan = bits & 0x7fff_ffff > 0x7f80_0000;
@@ -371,32 +369,27 @@ fn narrow_parallel(layout: Layout, values: &[f32], columns: usize, words: &mut [
     });
 }
 
+/// Rounds a row. What is left of `to` becomes 0.
 #[cfg(target_arch = "x86_64")]
-vectorised_fns! {
-    /// Rounds a row. What is left of `to` becomes 0.
-    fn narrow<>(from: &[f32], to: &mut [u16]) {
-        let (to, rest) = to.split_at_mut(from.len());
-        for (to, &from) in to.iter_mut().zip(from) {
-            *to = (rounded(from) >> 16) as u16;
-        }
-        rest.fill(0);
-    }
+pub(super) fn narrow(from: &[f32], to: &mut [u16]) {
+    // SAFETY: the CPU has the instructions (see `conv`).
+    unsafe { super::bf16::narrow(from, to) }
+}
 
-    /// Rounds some columns of pairs of rows; the neighbour of the last of an odd number is 0.
-    fn narrow_two<>(from: &[f32], columns: usize, piece: Range<usize>, to: &mut [u32]) {
-        for (to, from) in to.chunks_exact_mut(piece.len()).zip(from.chunks(2 * columns)) {
-            let (first, second) = from.split_at(columns);
-            let first = &first[piece.start..piece.end];
-            if second.is_empty() {
-                for (to, &first) in to.iter_mut().zip(first) {
-                    *to = pair(first, 0.0);
-                }
-            } else {
-                for ((to, &first), &second) in to.iter_mut().zip(first).zip(&second[piece.start..piece.end]) {
-                    *to = pair(first, second);
-                }
-            }
-        }
+/// Rounds two rows into pairs; the second may be empty, which is one of zeros.
+#[cfg(target_arch = "x86_64")]
+pub(super) fn pair_rows(first: &[f32], second: &[f32], to: &mut [u32]) {
+    // SAFETY: as above.
+    unsafe { super::bf16::pair_rows(first, second, to) }
+}
+
+/// Rounds some columns of pairs of rows; the neighbour of the last of an odd number is 0.
+#[cfg(target_arch = "x86_64")]
+pub(super) fn narrow_two(from: &[f32], columns: usize, piece: Range<usize>, to: &mut [u32]) {
+    for (to, from) in to.chunks_exact_mut(piece.len()).zip(from.chunks(2 * columns)) {
+        let (first, second) = from.split_at(columns);
+        let second = second.get(piece.clone()).unwrap_or(&[]);
+        pair_rows(&first[piece.start..piece.end], second, to);
     }
 }
 

@@ -128,7 +128,7 @@ impl Traced for TracedAlone {
         Ok(dy)
     }
 
-    fn jvp(&mut self, dx: Tensor, _: bool) -> Result<Tensor> {
+    fn jvp(&mut self, dx: Tensor, _: bool, _: Option<&Tensor>) -> Result<Tensor> {
         match &self.dz {
             Some(dz) => self.fused.jvp(&dx, dz)?,
             None => self.fused.vjp(&dx)?,

@@ -4,7 +4,7 @@ use candle_core::Tensor;
 
 use super::activation::op as activation_op;
 use super::kind::Kind;
-use super::layer::{Fused, Layer, Pass, Traced, Wanted, failure};
+use super::layer::{Fused, Layer, Pass, Traced, Wanted, bias_grad_by_shares, failure};
 use crate::error::Result;
 use crate::nn::activation::Activation;
 use crate::nn::elementwise::{add_bias_activate, bias_grad};
@@ -12,6 +12,7 @@ use crate::nn::graph::{Graph, Op, Value};
 use crate::nn::in_place::InPlace;
 use crate::nn::init::{Draw, Parameter};
 use crate::nn::shape::Shape;
+use crate::nn::update::lerp;
 
 /// As configs name it.
 pub(super) struct Bias;
@@ -88,18 +89,17 @@ impl Traced for TracedBias {
         Ok(dy)
     }
 
-    fn jvp(&mut self, dx: Tensor, _: bool) -> Result<Tensor> {
+    fn jvp(&mut self, dx: Tensor, _: bool, also: Option<&Tensor>) -> Result<Tensor> {
         let dz = self.dz.as_ref().ok_or_else(|| failure("a bias has no gradient yet"))?;
         self.fused.jvp(&dx, dz)?;
-        // A change of the input does not see the bias.
-        self.gradient = Some(bias_grad(dz)?.zeros_like()?);
+        self.gradient = Some(bias_grad_by_shares(dz, also)?);
         Ok(dx)
     }
 
     fn second_order(&mut self, adjoint: Option<Tensor>, _: bool) -> Result<Option<Tensor>> {
         let adjoint = self.fused.second_order(adjoint)?;
-        if let Some(dz) = &adjoint {
-            self.gradient = Some(bias_grad(dz)?);
+        if let (Some(dz), Some(gradient)) = (&adjoint, &self.gradient) {
+            lerp(&[(InPlace::of(gradient), &bias_grad(dz)?)], 1.0, 1.0)?;
         }
         Ok(adjoint)
     }

@@ -237,7 +237,7 @@ impl Traced for TracedFixed {
         self.0.back(&dy)
     }
 
-    fn jvp(&mut self, dx: Tensor, _: bool) -> Result<Tensor> {
+    fn jvp(&mut self, dx: Tensor, _: bool, _: Option<&Tensor>) -> Result<Tensor> {
         self.0.apply(&dx)
     }
 

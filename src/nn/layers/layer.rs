@@ -1,9 +1,10 @@
 //! What every layer can do.
 
-use candle_core::Tensor;
+use candle_core::{D, Tensor};
 
 use crate::error::{Error, Result};
 use crate::nn::activation::Activation;
+use crate::nn::by_image::sum_of_shares;
 use crate::nn::graph::{Graph, Value};
 use crate::nn::in_place::InPlace;
 use crate::nn::init::Parameter;
@@ -64,16 +65,24 @@ pub(crate) trait Traced: Send {
     /// The gradient to the input alone.
     fn vjp_to_input(&mut self, dy: Tensor) -> Result<Tensor>;
 
-    /// Jacobian-vector product: from a change of the input, whose storage is used up, to that of the result, which means nothing
-    /// unless `needs_output`.
-    fn jvp(&mut self, dx: Tensor, needs_output: bool) -> Result<Tensor>;
+    /// Jacobian-vector product: from a change of the input to that of the result, which means nothing unless `needs_output`.
+    /// With `also`, `c [n]`, [`Self::take_gradients`] will give those of `Σ cᵢ ⟨dyᵢ, yᵢ⟩` besides, where y is the network's result
+    /// and dy what [`Self::vjp_to_input`] began with: each image's gradients `dz` are cᵢ times as large then, so that one product,
+    /// `Σ (dxᵢ + cᵢ xᵢ) ⊗ dzᵢ`, serves for both. That wants layers that take each image by itself.
+    fn jvp(&mut self, dx: Tensor, needs_output: bool, also: Option<&Tensor>) -> Result<Tensor>;
+
+    /// Whether [`Self::jvp`] only reads the change that it is given; else it uses up its storage.
+    fn reads_change(&self) -> bool {
+        false
+    }
 
     /// With v the change that [`Self::jvp`] began with at the network's input and g the gradient that [`Self::vjp_to_input`] ended in
     /// there: from the gradient of `⟨v, g⟩` to the result, if there is one, to that to the input, which means nothing unless
     /// `needs_input`.
     fn second_order(&mut self, adjoint: Option<Tensor>, needs_input: bool) -> Result<Option<Tensor>>;
 
-    /// The gradients of `⟨v, g⟩` to the parameters that learn, in their order, once [`Self::second_order`] has been through.
+    /// The gradients of `⟨v, g⟩`, and of what else [`Self::jvp`] was told of, to the parameters that learn, in their order, once
+    /// [`Self::second_order`] has been through.
     fn take_gradients(&mut self) -> Vec<Tensor> {
         Vec::new()
     }
@@ -113,6 +122,14 @@ impl Fused {
         }
         Ok(Some(adjoint))
     }
+}
+
+/// A bias's part of [`Traced::jvp`]: a change of the input does not see it, the result of each image does by its share.
+pub(super) fn bias_grad_by_shares(dz: &Tensor, shares: Option<&Tensor>) -> Result<Tensor> {
+    Ok(match shares {
+        Some(shares) => sum_of_shares(dz, shares)?,
+        None => Tensor::zeros(dz.dim(D::Minus1)?, dz.dtype(), dz.device())?,
+    })
 }
 
 /// What no way of a caller leads to.

@@ -26,7 +26,7 @@ impl Traced for Masked {
         self.apply(dy)
     }
 
-    fn jvp(&mut self, dx: Tensor, _: bool) -> Result<Tensor> {
+    fn jvp(&mut self, dx: Tensor, _: bool, _: Option<&Tensor>) -> Result<Tensor> {
         self.apply(dx)
     }
 
@@ -53,7 +53,7 @@ impl Traced for Untraced {
         Err(self.error())
     }
 
-    fn jvp(&mut self, _: Tensor, _: bool) -> Result<Tensor> {
+    fn jvp(&mut self, _: Tensor, _: bool, _: Option<&Tensor>) -> Result<Tensor> {
         Err(self.error())
     }
 

@@ -5,7 +5,9 @@ use candle_core::Tensor;
 use super::layer::{Fused, Traced, Wanted, failure};
 use crate::error::Result;
 use crate::nn::activation::Activation;
+use crate::nn::in_place::InPlace;
 use crate::nn::norm::Normalised;
+use crate::nn::update::lerp;
 
 /// A normalisation in one pass.
 pub(super) struct TracedNorm {
@@ -28,6 +30,13 @@ impl TracedNorm {
     }
 }
 
+/// The shape of one number an image, beside values of so many axes.
+fn each_image(values: &Tensor) -> Vec<usize> {
+    let mut shape = vec![1; values.rank()];
+    shape[..1].fill(values.dims()[..1].iter().product());
+    shape
+}
+
 impl Traced for TracedNorm {
     fn vjp(self: Box<Self>, dy: Tensor, wanted: Wanted, _: bool) -> Result<(Tensor, Vec<Tensor>)> {
         // The activation is taken back in the same pass over memory.
@@ -47,10 +56,17 @@ impl Traced for TracedNorm {
         Ok(moved.g)
     }
 
-    fn jvp(&mut self, dx: Tensor, _: bool) -> Result<Tensor> {
+    fn jvp(&mut self, dx: Tensor, _: bool, also: Option<&Tensor>) -> Result<Tensor> {
         let moved = self.made.jvp(&self.x, &self.gain, &dx)?;
         self.change = Some((dx, moved.sums));
         let (dz, _) = self.dz.as_ref().ok_or_else(|| failure("a norm has no gradient yet"))?;
+        self.gradients = match also {
+            Some(shares) => {
+                let shared = dz.broadcast_mul(&shares.reshape(each_image(dz))?)?;
+                self.made.vjp(&self.x, &self.gain, Activation::None, shared)?.parameters()?.to_vec()
+            }
+            None => Vec::new(),
+        };
         self.fused.jvp(&moved.g, dz)?;
         Ok(moved.g)
     }
@@ -61,6 +77,9 @@ impl Traced for TracedNorm {
             return Err(failure("a norm has not been through the passes before this one"));
         };
         let [dx, gain, offset] = self.made.second_order(&self.x, &self.gain, (a, a_sums), (b, b_sums), adjoint.as_ref())?;
+        for (sum, of_values) in [&gain, &offset].into_iter().zip(&self.gradients) {
+            lerp(&[(InPlace::of(sum), of_values)], 1.0, 1.0)?;
+        }
         self.gradients = vec![gain, offset];
         Ok(Some(dx))
     }

@@ -3,9 +3,10 @@
 use candle_core::Tensor;
 
 use super::activation::op as activation_op;
-use super::layer::{Fused, Layer, Pass, Traced, Wanted, failure};
+use super::layer::{Fused, Layer, Pass, Traced, Wanted, bias_grad_by_shares, failure};
 use crate::error::Result;
 use crate::nn::activation::Activation;
+use crate::nn::by_image::plus_shares;
 use crate::nn::elementwise::{add_bias_activate, bias_grad};
 use crate::nn::graph::{Array, Graph, Op, Value};
 use crate::nn::in_place::InPlace;
@@ -113,12 +114,16 @@ struct TracedProduct<B> {
 }
 
 impl<B: Bilinear> TracedProduct<B> {
-    fn to_parameters(&self, x: &Tensor, dz: &Tensor) -> Result<Vec<Tensor>> {
+    fn to_weight(&self, x: &Tensor, dz: &Tensor) -> Result<Tensor> {
         let weight = self.map.to_kernels(x, dz)?;
-        let mut gradients = vec![match &self.spectral {
-            Some(spectral) => spectral.weight_grad(&weight)?,
-            None => weight,
-        }];
+        match &self.spectral {
+            Some(spectral) => Ok(spectral.weight_grad(&weight)?),
+            None => Ok(weight),
+        }
+    }
+
+    fn to_parameters(&self, x: &Tensor, dz: &Tensor) -> Result<Vec<Tensor>> {
+        let mut gradients = vec![self.to_weight(x, dz)?];
         if self.has_bias {
             gradients.push(bias_grad(dz)?);
         }
@@ -147,17 +152,24 @@ impl<B: Bilinear> Traced for TracedProduct<B> {
         Ok(dx)
     }
 
-    fn jvp(&mut self, dx: Tensor, needs_output: bool) -> Result<Tensor> {
+    fn jvp(&mut self, dx: Tensor, needs_output: bool, also: Option<&Tensor>) -> Result<Tensor> {
         let dz = self.dz.as_ref().ok_or_else(|| failure("a layer with kernels has no gradient yet"))?;
-        self.gradients = self.to_parameters(&dx, dz)?;
-        // A change of the input does not see the bias.
-        self.gradients.iter_mut().skip(1).try_for_each(|bias| bias.zeros_like().map(|zeros| *bias = zeros))?;
+        let met = also.map(|shares| plus_shares(&dx, &self.x, shares)).transpose()?;
+        self.gradients = vec![self.to_weight(met.as_ref().unwrap_or(&dx), dz)?];
+        drop(met);
+        if self.has_bias {
+            self.gradients.push(bias_grad_by_shares(dz, also)?);
+        }
         if !needs_output && !self.fused.act.is_bent() {
             return Ok(dx);
         }
         let change = self.map.apply(&dx, &self.kernels)?;
         self.fused.jvp(&change, dz)?;
         Ok(change)
+    }
+
+    fn reads_change(&self) -> bool {
+        true
     }
 
     fn second_order(&mut self, adjoint: Option<Tensor>, needs_input: bool) -> Result<Option<Tensor>> {

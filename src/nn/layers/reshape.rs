@@ -67,7 +67,7 @@ impl Traced for Reshaped {
         self.back(&dy)
     }
 
-    fn jvp(&mut self, dx: Tensor, _: bool) -> Result<Tensor> {
+    fn jvp(&mut self, dx: Tensor, _: bool, _: Option<&Tensor>) -> Result<Tensor> {
         Ok(channels_last(&channels_first(&dx)?, self.to, dx.dim(0)?)?)
     }
 

@@ -96,19 +96,20 @@ impl Traced for TracedResidual {
     }
 
     fn vjp_to_input(&mut self, dy: Tensor) -> Result<Tensor> {
-        // The body keeps its gradient for the second order: it must be its own.
-        let dx = self.body.vjp_to_input(dy.copy()?)?;
+        // The body keeps its gradient for the passes to come: who else takes it must only read it.
+        let dx = self.body.vjp_to_input(for_body(&dy, self.hands_over)?)?;
         let beside = match &mut self.shortcut {
-            Some(shortcut) => shortcut.vjp_to_input(dy)?,
+            Some(shortcut) => shortcut.vjp_to_input(dy.copy()?)?,
             None => dy,
         };
         sum(dx, &beside)
     }
 
-    fn jvp(&mut self, dx: Tensor, needs_output: bool) -> Result<Tensor> {
-        let change = self.body.jvp(dx.copy()?, needs_output)?;
+    fn jvp(&mut self, dx: Tensor, needs_output: bool, also: Option<&Tensor>) -> Result<Tensor> {
+        let for_body = if self.body.reads_change() { dx.clone() } else { dx.copy()? };
+        let change = self.body.jvp(for_body, needs_output, also)?;
         let beside = match &mut self.shortcut {
-            Some(shortcut) => shortcut.jvp(dx, needs_output)?,
+            Some(shortcut) => shortcut.jvp(dx, needs_output, also)?,
             None => dx,
         };
         if needs_output { sum(change, &beside) } else { Ok(change) }

@@ -75,10 +75,14 @@ impl Traced for SequentialTrace {
         self.0.iter_mut().rev().try_fold(dy, |dy, part| part.traced.vjp_to_input(dy))
     }
 
-    fn jvp(&mut self, dx: Tensor, needs_output: bool) -> Result<Tensor> {
+    fn jvp(&mut self, dx: Tensor, needs_output: bool, also: Option<&Tensor>) -> Result<Tensor> {
         let last = self.0.len().saturating_sub(1);
         let parts = self.0.iter_mut().enumerate();
-        parts.into_iter().try_fold(dx, |dx, (index, part)| part.traced.jvp(dx, needs_output || index < last))
+        parts.into_iter().try_fold(dx, |dx, (index, part)| part.traced.jvp(dx, needs_output || index < last, also))
+    }
+
+    fn reads_change(&self) -> bool {
+        self.0.first().is_some_and(|part| part.traced.reads_change())
     }
 
     fn second_order(&mut self, adjoint: Option<Tensor>, needs_input: bool) -> Result<Option<Tensor>> {

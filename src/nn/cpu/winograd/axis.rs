@@ -1,6 +1,6 @@
 //! What the forms do along one axis, some channels at a time, in registers.
 
-use super::{TILE, Term};
+use super::Term;
 use crate::nn::cpu::factor::{Factor, LANES, Layout};
 use crate::nn::cpu::float::Float;
 
@@ -8,6 +8,8 @@ use crate::nn::cpu::float::Float;
 pub(super) trait Axis {
     /// Samples that a tile reaches.
     const SAMPLES: usize;
+    /// From a tile's first sample to that of the next.
+    const STEP: usize;
     /// Parts of the three positions.
     const COUNTS: [usize; 3];
     /// Parts of all three positions, one after the other.
@@ -46,6 +48,7 @@ pub(super) struct Axis3;
 
 impl Axis for Axis3 {
     const SAMPLES: usize = 5;
+    const STEP: usize = 4;
     const COUNTS: [usize; 3] = [2, 1, 2];
 
     #[inline(always)]
@@ -66,6 +69,7 @@ pub(super) struct Axis4;
 
 impl Axis for Axis4 {
     const SAMPLES: usize = 6;
+    const STEP: usize = 4;
     const COUNTS: [usize; 3] = [2, 2, 2];
 
     #[inline(always)]
@@ -86,6 +90,7 @@ pub(super) struct Axis5;
 
 impl Axis for Axis5 {
     const SAMPLES: usize = 7;
+    const STEP: usize = 4;
     const COUNTS: [usize; 3] = [3, 2, 3];
 
     #[inline(always)]
@@ -100,15 +105,40 @@ impl Axis for Axis5 {
     }
 }
 
-/// Runs what is generic over the axis for a kernel's size.
+/// Of `NEAR_3`.
+pub(super) struct AxisNear3;
+
+impl Axis for AxisNear3 {
+    const SAMPLES: usize = 4;
+    const STEP: usize = 2;
+    const COUNTS: [usize; 3] = [2, 1, 2];
+
+    #[inline(always)]
+    fn parts<T: Float>(&[s0, s1, s2, s3, ..]: &Chunks<T>) -> Chunks<T> {
+        let none = [T::ZERO; LANES];
+        [minus(s0, s1), s2, s1, minus(s2, s1), s3, none, none, none]
+    }
+
+    #[inline(always)]
+    fn samples<T: Float>(&[p0, p1, p2, p3, p4, ..]: &Chunks<T>) -> Chunks<T> {
+        let none = [T::ZERO; LANES];
+        [p0, minus(minus(p2, p0), p3), plus(p1, p3), p4, none, none, none, none]
+    }
+}
+
+/// Runs what is generic over the axis for a kernel's size and stride.
 macro_rules! on_axis {
     ($form:expr, $axis:ident => $work:expr) => {
-        match $form.plan.window.kernel {
-            3 => {
+        match ($form.plan.window.kernel, $form.plan.window.stride) {
+            (3, 1) => {
+                type $axis = $crate::nn::cpu::winograd::axis::AxisNear3;
+                $work
+            }
+            (3, _) => {
                 type $axis = $crate::nn::cpu::winograd::axis::Axis3;
                 $work
             }
-            4 => {
+            (4, _) => {
                 type $axis = $crate::nn::cpu::winograd::axis::Axis4;
                 $work
             }
@@ -212,7 +242,7 @@ fn chunk_of_samples<A: Axis, T: Float>(from: &[&[T]; 8], samples: &mut [T], chan
     let made = A::samples(&chunks);
     for at in 0..A::SAMPLES {
         let to = &mut samples[at * channels + first..][..len];
-        if at < A::SAMPLES - TILE {
+        if at < A::SAMPLES - A::STEP {
             let mut sum = [T::ZERO; LANES];
             load(to, &mut sum);
             store(&plus(sum, made[at]), to);

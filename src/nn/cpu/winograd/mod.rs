@@ -1,10 +1,13 @@
-//! Convolutions of stride 2 with kernels of 3, 4 or 5 in 25, 36 or 64 instead of 36, 64 or 100 multiplications, on the CPU.
+//! Convolutions of stride 2 with kernels of 3, 4 or 5 in 25, 36 or 64 instead of 36, 64 or 100 multiplications, on the CPU; and those of
+//! stride 1 with kernels of 3 in 25 instead of 36.
 //!
 //! Along one axis, a kernel of 4 with stride 2 takes two of its taps from the even and two from the odd samples of the
 //! (padded) input. Two neighbouring outputs of two taps, `y₀ = s₀w₀ + s₂w₂` and `y₁ = s₂w₀ + s₄w₂`, need three products
 //! instead of four: `(s₀ − s₂)·w₀`, `s₂·(w₀ + w₂)` and `(s₄ − s₂)·w₂` — the minimal filter F(2, 2) of Winograd (Arithmetic
 //! Complexity of Computations, 1980; for networks: Lavin and Gray, arXiv 1509.09308). A kernel of 3 leaves the odd samples one
-//! tap, a kernel of 5 the even ones a third: it joins the outer two products. In two dimensions the forms nest: nine products of
+//! tap, a kernel of 5 the even ones a third: it joins the outer two products. With stride 1 the first two taps of a kernel of 3 take the
+//! form, and the third joins likewise. (F(2, 3) would need 16 multiplications, but halves and sums of three, which cost precision and
+//! passes.) In two dimensions the forms nest: nine products of
 //! matrices ("positions"), whose inner dimension runs over the products of the parts and over the channels. All coefficients
 //! are 0 and ±1, so that next to no precision is lost. Where products take bf16 the error is two to three times that of im2col in bf16,
 //! half a percent at most on real activations (`tests/suite/bf16.rs`), so that the same shapes take this form. The next one, F(4, 2), would
@@ -49,7 +52,8 @@ const fn part(plus: usize, minus: Option<usize>, taps: &'static [usize]) -> Term
     Term { plus, minus, taps }
 }
 
-/// The parts of the three positions along one axis; a tile is two outputs and samples 0 to k + 1, the next one begins at 4.
+/// The parts of the three positions along one axis; a tile is two outputs and, of stride s, samples 0 to k + s − 1, the next one begins
+/// at 2s.
 type Positions = [&'static [Term]; 3];
 
 static KERNEL_4: Positions = [
@@ -67,8 +71,10 @@ static KERNEL_5: Positions = [
     &[part(4, Some(2), &[2]), part(6, None, &[4]), part(5, Some(3), &[3])],
 ];
 
-/// Inputs advance by this much a tile, outputs by half as much.
-const TILE: usize = 4;
+/// Of stride 1.
+static NEAR_3: Positions =
+    [&[part(0, Some(1), &[0]), part(2, None, &[2])], &[part(1, None, &[0, 1])], &[part(2, Some(1), &[1]), part(3, None, &[2])]];
+
 /// Fewer channels are not worth the transforms.
 const MIN_CHANNELS: usize = 32;
 /// Rows of `V` and `M` of a group of images, at least; more where there is more of `U` to be read for them.
@@ -93,17 +99,18 @@ pub(super) struct Winograd<'a> {
 impl<'a> Winograd<'a> {
     /// The convolution in this form, if it has one that pays. Channels fill whole words.
     pub fn of<F: Factor>(plan: &'a ConvPlan) -> Option<Self> {
-        let (positions, saving) = match plan.window.kernel {
-            4 => (&KERNEL_4, 36.0 / 64.0),
-            3 => (&KERNEL_3, 25.0 / 36.0),
-            5 => (&KERNEL_5, 64.0 / 100.0),
+        let (positions, saving) = match (plan.window.kernel, plan.window.stride) {
+            (4, 2) => (&KERNEL_4, 36.0 / 64.0),
+            (3, 2) => (&KERNEL_3, 25.0 / 36.0),
+            (5, 2) => (&KERNEL_5, 64.0 / 100.0),
+            (3, 1) => (&NEAR_3, 25.0 / 36.0),
             _ => return None,
         };
         let tiles = (plan.out_h.div_ceil(2), plan.out_w.div_ceil(2));
         // Tiles reach over the edge of odd maps.
         let waste = (4 * tiles.0 * tiles.1) as f64 / plan.positions() as f64;
         let whole = plan.ci.is_multiple_of(F::DEPTH) && plan.co.is_multiple_of(F::DEPTH);
-        let pays = plan.window.stride == 2 && plan.ci.min(plan.co) >= MIN_CHANNELS && saving * waste < 0.9;
+        let pays = plan.ci.min(plan.co) >= MIN_CHANNELS && saving * waste < 0.9;
         (pays && whole).then_some(Self { plan, positions, tiles })
     }
 
@@ -235,9 +242,14 @@ impl<'a> Winograd<'a> {
         (0..images).map(|_| pieces.iter_mut().filter_map(Iterator::next).collect()).collect()
     }
 
+    /// Inputs advance by this much a tile, where outputs do by two.
+    fn tile_step(&self) -> usize {
+        2 * self.plan.window.stride
+    }
+
     /// Columns of a strip: what the tiles of a row of tiles reach.
     fn strip_columns(&self) -> usize {
-        TILE * self.tiles.1 + self.plan.window.kernel - 2
+        self.tile_step() * self.tiles.1 + self.plan.window.kernel - self.plan.window.stride
     }
 
     /// The columns of a strip that lie in the input, from its first one on.
@@ -249,7 +261,7 @@ impl<'a> Winograd<'a> {
 
     /// The input row at sample `sample` of a row of tiles, unless that is padding.
     fn input_row(&self, ty: usize, sample: usize) -> Option<usize> {
-        (TILE * ty + sample).checked_sub(self.plan.window.padding).filter(|&row| row < self.plan.h)
+        (self.tile_step() * ty + sample).checked_sub(self.plan.window.padding).filter(|&row| row < self.plan.h)
     }
 
     /// `x` → `V`. Down the columns first, into a strip of all tiles of a row; then along the rows.

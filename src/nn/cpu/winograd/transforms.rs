@@ -3,7 +3,7 @@
 use std::mem::MaybeUninit;
 
 use super::axis::{Axis, Sum, parts_of, samples_of, store_sums};
-use super::{CHANNELS, TILE, Winograd};
+use super::{CHANNELS, Winograd};
 use crate::nn::cpu::factor::{Factor, Layout};
 use crate::nn::cpu::float::Float;
 use crate::nn::cpu::memory::{Slot, zeroed};
@@ -35,7 +35,7 @@ vectorised_fns! {
                     let row = (ty * form.tiles.1 + tx) * A::COUNTS[down] + down_number;
                     let piece = |at: usize| row * A::COUNTS[at] * width..(row + 1) * A::COUNTS[at] * width;
                     let to = [&mut first[piece(0)], &mut second[piece(1)], &mut third[piece(2)]];
-                    let samples = [0, strips.len() - strip_len].map(|start| &strips[start + TILE * tx * c..]);
+                    let samples = [0, strips.len() - strip_len].map(|start| &strips[start + A::STEP * tx * c..]);
                     parts_of::<A, F>(layout, c, samples, to);
                 }
             }
@@ -51,11 +51,11 @@ vectorised_fns! {
         for ty in 0..form.tiles.0 {
             for (down, down_number, part) in form.parts() {
                 // What a tile shares with the one before it is added, all else is written.
-                strip[..(A::SAMPLES - TILE) * c].fill(T::ZERO);
+                strip[..(A::SAMPLES - A::STEP) * c].fill(T::ZERO);
                 for tx in 0..form.tiles.1 {
                     let row = (ty * form.tiles.1 + tx) * A::COUNTS[down] + down_number;
                     let piece = |at: usize| &v[3 * down + at][row * A::COUNTS[at] * c..][..A::COUNTS[at] * c];
-                    samples_of::<A, T>([piece(0), piece(1), piece(2)], &mut strip[TILE * tx * c..][..A::SAMPLES * c]);
+                    samples_of::<A, T>([piece(0), piece(1), piece(2)], &mut strip[A::STEP * tx * c..][..A::SAMPLES * c]);
                 }
                 let strip_row = &strip[inside.start * c..inside.end * c];
                 if let Some(row) = form.input_row(ty, part.plus) {
