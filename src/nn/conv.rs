@@ -9,7 +9,7 @@
 //! `[co, ci / groups, k, k]`.
 //!
 //! On the CPU the layers that carry most of the work take a form with fewer multiplications (`cpu/winograd/`), the others im2col and gemm
-//! (`cpu/im2col.rs`), those in groups loops of their own (`cpu/grouped.rs`). Which one, and in what blocks, depends on shapes alone. On
+//! (`cpu/im2col.rs`), those in groups loops of their own (`cpu/grouped/`). Which one, and in what blocks, depends on shapes alone. On
 //! CUDA all are cuDNN's or cuBLAS's (`cuda/conv.rs`).
 
 use candle_core::{Result, Tensor};

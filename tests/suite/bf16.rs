@@ -195,6 +195,7 @@ fn convolutions_in_bf16_do_not_depend_on_the_number_of_threads() {
         // Fewer multiplications, an odd number of images, several groups and sums.
         (91, 34, 42, 8, 8, window(4, 2, 1)),
         (71, 40, 32, 9, 6, window(3, 2, 1)),
+        (71, 40, 32, 9, 6, window(3, 1, 1)),
         (131, 180, 180, 4, 4, window(4, 2, 1)),
         // A plain product.
         (17, 24, 3, 4, 4, window(4, 1, 0)),

@@ -1,6 +1,7 @@
 //! The CPU operations of our own against naive loops, finite differences, single precision and other numbers of threads.
 
 use candle_core::{DType, Device, Tensor};
+use ganforge::config::InitConfig;
 use ganforge::nn::activation::Activation;
 use ganforge::nn::conv;
 use ganforge::nn::elementwise::{add_bias_activate, bias_grad, multiply, swap_axes};
@@ -10,8 +11,10 @@ use ganforge::nn::norm::{batch_norm, batch_norm_grad};
 use ganforge::nn::precision::Precision;
 use ganforge::nn::statistics::EPS;
 use ganforge::nn::update::lerp;
+use ganforge::nn::{LayerSpec, Network, Pass, Place, Role, Shape, Wanted};
 use ganforge::random::{Purpose, Stream};
 use proptest::prelude::*;
+use serde_json::{Value, json};
 
 /// `x [n, h, w, ci]` and kernels `[co, ci, k, k]` make `y [n, oh, ow, co]`.
 #[derive(Debug, Clone, Copy)]
@@ -250,6 +253,7 @@ fn convolutions_do_not_depend_on_the_number_of_threads() {
         // Fewer multiplications: several groups of images, several sums of the weight gradient; kernels beyond a million values.
         (90, 33, 40, 8, 8, window(4, 2, 1)),
         (70, 40, 32, 9, 6, window(3, 2, 1)),
+        (70, 40, 32, 9, 6, window(3, 1, 1)),
         (130, 180, 180, 4, 4, window(4, 2, 1)),
         // The kernel covers the map: a plain product.
         (17, 24, 3, 4, 4, window(4, 1, 0)),
@@ -274,6 +278,7 @@ fn convolutions_do_not_depend_on_the_number_of_threads() {
 fn convolutions_of_a_batch_are_those_of_its_images() {
     let window = |kernel| ConvWindow::new(kernel, 2, 1);
     for (n, ci, co, size, window) in [
+        (70, 34, 40, 7, ConvWindow::new(3, 1, 1)),
         (80, 33, 40, 8, window(4)),
         (70, 180, 170, 4, window(4)),
         (70, 40, 32, 9, window(3)),
@@ -569,4 +574,63 @@ fn nothing_in_nothing_out() {
     add_bias_activate(InPlace::of(&empty(&[3, 0])), Some(&empty(&[0])), Activation::Tanh).unwrap();
     assert_eq!(bias_grad(&empty(&[3, 0])).unwrap().dims(), [0]);
     multiply(InPlace::of(&empty(&[0, 3])), &empty(&[0, 3])).unwrap();
+}
+
+/// A convolution is built together with the mean of squares behind it, or with the doubling of the map before it: that is what both
+/// make of values and gradients one after the other.
+#[test]
+fn convolutions_with_a_resampled_map_are_both_layers() {
+    let cases = [
+        (3, 1, [6, 4], true),
+        (3, 1, [5, 7], false),
+        (1, 0, [4, 3], false),
+        (5, 2, [4, 5], false),
+        (2, 1, [3, 4], false),
+        (4, 0, [6, 8], false),
+    ];
+    for (kernel, padding, [height, width], spectral) in cases {
+        let conv = json!({"conv": {"out": 3, "kernel": kernel, "padding": padding, "spectral": spectral}});
+        for layers in [[json!({"upsample": "nearest"}), conv.clone()], [conv.clone(), json!({"downsample": "average"})]] {
+            let what = format!("{height}×{width} {layers:?}");
+            let build = |layers: &[Value], input: Shape| {
+                let specs: Vec<LayerSpec> = serde_json::from_value(json!(layers)).unwrap();
+                Network::new(&specs, input, &InitConfig::default(), Role::Critic, 7, &Place::cpu(DType::F64)).unwrap()
+            };
+            let input = Shape::Map { channels: 2, height, width };
+            let both = build(&layers, input);
+            let first = build(&layers[..1], input);
+            let second = build(&layers[1..], first.output());
+            assert_eq!(both.output(), second.output(), "{what}");
+            for parameter in first.parameters().chain(second.parameters()) {
+                let (_, name) = parameter.name.split_once('.').unwrap();
+                let own = both.parameters().find(|own| own.name.ends_with(name)).unwrap();
+                parameter.var.set(own.var.as_tensor()).unwrap();
+            }
+
+            let pass = Pass::Train { seed: 0, number: 0 };
+            let x = uniform(1, &[3, height, width, 2]);
+            let (y, trace) = both.forward_traced(&x, pass).unwrap();
+            let (between, of_first) = first.forward_traced(&x, pass).unwrap();
+            let (expected, of_second) = second.forward_traced(&between, pass).unwrap();
+            assert_eq!(y.dims(), expected.dims(), "{what}");
+            assert!(difference(&values(&y), &values(&expected)) < 1e-12, "{what}");
+
+            let dy = uniform(2, y.dims());
+            let again = |network: &Network, x: &Tensor| network.forward_traced(x, Pass::Eval).unwrap().1;
+            let parameters = |network: &Network, trace, dy: &Tensor| {
+                network.backward(trace, dy.copy().unwrap(), Wanted::Parameters).unwrap()
+            };
+            let to_between = second.backward(again(&second, &between), dy.copy().unwrap(), Wanted::Input).unwrap().remove(0);
+            let to_x = first.backward(again(&first, &x), to_between.copy().unwrap(), Wanted::Input).unwrap();
+            let ours = both.backward(again(&both, &x), dy.copy().unwrap(), Wanted::Input).unwrap();
+            assert!(difference(&values(&ours[0]), &values(&to_x[0])) < 1e-12, "{what}");
+            let expected = [parameters(&first, of_first, &to_between), parameters(&second, of_second, &dy)].concat();
+            let ours = parameters(&both, trace, &dy);
+            assert_eq!((ours.len(), expected.len()), (2, 2), "{what}");
+            for (ours, expected) in ours.iter().zip(&expected) {
+                assert_eq!(ours.dims(), expected.dims(), "{what}");
+                assert!(difference(&values(ours), &values(expected)) < 1e-12, "{what}");
+            }
+        }
+    }
 }

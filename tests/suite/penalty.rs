@@ -556,7 +556,7 @@ fn loss_and_penalty_share_their_way_back() {
             assert!(values(&sum).iter().any(|value| value.abs() > 1e-6), "{name} {}", parameter.name);
         }
     }
-    assert_eq!(served, 13);
+    assert_eq!(served, 11);
 }
 
 #[test]

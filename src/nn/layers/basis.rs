@@ -83,7 +83,7 @@ impl Bilinear for Map {
         Ok(conv_weight_grad(dy, &as_map(x)?, self.window, self.precision)?)
     }
 
-    fn op(&self, weight: Array, _: Option<Vec<f32>>, _: &mut Graph, x: Value) -> (Op, Value) {
-        (Op::Basis(weight), x)
+    fn op(&self, weight: Array, _: Option<Vec<f32>>, _: &mut Graph, x: Value) -> Result<(Op, Value)> {
+        Ok((Op::Basis(weight), x))
     }
 }

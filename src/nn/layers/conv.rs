@@ -48,6 +48,27 @@ impl Conv {
     fn groups(&self, input: Shape) -> usize {
         self.group_width.map_or(1, |width| input.channels() / width.max(1)).max(1)
     }
+
+    /// Builds it as a map that has its parameters.
+    pub(super) fn build_as(
+        &self,
+        map: impl Bilinear,
+        input: Shape,
+        act: Activation,
+        draw: &Draw<'_>,
+    ) -> Result<Box<dyn Layer>> {
+        let Self { out, kernel, bias, spectral, .. } = *self;
+        let channels = input.channels() / self.groups(input);
+        let shapes = Shapes {
+            kind: "conv",
+            weight: &[out, channels, kernel, kernel],
+            bias: bias.then_some(out),
+            init: self.gain.map_or(draw.init.conv, Init::Gain),
+            fan_in: channels * kernel * kernel,
+            spectral,
+        };
+        Product::build(map, &shapes, act, draw)
+    }
 }
 
 impl Kind for Conv {
@@ -65,19 +86,8 @@ impl Kind for Conv {
     }
 
     fn build(&self, input: Shape, act: Activation, draw: &Draw<'_>) -> Result<Box<dyn Layer>> {
-        let Self { out, kernel, stride, padding, bias, spectral, .. } = *self;
-        let groups = self.groups(input);
-        let channels = input.channels() / groups;
-        let shapes = Shapes {
-            kind: "conv",
-            weight: &[out, channels, kernel, kernel],
-            bias: bias.then_some(out),
-            init: self.gain.map_or(draw.init.conv, Init::Gain),
-            fan_in: channels * kernel * kernel,
-            spectral,
-        };
-        let map = Map { window: ConvWindow::new(kernel, stride, padding).in_groups(groups), precision: draw.place.precision };
-        Product::build(map, &shapes, act, draw)
+        let window = ConvWindow::new(self.kernel, self.stride, self.padding).in_groups(self.groups(input));
+        self.build_as(Map { window, precision: draw.place.precision }, input, act, draw)
     }
 
     fn fuses(&self) -> bool {
@@ -150,7 +160,7 @@ impl Bilinear for Map {
         Ok(conv_weight_grad(x, dy, self.window, self.precision)?)
     }
 
-    fn op(&self, weight: Array, bias: Option<Vec<f32>>, _: &mut Graph, x: Value) -> (Op, Value) {
-        (Op::Conv { weight, bias, window: self.window }, x)
+    fn op(&self, weight: Array, bias: Option<Vec<f32>>, _: &mut Graph, x: Value) -> Result<(Op, Value)> {
+        Ok((Op::Conv { weight, bias, window: self.window }, x))
     }
 }

@@ -117,8 +117,8 @@ impl Bilinear for Map {
         Ok(conv_weight_grad(dy, x, self.window, self.precision)?)
     }
 
-    fn op(&self, weight: Array, bias: Option<Vec<f32>>, _: &mut Graph, x: Value) -> (Op, Value) {
+    fn op(&self, weight: Array, bias: Option<Vec<f32>>, _: &mut Graph, x: Value) -> Result<(Op, Value)> {
         let Self { window, output_padding, .. } = *self;
-        (Op::ConvTranspose { weight, bias, window, output_padding }, x)
+        Ok((Op::ConvTranspose { weight, bias, window, output_padding }, x))
     }
 }

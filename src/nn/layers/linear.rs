@@ -122,11 +122,11 @@ impl Bilinear for Map {
         Ok(conv_weight_grad(&as_map(x)?, &as_map(dy)?, ConvWindow::POINT, self.precision)?.flatten_from(1)?)
     }
 
-    fn op(&self, weight: Array, bias: Option<Vec<f32>>, graph: &mut Graph, x: Value) -> (Op, Value) {
+    fn op(&self, weight: Array, bias: Option<Vec<f32>>, graph: &mut Graph, x: Value) -> Result<(Op, Value)> {
         let x = match self.input {
             Shape::Flat(_) => x,
             Shape::Map { .. } => graph.add(Op::Reshape(Shape::Flat(self.input.elements())), &[x]),
         };
-        (Op::Gemm { weight, bias }, x)
+        Ok((Op::Gemm { weight, bias }, x))
     }
 }

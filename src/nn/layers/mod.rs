@@ -20,6 +20,7 @@ mod linear;
 mod masked;
 mod normalisation;
 mod product;
+mod resampled;
 mod reshape;
 mod residual;
 mod sequential;

@@ -23,7 +23,7 @@ pub(super) trait Bilinear: Clone + Send + Sync + 'static {
     /// From the gradient to the result to that to the kernels.
     fn to_kernels(&self, x: &Tensor, dy: &Tensor) -> Result<Tensor>;
     /// As an operation; adds what has to come before it.
-    fn op(&self, weight: Array, bias: Option<Vec<f32>>, graph: &mut Graph, x: Value) -> (Op, Value);
+    fn op(&self, weight: Array, bias: Option<Vec<f32>>, graph: &mut Graph, x: Value) -> Result<(Op, Value)>;
 }
 
 /// A layer with kernels.
@@ -94,7 +94,7 @@ impl<B: Bilinear> Layer for Product<B> {
 
     fn export(&self, graph: &mut Graph, x: Value) -> Result<Value> {
         let bias = self.bias.as_ref().map(|bias| Ok::<_, crate::error::Error>(bias.array()?.values)).transpose()?;
-        let (op, x) = self.map.op(self.weight.array()?, bias, graph, x);
+        let (op, x) = self.map.op(self.weight.array()?, bias, graph, x)?;
         let y = graph.add(op, &[x]);
         Ok(activation_op(self.act, graph, y))
     }

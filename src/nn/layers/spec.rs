@@ -15,12 +15,14 @@ use super::kind::Kind;
 use super::layer::Layer;
 use super::layer_norm::LayerNorm;
 use super::linear::Linear;
+use super::resampled::Resampled;
 use super::reshape::Reshape;
 use super::residual;
 use super::sequential::Sequential;
 use crate::error::{Error, Result};
 use crate::nn::activation::Activation;
 use crate::nn::init::{Draw, Role};
+use crate::nn::resample::Resampling;
 use crate::nn::shape::Shape;
 
 /// One layer of a network, as configs write it: `"relu"`, `{ conv = { out = 64, kernel = 4, stride = 2, padding = 1 } }`.
@@ -247,26 +249,39 @@ pub fn output_shape(layers: &[LayerSpec], input: Shape) -> Result<Shape, String>
 }
 
 /// Builds layers that take `input`; gives also the shape of what they make. An activation behind a layer that fuses one becomes part of
-/// it. `draw` is for the first of them.
+/// it, and so does what a convolution can be built with ([`Resampled`]). `draw` is for the first of them.
 ///
 /// # Errors
 /// When they do not fit one another, or the device is out of memory.
 pub(crate) fn build_layers(specs: &[LayerSpec], input: Shape, draw: Draw<'_>) -> Result<(Sequential, Shape)> {
     let mut layers = Vec::with_capacity(specs.len());
-    let (mut shape, mut index) = (input, draw.index);
-    let mut rest = specs.iter().enumerate().peekable();
-    while let Some((at, spec)) = rest.next() {
-        let unfit = |what| Error::invalid(format!("layer {}", at + 1), what, "Mend the layer list of the config.");
-        let output = spec.output(shape).map_err(unfit)?;
-        let behind = rest.peek().and_then(|(_, next)| next.activation()).filter(|_| spec.fuses());
-        layers.push(spec.build(shape, behind.unwrap_or(Activation::None), &Draw { index, ..draw })?);
-        index += LayerSpec::count(std::slice::from_ref(spec)) + usize::from(behind.is_some());
-        shape = output;
-        if behind.is_some() {
-            rest.next();
-        }
+    let (mut shape, mut at) = (input, 0);
+    while let Some(spec) = specs.get(at) {
+        let resampled = resampled(&specs[at..]);
+        let (end, fuses) = if resampled.is_some() { (at + 2, true) } else { (at + 1, spec.fuses()) };
+        let output = (at..end).try_fold(shape, |shape, at| {
+            let unfit = |what| Error::invalid(format!("layer {}", at + 1), what, "Mend the layer list of the config.");
+            specs[at].output(shape).map_err(unfit)
+        })?;
+        let behind = specs.get(end).and_then(LayerSpec::activation).filter(|_| fuses);
+        let (act, draw) =
+            (behind.unwrap_or(Activation::None), Draw { index: draw.index + LayerSpec::count(&specs[..at]), ..draw });
+        layers.push(match resampled {
+            Some(resampled) => resampled.build(shape, output, act, &draw)?,
+            None => spec.build(shape, act, &draw)?,
+        });
+        (shape, at) = (output, end + usize::from(behind.is_some()));
     }
     Ok((Sequential::of(layers), shape))
+}
+
+/// The first two of these layers as one, if they can be.
+fn resampled(specs: &[LayerSpec]) -> Option<Resampled<'_>> {
+    match specs {
+        [LayerSpec::Conv(conv), LayerSpec::Downsample(Downsample::Average), ..] => Resampled::new(conv, Resampling::Halved),
+        [LayerSpec::Upsample(Upsample::Nearest), LayerSpec::Conv(conv), ..] => Resampled::new(conv, Resampling::Doubled),
+        _ => None,
+    }
 }
 
 /// Two lists of layers that take the same values; what they make is added (arXiv 1512.03385).
