@@ -188,9 +188,13 @@ impl Trainer {
 
         // Walk back. The penalty's gradient to the parameters comes first: it leaves the passes that it was taken of as they were.
         let by_score = loss.backward()?;
+        let by_direction = match self.config.critic.san {
+            true => Some(LossConfig::OF_DIRECTIONS.critic(&real.score, &fake.score)?.backward()?),
+            false => None,
+        };
         let penalty = self.penalty(&mut real, &mut fake, phase)?;
-        let gradients = self.to_critic(real, &by_score, Wanted::Parameters)?;
-        add(&gradients, &self.to_critic(fake, &by_score, Wanted::Parameters)?)?;
+        let gradients = self.to_critic(real, &by_score, by_direction.as_ref())?;
+        add(&gradients, &self.to_critic(fake, &by_score, by_direction.as_ref())?)?;
         if let Some((Penalty { value, norm }, of_penalty)) = penalty {
             add(&gradients, &of_penalty)?;
             told[0] = (&told[0] + &value)?;
@@ -249,7 +253,8 @@ impl Trainer {
         };
         let loss = self.config.loss.generator(real.as_ref(), &top_k(&scored.score, self.config.schedule.generator_top_k)?)?;
         let augmentation = scored.augmentation.clone();
-        let to_seen = self.to_critic(scored, &loss.backward()?, Wanted::Input)?;
+        let to_values = scored.to_values(&loss.backward()?)?;
+        let to_seen = self.critic.backward(scored.trace, to_values, Wanted::Input)?;
         let gradients = self.to_generator(trace, to_seen, &augmentation)?;
         if self.measure {
             self.sums.norm_generator = Some(norm(&gradients)?);
@@ -391,15 +396,16 @@ impl Trainer {
         }
     }
 
-    /// Takes the loss's gradient to some scores back through the critic.
-    fn to_critic(&self, scored: Scored, by_score: &GradStore, wanted: Wanted) -> Result<Vec<Tensor>> {
-        let Scored { score, trace, classes, .. } = scored;
-        let gradient = by_score.get(&score).map_or_else(|| score.zeros_like(), |gradient| gradient.detach().copy())?;
-        let to_values = match classes {
-            Some(classes) => classes.broadcast_mul(&gradient.unsqueeze(1)?)?,
-            None => gradient,
-        };
-        self.critic.backward(trace, to_values, wanted)
+    /// Takes the loss's gradient to some scores back to the critic's parameters, and that of the directions' loss, if it has one.
+    fn to_critic(&self, scored: Scored, by_score: &GradStore, by_direction: Option<&GradStore>) -> Result<Vec<Tensor>> {
+        let to_values = scored.to_values(by_score)?;
+        match by_direction {
+            Some(by_direction) => {
+                let of_directions = scored.to_values(by_direction)?;
+                self.critic.backward_apart(scored.trace, to_values, of_directions)
+            }
+            None => self.critic.backward(scored.trace, to_values, Wanted::Parameters),
+        }
     }
 
     /// Takes the gradient to what the critic saw of generated images back through the generator.
@@ -433,6 +439,18 @@ impl Trainer {
             clamp(&parameters.iter().map(InPlace::of).collect::<Vec<_>>(), clip)?;
         }
         Ok(())
+    }
+}
+
+impl Scored {
+    /// From the gradient to the scores to that to the critic's values, of which they are those of each image's class.
+    fn to_values(&self, by_score: &GradStore) -> Result<Tensor> {
+        let Self { score, classes, .. } = self;
+        let gradient = by_score.get(score).map_or_else(|| score.zeros_like(), |gradient| gradient.detach().copy())?;
+        Ok(match classes {
+            Some(classes) => classes.broadcast_mul(&gradient.unsqueeze(1)?)?,
+            None => gradient,
+        })
     }
 }
 
