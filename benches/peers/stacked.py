@@ -6,7 +6,7 @@
     python benches/peers/stacked.py MNIST samples.npy …
 
 MNIST is the folder with the IDX files (.gz or not). A classifier of digits (that of recognisable.py, trained on MNIST's training images
-in a minute) says which digit is red, green and blue: the mode is 100·red + 10·green + blue. Printed are, for each file, the modes that at
+in some minutes) says which digit is red, green and blue: the mode is 100·red + 10·green + blue. Printed are, for each file, the modes that at
 least one of the first 26,000 images shows, and KL(generated ‖ data) in nats. The data's distribution is that from which `stacked-mnist` is
 drawn: the product of the digits' shares among MNIST's training labels, three times. Real images come first, drawn likewise
 from MNIST's test digits, which the classifier has not seen: with 26,000 images even perfect ones have about 999 / (2 · 26,000) = 0.019.
