@@ -67,6 +67,10 @@ impl LossConfig {
 }
 
 impl LossConfig {
+    /// What a critic learns the direction of its last layer's kernel by where it learns that apart, whatever its loss (SAN, arXiv
+    /// 2301.12811): the Wasserstein loss, under which two distributions differ most along that direction. A direction needs no bound.
+    pub(crate) const OF_DIRECTIONS: Self = Self::Wgan { clip: None, reduction: Reduction::Mean };
+
     /// What must hold of its constants; `bounded` says whether anything else than the loss bounds the critic's slope.
     pub(crate) fn check(&self, bounded: bool) -> Result<(), &'static str> {
         match *self {

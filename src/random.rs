@@ -32,6 +32,8 @@ pub enum Purpose {
     Spectral,
     /// Image `index` of the built-in synthetic data.
     Synthetic,
+    /// Which digits image `index` of StackedMNIST is made of.
+    StackedDigits,
     /// Which images of a data set are held out.
     HeldOut,
     /// What is drawn to measure with: subsets of images, noise that exports are checked with, crops that features are learned from.
@@ -59,6 +61,7 @@ impl Purpose {
             Self::Interpolation => b"interpol",
             Self::Spectral => b"spectral",
             Self::Synthetic => b"synthet\0",
+            Self::StackedDigits => b"stacked\0",
             Self::HeldOut => b"held-out",
             Self::Evaluation => b"evaluate",
             Self::Augment => b"augment\0",

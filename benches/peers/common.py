@@ -290,7 +290,7 @@ def refuse_unknown(config, trial):
             raise ValueError(f"schedule.{key} is not known here")
     if config.get("penalty", {}).get("every", 1) != 1:
         raise ValueError("penalty.every is not known here")
-    for section, key in ((config, "augment"), (config["data"], "classes")):
+    for section, key in ((config, "augment"), (config["data"], "classes"), (config["critic"], "san")):
         if section.get(key):
             raise ValueError(f"{key} is not known here")
 

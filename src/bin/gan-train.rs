@@ -118,7 +118,7 @@ struct TrainArgs {
     /// a file of the generator's and one of the critic's.
     #[arg(long, value_name = "RUN|FILE")]
     init_from: Vec<PathBuf>,
-    /// Images: a folder, a zip, IDX files, or mnist, fashion-mnist, synthetic; given several times, the images of all.
+    /// Images: a folder, a zip, IDX files, or mnist, fashion-mnist, stacked-mnist, synthetic; given several times, the images of all.
     #[arg(long)]
     data: Vec<String>,
     /// The new folder of the run.
@@ -391,7 +391,7 @@ fn new_config(args: &TrainArgs) -> Result<TrainConfig> {
     if config.data.source.is_empty() {
         return Err(Error::usage(
             "--data is missing",
-            "Name a folder of images, a zip, IDX files, or mnist, fashion-mnist, synthetic.",
+            "Name a folder of images, a zip, IDX files, or mnist, fashion-mnist, stacked-mnist, synthetic.",
         ));
     }
     Ok(config)

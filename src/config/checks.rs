@@ -153,8 +153,8 @@ impl TrainConfig {
                 format!("generator: makes {made}, but data.size and data.channels ask for {image}"),
             ));
         }
-        if self.generator.norm.is_some() {
-            let what = "generator: norm and spectral are for the critic only";
+        if self.generator.norm.is_some() || self.generator.san {
+            let what = "generator: norm, spectral and san are for the critic only";
             return Err(invalid_config(place, what.to_string()));
         }
         for (role, name, network) in [(Role::Generator, "generator", &self.generator), (Role::Critic, "critic", &self.critic)] {
@@ -173,6 +173,7 @@ impl TrainConfig {
         let score =
             output_shape(&self.critic.layers, image).map_err(|what| invalid_config(place, format!("critic: {what}")))?;
         self.check_classes(place, score)?;
+        self.check_san(place)?;
         for (network, layers) in [("generator", &self.generator.layers), ("critic", &self.critic.layers)] {
             if LayerSpec::count(layers) > MAX_LAYERS {
                 return Err(invalid_config(place, format!("{network}: more than {MAX_LAYERS} layers")));
@@ -200,6 +201,24 @@ impl TrainConfig {
                 self.schedule.batch_size
             );
             return Err(invalid_config(place, what));
+        }
+        Ok(())
+    }
+
+    /// Checks that the critic has a direction to learn, and another loss to learn all else by.
+    fn check_san(&self, place: &str) -> Result<()> {
+        if !self.critic.san {
+            return Ok(());
+        }
+        if !matches!(self.critic.layers.last(), Some(LayerSpec::Linear(_) | LayerSpec::Conv(_))) {
+            let what = "critic.san: the critic's last layer must be a linear layer or a convolution, whose kernel is the direction that it \
+                        teaches apart";
+            return Err(invalid_config(place, what.to_string()));
+        }
+        if let LossConfig::Wgan { .. } = self.loss {
+            let what = "critic.san teaches the last layer's direction by the wgan loss, by which this critic learns all: \
+                        leave it out, or take another loss";
+            return Err(invalid_config(place, what.to_string()));
         }
         Ok(())
     }

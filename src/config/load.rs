@@ -70,7 +70,10 @@ impl TrainConfig {
 
     fn parse(table: Table, place: &str) -> Result<Self> {
         let parsed = Value::Table(table).try_into();
-        parsed.map_err(|e: toml::de::Error| invalid_config(place, in_words(e.to_string().trim_end())))
+        let mut config: Self =
+            parsed.map_err(|e: toml::de::Error| invalid_config(place, in_words(e.to_string().trim_end())))?;
+        config.apply_channels();
+        Ok(config)
     }
 }
 

@@ -1,4 +1,5 @@
-//! The same system for images of another size, or with wider or narrower layers: layer lists rewritten, not described anew.
+//! The same system for images of another size or number of channels, or with wider or narrower layers: layer lists rewritten, not
+//! described anew.
 //!
 //! A convolutional generator grows its map in stages, a transposed convolution that doubles it and what follows, and halves
 //! its channels with each; a critic goes the other way (arXiv 1511.06434). Another size means stages more or fewer at the wide end,
@@ -6,7 +7,7 @@
 
 use super::schema::TrainConfig;
 use crate::error::{Error, Result};
-use crate::nn::layers::Conv;
+use crate::nn::layers::{Conv, output_shape};
 use crate::nn::{LayerSpec, Shape};
 
 /// The sizes that [`TrainConfig::with_size`] makes, in pixels.
@@ -63,6 +64,26 @@ impl TrainConfig {
         fit_groups(&mut self.critic.layers, image);
         self.check_networks(&format!("the config with {factor} times the width"))?;
         Ok(self)
+    }
+
+    /// Has a generator of grey images make RGB ones, or the reverse, where `data.channels` asks for them: its last layer with kernels
+    /// becomes three times as wide, or a third. Whatever else does not fit is left to the checks. (The critic takes what comes.)
+    pub(super) fn apply_channels(&mut self) {
+        let (image, latent) = (self.image_shape(), Shape::Flat(self.latent.size));
+        let layers = &self.generator.layers;
+        let Ok(made) = output_shape(layers, latent) else { return };
+        let (from, to) = match (self.data.channels, made.elements()) {
+            (3, elements) if elements.checked_mul(3) == Some(image.elements()) => (1, 3),
+            (1, elements) if image.elements().checked_mul(3) == Some(elements) => (3, 1),
+            _ => return,
+        };
+        let Some(last) = layers.iter().rposition(|layer| layer.width().is_some()) else { return };
+        let mut layers = layers.clone();
+        let channels = channels_made(&layers, last, layers[last].width().unwrap_or(0));
+        set_channels_made(&mut layers, last, channels.saturating_mul(to) / from);
+        if output_shape(&layers, latent).is_ok_and(|made| made.elements() == image.elements()) {
+            self.generator.layers = layers;
+        }
     }
 }
 

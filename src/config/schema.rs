@@ -88,6 +88,11 @@ pub struct NetworkConfig {
     /// Of a critic: its normalisation, whatever its layers say. The layers are rewritten for it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub norm: Option<Norm>,
+    /// Of a critic: whether the direction of its last layer's kernel learns by the Wasserstein loss, and all else by the critic's
+    /// (SAN, arXiv 2301.12811). The layer is a linear one or a convolution, its length and bias learn as all else does, and what
+    /// is computed and saved is the same with and without.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub san: bool,
 }
 
 /// How a critic is normalised.

@@ -14,7 +14,7 @@ pub struct DataConfig {
     pub source: Sources,
     /// Height and width in pixels; other images are cropped to a square and resized.
     pub size: usize,
-    /// 1 (grey) or 3 (RGB); others are converted.
+    /// 1 (grey) or 3 (RGB); others are converted. The generator's last layer is rewritten to make so many.
     pub channels: usize,
     /// The value range of the networks.
     pub range: Range,

@@ -12,6 +12,7 @@ mod packed;
 mod reading;
 mod report;
 mod sources;
+pub mod stacked;
 pub mod synthetic;
 mod zip;
 
@@ -43,7 +44,7 @@ struct Loaded {
 }
 
 /// The names [`load`] takes besides paths.
-pub const NAMES: [&str; 3] = ["synthetic", "mnist", "fashion-mnist"];
+pub const NAMES: [&str; 4] = ["synthetic", "mnist", "fashion-mnist", stacked::NAME];
 
 /// The extensions by which images are recognised, in any case: the formats of photographs and drawings that can be read without C.
 /// Not read are those that need a library in C (HEIC, AVIF) or that the crate image does not know (JPEG XL, raw files of cameras),
@@ -54,6 +55,7 @@ pub const EXTENSIONS: [&str; 15] =
 /// Loads a data set in the form `config` asks for. A source is one of
 /// - `synthetic`: 20,000 [digits](synthetic), the same everywhere;
 /// - `mnist`, `fashion-mnist`: a folder of that name, see [`find_named`], in `$GANFORGE_DATA`, `data` or the current folder;
+/// - `stacked-mnist`: 128,000 images of [three digits](stacked) in three colours, made of the folder of `mnist`, the same everywhere;
 /// - a folder with `train-images-idx3-ubyte` or `train-images-idx3-ubyte.gz` (its test set is not used);
 /// - an IDX file of images, plain or gzip, whatever its name;
 /// - a `.npy` or `.npz` file of uint8 images `[n, height, width, channels]`, a tar file of images (WebDataset), or a folder of such files;
@@ -84,6 +86,9 @@ pub fn load(sources: impl Into<Sources>, config: &DataConfig, progress: &dyn Pro
 fn load_one(source: &str, config: &DataConfig, progress: &dyn Progress) -> Result<(String, Loaded)> {
     if source == "synthetic" {
         return Ok((source.to_string(), draw_synthetic(config)?));
+    }
+    if source == stacked::NAME {
+        return Ok((source.to_string(), stacked::load(config, progress)?));
     }
     let path = if NAMES.contains(&source) { find_named(source, &named_roots())? } else { PathBuf::from(source) };
     let kind = fs::metadata(&path).map_err(|e| match e.kind() {
@@ -160,13 +165,16 @@ fn numbered(index: usize) -> String {
 }
 
 /// The classes of a source's images, one a training image, as far as they are known: from the IDX file of labels beside the
-/// IDX file of images; of `synthetic`, the digits. `None` where there are none.
+/// IDX file of images; of `synthetic`, the digits. `None` where there are none, or more than 256 as in `stacked-mnist`.
 ///
 /// # Errors
 /// When the source is unknown, or its file of labels is unreadable or damaged.
 pub fn load_labels(source: &str) -> Result<Option<Vec<u8>>> {
     if source == "synthetic" {
         return Ok(Some(synthetic::labels()));
+    }
+    if source == stacked::NAME {
+        return Ok(None);
     }
     let path = if NAMES.contains(&source) { find_named(source, &named_roots())? } else { PathBuf::from(source) };
     if !path.exists() {

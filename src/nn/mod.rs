@@ -23,6 +23,7 @@ pub mod device;
 // Operations.
 mod by_image;
 pub mod conv;
+mod direction;
 pub mod elementwise;
 pub mod norm;
 mod order;

@@ -42,6 +42,18 @@ impl Network {
         Ok(Self { input, output, layers, place: place.clone(), repeats })
     }
 
+    /// The same, but that the directions of its last layer's kernels learn by a loss of their own: see [`Self::backward_apart`].
+    ///
+    /// # Errors
+    /// When its last layer has no kernels, or an activation behind them.
+    pub fn with_directions_apart(mut self) -> Result<Self> {
+        if self.layers.learn_directions_apart() {
+            return Ok(self);
+        }
+        let what = "a network that ends in neither a linear layer nor a convolution has no directions to learn";
+        Err(Error::usage(what, "Let it end in one of them, without an activation."))
+    }
+
     /// Whether a second training pass over the same values gives the same and leaves no trace, so that one pass can serve for two: there
     /// is neither dropout, nor batch or spectral normalisation.
     pub fn repeats(&self) -> bool {
@@ -93,6 +105,21 @@ impl Network {
             Wanted::Parameters => Ok(gradients),
             Wanted::Input => Ok(vec![dx]),
         }
+    }
+
+    /// As [`Self::backward`] with the parameters wanted, of a network that learns by two losses (SAN, arXiv 2301.12811): `dy` is the gradient
+    /// to the output of the one that all learns by but the directions of the last layer's kernels, `of_directions` that of the one
+    /// that these learn by. The kernels' gradient, as its authors' code has it: along each output's kernel the first loss's, across it the second's.
+    /// ([`Self::backward`] alone, and penalties, leave the directions as they are.)
+    ///
+    /// # Errors
+    /// When the network is not one [`Self::with_directions_apart`], a gradient is not shaped as the output was, or the device is out of
+    /// memory.
+    pub fn backward_apart(&self, trace: Trace, dy: Tensor, of_directions: Tensor) -> Result<Vec<Tensor>> {
+        let Trace { layers, result } = trace;
+        let [dy, of_directions] = [dy, of_directions].map(|dy| dy.contiguous()?.reshape(result.shape()));
+        drop(result);
+        Ok(layers.vjp_apart(dy?, of_directions?, false)?.1)
     }
 
     /// A loss on the network's gradient to its input. `penalty` is given `g = ∂ ΣD / ∂x`, shaped as `x`, and returns whatever it

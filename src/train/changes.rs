@@ -134,6 +134,7 @@ fn covers(section: &str, key: &str) -> bool {
 fn rewrites(set: &str, change: &Change) -> bool {
     let rewritten: &[&str] = match set {
         "critic.norm" | "critic" => &["critic.layers"],
+        "data.channels" => &["generator.layers"],
         "data.classes" | "data" => &["generator.layers", "critic.layers"],
         _ => &[],
     };

@@ -32,14 +32,9 @@ fn generator(config: &TrainConfig, place: &Place) -> Result<Network> {
 /// # Errors
 /// When the device is out of memory.
 pub fn critic_network(config: &TrainConfig, device: &Device, dtype: DType) -> Result<Network> {
-    Network::new(
-        &config.critic.layers,
-        config.image_shape(),
-        &config.init,
-        Role::Critic,
-        config.seed,
-        &place(config, device, dtype),
-    )
+    let place = place(config, device, dtype);
+    let critic = Network::new(&config.critic.layers, config.image_shape(), &config.init, Role::Critic, config.seed, &place)?;
+    if config.critic.san { critic.with_directions_apart() } else { Ok(critic) }
 }
 
 fn place(config: &TrainConfig, device: &Device, dtype: DType) -> Place {

@@ -70,11 +70,11 @@ struct Scored {
     augmentation: Augmentation,
 }
 
-impl Scored {
-    /// The loss's gradient to the scores, `[n]`.
-    fn gradient(&self, by_score: &GradStore) -> Result<Tensor> {
-        Ok(by_score.get(&self.score).map_or_else(|| self.score.zeros_like(), |gradient| gradient.detach().copy())?)
-    }
+/// The gradients of a critic step's losses to the scores.
+struct Losses {
+    by_score: GradStore,
+    /// Of the loss that the directions of the last layer's kernels learn by, if it is not the same (SAN).
+    by_direction: Option<GradStore>,
 }
 
 /// Means over the steps since they were last taken.
@@ -194,7 +194,14 @@ impl Trainer {
         let mut told = vec![loss.detach(), real.score.mean_all()?.detach(), fake.score.mean_all()?.detach()];
 
         // Walk back.
-        let (gradients, penalty) = self.critic_gradients(real, fake, &loss.backward()?, phase)?;
+        let losses = Losses {
+            by_score: loss.backward()?,
+            by_direction: match self.config.critic.san {
+                true => Some(LossConfig::OF_DIRECTIONS.critic(&real.score, &fake.score)?.backward()?),
+                false => None,
+            },
+        };
+        let (gradients, penalty) = self.critic_gradients(real, fake, &losses, phase)?;
         if let Some(Penalty { value, norm }) = penalty {
             told[0] = (&told[0] + &value)?;
             self.sums.penalty.add(vec![value, norm])?;
@@ -255,7 +262,8 @@ impl Trainer {
         };
         let loss = self.config.loss.generator(real.as_ref(), &top_k(&scored.score, self.config.schedule.generator_top_k)?)?;
         let augmentation = scored.augmentation.clone();
-        let to_seen = self.to_critic(scored, &loss.backward()?, Wanted::Input)?;
+        let to_values = scored.to_values(&loss.backward()?)?;
+        let to_seen = self.critic.backward(scored.trace, to_values, Wanted::Input)?;
         let gradients = self.to_generator(trace, to_seen, &augmentation)?;
         if self.measure {
             self.sums.norm_generator = Some(norm(&gradients)?);
@@ -370,12 +378,12 @@ impl Trainer {
         &self,
         real: Scored,
         fake: Scored,
-        by_score: &GradStore,
+        losses: &Losses,
         phase: &mut Phase,
     ) -> Result<(Vec<Tensor>, Option<Penalty>)> {
         let index = self.critic_steps() + phase.critic_turns;
         let config = self.values.penalty.and_then(|config| config.at_step(index));
-        let loss_at = |scored| self.to_critic(scored, by_score, Wanted::Parameters);
+        let loss_at = |scored| self.to_critic(scored, losses);
         let (gradients, more, penalty) = match config {
             None => (loss_at(real)?, loss_at(fake)?, None),
             Some(config @ PenaltyConfig::Gradient { .. }) => {
@@ -384,12 +392,12 @@ impl Trainer {
                 (gradients, loss_at(fake)?, Some(penalty))
             }
             Some(config @ PenaltyConfig::R1 { .. }) => {
-                let (penalty, gradients) = self.penalty_at(real, config, by_score, phase)?;
+                let (penalty, gradients) = self.penalty_at(real, config, losses, phase)?;
                 (gradients, loss_at(fake)?, Some(penalty))
             }
             Some(config @ PenaltyConfig::R1R2 { .. }) => {
-                let (at_real, gradients) = self.penalty_at(real, config, by_score, phase)?;
-                let (at_fake, more) = self.penalty_at(fake, config, by_score, phase)?;
+                let (at_real, gradients) = self.penalty_at(real, config, losses, phase)?;
+                let (at_fake, more) = self.penalty_at(fake, config, losses, phase)?;
                 (gradients, more, Some(at_real.plus(&at_fake)?))
             }
         };
@@ -416,12 +424,12 @@ impl Trainer {
     /// A penalty on the gradient to images as they were before they were augmented: the gradient to what the critic saw of them
     /// comes to them by the augmentation's adjoint, and the penalty's gradient to that goes the same way forward.
     /// With its gradients to the critic's parameters and those of the loss, which take one way back together where another pass would be
-    /// the very one that was scored.
+    /// the very one that was scored and all learn by the one loss.
     fn penalty_at(
         &self,
         scored: Scored,
         config: PenaltyConfig,
-        by_score: &GradStore,
+        losses: &Losses,
         phase: &mut Phase,
     ) -> Result<(Penalty, Vec<Tensor>)> {
         let pass = self.next_pass(phase);
@@ -430,26 +438,27 @@ impl Trainer {
             let (penalty, v) = config.of(&augmentation.backward(to_seen)?)?;
             Ok((penalty, augmentation.forward_linear(&v)?))
         };
-        if self.critic.repeats() {
-            let gradient = scored.gradient(by_score)?;
+        if self.critic.repeats() && losses.by_direction.is_none() {
+            let gradient = scored.gradient(&losses.by_score)?;
             let Scored { trace, classes, .. } = scored;
             return self.critic.backward_with_penalty(trace, classes.as_ref(), &gradient, of_gradient);
         }
         let (penalty, gradients) =
             self.critic.input_gradient_penalty(&scored.seen, scored.classes.as_ref(), pass, of_gradient)?;
-        add(&gradients, &self.to_critic(scored, by_score, Wanted::Parameters)?)?;
+        add(&gradients, &self.to_critic(scored, losses)?)?;
         Ok((penalty, gradients))
     }
 
-    /// Takes the loss's gradient to some scores back through the critic.
-    fn to_critic(&self, scored: Scored, by_score: &GradStore, wanted: Wanted) -> Result<Vec<Tensor>> {
-        let gradient = scored.gradient(by_score)?;
-        let Scored { trace, classes, .. } = scored;
-        let to_values = match classes {
-            Some(classes) => classes.broadcast_mul(&gradient.unsqueeze(1)?)?,
-            None => gradient,
-        };
-        self.critic.backward(trace, to_values, wanted)
+    /// Takes the gradient to some scores back to the critic's parameters.
+    fn to_critic(&self, scored: Scored, losses: &Losses) -> Result<Vec<Tensor>> {
+        let to_values = scored.to_values(&losses.by_score)?;
+        match &losses.by_direction {
+            Some(by_direction) => {
+                let of_directions = scored.to_values(by_direction)?;
+                self.critic.backward_apart(scored.trace, to_values, of_directions)
+            }
+            None => self.critic.backward(scored.trace, to_values, Wanted::Parameters),
+        }
     }
 
     /// Takes the gradient to what the critic saw of generated images back through the generator.
@@ -483,6 +492,22 @@ impl Trainer {
             clamp(&parameters.iter().map(InPlace::of).collect::<Vec<_>>(), clip)?;
         }
         Ok(())
+    }
+}
+
+impl Scored {
+    /// A loss's gradient to the scores, `[n]`.
+    fn gradient(&self, by_score: &GradStore) -> Result<Tensor> {
+        Ok(by_score.get(&self.score).map_or_else(|| self.score.zeros_like(), |gradient| gradient.detach().copy())?)
+    }
+
+    /// From the gradient to the scores to that to the critic's values, of which they are those of each image's class.
+    fn to_values(&self, by_score: &GradStore) -> Result<Tensor> {
+        let gradient = self.gradient(by_score)?;
+        Ok(match &self.classes {
+            Some(classes) => classes.broadcast_mul(&gradient.unsqueeze(1)?)?,
+            None => gradient,
+        })
     }
 }
 

@@ -23,6 +23,7 @@ import tomllib
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import nn
 from torch.nn.utils import spectral_norm
 
@@ -92,6 +93,12 @@ VARIANTS = {
             "schedule.ramp={ over = { steps = 16 }, beta2_to = 0.99, penalty_to = 0.2, augment_to = 0.7, ema_half_life_to = 60 }",
         ],
     ),
+    "san": ("dcgan-64", ["critic.san=true"]),
+    "san-hinge-spectral": ("dcgan-fashion", ['loss={ kind = "hinge" }', 'critic.norm="spectral"', "critic.san=true"]),
+    "san-relativistic": ("dcgan-fashion", [RELATIVISTIC, R1_R2, 'critic.norm="layer"', "critic.san=true"]),
+    "san-r1-classes": ("dcgan-28", ["data.classes=10", R1, "critic.san=true"]),
+    "san-gp-mlp": ("gan-fashion-mlp", ['loss={ kind = "hinge" }', GP, "critic.san=true"]),
+    "san-r3gan": ("r3gan-28", ["critic.san=true"]),
     "top-k": ("dcgan-28", ["schedule.generator_top_k=0.4"]),
     "top-k-wgan": ("wgan-fashion", ["schedule.generator_top_k=0.75"]),
     "lr-linear": (
@@ -294,7 +301,7 @@ class Training:
         self.config, self.schedule, self.loss = config, config["schedule"], config["loss"]
         self.passes, init = Passes(), config["init"]
         size, channels = config["data"]["size"], config["data"]["channels"]
-        self.shape = (channels, size, size)
+        self.shape, self.san = (channels, size, size), config["critic"].get("san", False)
         latent = (config["latent"]["size"],)
         self.generator = build(narrow(config["generator"]["layers"]), latent, init, b"init-gen", self.passes)
         self.critic = build(narrow(config["critic"]["layers"]), self.shape, init, b"init-cri", self.passes)
@@ -376,9 +383,11 @@ class Training:
         self.fakes = self.generate(self.z)
         fakes = self.fakes.detach()
         of_real, of_fakes = (real, labels, self.draws(len(real))), (fakes, self.chosen(self.z), self.draws(len(real), later=1))
-        loss = critic_loss(self.loss, self.score(*of_real), self.score(*of_fakes))
+        (score_real, sliced_real), (score_fake, sliced_fake) = self.both_scores(*of_real), self.both_scores(*of_fakes)
+        loss = critic_loss(self.loss, score_real, score_fake)
         penalty = self.penalty(of_real, of_fakes)
-        descend(loss + penalty, self.critic, self.critic_optimizer)
+        of_direction = sliced_fake.mean() - sliced_real.mean() if self.san else 0
+        descend(loss + penalty + of_direction, self.critic, self.critic_optimizer)
         self.critic_steps += 1
         return (loss + penalty).item(), penalty.item()
 
@@ -482,11 +491,28 @@ class Training:
         return z[:, : self.classes].argmax(1) if self.classes else torch.zeros(len(z), dtype=torch.long)
 
     def score(self, images, labels, draws):
-        """Of the critic's values of an image that of its class; without classes there is one."""
+        return self.both_scores(images, labels, draws)[0]
+
+    def both_scores(self, images, labels, draws):
+        """Of the critic's values of an image that of its class; without classes there is one. Under SAN twice: for the loss, and for
+        the last layer's direction."""
         self.passes.begin()
         for kind, drawn, is_changed in draws:
             images = torch.where(is_changed, augment.STEPS[kind](images, drawn), images)
-        return self.critic(images).flatten(1).gather(1, labels.unsqueeze(1)).flatten()
+        values = sliced(self.critic[:-1](images), self.critic[-1]) if self.san else (self.critic(images),) * 2
+        return [value.flatten(1).gather(1, labels.unsqueeze(1)).flatten() for value in values]
+
+
+def sliced(features, last):
+    """The values of a linear layer or a convolution of the whole map, by SAN's paper (arXiv 2301.12811) and its authors' code
+    (simple-san/models/discriminator.py): with the direction held constant, and with all but the direction."""
+    last(features)  # spectral normalisation makes its weight there
+    if isinstance(last, nn.Conv2d):
+        features = F.unfold(features, last.kernel_size, padding=last.padding, stride=last.stride).squeeze(2)
+    features, weight = features.flatten(1), last.weight.flatten(1)
+    direction, scale = F.normalize(weight, dim=1), weight.norm(dim=1)
+    bias = 0 if last.bias is None else last.bias
+    return F.linear(features, direction.detach()) * scale + bias, F.linear(features.detach(), direction) * scale.detach()
 
 
 # --- the file

@@ -505,7 +505,17 @@ fn values_out_of_range_are_named() {
         ("penalty={ kind = 'r1', every = 0 }", "penalty.every must be 1 to 1000"),
         ("penalty={ kind = 'gradient', every = 2 }", "unknown field `every`"),
         ("schedule.generator_steps=0", "schedule.generator_steps must be 1 to 1000"),
-        ("generator.norm=spectral", "norm and spectral are for the critic only"),
+        ("generator.norm=spectral", "generator: norm, spectral and san are for the critic only"),
+        ("generator.san=true", "generator: norm, spectral and san are for the critic only"),
+        ("critic.san=1", "invalid type: integer `1`, expected a boolean"),
+        (
+            "critic={ san = true, layers = [{ linear = { out = 1 } }, 'sigmoid'] }",
+            "critic.san: the critic's last layer must be a linear",
+        ),
+        (
+            "critic={ san = true, layers = [{ linear = { out = 1 } }, { residual = { layers = [{ linear = { out = 1 } }] } }] }",
+            "critic.san: the critic's last layer must be a linear layer or a convolution",
+        ),
         ("watch.judge_samples=5", "watch.judge_samples must be 0, or 100 to 100000"),
         ("init.conv={ normal = { mean = 0.0, std = -1.0 } }", "init: std must be at least 0"),
         ("init.conv={ normal = { mean = nan, std = 1.0 } }", "init: mean"),

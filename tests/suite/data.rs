@@ -3,6 +3,7 @@
 mod large;
 mod packed;
 mod sources;
+mod stacked;
 
 use std::collections::HashSet;
 use std::fs;

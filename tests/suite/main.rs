@@ -90,6 +90,9 @@ mod report;
 // Which code and libraries are run: none of the current folder, of others, or of another hash; and no telemetry.
 #[cfg(all(target_os = "linux", feature = "jobs", feature = "cli"))]
 mod runtime;
+// Critics that learn their last layer's direction apart: against PyTorch, finite differences, and what it leaves as it is.
+#[cfg(feature = "train")]
+mod san;
 // How long, in which rhythm, at which learning rates.
 #[cfg(feature = "train")]
 mod schedule;

@@ -186,7 +186,7 @@ fn the_reference_has_every_key_and_no_other() {
         // Of files only, and for critics only.
         told.remove("base");
         if section == "generator" {
-            assert!(told.insert("norm".to_string()));
+            assert!(["norm", "san"].into_iter().all(|name| told.insert(name.to_string())));
         }
         assert_eq!(told, known, "[{section}]");
         seen.insert(section);
@@ -383,6 +383,7 @@ layers = [{ categorical = 10 }, { linear = { out = 49, bias = false } }, { resha
 layers = [{ conv = { out = 4, kernel = 4, stride = 2, padding = 1, bias = true, spectral = false } }, { leaky_relu = 0.2 },
     "layer_norm", { linear = { out = 8, bias = true, spectral = false } }, { dropout = 0.2 }, { linear = { out = 10 } }]
 norm = "spectral"
+san = true
 [init]
 conv = { normal = { mean = 0.0, std = 0.02 } }
 linear = "fan-in-normal"

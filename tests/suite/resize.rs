@@ -124,6 +124,36 @@ fn widths_scale_but_for_the_ends() {
 }
 
 #[test]
+fn the_last_layer_makes_the_channels_that_are_asked_for() {
+    let with = |name: &str, assignments: &[&str]| {
+        let mut table = config::preset_table(name).unwrap();
+        assignments.iter().for_each(|assignment| config::set(&mut table, assignment).unwrap());
+        TrainConfig::from_table(table, "it")
+    };
+    let outs = |config: &TrainConfig| config.generator.layers.iter().filter_map(LayerSpec::width).collect::<Vec<_>>();
+    for (name, _) in PRESETS {
+        let plain = preset(name);
+        let (from, to) = (plain.data.channels, 4 - plain.data.channels);
+        let other = with(name, &[&format!("data.channels={to}")]).unwrap();
+        let (mut expected, made) = (outs(&plain), outs(&other));
+        *expected.last_mut().unwrap() = expected.last().unwrap() * to / from;
+        assert_eq!((made, &other.critic), (expected, &plain.critic), "{name}");
+        let back = other.to_toml().unwrap().replace(&format!("channels = {to}"), &format!("channels = {from}"));
+        assert_eq!(TrainConfig::from_toml(&back, "it").unwrap(), plain, "{name}: there and back");
+    }
+    let mixed = with("gan-fashion-mixed", &["data.channels=3"]).unwrap();
+    assert_eq!(mixed.image_shape(), Shape::Map { channels: 3, height: 28, width: 28 });
+    // Before another size and width are made of it, too.
+    let table: toml::Table = "base = 'dcgan-64'\n[data]\nsize = 64\nchannels = 1\nrange = 'tanh'".parse().unwrap();
+    let table = config::parse_table(&table.to_string(), "it").unwrap();
+    let small = TrainConfig::from_table(config::resized(table, "it", Some(32), Some(0.5)).unwrap(), "it").unwrap();
+    assert_eq!((outs(&small).last(), small.data.size), (Some(&1), 32));
+    // What does not fit otherwise is not made to fit.
+    let told = with("dcgan-28", &["data.channels=3", "data.size=32"]).unwrap_err().to_string();
+    assert!(told.contains("makes 1×28×28, but data.size and data.channels ask for 3×32×32"), "{told}");
+}
+
+#[test]
 fn groups_are_as_narrow_as_the_width_asks() {
     let layers = "critic.layers=[{ conv = { out = 64, kernel = 1 } }, { conv = { out = 128, kernel = 3, group_width = 16 } }, \
                   { conv = { out = 128, kernel = 3, group_width = 1 } }, { linear = { out = 1 } }]";

@@ -321,7 +321,7 @@ fn wanted(args: &EvalArgs, opened: &Opened) -> Result<(Sources, [usize; 2])> {
     let source = source.ok_or_else(|| {
         Error::usage(
             "--data is missing",
-            "Name the real images: a folder, a zip, IDX files, or mnist, fashion-mnist, synthetic.",
+            "Name the real images: a folder, a zip, IDX files, or mnist, fashion-mnist, stacked-mnist, synthetic.",
         )
     })?;
     Ok((source, [height, channels]))

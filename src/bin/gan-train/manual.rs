@@ -43,7 +43,7 @@ pub const MANUAL: Manual = Manual {
     environment: &[
         (
             "GANFORGE_DATA",
-            "The folder where the data sets mnist and fashion-mnist are looked for, before data/ and the current folder.",
+            "The folder where the data sets mnist (of which stacked-mnist is made) and fashion-mnist are looked for, before data/ and the current folder.",
         ),
         (
             "GANFORGE_MEMORY",

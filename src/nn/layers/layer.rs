@@ -48,6 +48,12 @@ pub(crate) trait Layer: Send + Sync {
     /// As [`Self::forward`], with what the ways back need.
     fn trace(&self, x: &Tensor, pass: Pass) -> Result<(Tensor, Box<dyn Traced>)>;
 
+    /// Has it learn the directions of its kernels by a loss of their own, see [`Traced::vjp_apart`]; whether it can, which only a layer with
+    /// kernels and without an activation does.
+    fn learn_directions_apart(&mut self) -> bool {
+        false
+    }
+
     /// Adds what it computes outside training to a graph; gives the graph's value for its result.
     fn export(&self, graph: &mut Graph, x: Value) -> Result<Value>;
 }
@@ -61,6 +67,13 @@ pub(crate) trait Traced: Send {
     /// Vector-Jacobian product: from the gradient to the result, whose storage is used up, to that to the input, which means nothing
     /// unless `needs_input`, and, if these are wanted, those to the parameters that learn, in their order.
     fn vjp(self: Box<Self>, dy: Tensor, wanted: Wanted, needs_input: bool) -> Result<(Tensor, Vec<Tensor>)>;
+
+    /// As [`Self::vjp`] with the parameters wanted, of two losses: `dy` is the gradient to the result of the one that all learns by but
+    /// the directions of the last layer's kernels, `of_directions` that of the one that these learn by (SAN, arXiv 2301.12811). Only a
+    /// layer that was told to do so ([`Layer::learn_directions_apart`]) has it.
+    fn vjp_apart(self: Box<Self>, _dy: Tensor, _of_directions: Tensor, _needs_input: bool) -> Result<(Tensor, Vec<Tensor>)> {
+        Err(failure("a layer that learns no directions apart was asked to"))
+    }
 
     /// The gradient to the input alone.
     fn vjp_to_input(&mut self, dy: Tensor) -> Result<Tensor>;

@@ -7,6 +7,7 @@ use super::layer::{Fused, Layer, Pass, Traced, Wanted, bias_grad_by_shares, fail
 use crate::error::Result;
 use crate::nn::activation::Activation;
 use crate::nn::by_image::plus_shares;
+use crate::nn::direction;
 use crate::nn::elementwise::{add_bias_activate, bias_grad};
 use crate::nn::graph::{Array, Graph, Op, Value};
 use crate::nn::in_place::InPlace;
@@ -34,6 +35,8 @@ pub(super) struct Product<B> {
     /// u and v.
     spectral: Option<[Parameter; 2]>,
     act: Activation,
+    /// Whether the directions of its kernels learn by a loss of their own.
+    apart: bool,
 }
 
 /// How the parameters of a [`Product`] are named and shaped.
@@ -60,7 +63,7 @@ impl<B: Bilinear> Product<B> {
         let (out, rest) = (dims[0], dims[1..].iter().product());
         let spectral =
             if spectral { Some([draw.unit(&name("weight_u"), out, 0)?, draw.unit(&name("weight_v"), rest, 1)?]) } else { None };
-        Ok(Box::new(Self { map, weight, bias, spectral, act }))
+        Ok(Box::new(Self { map, weight, bias, spectral, act, apart: false }))
     }
 }
 
@@ -85,11 +88,17 @@ impl<B: Bilinear> Layer for Product<B> {
             kernels,
             spectral,
             has_bias: bias.is_some(),
+            apart: self.apart,
             fused: Fused::new(self.act, &y),
             dz: None,
             gradients: Vec::new(),
         };
         Ok((y, Box::new(traced)))
+    }
+
+    fn learn_directions_apart(&mut self) -> bool {
+        self.apart = matches!(self.act, Activation::None);
+        self.apart
     }
 
     fn export(&self, graph: &mut Graph, x: Value) -> Result<Value> {
@@ -106,6 +115,7 @@ struct TracedProduct<B> {
     kernels: Tensor,
     spectral: Option<Spectral>,
     has_bias: bool,
+    apart: bool,
     fused: Fused,
     /// The gradient before the activation.
     dz: Option<Tensor>,
@@ -115,15 +125,25 @@ struct TracedProduct<B> {
 
 impl<B: Bilinear> TracedProduct<B> {
     fn to_weight(&self, x: &Tensor, dz: &Tensor) -> Result<Tensor> {
-        let weight = self.map.to_kernels(x, dz)?;
+        let kernels = self.map.to_kernels(x, dz)?;
+        self.of_kernels(if self.apart { direction::apart(&self.kernels, &kernels, None)? } else { kernels })
+    }
+
+    /// From the gradient to the kernels to that to the weight.
+    fn of_kernels(&self, kernels: Tensor) -> Result<Tensor> {
         match &self.spectral {
-            Some(spectral) => Ok(spectral.weight_grad(&weight)?),
-            None => Ok(weight),
+            Some(spectral) => Ok(spectral.weight_grad(&kernels)?),
+            None => Ok(kernels),
         }
     }
 
     fn to_parameters(&self, x: &Tensor, dz: &Tensor) -> Result<Vec<Tensor>> {
-        let mut gradients = vec![self.to_weight(x, dz)?];
+        self.with_bias(self.to_weight(x, dz)?, dz)
+    }
+
+    /// The gradient to the weight, and that to the bias, if there is one.
+    fn with_bias(&self, weight: Tensor, dz: &Tensor) -> Result<Vec<Tensor>> {
+        let mut gradients = vec![weight];
         if self.has_bias {
             gradients.push(bias_grad(dz)?);
         }
@@ -142,6 +162,17 @@ impl<B: Bilinear> Traced for TracedProduct<B> {
             Wanted::Parameters => self.to_parameters(&self.x, &dy)?,
             Wanted::Input => Vec::new(),
         };
+        Ok((if needs_input { self.to_input(&dy)? } else { dy }, gradients))
+    }
+
+    fn vjp_apart(self: Box<Self>, dy: Tensor, of_directions: Tensor, needs_input: bool) -> Result<(Tensor, Vec<Tensor>)> {
+        if !self.apart {
+            return Err(failure("a layer with kernels that learns no directions apart was asked to"));
+        }
+        // There is no activation.
+        let [by_length, by_direction] = [&dy, &of_directions].map(|dy| self.map.to_kernels(&self.x, dy));
+        let kernels = direction::apart(&self.kernels, &by_length?, Some(&by_direction?))?;
+        let gradients = self.with_bias(self.of_kernels(kernels)?, &dy)?;
         Ok((if needs_input { self.to_input(&dy)? } else { dy }, gradients))
     }
 

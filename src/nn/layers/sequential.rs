@@ -2,7 +2,7 @@
 
 use candle_core::Tensor;
 
-use super::layer::{Layer, Pass, Traced, Wanted};
+use super::layer::{Layer, Pass, Traced, Wanted, failure};
 use crate::error::Result;
 use crate::nn::graph::{Graph, Value};
 use crate::nn::init::Parameter;
@@ -37,6 +37,10 @@ impl Layer for Sequential {
         Ok((x, Box::new(SequentialTrace(layers))))
     }
 
+    fn learn_directions_apart(&mut self) -> bool {
+        self.0.last_mut().is_some_and(|layer| layer.learn_directions_apart())
+    }
+
     fn export(&self, graph: &mut Graph, x: Value) -> Result<Value> {
         self.0.iter().try_fold(x, |x, layer| layer.export(graph, x))
     }
@@ -69,6 +73,15 @@ impl Traced for SequentialTrace {
         }
         gradients.reverse();
         Ok((dy, gradients))
+    }
+
+    fn vjp_apart(mut self: Box<Self>, dy: Tensor, of_directions: Tensor, needs_input: bool) -> Result<(Tensor, Vec<Tensor>)> {
+        let last = self.0.pop().ok_or_else(|| failure("a network without layers was asked to learn"))?;
+        let needed = needs_input || self.first() < self.0.len();
+        let (dx, of_last) = last.traced.vjp_apart(dy, of_directions, needed)?;
+        let (dx, mut gradients) = self.vjp(dx, Wanted::Parameters, needs_input)?;
+        gradients.extend(of_last);
+        Ok((dx, gradients))
     }
 
     fn vjp_to_input(&mut self, dy: Tensor) -> Result<Tensor> {

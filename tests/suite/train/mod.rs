@@ -4,6 +4,7 @@ mod batches;
 mod damaged;
 mod program;
 mod resume;
+mod stacked;
 mod watched;
 
 use assert_cmd::Command;
