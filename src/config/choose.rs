@@ -34,10 +34,11 @@ const FEW: usize = 50_000;
 /// Classes are told where each has so many images. With few, a generator that is told the classes makes the same image of each again and
 /// again, where it would not without them (arXiv 2201.06578, sets of a hundred and some hundreds a class).
 const IMAGES_A_CLASS: usize = 500;
-/// Images a batch. Batches of 128 make a quarter of the steps of so many images, and the first hundreds of steps show nothing.
+/// Images a batch on a CPU, where the first minutes count. Batches of 128 make a quarter of the steps of as many images, and the first
+/// hundreds of steps show nothing (benches/RESULTS.md).
 const BATCH: usize = 32;
-/// The averaged weights' half-life in images, at the end of the ramp from 0: the first samples are the weights' as they are.
-const HALF_LIFE: usize = 10_000;
+/// And on a GPU, where the first minutes are the whole run: those of the built-in faces.
+const BATCH_ON_GPU: usize = 128;
 /// What folders are called that part a set for training from one for tests; they are no classes.
 const PARTS: [&str; 9] = ["train", "training", "test", "testing", "val", "valid", "validation", "dev", "eval"];
 
@@ -75,16 +76,17 @@ impl Facts {
         Ok(table)
     }
 
-    /// What differs from the preset.
+    /// What differs from the preset. The averaged weights' half-life grows from nothing, so that the first samples are those of the weights
+    /// as they are, to a thirtieth of the run.
     fn assignments(&self) -> Vec<String> {
-        let length = self.length();
+        let (batch, length) = (if self.gpu { BATCH_ON_GPU } else { BATCH }, self.length());
         let mut all = vec![
-            format!("schedule.batch_size={}", BATCH.min(self.images)),
+            format!("schedule.batch_size={}", batch.min(self.images)),
             format!("schedule.length={{ images = {length} }}"),
             "schedule.ema_half_life=0".to_string(),
-            format!("schedule.ramp={{ over = {{ images = {} }}, ema_half_life_to = {HALF_LIFE} }}", length / 2),
+            format!("schedule.ramp={{ over = {{ images = {} }}, ema_half_life_to = {} }}", length / 2, length / 30),
             format!("schedule.precision={}", self.precision.name()),
-            "output.sample_every={ images = 5000 }".to_string(),
+            format!("output.sample_every={{ images = {} }}", length / 60),
         ];
         if !self.is_grey() {
             all.push("data.flip=true".to_string());
@@ -151,7 +153,7 @@ impl Facts {
             Span::Epochs(epochs) => format!("{epochs} epochs"),
             Span::Steps(steps) => format!("{steps} steps"),
         });
-        parts.push(schedule.precision.name().to_string());
+        parts.push(format!("computed in {}", schedule.precision.name()));
         format!("{preset} in {colour} at {0}×{0} for {1}: {2}", data.size, self.in_words(), parts.join(", "))
     }
 
