@@ -7,6 +7,7 @@ use super::schedule::{Precision, Span};
 use super::schema::TrainConfig;
 use crate::data::DataReport;
 use crate::error::{Error, Result};
+use crate::nn::LayerSpec;
 use crate::text::grouped;
 
 /// What a choice goes by.
@@ -39,6 +40,9 @@ const IMAGES_A_CLASS: usize = 500;
 const BATCH: usize = 32;
 /// And on a GPU, where the first minutes are the whole run: those of the built-in faces.
 const BATCH_ON_GPU: usize = 128;
+/// How wide the layers of `dcgan-64` are made on a CPU: half as wide they train twice as fast, and it is these that faces were seen to
+/// begin with in the first minutes (benches/RESULTS.md).
+const WIDTH_ON_CPU: f64 = 0.5;
 /// What folders are called that part a set for training from one for tests; they are no classes.
 const PARTS: [&str; 9] = ["train", "training", "test", "testing", "val", "valid", "validation", "dev", "eval"];
 
@@ -53,8 +57,8 @@ impl Facts {
         Self { images: report.used, side: middle_side(report), colour: report.colour, classes, gpu, precision }
     }
 
-    /// The config for these images, in a table: a preset for `size` pixels, or for the pixels that suit the images, `width` times as wide,
-    /// with what differs from it.
+    /// The config for these images, in a table: a preset for `size` pixels, or for the pixels that suit the images, `width` times as wide, or
+    /// as wide as suits the device, with what differs from it.
     ///
     /// # Errors
     /// When there are no two images, or the preset cannot be made for such a size or width.
@@ -65,6 +69,7 @@ impl Facts {
         }
         let preset = if self.is_small_and_grey() && size.is_none() { "dcgan-28" } else { "dcgan-64" };
         let size = size.or((preset == "dcgan-64").then_some(if self.side < 64 { 32 } else { 64 }));
+        let width = width.or((preset == "dcgan-64" && !self.gpu).then_some(WIDTH_ON_CPU));
         let mut table = resized(preset_table(preset)?, preset, size, width)?;
         if self.is_grey() && preset != "dcgan-28" {
             table = parse_table(&TrainConfig::from_table(table, preset)?.with_channels(1)?.to_toml()?, preset)?;
@@ -136,7 +141,8 @@ impl Facts {
     pub fn told(&self, config: &TrainConfig) -> String {
         let TrainConfig { preset, data, schedule, augment, .. } = config;
         let colour = if data.channels == 1 { "grey" } else { "colour" };
-        let mut parts = vec![format!("batches of {}", schedule.batch_size)];
+        let mut parts: Vec<String> = width_told(config).into_iter().collect();
+        parts.push(format!("batches of {}", schedule.batch_size));
         if schedule.has_average() {
             parts.push("averaged weights".to_string());
         }
@@ -168,6 +174,14 @@ impl Facts {
             told => format!("told the {told} classes"),
         })
     }
+}
+
+/// How many times as wide as those of its preset a config's layers are, where that is not once.
+fn width_told(config: &TrainConfig) -> Option<String> {
+    // What stands before the layer that makes the image is there for every size.
+    let beside_image = |config: &TrainConfig| config.generator.layers.iter().rev().filter_map(LayerSpec::width).nth(1);
+    let [ours, preset] = [beside_image(config)?, beside_image(&TrainConfig::preset(&config.preset).ok()?)?];
+    (ours != preset).then(|| format!("layers {} times as wide", ours as f64 / preset as f64))
 }
 
 /// The middle of the images' shorter sides.

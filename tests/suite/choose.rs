@@ -121,6 +121,25 @@ fn classes_are_told_where_each_has_enough_images() {
 }
 
 #[test]
+fn layers_are_half_as_wide_on_a_cpu() {
+    let widths = |gpu, size, width| {
+        let facts = Facts::of(&report(2959, (64, 64), 2959), gpu, Precision::F32);
+        let config = TrainConfig::from_table(facts.choose(size, width).unwrap(), "it").unwrap();
+        let told = facts.told(&config);
+        let told = told.split_once("layers ").map_or("", |(_, rest)| rest.split_once(" times as wide").unwrap().0).to_string();
+        (config.generator.layers[1].width().unwrap(), told)
+    };
+    assert_eq!(widths(false, None, None), (256, "0.5".to_string()));
+    assert_eq!(widths(true, None, None), (512, String::new()));
+    assert_eq!(widths(false, None, Some(1.0)), (512, String::new()));
+    assert_eq!(widths(false, Some(32), None), (128, "0.5".to_string()));
+    assert_eq!(widths(true, Some(128), Some(0.25)), (256, "0.25".to_string()));
+    // Digits are quick as they are.
+    let (digits, told) = chosen(&on_cpu(&report(60_000, (28, 28), 0)), None);
+    assert!(digits.generator.layers[1].width() == Some(256) && !told.contains("as wide"), "{told}");
+}
+
+#[test]
 fn what_is_said_is_what_the_config_is() {
     let facts = on_cpu(&report(2959, (64, 64), 2900));
     let (mut config, told) = chosen(&facts, None);
@@ -142,6 +161,4 @@ fn what_cannot_be_chosen_for_is_refused() {
     let facts = on_cpu(&report(100, (64, 64), 100));
     assert!(facts.choose(Some(48), None).unwrap_err().to_string().contains("32, 64 or 128"));
     assert!(facts.choose(None, Some(1e9)).is_err());
-    let narrow = TrainConfig::from_table(facts.choose(None, Some(0.25)).unwrap(), "it").unwrap();
-    assert_eq!(narrow.generator.layers[1].width(), Some(128));
 }

@@ -41,7 +41,7 @@ fn data_and_a_place_are_enough() {
     let output = command.arg(&data).arg("--out").arg(&run).assert().success().get_output().clone();
     let said = String::from_utf8(output.stderr).unwrap();
     assert!(
-        said.contains("chosen: dcgan-64 in colour at 64×64 for 12 colour images of about 64×64 pixels: batches of 4, "),
+        said.contains("chosen: dcgan-64 in colour at 64×64 for 12 colour images of about 64×64 pixels: layers 0."),
         "{said}"
     );
     let summary: Value = serde_json::from_slice(&output.stdout).unwrap();
