@@ -143,8 +143,8 @@ fn layers_are_half_as_wide_on_a_cpu() {
 fn what_is_said_is_what_the_config_is() {
     let facts = on_cpu(&report(2959, (64, 64), 2900));
     let (mut config, told) = chosen(&facts, None);
-    let begins =
-        "dcgan-64 in colour at 64×64 for 2,959 images, 2,900 of them in colour, of about 64×64 pixels: batches of 32, ";
+    let begins = "dcgan-64 in colour at 64×64 for 2,959 images, 2,900 of them in colour, of about 64×64 pixels: layers 0.5 times as wide, \
+                  batches of 32, ";
     assert!(told.starts_with(begins), "{told}");
     assert_eq!(config.about, "Chosen for 2,959 images, 2,900 of them in colour, of about 64×64 pixels");
     (config.schedule.batch_size, config.data.flip, config.schedule.length) = (64, false, Span::Epochs(3));
