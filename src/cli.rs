@@ -189,6 +189,7 @@ const SPELLINGS: &[(&str, &str)] = &[
     ("`Shard::assigned`", "--shard auto"),
     ("`TrainConfig::from_toml`", "--config"),
     ("`TrainConfig::preset`", "`gan-train presets NAME`"),
+    ("`TrainConfig::with_width`", "--width"),
     ("`Trained::weights`", "--weights"),
     ("`WebRuntime::Folder`", "--onnxruntime-web DIR"),
     ("`WebRuntime::Npm`", "--npm"),

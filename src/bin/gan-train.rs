@@ -102,7 +102,8 @@ enum Command {
 
 #[derive(Args)]
 struct TrainArgs {
-    /// A preset's name; `gan-train presets` lists them.
+    /// A preset's name; `gan-train presets` lists them. Without it, and without --config, one is chosen by the images, and what was
+    /// chosen is said.
     #[arg(long, conflicts_with = "config")]
     preset: Option<String>,
     /// A config file; `gan-train presets NAME` prints one to begin with.
@@ -217,11 +218,16 @@ fn print_generated(kind: generate::Kind) -> Result<()> {
     print_line(generated(kind, command, &manual::MANUAL)?.trim_end())
 }
 
+/// What people should begin with.
+const BEGIN: &str =
+    "To begin with, none: `gan-train --data FOLDER --out RUN` chooses by the images, and says what. Else --preset NAME:\n";
+
 fn presets(name: Option<&str>, all_keys: bool) -> Result<()> {
     match name {
         Some(name) if all_keys => print_line(config::with_all_keys(name)?.trim_end()),
         Some(name) => print_line(TrainConfig::preset(name)?.to_toml()?.trim_end()),
         None => {
+            print_line(BEGIN)?;
             let width = PRESETS.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
             PRESETS.iter().try_for_each(|(name, _)| print_line(&format!("{name:width$}  {}", TrainConfig::preset(name)?.about)))
         }
@@ -257,23 +263,27 @@ fn train(args: &TrainArgs) -> Result<()> {
     let console = Console::new(args.quiet);
     // Locked before anything of it is read that decides how it goes on.
     let resumed = args.resume.as_deref().map(RunFolder::resume).transpose()?;
-    let config = match &resumed {
-        Some(folder) => resumed_config(args, folder)?,
+    let device = device(&args.device, &console)?;
+    let given = match &resumed {
+        Some(folder) => Some(resumed_config(args, folder)?),
         None => new_config(args)?,
     };
+    let Begun { config, data, chosen } = match given {
+        Some(config) => Begun { config, data: None, chosen: None },
+        None => chosen_config(args, &device, &console)?,
+    };
     let set = overrides(args).keys();
-    let device = device(&args.device, &console)?;
     check_precision(&device, config.schedule.precision)?;
     let out = args.resume.as_ref().or(args.out.as_ref());
     let Some(out) = out.filter(|_| !args.dry_run) else {
-        return dry_run(&config, &device, &console);
+        return dry_run(&config, data, &device, &console);
     };
     if resumed.is_none() {
         RunFolder::check_new(out, &config)?;
         train::import_weights::check(&config)?;
     }
     announce_export(&console);
-    let data = data::load(&config.data.source, &config.data, &console)?;
+    let data = as_configured(data, &config, &console)?;
     console.say(&format!("{}: {}", on_one_line(&data.name), data.report));
     let precision = match config.schedule.precision {
         Precision::F32 => String::new(),
@@ -311,7 +321,8 @@ fn train(args: &TrainArgs) -> Result<()> {
     console.say(&format!("exported {} from step {step} ({:.1e} from candle)", text::path(&onnx), agreement.values));
     if args.json {
         let onnx = folder.onnx_file();
-        print_line(&json!({ "run": out, "onnx": onnx, "outcome": outcome, "agreement": agreement }).to_string())?;
+        let summary = json!({ "run": out, "chosen": chosen, "onnx": onnx, "outcome": outcome, "agreement": agreement });
+        print_line(&summary.to_string())?;
     }
     if let Some(verdict) = &outcome.verdict {
         let kept = trained.state.step;
@@ -373,28 +384,84 @@ fn base_table(
     Ok(Some((config::resized(table, &place, size, width)?, place)))
 }
 
-fn new_config(args: &TrainArgs) -> Result<TrainConfig> {
+/// What a training begins with.
+struct Begun {
+    config: TrainConfig,
+    /// The images, where they were looked at for the config.
+    data: Option<Dataset>,
+    /// What was chosen by them, and why, in a line.
+    chosen: Option<String>,
+}
+
+/// Where no config is named: the one that suits the images, with what the flags change of it.
+fn chosen_config(args: &TrainArgs, device: &Device, console: &Console) -> Result<Begun> {
+    if args.data.is_empty() {
+        return Err(no_data());
+    }
+    check_out(args)?;
+    if let Some(size) = args.size.filter(|size| !config::SIZES.contains(size)) {
+        return Err(Error::usage(format!("size {size}"), "Choose 32, 64 or 128 pixels."));
+    }
+    // In the form that will most likely be chosen, so that they need not be read again.
+    let [size, channels] = match args.data.iter().all(|source| data::is_idx(source)) {
+        true => [args.size.unwrap_or(28), 1],
+        false => [args.size.unwrap_or(64), 3],
+    };
+    let data = data::load(&args.data[..], &DataConfig::plain(&args.data[..], size, channels), console)?;
+    let precision = match device.is_cuda() {
+        true => Precision::Tf32,
+        false if check_precision(device, Precision::Bf16).is_ok() => Precision::Bf16,
+        false => Precision::F32,
+    };
+    let facts = config::Facts::of(&data.report, device.is_cuda(), precision);
+    let config = with_flags(args, facts.choose(args.size, args.width)?, "what was chosen for the images")?;
+    let chosen = facts.told(&config);
+    console
+        .say(&format!("chosen: {chosen}. Otherwise: --preset NAME (`gan-train presets` lists them), --size, --set KEY=VALUE"));
+    Ok(Begun { config, data: Some(data), chosen: Some(chosen) })
+}
+
+/// The images in the form that the config asks for: those that are there, or read.
+fn as_configured(data: Option<Dataset>, config: &TrainConfig, console: &Console) -> Result<Dataset> {
+    let DataConfig { source, size, channels, classes, .. } = &config.data;
+    match data.filter(|data| [data.size, data.channels, 0] == [*size, *channels, *classes]) {
+        Some(data) => Ok(data),
+        None => data::load(source, &config.data, console),
+    }
+}
+
+/// The config that the flags name, if they name one.
+fn new_config(args: &TrainArgs) -> Result<Option<TrainConfig>> {
     let base = base_table(args.preset.as_deref(), args.config.as_deref(), args.size, args.width)?;
-    let (mut table, place) = base.ok_or_else(|| {
-        Error::usage("neither --preset nor --config nor --resume is given", "`gan-train presets` lists the presets.")
-    })?;
-    let begun_well = TrainConfig::from_table(table.clone(), &place).is_ok();
-    overrides(args).apply(&mut table)?;
+    let Some((table, place)) = base else { return Ok(None) };
+    let config = with_flags(args, table, &place)?;
+    if config.data.source.is_empty() { Err(no_data()) } else { Ok(Some(config)) }
+}
+
+fn no_data() -> Error {
+    Error::usage(
+        "--data is missing",
+        "Name a folder of images, a zip, IDX files, or mnist, fashion-mnist, stacked-mnist, synthetic.",
+    )
+}
+
+fn check_out(args: &TrainArgs) -> Result<()> {
     if args.out.is_none() && !args.dry_run {
         return Err(Error::usage("--out is missing", "Name a new folder for the run, for example --out runs/first."));
     }
-    let config = TrainConfig::from_table(table, &place).map_err(|error| match error {
+    Ok(())
+}
+
+/// The config of a table with what the flags change of it; `place` names the table.
+fn with_flags(args: &TrainArgs, mut table: Table, place: &str) -> Result<TrainConfig> {
+    let begun_well = TrainConfig::from_table(table.clone(), place).is_ok();
+    overrides(args).apply(&mut table)?;
+    check_out(args)?;
+    TrainConfig::from_table(table, place).map_err(|error| match error {
         // Sound before the flags, and not after: the call is wrong, not the file.
         Error::Invalid { what, hint, .. } if begun_well => Error::usage(format!("the flags do not fit {place}: {what}"), hint),
         other => other,
-    })?;
-    if config.data.source.is_empty() {
-        return Err(Error::usage(
-            "--data is missing",
-            "Name a folder of images, a zip, IDX files, or mnist, fashion-mnist, stacked-mnist, synthetic.",
-        ));
-    }
-    Ok(config)
+    })
 }
 
 /// A run's config, with what the flags change of it; the training compares it with what its checkpoint was made with.
@@ -435,8 +502,8 @@ fn overrides(args: &TrainArgs) -> Overrides {
     }
 }
 
-fn dry_run(config: &TrainConfig, device: &Device, console: &Console) -> Result<()> {
-    let data: Dataset = data::load(&config.data.source, &config.data, console)?;
+fn dry_run(config: &TrainConfig, data: Option<Dataset>, device: &Device, console: &Console) -> Result<()> {
+    let data = as_configured(data, config, console)?;
     let mut config = config.clone();
     config.name_classes(&data);
     let config = &config;

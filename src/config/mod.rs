@@ -1,6 +1,7 @@
 //! What a training run is made of: [`TrainConfig`], its presets, its checks, and the same system in other sizes.
 
 mod checks;
+mod choose;
 mod keys;
 mod load;
 mod overrides;
@@ -10,6 +11,7 @@ pub(crate) mod schedule;
 mod schema;
 mod values;
 
+pub use choose::Facts;
 pub use keys::REFERENCE;
 pub use load::{PRESETS, parse_table, preset_table, resized, set};
 pub use overrides::Overrides;

@@ -48,6 +48,19 @@ impl TrainConfig {
         Ok(self)
     }
 
+    /// The system for images of so many channels: the generator's last layer with channels makes them.
+    ///
+    /// # Errors
+    /// When it has no such layer, or the networks do not fit the images any more.
+    pub fn with_channels(mut self, channels: usize) -> Result<Self> {
+        if let Some(last) = self.generator.layers.iter_mut().rev().find(|layer| layer.width().is_some()) {
+            last.set_width(channels);
+        }
+        self.data.channels = channels;
+        self.check_networks(&format!("the config for {channels} channels"))?;
+        Ok(self)
+    }
+
     /// The system with `factor` times as many channels and features in every layer but the first and the last of each
     /// network, rounded, at least 1.
     ///

@@ -164,6 +164,12 @@ fn numbered(index: usize) -> String {
     format!("image {index}")
 }
 
+/// Whether a source's images are those of an IDX file, or `synthetic`: grey ones of one size, read in a moment.
+pub fn is_idx(source: &str) -> bool {
+    let path = Path::new(source);
+    NAMES.contains(&source) || idx::training_file(path).is_some() || path.is_file() && !holds_images(path) && idx::is_one(path)
+}
+
 /// The classes of a source's images, one a training image, as far as they are known: from the IDX file of labels beside the
 /// IDX file of images; of `synthetic`, the digits. `None` where there are none, or more than 256 as in `stacked-mnist`.
 ///

@@ -6,6 +6,7 @@ pub mod checkpoint;
 mod clock;
 mod count;
 mod curves;
+mod flat;
 mod gif;
 pub mod import_weights;
 mod matching;
@@ -265,6 +266,8 @@ struct Run<'a> {
     log: stats::Log,
     preview: Preview<'a>,
     probe: watch::Probe,
+    /// The real images' contrast, by which the samples' is told.
+    real_contrast: Option<f64>,
     /// The step of the last measurement of this process.
     measured: Option<u64>,
     /// The samples' diversity at the last look of this process.
@@ -298,6 +301,7 @@ impl<'a> Run<'a> {
         Ok(Self {
             preview: Preview::new(job.config, job.device)?,
             probe: watch::Probe::new(job.config, &batches, &trainer)?,
+            real_contrast: flat::real_contrast(job.data),
             clock: Clock::start(trainer.step, batches.images_after(trainer.critic_steps())),
             rates: batches.rates(schedule),
             total: batches.in_steps(schedule.length, schedule),
@@ -343,6 +347,9 @@ impl<'a> Run<'a> {
                 due.save |= better.is_some();
                 self.log.write(&record)?;
                 self.job.progress.update(after, &self.clock.detail(&record, self.total));
+                if self.watchdog.sees_flat(&record) {
+                    self.job.progress.say(&format!("note: {}", flat::note(self.job.config, &record)));
+                }
                 if let Some(verdict) = self.verdict(&record, &due)? {
                     self.show(after)?; // people want to see what became of it
                     return Ok(Some(verdict));
@@ -416,6 +423,10 @@ impl<'a> Run<'a> {
         };
         let look = if due.probe { Some(self.probe.observe(trainer)?) } else { None };
         let diversity = look.as_ref().and_then(|look| look.diversity);
+        let contrast = match self.real_contrast.filter(|_| due.probe) {
+            Some(real) => Some(flat::contrast(&self.preview.images(trainer, flat::N)?) / real),
+            None => None,
+        };
         let sound = means.loss_critic.is_finite() && means.loss_generator.is_finite();
         let quality = match self.job.judge.filter(|_| due.judge && sound) {
             Some(judge) => distance(self.job, judge, &self.trainer, &self.preview)?,
@@ -444,6 +455,7 @@ impl<'a> Run<'a> {
             wasserstein: wasserstein.then_some(means.score_real - means.score_fake),
             diversity: diversity.map(|[pairwise, _]| pairwise),
             diversity_nearest: diversity.map(|[_, nearest]| nearest),
+            contrast,
             score_spread: look.map(|look| look.spread),
             quality,
             seconds: clock.seconds(),

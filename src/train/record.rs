@@ -54,6 +54,9 @@ pub struct Record {
     /// Mean distance of each of these samples to the one most like it, relative to the same of the real images.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub diversity_nearest: Option<f64>,
+    /// How much lighter and darker parts differ within samples as the sheets show them, relative to the real images.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub contrast: Option<f64>,
     /// Standard deviation of the critic's scores of these samples and real images together, in evaluation mode.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub score_spread: Option<f64>,

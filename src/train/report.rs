@@ -404,6 +404,7 @@ fn measurements(record: &Record) -> Markup {
         ("critic's input gradient norm", record.input_gradient_norm),
         ("diversity of the samples, of the real images' own", record.diversity),
         ("the same of nearest neighbours", record.diversity_nearest),
+        ("contrast within the samples, of the real images' own", record.contrast),
         ("spread of the critic's scores", record.score_spread),
         ("Fréchet distance", record.quality),
     ];

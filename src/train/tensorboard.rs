@@ -220,7 +220,7 @@ fn tag(name: &str) -> String {
     match name {
         "epoch" | "images" | "seconds" | "images_per_second" => format!("progress/{name}"),
         "penalty" | "input_gradient_norm" => format!("penalty/{name}"),
-        "wasserstein" | "diversity" | "diversity_nearest" => format!("quality/{name}"),
+        "wasserstein" | "diversity" | "diversity_nearest" | "contrast" => format!("quality/{name}"),
         "quality" => "quality/frechet".to_string(),
         _ => match GROUPS.iter().find_map(|group| Some((group, name.strip_prefix(group)?))) {
             Some((group, rest)) => format!("{}/{rest}", group.trim_end_matches('_')),

@@ -8,6 +8,9 @@ mod augment;
 mod bf16;
 // The header of the library for C.
 mod capi;
+// What is trained with where nobody says.
+#[cfg(feature = "train")]
+mod choose;
 // Configs and presets: TOML there and back, bases, the published numbers of each preset, damage.
 #[cfg(feature = "train")]
 mod config;

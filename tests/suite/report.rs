@@ -93,6 +93,7 @@ fn record(step: u64) -> Record {
         wasserstein: None,
         diversity: None,
         diversity_nearest: None,
+        contrast: None,
         score_spread: None,
         quality: None,
         seconds: step as f64,
@@ -182,6 +183,7 @@ fn every_number_of_a_record_is_a_scalar() {
         wasserstein: Some(7.0),
         diversity: Some(8.0),
         diversity_nearest: Some(10.0),
+        contrast: Some(11.5),
         score_spread: Some(11.0),
         quality: Some(9.0),
         ..record(4)
@@ -206,6 +208,7 @@ fn every_number_of_a_record_is_a_scalar() {
         ("progress/images", 32.0),
         ("progress/images_per_second", 8.0),
         ("progress/seconds", 4.0),
+        ("quality/contrast", 11.5),
         ("quality/diversity", 8.0),
         ("quality/diversity_nearest", 10.0),
         ("quality/frechet", 9.0),

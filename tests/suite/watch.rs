@@ -112,3 +112,27 @@ fn the_best_is_the_smallest_distance() {
     watchdog.best = Some(Best { step: 2, quality: Some(7.0) });
     assert_eq!([7.0, 8.0, 6.5].map(|quality| watchdog.would_improve(quality)), [false, false, true]);
 }
+
+#[test]
+fn flat_samples_are_told_once_until_there_was_something() {
+    let told = |contrast: &dyn Fn(u64) -> f64| {
+        let mut watchdog = Watchdog::default();
+        let look = |images: u64| {
+            let record = Record { contrast: Some(contrast(images)), ..sound(images) };
+            watchdog = serde_json::from_str(&serde_json::to_string(&watchdog).unwrap()).unwrap();
+            let news = watchdog.sees_flat(&record);
+            assert!(watchdog.is_content() && watchdog.said.is_empty(), "it speaks against nothing");
+            news.then_some(images)
+        };
+        (2500..=60_000).step_by(2500).filter_map(look).collect::<Vec<_>>()
+    };
+    assert_eq!(told(&|_| 0.03), [10_000]);
+    assert!(told(&|_| 0.4).is_empty());
+    // Grey at first, as every run is.
+    assert!(told(&|images| if images < 10_000 { 0.01 } else { 0.3 }).is_empty());
+    // Grey again, for long or for a moment.
+    assert_eq!(told(&|images| if (5000..30_000).contains(&images) { 0.3 } else { 0.05 }), [35_000]);
+    assert!(told(&|images| if images % 10_000 < 5000 { 0.05 } else { 0.3 }).is_empty());
+    // Where nothing is known of real images, nothing is said.
+    assert!(!Watchdog::default().sees_flat(&sound(10_000)));
+}

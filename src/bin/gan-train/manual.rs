@@ -4,8 +4,9 @@ use ganforge::cli::generate::Manual;
 
 pub const MANUAL: Manual = Manual {
     name: "gan-train",
-    synopsis: "gan-train --preset NAME|--config FILE.toml --data SOURCE --out RUN [OPTIONS]\ngan-train --resume RUN [OPTIONS]\ngan-train COMMAND [OPTIONS] [ARGUMENTS]",
+    synopsis: "gan-train [--preset NAME|--config FILE.toml] --data SOURCE --out RUN [OPTIONS]\ngan-train --resume RUN [OPTIONS]\ngan-train COMMAND [OPTIONS] [ARGUMENTS]",
     examples: &[
+        ("gan-train --data faces.zip --out runs/first", "Trains what suits the images, and says what that is."),
         (
             "gan-train --preset dcgan-64 --data faces.zip --out runs/faces --epochs 25",
             "Trains a DCGAN on the images of an archive.",

@@ -1,6 +1,7 @@
 //! `gan-train` end to end, on small networks and few images: run folders, exact resume, interruption, damage, wrong calls.
 
 mod batches;
+mod chosen;
 mod damaged;
 mod program;
 mod resume;

@@ -24,7 +24,11 @@ fn wrong_calls_say_how_to_mend_them() {
         (only(&["presets", "wgan-animal"]), "Did you mean 'wgan-anime'?"),
         (only(&["--preset", "digits", "--out", &out]), "--data is missing. Name a folder"),
         (only(&["--preset", "digits", "--data", &data]), "--out is missing. Name a new folder"),
-        (only(&["--data", &data, "--out", &out]), "neither --preset nor --config nor --resume is given. `gan-train presets`"),
+        (only(&["--out", &out]), "--data is missing. Name a folder"),
+        (only(&["--data", &data]), "--out is missing. Name a new folder"),
+        (only(&["--data", &data, "--out", &out, "--size", "100"]), "size 100. Choose 32, 64 or 128 pixels"),
+        (only(&["--data", &data, "--out", &run]), "holds a run already. Continue it with gan-train --resume"),
+        (only(&["--data", &data, "--out", &out, "--set=data.size=32"]), "the flags do not fit what was chosen for the images"),
         (only(&["--preset", "digits", "--data", "mnits", "--out", &out]), "Did you mean 'mnist'?"),
         (only(&["--preset", "digits", "--data", "no/such/place", "--out", &out]), "no file or folder of that name"),
         (at(&run), "holds a run already. Continue it with gan-train --resume"),
@@ -144,6 +148,9 @@ fn config_files() {
 fn presets_can_be_listed_and_printed() {
     let list = gan_train(&["presets"]).assert().success().stderr("").get_output().stdout.clone();
     let list = String::from_utf8(list).unwrap();
+    // What to begin with stands before them.
+    let (first, list) = list.split_once("\n\n").unwrap();
+    assert!(first.starts_with("To begin with, none: `gan-train --data FOLDER --out RUN` chooses"), "{first}");
     assert_eq!(list.lines().count(), PRESETS.len());
     for ((name, _), line) in PRESETS.iter().zip(list.lines()) {
         let config = TrainConfig::preset(name).unwrap();

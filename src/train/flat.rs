@@ -1,0 +1,91 @@
+//! Samples in which there is nothing to be seen yet: how that is measured, and what the reason may be.
+
+use super::Record;
+use super::watch::deviation;
+use crate::config::TrainConfig;
+use crate::data::Dataset;
+use crate::image::Images;
+use crate::nn::LayerSpec;
+use crate::text::grouped;
+
+/// Images whose contrast is taken.
+pub(super) const N: usize = 64;
+/// Blocks a side, whose means are compared: the fine patterns that untrained transposed convolutions lay over everything are no contrast.
+const BLOCKS: usize = 8;
+/// Real images with less contrast, in levels of 255, are flat themselves, and nothing can be told by them.
+const LEAST: f64 = 1.0;
+
+/// How much lighter and darker parts differ within images: the standard deviation of the means of 8 × 8 blocks, averaged over images
+/// and channels; 0 to 127.5.
+pub(super) fn contrast(images: &Images) -> f64 {
+    let Images { height, width, channels, .. } = *images;
+    let parts = images.n * channels;
+    let blocks = [BLOCKS.min(height), BLOCKS.min(width)];
+    let mut sum = 0.0;
+    for image in images.pixels.chunks_exact(images.bytes().max(1)) {
+        for channel in 0..channels {
+            let mut means = vec![[0.0f64; 2]; blocks[0] * blocks[1]];
+            for (at, &value) in image.iter().skip(channel).step_by(channels).enumerate() {
+                let [row, column] = [at / width * blocks[0] / height, at % width * blocks[1] / width];
+                let [total, count] = &mut means[row * blocks[1] + column];
+                (*total, *count) = (*total + f64::from(value), *count + 1.0);
+            }
+            sum += deviation(&means.iter().map(|[total, count]| total / count).collect::<Vec<_>>());
+        }
+    }
+    sum / parts.max(1) as f64
+}
+
+/// The contrast of real images; `None` where they have none themselves.
+pub(super) fn real_contrast(data: &Dataset) -> Option<f64> {
+    let n = N.min(data.len);
+    let spaced: Vec<u32> = (0..n).filter_map(|at| u32::try_from(at * data.len / n).ok()).collect();
+    Some(contrast(&data.images(&spaced))).filter(|contrast| *contrast > LEAST)
+}
+
+/// What to say of a run whose samples are flat at this line of the log.
+pub(super) fn note(config: &TrainConfig, record: &Record) -> String {
+    let contrast = record.contrast.unwrap_or(0.0);
+    let images = grouped(usize::try_from(record.images).unwrap_or(usize::MAX));
+    let reason = reason(config, record);
+    format!("the samples are flat after {images} images: their contrast is {contrast:.2} of the real images'. {reason}")
+}
+
+/// The likeliest reason, and what helps.
+fn reason(config: &TrainConfig, record: &Record) -> String {
+    /// So much of the data's diversity the trained weights' samples have where only the average of the weights lags behind.
+    const DIVERSE: f64 = 0.2;
+    /// In fewer steps nothing comes of any network.
+    const FEW_STEPS: u64 = 500;
+    /// A generator whose widest layer has no more channels is a narrow one, and begins late.
+    const NARROW: usize = 128;
+    let widest = widest(&config.generator.layers);
+    if config.schedule.has_average() && record.diversity.is_some_and(|diversity| diversity >= DIVERSE) {
+        return "The averaged weights, which make them, seem to lag behind the trained ones, whose samples differ from one another: wait, \
+                or set a shorter schedule.ema_half_life, or a smaller schedule.ema_decay."
+            .to_string();
+    }
+    if record.step < FEW_STEPS {
+        let (step, batch) = (record.step, config.schedule.batch_size);
+        return match batch {
+            ..=32 => format!("Steps were perhaps too few so far, {step}: wait for some hundreds."),
+            _ => format!(
+                "Steps were perhaps too few so far, {step} of {batch} images: wait for some hundreds, or begin again with smaller batches \
+                 (schedule.batch_size = 32), which make more steps of as many images."
+            ),
+        };
+    }
+    if widest <= NARROW {
+        return format!(
+            "The generator is perhaps too narrow, with {widest} channels at most: begin again with wider layers (`TrainConfig::with_width`)."
+        );
+    }
+    "The critic is perhaps too far ahead of the generator: wait, or begin again with a lower optimizer.critic.lr or other batches \
+     (schedule.batch_size)."
+        .to_string()
+}
+
+/// Channels or features of the widest layer, those in residual blocks among them.
+fn widest(layers: &[LayerSpec]) -> usize {
+    layers.iter().flat_map(|layer| layer.parts().into_iter().map(widest).chain(layer.width())).max().unwrap_or(0)
+}
