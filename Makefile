@@ -29,14 +29,14 @@ demo: build ## train a small GAN on synthetic digits, export it, draw 1000 image
 	cargo run -q $(cargo_flags) --bin gan-train -- --preset digits --data synthetic --set data.classes=10 --out $(demo)/run; \
 	cargo run -q $(cargo_flags) --bin gan-infer -- --n 1000 --out $(demo)/samples --model $(demo)/run/generator.onnx; \
 	cargo run -q $(cargo_flags) --bin gan-infer -- --n 100 --format grid --out $(demo)/grid.png --model $(demo)/run/generator.onnx; \
-	for name in faces digits; do cargo run -q $(cargo_flags) --bin gan-infer -- --n 100 --format grid --out $(demo)/$$name.png --model $$name; done
+	for name in faces digits fashion; do cargo run -q $(cargo_flags) --bin gan-infer -- --n 100 --format grid --out $(demo)/$$name.png --model $$name; done
 	@echo
 	@echo 'The training run:        $(demo)/run'
 	@echo 'The generator:           $(demo)/run/generator.onnx'
 	@echo '1000 images:             $(demo)/samples'
 	@echo '100 of them on a sheet:  $(demo)/grid.png'
 	@echo 'The report of the run:   $(demo)/run/report.html'
-	@echo 'Built-in generators:     $(demo)/faces.png and $(demo)/digits.png'
+	@echo 'Built-in generators:     $(demo)/faces.png, $(demo)/digits.png and $(demo)/fashion.png'
 
 onnx: build ## make the built-in models in onnx/ from their folders in models/, byte for byte the same
 	@$(with_onnxruntime) set -ex; for run in models/*/; do \

@@ -15,6 +15,12 @@ pub static DIGITS: &[u8] = include_bytes!("digits.onnx");
 /// Handwritten digits in int8, the faster on CPUs.
 pub static DIGITS_INT8: &[u8] = include_bytes!("digits.int8.onnx");
 
+/// Garments, shoes and bags, 28 × 28 grey: computes in f32, weights stored in 8 bits.
+pub static FASHION: &[u8] = include_bytes!("fashion.onnx");
+
+/// Garments, shoes and bags in int8, the faster on CPUs.
+pub static FASHION_INT8: &[u8] = include_bytes!("fashion.int8.onnx");
+
 /// A classifier whose features tell how good images of 28 × 28 are.
 pub static FEATURES_28: &[u8] = include_bytes!("features-28.onnx");
 

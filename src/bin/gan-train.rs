@@ -403,9 +403,11 @@ fn chosen_config(args: &TrainArgs, device: &Device, console: &Console) -> Result
         return Err(Error::usage(format!("size {size}"), "Choose 32, 64 or 128 pixels."));
     }
     // In the form that will most likely be chosen, so that they need not be read again.
-    let [size, channels] = match args.data.iter().all(|source| data::is_idx(source)) {
-        true => [args.size.unwrap_or(28), 1],
-        false => [args.size.unwrap_or(64), 3],
+    let all = |is: fn(&str) -> bool| args.data.iter().all(|source| is(source));
+    let [size, channels] = match (all(data::is_idx), all(data::is_grey)) {
+        (true, true) => [args.size.unwrap_or(28), 1],
+        (true, false) => [args.size.unwrap_or(28), 3],
+        (false, _) => [args.size.unwrap_or(64), 3],
     };
     let data = data::load(&args.data[..], &DataConfig::plain(&args.data[..], size, channels), console)?;
     let precision = match device.is_cuda() {
@@ -424,9 +426,17 @@ fn chosen_config(args: &TrainArgs, device: &Device, console: &Console) -> Result
 /// The images in the form that the config asks for: those that are there, or read.
 fn as_configured(data: Option<Dataset>, config: &TrainConfig, console: &Console) -> Result<Dataset> {
     let DataConfig { source, size, channels, classes, .. } = &config.data;
-    match data.filter(|data| [data.size, data.channels, 0] == [*size, *channels, *classes]) {
-        Some(data) => Ok(data),
-        None => data::load(source, &config.data, console),
+    let found = data.as_ref().map(|data| data.len);
+    if let Some(data) = data.filter(|data| [data.size, data.channels, 0] == [*size, *channels, *classes]) {
+        return Ok(data);
+    }
+    let data = data::load(source, &config.data, console)?;
+    match found.filter(|found| *found != data.len) {
+        None => Ok(data),
+        Some(found) => Err(Error::usage(
+            format!("the images changed while they were read: first there were {found}, then {}", data.len),
+            "Begin again once nothing is written there any more.",
+        )),
     }
 }
 

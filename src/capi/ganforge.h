@@ -175,7 +175,7 @@ const char *ganforge_last_error(void);
 enum ganforge_status ganforge_runtime_load(const char *path);
 
 /*
- Opens a generator: a built-in one by its name ("faces", "digits"; null for the first), an ONNX file by its path, or a training run's
+ Opens a generator: a built-in one by its name ("faces", "digits", "fashion"; null for the first), an ONNX file by its path, or a training run's
  folder. `options` may be null. The generator goes to `*out`, which is null where there is none.
 
  # Safety

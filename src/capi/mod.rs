@@ -147,7 +147,7 @@ pub unsafe extern "C" fn ganforge_runtime_load(path: *const c_char) -> ganforge_
     })
 }
 
-/// Opens a generator: a built-in one by its name ("faces", "digits"; null for the first), an ONNX file by its path, or a training run's
+/// Opens a generator: a built-in one by its name ("faces", "digits", "fashion"; null for the first), an ONNX file by its path, or a training run's
 /// folder. `options` may be null. The generator goes to `*out`, which is null where there is none.
 ///
 /// # Safety

@@ -29,18 +29,24 @@ pub struct Facts {
 
 /// Up to this side grey images are taken for drawn or written signs, such as MNIST's, for which there is a preset of 28 pixels.
 const SMALL: usize = 32;
+/// Up to this side, that of StackedMNIST, images in colour are, too.
+const SMALLEST: usize = 28;
+/// With fewer images people are told.
+const FEWEST: usize = 500;
 /// Sets of fewer images are augmented. DiffAugment lowers the Fréchet distance of CIFAR-10's 50,000 images a little and that of a tenth of
 /// them much (arXiv 2006.10738), and helped with the 30,000 faces of models/; with 140,000 faces augmenting hardly helps (arXiv 2006.06676).
 const FEW: usize = 50_000;
 /// Classes are told where each has so many images. With few, a generator that is told the classes makes the same image of each again and
 /// again, where it would not without them (arXiv 2201.06578, sets of a hundred and some hundreds a class).
 const IMAGES_A_CLASS: usize = 500;
+/// A label is a byte.
+const MOST_CLASSES: usize = 256;
 /// Images a batch on a CPU, where the first minutes count. Batches of 128 make a quarter of the steps of as many images, and the first
 /// hundreds of steps show nothing (benches/RESULTS.md).
 const BATCH: usize = 32;
 /// And on a GPU, where the first minutes are the whole run: those of the built-in faces.
 const BATCH_ON_GPU: usize = 128;
-/// How wide the layers of `dcgan-64` are made on a CPU: half as wide they train twice as fast, and it is these that faces were seen to
+/// How wide the layers of `dcgan-64` are made on a CPU: half as wide they take a quarter of the multiplications, and it is these that faces were seen to
 /// begin with in the first minutes (benches/RESULTS.md).
 const WIDTH_ON_CPU: f64 = 0.5;
 /// What folders are called that part a set for training from one for tests; they are no classes.
@@ -67,12 +73,13 @@ impl Facts {
             let what = "one image: there is nothing to learn what images have in common from";
             return Err(Error::usage(what, "Give more images; some hundreds are few, thousands are better."));
         }
-        let preset = if self.is_small_and_grey() && size.is_none() { "dcgan-28" } else { "dcgan-64" };
+        let preset = if self.is_signs() && size.is_none() { "dcgan-28" } else { "dcgan-64" };
         let size = size.or((preset == "dcgan-64").then_some(if self.side < 64 { 32 } else { 64 }));
         let width = width.or((preset == "dcgan-64" && !self.gpu).then_some(WIDTH_ON_CPU));
         let mut table = resized(preset_table(preset)?, preset, size, width)?;
-        if self.is_grey() && preset != "dcgan-28" {
-            table = parse_table(&TrainConfig::from_table(table, preset)?.with_channels(1)?.to_toml()?, preset)?;
+        let (channels, config) = (if self.is_grey() { 1 } else { 3 }, TrainConfig::from_table(table.clone(), preset)?);
+        if config.data.channels != channels {
+            table = parse_table(&config.with_channels(channels)?.to_toml()?, preset)?;
         }
         for assignment in self.assignments() {
             set(&mut table, &assignment)?;
@@ -93,7 +100,7 @@ impl Facts {
             format!("schedule.precision={}", self.precision.name()),
             format!("output.sample_every={{ images = {} }}", length / 60),
         ];
-        if !self.is_grey() {
+        if !self.is_grey() && !self.is_signs() {
             all.push("data.flip=true".to_string());
         }
         if self.images < FEW {
@@ -119,12 +126,13 @@ impl Facts {
         self.colour * 10 < self.images
     }
 
-    fn is_small_and_grey(&self) -> bool {
-        self.is_grey() && self.side <= SMALL
+    /// Whether they are taken for signs, which a mirror makes others of.
+    fn is_signs(&self) -> bool {
+        self.side <= if self.is_grey() { SMALL } else { SMALLEST }
     }
 
     fn has_classes_enough(&self) -> bool {
-        self.classes.len() <= 256 && self.classes.iter().min().is_some_and(|least| *least >= IMAGES_A_CLASS)
+        self.classes.len() <= MOST_CLASSES && self.classes.iter().min().is_some_and(|least| *least >= IMAGES_A_CLASS)
     }
 
     fn in_words(&self) -> String {
@@ -153,6 +161,9 @@ impl Facts {
             let few = if self.images < FEW { format!(" (fewer than {} images)", grouped(FEW)) } else { String::new() };
             parts.push(format!("augmented{few}"));
         }
+        if self.images < FEWEST {
+            parts.push("which are so few that it will learn them by heart".to_string());
+        }
         parts.extend(self.classes_told(data.classes));
         parts.push(match schedule.length {
             Span::Images(images) => format!("{} images to show", grouped(usize::try_from(images).unwrap_or(usize::MAX))),
@@ -166,6 +177,9 @@ impl Facts {
     fn classes_told(&self, told: usize) -> Option<String> {
         let least = self.classes.iter().min()?;
         Some(match told {
+            0 if self.classes.len() > MOST_CLASSES => {
+                format!("not told the {} classes ({MOST_CLASSES} at most)", self.classes.len())
+            }
             0 if self.has_classes_enough() => format!("not told the {} classes", self.classes.len()),
             0 => {
                 let few = format!("one has {} images, and {IMAGES_A_CLASS} are enough", grouped(*least));

@@ -164,7 +164,12 @@ fn numbered(index: usize) -> String {
     format!("image {index}")
 }
 
-/// Whether a source's images are those of an IDX file, or `synthetic`: grey ones of one size, read in a moment.
+/// Whether a source that [`is_idx`] has grey images.
+pub fn is_grey(source: &str) -> bool {
+    source != stacked::NAME
+}
+
+/// Whether a source's images are those of an IDX file, or made here or from one: of one size, read in a moment.
 pub fn is_idx(source: &str) -> bool {
     let path = Path::new(source);
     NAMES.contains(&source) || idx::training_file(path).is_some() || path.is_file() && !holds_images(path) && idx::is_one(path)
@@ -243,7 +248,10 @@ fn unknown(source: &str) -> Error {
     let hint = near.map(|near| format!("Did you mean '{near}'? ")).unwrap_or_default();
     Error::usage(
         format!("there is no data set '{}', and no file or folder of that name", on_one_line(source)),
-        format!("{hint}Data is one of {}, or the path of a folder or zip of images or of an IDX file.", NAMES.join(", ")),
+        format!(
+            "{hint}Data is one of {}, or the path of a folder or zip of images, or of an IDX, npy, npz or tar file.",
+            NAMES.join(", ")
+        ),
     )
 }
 

@@ -89,7 +89,7 @@ impl ReductionReport {
 fn told(psnr: Option<f64>) -> String {
     match psnr {
         Some(psnr) => format!("in int8 alone {psnr:.1} dB"),
-        None => "its sums, its stride or its padding are too large for int8".to_string(),
+        None => "int8 has no form for channels in groups, nor for so long sums, such a stride or padding".to_string(),
     }
 }
 

@@ -41,6 +41,13 @@ pub static BUILTIN: &[Builtin] = &[
         bytes: ganforge_models::DIGITS,
         int8: ganforge_models::DIGITS_INT8,
     },
+    #[cfg(feature = "builtin")]
+    Builtin {
+        name: "fashion",
+        about: "garments, shoes and bags, 28 × 28 grey, a DCGAN trained on Fashion-MNIST",
+        bytes: ganforge_models::FASHION,
+        int8: ganforge_models::FASHION_INT8,
+    },
 ];
 
 /// The built-in generator of this name, or the default one.

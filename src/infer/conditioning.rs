@@ -60,14 +60,17 @@ impl Class {
         }
     }
 
-    /// The class of that name, or else of that number; where classes are called by numbers, these names count.
+    /// The class of that name, whose capitals do not matter where only one is called so, or else of that number; where classes are called
+    /// by numbers, these names count.
     ///
     /// # Errors
     /// When the generator knows no classes, or none of that name or number.
     pub fn named(class: &str, contract: Option<&Contract>, name: &str) -> Result<Self> {
         let names = contract.map_or(&[][..], |contract| &contract.class_names);
+        let mut alike = (0..names.len()).filter(|&number| names[number].eq_ignore_ascii_case(class));
+        let one_alike = alike.next().filter(|_| alike.next().is_none());
         let called = names.iter().position(|name| name == class);
-        if let Some(number) = called.or_else(|| class.parse().ok()) {
+        if let Some(number) = called.or(one_alike).or_else(|| class.parse().ok()) {
             return Self::new(number, contract, name);
         }
         let Self { of, .. } = Self::new(0, contract, name)?;

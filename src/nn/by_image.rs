@@ -65,10 +65,19 @@ pub(super) fn combine(line: &Affine<'_>, terms: &[(&Tensor, Tensor)], act: Activ
 /// # Errors
 /// As [`combine`].
 pub(super) fn plus_shares(g: &Tensor, x: &Tensor, shares: &Tensor) -> Result<Tensor> {
-    let none = Tensor::zeros((1, 1), x.dtype(), x.device())?;
-    let one = Tensor::ones((1, 1), x.dtype(), x.device())?;
-    let scale = shares.reshape(((), 1))?;
-    combine(&Affine { x, centre: &none, scale: &scale, shift: &none }, &[(g, one)], Activation::None)
+    let [n, _] = sizes(x)?;
+    if g.elem_count() != x.elem_count() || shares.elem_count() != n {
+        bail!("shares by image: {:?} and {} of {:?}", g.dims(), shares.elem_count(), x.dims());
+    }
+    on_device!(
+        x.device(),
+        cpu: for_float!(x.dtype(), T => cpu::by_image::plus_shares::<T>(&g.contiguous()?, &x.contiguous()?, shares)),
+        cuda: {
+            let none = Tensor::zeros((1, 1), x.dtype(), x.device())?;
+            let (one, scale) = (none.ones_like()?, shares.reshape((n, 1))?);
+            combine(&Affine { x, centre: &none, scale: &scale, shift: &none }, &[(g, one)], Activation::None)
+        }
+    )
 }
 
 /// `Σ cᵢ g` over all images and positions, `[c]`; `shares` are c, `[n]`.

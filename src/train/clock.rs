@@ -9,11 +9,13 @@ pub(super) struct Clock {
     began: Instant,
     first_step: u64,
     first_images: u64,
+    /// The losses that were last logged, for a person to read.
+    losses: String,
 }
 
 impl Clock {
     pub fn start(step: u64, images: u64) -> Self {
-        Self { began: Instant::now(), first_step: step, first_images: images }
+        Self { began: Instant::now(), first_step: step, first_images: images, losses: String::new() }
     }
 
     pub fn seconds(&self) -> f64 {
@@ -21,19 +23,18 @@ impl Clock {
     }
 
     pub fn rate(&self, images: u64) -> f64 {
-        (images - self.first_images) as f64 / self.seconds().max(1e-9)
+        images.saturating_sub(self.first_images) as f64 / self.seconds().max(1e-9)
     }
 
-    pub fn detail(&self, record: &Record, total: u64) -> String {
-        let steps = (record.step - self.first_step).max(1) as f64;
-        let left = self.seconds() / steps * total.saturating_sub(record.step) as f64;
-        format!(
-            "critic {:.3} generator {:.3} | {:.0} images/s | {} left",
-            record.loss_critic,
-            record.loss_generator,
-            record.images_per_second,
-            duration(left)
-        )
+    pub fn logged(&mut self, record: &Record) {
+        self.losses = format!("critic {:.3} generator {:.3} | ", record.loss_critic, record.loss_generator);
+    }
+
+    /// How it stands after a step, of a run of so many.
+    pub fn detail(&self, step: u64, images: u64, total: u64) -> String {
+        let steps = step.saturating_sub(self.first_step).max(1) as f64;
+        let left = self.seconds() / steps * total.saturating_sub(step) as f64;
+        format!("{}{:.0} images/s | {} left", self.losses, self.rate(images), duration(left))
     }
 }
 

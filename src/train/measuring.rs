@@ -30,7 +30,9 @@ pub(super) fn judge_end(job: &TrainingJob, trainer: &Trainer, watchdog: &Watchdo
 pub(super) fn distance(job: &TrainingJob, judge: &dyn Judge, trainer: &Trainer, preview: &Preview) -> Result<Option<f64>> {
     let samples = preview.images(trainer, job.config.watch.judge_samples)?;
     let unmeasured = |error| job.progress.say(&format!("warning: the distance was not measured: {error}"));
-    Ok(judge.distance(&samples).map_err(unmeasured).ok().filter(|distance| distance.is_finite()))
+    // The last digits depend on how many threads onnxruntime works on; which checkpoint is the best must not.
+    let rounded = |distance: f64| (distance * 1e6).round() / 1e6;
+    Ok(judge.distance(&samples).map_err(unmeasured).ok().filter(|distance| distance.is_finite()).map(rounded))
 }
 
 /// How often the distance was measured in a run so far.

@@ -338,6 +338,8 @@ impl<'a> Run<'a> {
 
             // Tell. Before every save, so that nothing that has diverged replaces what has not.
             let mut due = self.due(before, after);
+            let images = self.batches.images_after(self.trainer.critic_steps());
+            self.job.progress.update(after, &self.clock.detail(after, images, self.total));
             if due.log || due.sheet {
                 self.job.folder.check()?;
             }
@@ -346,7 +348,7 @@ impl<'a> Run<'a> {
                 let better = record.quality.filter(|quality| self.watchdog.would_improve(*quality));
                 due.save |= better.is_some();
                 self.log.write(&record)?;
-                self.job.progress.update(after, &self.clock.detail(&record, self.total));
+                self.clock.logged(&record);
                 if self.watchdog.sees_flat(&record) {
                     self.job.progress.say(&format!("note: {}", flat::note(self.job.config, &record)));
                 }

@@ -121,3 +121,20 @@ pub(in crate::nn) fn combine<T: Float>(
     });
     Tensor::from_vec(y, x.shape(), x.device())
 }
+
+/// As `by_image::plus_shares`, of contiguous operands.
+pub(in crate::nn) fn plus_shares<T: Float>(g: &Tensor, x: &Tensor, shares: &Tensor) -> Result<Tensor> {
+    let shares = shares.contiguous()?;
+    let (vg, vx, vs) = (View::of(g), View::of(x), View::of(&shares));
+    let (g, x_values, shares) = (vg.slice::<T>()?, vx.slice::<T>()?, vs.slice::<T>()?);
+    let image = x_values.len() / shares.len().max(1);
+    let y = filled(x_values.len(), |y| {
+        let few = (TASK / image).max(1);
+        let images =
+            y.par_chunks_exact_mut(image).zip(g.par_chunks_exact(image).zip(x_values.par_chunks_exact(image))).zip(shares);
+        images.with_min_len(few).for_each(|((y, (g, x)), &share)| {
+            vectorised(|| y.iter_mut().zip(g).zip(x).for_each(|((y, &g), &x)| y.put(x.mul_add(share, g))));
+        });
+    });
+    Tensor::from_vec(y, x.shape(), x.device())
+}

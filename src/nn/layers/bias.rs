@@ -90,7 +90,7 @@ impl Traced for TracedBias {
     }
 
     fn jvp(&mut self, dx: Tensor, _: bool, also: Option<&Tensor>) -> Result<Tensor> {
-        let dz = self.dz.as_ref().ok_or_else(|| failure("a bias has no gradient yet"))?;
+        let dz = &self.dz.take().ok_or_else(|| failure("a bias has no gradient yet"))?;
         self.fused.jvp(&dx, dz)?;
         self.gradient = Some(bias_grad_by_shares(dz, also)?);
         Ok(dx)

@@ -184,7 +184,8 @@ impl<B: Bilinear> Traced for TracedProduct<B> {
     }
 
     fn jvp(&mut self, dx: Tensor, needs_output: bool, also: Option<&Tensor>) -> Result<Tensor> {
-        let dz = self.dz.as_ref().ok_or_else(|| failure("a layer with kernels has no gradient yet"))?;
+        // Nobody needs it any more then.
+        let dz = &self.dz.take().ok_or_else(|| failure("a layer with kernels has no gradient yet"))?;
         let met = also.map(|shares| plus_shares(&dx, &self.x, shares)).transpose()?;
         self.gradients = vec![self.to_weight(met.as_ref().unwrap_or(&dx), dz)?];
         drop(met);

@@ -150,6 +150,11 @@ fn names_of_classes_are_looked_at() {
     let number = |class: &str, contract: &Contract| Class::named(class, Some(contract), "m").map(Class::number);
     assert_eq!(["cat", "0", "dog", "1", "2"].map(|class| number(class, &named).unwrap()), [0, 1, 2, 1, 2]);
     assert_eq!(number("0", &contract).unwrap(), 0);
+    // Capitals, where that leaves one.
+    assert_eq!(number("CAT", &named).unwrap(), 0);
+    let two = Contract { class_names: ["cat", "Cat", "dog"].map(String::from).into(), ..contract.clone() };
+    assert_eq!(["cat", "Cat", "Dog"].map(|class| number(class, &two).unwrap()), [0, 1, 2]);
+    assert!(number("CAT", &two).is_err());
     let told = |class: &str, contract: &Contract| number(class, contract).unwrap_err().to_string();
     assert!(told("dogs", &named).contains("there is no class 'dogs'. Did you mean 'dog'?"), "{}", told("dogs", &named));
     assert!(told("xyz", &named).contains("called cat, 0, dog, and its classes are 0 to 2."), "{}", told("xyz", &named));
