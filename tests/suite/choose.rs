@@ -51,9 +51,17 @@ fn size_and_colour_follow_the_images() {
     assert_eq!(form(2959, (4000, 3000), 2959, None), dcgan(64, 3, true));
     assert_eq!(form(2959, (4000, 3000), 2959, Some(128)), dcgan(128, 3, true));
     assert_eq!(form(2959, (48, 48), 2959, Some(64)), dcgan(64, 3, true));
+    // StackedMNIST: a mirrored digit is none.
+    assert_eq!(form(128_000, (28, 28), 128_000, None), ("dcgan-28".to_string(), 28, 3, false));
     // Some grey ones among photographs, some with a cast among scans.
     assert_eq!(form(100, (64, 64), 10, None), dcgan(64, 3, true));
     assert_eq!(form(100, (64, 64), 9, None), dcgan(64, 1, false));
+}
+
+#[test]
+fn very_few_images_are_told() {
+    let told = |images| chosen(&on_cpu(&report(images, (64, 64), images)), None).1.contains("learn them by heart");
+    assert_eq!([2, 499, 500].map(told), [true, true, false]);
 }
 
 #[test]

@@ -93,7 +93,7 @@ fn a_choice_fits_what_was_found() {
         draw(&place.path("thousand").join(format!("{number}/it.png")), number, [8, 8], true);
     }
     let (line, config) = dry(&place.path("thousand"), &["--width=0.1"]);
-    assert!(form(&config) == (32, 3, 0) && !line.contains("classes"), "{line}");
+    assert!(form(&config) == (28, 3, 0) && !line.contains("classes"), "{line}");
 
     let mixed = folder(&place, "mixed", 4, [64, 80], true);
     draw(&mixed.join("grey.png"), 9, [64, 64], false);
