@@ -165,8 +165,8 @@ pub(super) unsafe fn narrow(from: &[f32], to: &mut [u16]) {
         let lanes = mask(from.len());
         // SAFETY: as many lanes as there are values; any bits are a value.
         unsafe {
-            let narrow: __m256bh = _mm512_cvtneps_pbh(_mm512_maskz_loadu_ps(lanes, from.as_ptr()));
-            _mm256_mask_storeu_epi16(to.as_mut_ptr().cast(), lanes, transmute(narrow));
+            let narrow = _mm512_cvtneps_pbh(_mm512_maskz_loadu_ps(lanes, from.as_ptr()));
+            _mm256_mask_storeu_epi16(to.as_mut_ptr().cast(), lanes, transmute::<__m256bh, __m256i>(narrow));
         }
     }
     rest.fill(0);
