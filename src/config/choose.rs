@@ -46,8 +46,8 @@ const MOST_CLASSES: usize = 256;
 const BATCH: usize = 32;
 /// And on a GPU, where the first minutes are the whole run: those of the built-in faces.
 const BATCH_ON_GPU: usize = 128;
-/// How wide the layers of `dcgan-64` are made on a CPU: half as wide they take a quarter of the multiplications, and it is these that faces were seen to
-/// begin with in the first minutes (benches/RESULTS.md).
+/// How wide the layers of `dcgan-64` are made on a CPU: half as wide they take a quarter of the multiplications, and it is these that
+/// faces were seen to begin with in the first minutes (benches/RESULTS.md).
 const WIDTH_ON_CPU: f64 = 0.5;
 /// What folders are called that part a set for training from one for tests; they are no classes.
 const PARTS: [&str; 9] = ["train", "training", "test", "testing", "val", "valid", "validation", "dev", "eval"];

@@ -76,7 +76,9 @@ fn reason(config: &TrainConfig, record: &Record) -> String {
         };
     }
     if widest <= NARROW {
-        return format!("The generator is perhaps too narrow, with {widest} channels at most: begin again with wider layers.");
+        return format!(
+            "The generator is perhaps too narrow, with {widest} channels at most: begin again with wider layers (`TrainConfig::with_width`)."
+        );
     }
     "The critic is perhaps too far ahead of the generator: wait, or begin again with a lower optimizer.critic.lr or other batches \
      (schedule.batch_size)."

@@ -21,7 +21,7 @@ pub(in crate::nn) fn lacking_for_bf16() -> Vec<&'static str> {
 }
 
 /// One of the three convolutions of contiguous tensors of one type; the operands as [`Direction`] says, the result of these sizes.
-/// Those in f32 may multiply in bf16, if the CPU can; those in f64 are exact, and those in groups of an odd number of channels multiply in f32.
+/// Those in f32 may multiply in bf16, if the CPU can, but for those in groups of an odd number of channels; those in f64 are exact.
 pub(in crate::nn) fn conv(
     direction: Direction,
     plan: &ConvPlan,

@@ -30,13 +30,6 @@ impl TracedNorm {
     }
 }
 
-/// The shape of one number an image, beside values of so many axes.
-fn each_image(values: &Tensor) -> Vec<usize> {
-    let mut shape = vec![1; values.rank()];
-    shape[..1].fill(values.dims()[..1].iter().product());
-    shape
-}
-
 impl Traced for TracedNorm {
     fn vjp(self: Box<Self>, dy: Tensor, wanted: Wanted, _: bool) -> Result<(Tensor, Vec<Tensor>)> {
         // The activation is taken back in the same pass over memory.
@@ -62,7 +55,8 @@ impl Traced for TracedNorm {
         let (dz, _) = self.dz.as_ref().ok_or_else(|| failure("a norm has no gradient yet"))?;
         self.gradients = match also {
             Some(shares) => {
-                let shared = dz.broadcast_mul(&shares.reshape(each_image(dz))?)?;
+                let n = shares.elem_count();
+                let shared = dz.reshape((n, ()))?.broadcast_mul(&shares.reshape((n, 1))?)?.reshape(dz.shape())?;
                 self.made.vjp(&self.x, &self.gain, Activation::None, shared)?.parameters()?.to_vec()
             }
             None => Vec::new(),

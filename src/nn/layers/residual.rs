@@ -96,10 +96,11 @@ impl Traced for TracedResidual {
     }
 
     fn vjp_to_input(&mut self, dy: Tensor) -> Result<Tensor> {
-        // The body keeps its gradient for the passes to come: who else takes it must only read it.
+        // The body keeps its gradient for the passes to come, a shortcut may use up its own: no two have the same.
         let dx = self.body.vjp_to_input(for_body(&dy, self.hands_over)?)?;
         let beside = match &mut self.shortcut {
-            Some(shortcut) => shortcut.vjp_to_input(dy.copy()?)?,
+            Some(shortcut) if self.hands_over => shortcut.vjp_to_input(dy.copy()?)?,
+            Some(shortcut) => shortcut.vjp_to_input(dy)?,
             None => dy,
         };
         sum(dx, &beside)
