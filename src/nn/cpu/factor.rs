@@ -12,7 +12,7 @@ use rayon::prelude::*;
 use super::float::{Float, Plain};
 use super::memory::Workspace;
 use super::strides::{Strides, row_major, transposed};
-use super::tasks::LINES;
+use super::turn::transpose;
 
 /// Along what a word holds several values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,6 +54,9 @@ pub(super) trait Factor: 'static {
     const NOTHING: Self::Word;
     /// A product may be cut at multiples of so many columns.
     const STEP: usize;
+
+    /// Whether products are so fast that they wait for memory: sparing multiplications does not pay, reading less does.
+    fn outruns_memory() -> bool;
 
     /// Columns of a panel of a second factor of so many.
     fn panel(columns: usize) -> usize;
@@ -100,6 +103,9 @@ pub(super) trait Factor: 'static {
     /// Lends the transpose of a matrix of rows of so many values as the second factor of a product, which may read it again and again.
     fn lend_transpose(values: &[Self::Value], columns: usize, again: bool, work: impl FnOnce(&[Self::Word], Second));
 
+    /// Lends the first factor (m × words) of a product that many tasks share, as they want it.
+    fn lend_first(a: &[Self::Word], sa: Strides, dims: [usize; 2], work: impl FnOnce(&[Self::Word], Strides));
+
     /// These columns, which begin at a multiple of [`Self::STEP`], of `c (m × n) = a (m × words) · b (words × n)`, or of `c += a · b`.
     ///
     /// # Safety
@@ -128,6 +134,10 @@ impl<T: Float> Factor for Exact<T> {
     const ZERO: T = T::ZERO;
     const NOTHING: T = T::ZERO;
     const STEP: usize = LANES;
+
+    fn outruns_memory() -> bool {
+        false
+    }
 
     /// All: the product packs them itself.
     fn panel(columns: usize) -> usize {
@@ -168,6 +178,10 @@ impl<T: Float> Factor for Exact<T> {
         let [turned] = workspace.slices::<T, 1>([values.len()]);
         transpose_parallel(values, columns, 0..rows, turned);
         work(turned, Second::Panels);
+    }
+
+    fn lend_first(a: &[T], sa: Strides, _: [usize; 2], work: impl FnOnce(&[T], Strides)) {
+        work(a, sa);
     }
 
     unsafe fn multiply(
@@ -224,6 +238,10 @@ impl Factor for Bf16 {
     const ZERO: u16 = 0;
     const NOTHING: u32 = 0;
     const STEP: usize = super::bf16::PANEL;
+
+    fn outruns_memory() -> bool {
+        super::amx::is_there()
+    }
 
     fn panel(_: usize) -> usize {
         super::bf16::PANEL
@@ -284,6 +302,17 @@ impl Factor for Bf16 {
         });
     }
 
+    /// Tiles want the words of a row side by side.
+    fn lend_first(a: &[u32], sa: Strides, [m, words]: [usize; 2], work: impl FnOnce(&[u32], Strides)) {
+        if sa.column_step == 1 || !super::amx::is_there() {
+            return work(a, sa);
+        }
+        let mut workspace = Workspace::new::<u32>(&[m * words]);
+        let [turned] = workspace.slices::<u32, 1>([m * words]);
+        transpose_parallel(a, sa.column_step, 0..words, turned);
+        work(turned, row_major(words));
+    }
+
     unsafe fn multiply(
         dims: [usize; 3],
         columns: Range<usize>,
@@ -296,7 +325,12 @@ impl Factor for Bf16 {
     ) {
         assert_eq!(order, Second::Panels, "what is rounded is put in panels");
         // SAFETY: the caller answers for it.
-        unsafe { super::bf16::multiply(dims, columns, a, sa, b, c, add) }
+        unsafe {
+            match super::amx::takes(dims[1], dims[2]) {
+                true => super::amx::multiply(dims, columns, a, sa, b, c, add),
+                false => super::bf16::multiply(dims, columns, a, sa, b, c, add),
+            }
+        }
     }
 }
 
@@ -399,12 +433,7 @@ fn transpose_parallel<T: Plain>(from: &[T], columns: usize, rows: Range<usize>, 
     const BLOCK: usize = 64;
     let height = rows.len();
     to.par_chunks_mut(BLOCK * height).enumerate().for_each(|(task, to)| {
-        for first in (0..height).step_by(LINES) {
-            for (column, to) in to.chunks_exact_mut(height).enumerate() {
-                let at = task * BLOCK + column;
-                let to = to[first..].iter_mut().take(LINES).enumerate();
-                to.for_each(|(row, to)| *to = from[(rows.start + first + row) * columns + at]);
-            }
-        }
+        let from = &from[rows.start * columns + task * BLOCK..];
+        transpose(from, columns, to, height, [height, to.len() / height]);
     });
 }

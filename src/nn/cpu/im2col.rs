@@ -13,11 +13,12 @@ use rayon::prelude::*;
 
 use super::factor::{Factor, Layout, Second};
 use super::float::{Float, Plain};
-use super::matrix::{matmul, matmul_parallel, transpose};
+use super::matrix::{matmul, matmul_parallel};
 use super::memory::{Slot, Workspace, zeroed};
 use super::strides::{row_major, transposed};
 use super::sums::with_sums;
 use super::tasks::{MAX_SUMS, vectorised};
+use super::turn::transpose;
 use crate::nn::geometry::{ConvPlan, ConvWindow};
 
 /// Values of a group's columns: 1 MB in f32.
@@ -26,6 +27,8 @@ const CACHED_VALUES: usize = 1 << 18;
 const MIN_ROWS: usize = 256;
 /// Values that are copied at once where a kernel row has no more.
 const FEW: usize = 16;
+/// Values of kernels from which on their gradient is one sum where products wait for memory.
+const LARGE: usize = 1 << 19;
 /// The batch is cut into at least this many groups, if it has so many images: work for as many cores.
 const MIN_GROUPS: usize = 16;
 
@@ -93,33 +96,43 @@ impl ConvPlan {
     /// The columns of images, a row for each position, where x has `x_len` values an image. Some of a row after another lie together, as
     /// `pieces` say; what is beyond the depth in the last one is `zero`, as padding is.
     fn im2col<T: Plain>(&self, x: &[T], x_len: usize, columns: &mut [T], pieces: impl Iterator<Item = Range<usize>>, zero: T) {
-        let (depth, rows) = (self.depth(), x.len() / x_len * self.positions());
-        for piece in pieces {
-            let (start, row_len) = (piece.start, piece.len());
-            let images = columns[rows * start..][..rows * row_len].chunks_exact_mut(self.positions() * row_len);
-            images.zip(x.chunks_exact(x_len)).for_each(|(columns, x)| {
-                self.for_each_run(|run, from| {
-                    let (row, column) = (run.start / depth, run.start % depth);
-                    let first = column.max(start);
-                    let len = (column + run.len()).min(piece.end).saturating_sub(first);
-                    if len == 0 {
-                        return;
+        let rows = x.len() / x_len * self.positions();
+        let mut rest = columns;
+        let pieces: Vec<_> = pieces
+            .map(|piece| {
+                let (columns, remaining) = std::mem::take(&mut rest).split_at_mut(rows * piece.len());
+                rest = remaining;
+                (piece, columns)
+            })
+            .collect();
+        pieces.into_par_iter().for_each(|(piece, columns)| self.im2col_piece(x, x_len, columns, piece, zero));
+    }
+
+    fn im2col_piece<T: Plain>(&self, x: &[T], x_len: usize, columns: &mut [T], piece: Range<usize>, zero: T) {
+        let (depth, start, row_len) = (self.depth(), piece.start, piece.len());
+        let images = columns.chunks_exact_mut(self.positions() * row_len);
+        images.zip(x.chunks_exact(x_len)).for_each(|(columns, x)| {
+            self.for_each_run(|run, from| {
+                let (row, column) = (run.start / depth, run.start % depth);
+                let first = column.max(start);
+                let len = (column + run.len()).min(piece.end).saturating_sub(first);
+                if len == 0 {
+                    return;
+                }
+                let to = row * row_len + first - start;
+                match from.map(|from| from + first - column) {
+                    // The call that copies takes longer than so few values do. What is too many is overwritten by the next run.
+                    Some(from) if len <= FEW && columns.len() - to >= FEW && x.len() - from >= FEW => {
+                        columns[to..to + FEW].copy_from_slice(&x[from..from + FEW]);
                     }
-                    let to = row * row_len + first - start;
-                    match from.map(|from| from + first - column) {
-                        // The call that copies takes longer than so few values do. What is too many is overwritten by the next run.
-                        Some(from) if len <= FEW && columns.len() - to >= FEW && x.len() - from >= FEW => {
-                            columns[to..to + FEW].copy_from_slice(&x[from..from + FEW]);
-                        }
-                        Some(from) => columns[to..to + len].copy_from_slice(&x[from..from + len]),
-                        None => columns[to..to + len].fill(zero),
-                    }
-                });
-                if piece.end > depth {
-                    columns.chunks_exact_mut(row_len).for_each(|row| row[depth - start..].fill(zero));
+                    Some(from) => columns[to..to + len].copy_from_slice(&x[from..from + len]),
+                    None => columns[to..to + len].fill(zero),
                 }
             });
-        }
+            if piece.end > depth {
+                columns.chunks_exact_mut(row_len).for_each(|row| row[depth - start..].fill(zero));
+            }
+        });
     }
 
     /// Lends the columns of images as the first factor of a product, a row for each position.
@@ -167,7 +180,7 @@ impl ConvPlan {
         let mut workspace = Workspace::new::<T>(&[w.len()]);
         let [turned] = workspace.slices::<T, 1>([w.len()]);
         let kernels = turned.par_chunks_exact_mut(self.depth()).zip(w.par_chunks_exact(self.depth()));
-        kernels.for_each(|(to, from)| transpose(from, to, self.ci, area));
+        kernels.for_each(|(to, from)| transpose(from, area, to, self.ci, [self.ci, area]));
         work(turned);
     }
 
@@ -175,7 +188,7 @@ impl ConvPlan {
     fn turn_back<T: Float>(&self, turned: &[T], w: &mut [MaybeUninit<T>]) {
         let area = self.window.kernel * self.window.kernel;
         let kernels = w.par_chunks_exact_mut(self.depth()).zip(turned.par_chunks_exact(self.depth()));
-        kernels.for_each(|(to, from)| transpose(from, to, area, self.ci));
+        kernels.for_each(|(to, from)| transpose(from, self.ci, to, area, [area, self.ci]));
     }
 }
 
@@ -190,7 +203,7 @@ pub(super) fn forward<F: Factor>(plan: &ConvPlan, x: &[F::Value], w: &[F::Value]
         F::lend_transpose(turned, depth, !is_product, |kernels, order| {
             if is_product {
                 return F::lend(Layout::Rows, x, depth, |x| {
-                    matmul_parallel::<F, _>([plan.n, words, co], x, row_major(words), kernels, order, y);
+                    matmul_parallel::<F, _>([plan.n, words, co], x, row_major(words), kernels, order, y, false);
                 });
             }
             let group = plan.group();
@@ -212,7 +225,7 @@ pub(super) fn input_grad<F: Factor>(plan: &ConvPlan, dy: &[F::Value], w: &[F::Va
         F::lend(Layout::Panels, turned, depth, |kernels| {
             if is_product {
                 return F::lend(Layout::Rows, dy, co, |dy| {
-                    matmul_parallel::<F, _>([plan.n, words, depth], dy, row_major(words), kernels, Second::Panels, dx);
+                    matmul_parallel::<F, _>([plan.n, words, depth], dy, row_major(words), kernels, Second::Panels, dx, false);
                 });
             }
             let group = plan.group();
@@ -254,12 +267,22 @@ fn turned_weight_grad<F: Factor, S: Slot<F::Value>>(plan: &ConvPlan, x: &[F::Val
         return F::lend(Layout::Panels, x, depth, |x| {
             F::lend(Layout::Columns, dy, co, |dy| {
                 let dims = [co, F::words(plan.n), depth];
-                matmul_parallel::<F, _>(dims, dy, transposed(co), x, Second::Panels, dw);
+                matmul_parallel::<F, _>(dims, dy, transposed(co), x, Second::Panels, dw, false);
             });
         });
     }
-    let group = plan.group().next_multiple_of(F::DEPTH);
     let len = dw.len();
+    if len >= LARGE && F::outruns_memory() {
+        // The kernels' gradient takes more memory than the columns of so many images, and is written once for all of them.
+        let group = (2 * co).div_ceil(plan.positions()).next_multiple_of(F::DEPTH);
+        for (index, (x, dy)) in x.chunks(group * plan.x_len()).zip(dy.chunks(group * plan.y_len())).enumerate() {
+            with_factors::<F>(plan, x, dy, |dims, dy, x| {
+                matmul_parallel::<F, _>(dims, dy, transposed(co), x, Second::Panels, dw, index > 0);
+            });
+        }
+        return;
+    }
+    let group = plan.group().next_multiple_of(F::DEPTH);
     // Each sum takes its share of the groups in order; then the sums are added in order.
     let share = plan.n.div_ceil(group).div_ceil(MAX_SUMS) * group;
     with_sums(
@@ -269,7 +292,9 @@ fn turned_weight_grad<F: Factor, S: Slot<F::Value>>(plan: &ConvPlan, x: &[F::Val
             let shares = x.par_chunks(share * plan.x_len()).zip(dy.par_chunks(share * plan.y_len()));
             sums.par_chunks_exact_mut(len).zip(shares).for_each(|(dw, (x, dy))| {
                 for (index, (x, dy)) in x.chunks(group * plan.x_len()).zip(dy.chunks(group * plan.y_len())).enumerate() {
-                    add_group::<F>(plan, x, dy, dw, index > 0);
+                    with_factors::<F>(plan, x, dy, |dims, dy, x| {
+                        matmul::<F, _>(dims, dy, transposed(co), x, Second::Panels, dw, index > 0);
+                    });
                 }
             });
         },
@@ -277,19 +302,23 @@ fn turned_weight_grad<F: Factor, S: Slot<F::Value>>(plan: &ConvPlan, x: &[F::Val
     );
 }
 
-/// A group's share of the gradient of kernels, written or added.
-fn add_group<F: Factor>(plan: &ConvPlan, x: &[F::Value], dy: &[F::Value], dw: &mut [F::Value], add: bool) {
+/// Lends the sizes and factors of the product that some images' share of the gradient of kernels is: their gradients, transposed, and
+/// their columns.
+fn with_factors<F: Factor>(
+    plan: &ConvPlan,
+    x: &[F::Value],
+    dy: &[F::Value],
+    work: impl FnOnce([usize; 3], &[F::Word], &[F::Word]),
+) {
     let (depth, co) = (plan.depth(), plan.co);
     let words = F::words(dy.len() / plan.y_len()) * plan.positions();
-    let product = |dy: &[F::Word], columns: &[F::Word], dw: &mut [F::Value]| {
-        matmul::<F, _>([co, words, depth], dy, transposed(co), columns, Second::Panels, dw, add);
-    };
+    let dims = [co, words, depth];
     if plan.is_point() {
-        return F::lend(Layout::Panels, x, depth, |x| F::lend(Layout::Columns, dy, co, |dy| product(dy, x, dw)));
+        return F::lend(Layout::Panels, x, depth, |x| F::lend(Layout::Columns, dy, co, |dy| work(dims, dy, x)));
     }
     let mut workspace = Workspace::new::<F::Word>(&[words * depth]);
     let [columns] = workspace.slices::<F::Word, 1>([words * depth]);
     let pieces = F::pieces(Layout::Panels, depth);
     F::lend(Layout::Columns, x, plan.x_len(), |x| plan.im2col(x, plan.x_len(), columns, pieces, F::NOTHING));
-    F::lend(Layout::Columns, dy, plan.y_len(), |dy| product(dy, columns, dw));
+    F::lend(Layout::Columns, dy, plan.y_len(), |dy| work(dims, dy, columns));
 }

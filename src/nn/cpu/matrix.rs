@@ -1,12 +1,10 @@
-//! Products and transposes of matrices in slices.
+//! Products of matrices in slices.
 
 use rayon::prelude::*;
 
 use super::factor::{Factor, Second};
-use super::float::Float;
 use super::memory::Slot;
 use super::strides::Strides;
-use super::tasks::LINES;
 
 /// Whether the factors of a product are there.
 fn are_there<F: Factor>([m, words, n]: [usize; 3], a: &[F::Word], sa: Strides, b: &[F::Word]) -> bool {
@@ -35,7 +33,7 @@ const BLOCK_WORK: usize = 1 << 20;
 /// Blocks that a product is cut into at most.
 const MAX_BLOCKS: usize = 32;
 
-/// As [`matmul`] without adding, on all threads: in blocks of the longer side of `c`, so that little is packed twice.
+/// As [`matmul`], on all threads: in blocks of the longer side of `c`, so that little is packed twice.
 pub(super) fn matmul_parallel<F: Factor, S: Slot<F::Value>>(
     dims: [usize; 3],
     a: &[F::Word],
@@ -43,6 +41,7 @@ pub(super) fn matmul_parallel<F: Factor, S: Slot<F::Value>>(
     b: &[F::Word],
     order: Second,
     c: &mut [S],
+    add: bool,
 ) {
     /// A pointer that tasks may share: each writes its own block.
     struct Shared<T>(*mut T);
@@ -61,32 +60,18 @@ pub(super) fn matmul_parallel<F: Factor, S: Slot<F::Value>>(
     let by_columns = n >= m;
     let (side, step) = if by_columns { (n, F::STEP) } else { (m, 16) };
     let block = side.div_ceil(blocks).next_multiple_of(step);
-    (0..side.div_ceil(block)).into_par_iter().for_each(|index| {
-        let start = index * block;
-        let end = side.min(start + block);
-        // SAFETY: the blocks are disjoint, and within the m × n values of `c` and what the assertion has found of the factors.
-        unsafe {
-            if by_columns {
-                F::multiply(dims, start..end, a, sa, b, order, c.at(0), false)
-            } else {
-                F::multiply([end - start, words, n], 0..n, &a[start * sa.row_step..], sa, b, order, c.at(start * n), false)
+    F::lend_first(a, sa, [m, words], |a, sa| {
+        (0..side.div_ceil(block)).into_par_iter().for_each(|index| {
+            let start = index * block;
+            let end = side.min(start + block);
+            // SAFETY: the blocks are disjoint, and within the m × n values of `c` and what the assertion has found of the factors.
+            unsafe {
+                if by_columns {
+                    F::multiply(dims, start..end, a, sa, b, order, c.at(0), add)
+                } else {
+                    F::multiply([end - start, words, n], 0..n, &a[start * sa.row_step..], sa, b, order, c.at(start * n), add)
+                }
             }
-        }
+        });
     });
-}
-
-/// `[rows, columns]` → `[columns, rows]`
-pub(crate) fn transpose<T: Float, S: Slot<T>>(from: &[T], to: &mut [S], rows: usize, columns: usize) {
-    if rows == 1 || columns == 1 {
-        to.iter_mut().zip(from).for_each(|(to, &from)| to.put(from));
-        return;
-    }
-    for start in (0..rows).step_by(LINES) {
-        let end = rows.min(start + LINES);
-        for (column, to) in to.chunks_exact_mut(rows).enumerate() {
-            for (to, row) in to[start..end].iter_mut().zip(start..) {
-                to.put(from[row * columns + column]);
-            }
-        }
-    }
 }

@@ -71,7 +71,7 @@ pub(crate) unsafe trait Slot<T>: Send {
 }
 
 // SAFETY: it is a T.
-unsafe impl<T: Float> Slot<T> for T {
+unsafe impl<T: Plain> Slot<T> for T {
     #[inline(always)]
     fn put(&mut self, value: T) {
         *self = value;
@@ -79,7 +79,7 @@ unsafe impl<T: Float> Slot<T> for T {
 }
 
 // SAFETY: the standard library promises the same layout.
-unsafe impl<T: Float> Slot<T> for MaybeUninit<T> {
+unsafe impl<T: Plain> Slot<T> for MaybeUninit<T> {
     #[inline(always)]
     fn put(&mut self, value: T) {
         self.write(value);

@@ -5,6 +5,8 @@
 //! order: results do not depend on the number of threads.
 
 #[cfg(target_arch = "x86_64")]
+mod amx;
+#[cfg(target_arch = "x86_64")]
 pub(in crate::nn) mod bf16;
 pub(in crate::nn) mod by_image;
 pub(in crate::nn) mod conv;
@@ -16,9 +18,11 @@ mod im2col;
 mod matrix;
 mod memory;
 pub(in crate::nn) mod norm;
+pub(in crate::nn) mod spectral;
 mod strides;
 mod sums;
 mod tasks;
+mod turn;
 pub(in crate::nn) mod update;
 mod winograd;
 

@@ -9,7 +9,7 @@ use std::arch::x86_64::{
 };
 use std::mem::{MaybeUninit, transmute};
 
-use super::{Gather, Grouped, Line, Part};
+use super::{Gather, Grouped, Line, Part, amx};
 use crate::nn::cpu::bf16::mask;
 use crate::nn::cpu::factor::{Bf16, LANES, narrow, narrow_two, pair_rows, rounded};
 
@@ -26,6 +26,9 @@ impl Grouped for Bf16 {
     }
 
     fn gather(form: &Gather, line: &Line, frame: &[u32], kernels: &[u32], to: &mut [MaybeUninit<f32>]) {
+        if amx::takes(form, line) {
+            return amx::gather_line(form, line, frame, kernels, to);
+        }
         // SAFETY: the CPU has the instructions (see `conv`).
         unsafe { gather_line(form, line, frame, kernels, to) }
     }

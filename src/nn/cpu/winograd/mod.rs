@@ -11,7 +11,8 @@
 //! matrices ("positions"), whose inner dimension runs over the products of the parts and over the channels. All coefficients
 //! are 0 and ±1, so that next to no precision is lost. Where products take bf16 the error is two to three times that of im2col in bf16,
 //! half a percent at most on real activations (`tests/suite/bf16.rs`), so that the same shapes take this form. The next one, F(4, 2), would
-//! have four to eight times that of im2col.
+//! have four to eight times that of im2col. Where products are so fast that they wait for memory, nothing takes it: sparing
+//! multiplications would not pay for the passes.
 //!
 //! Everything is one linear form: with `V` made of `x`, `U` of the kernels and `M` of `y`,
 //! - `conv` is `M = V·U`, then `y = collect(M)`,
@@ -110,7 +111,7 @@ impl<'a> Winograd<'a> {
         // Tiles reach over the edge of odd maps.
         let waste = (4 * tiles.0 * tiles.1) as f64 / plan.positions() as f64;
         let whole = plan.ci.is_multiple_of(F::DEPTH) && plan.co.is_multiple_of(F::DEPTH);
-        let pays = plan.ci.min(plan.co) >= MIN_CHANNELS && saving * waste < 0.9;
+        let pays = plan.ci.min(plan.co) >= MIN_CHANNELS && saving * waste < 0.9 && !F::outruns_memory();
         (pays && whole).then_some(Self { plan, positions, tiles })
     }
 
