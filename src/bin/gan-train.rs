@@ -16,7 +16,7 @@ use ganforge::eval::FrechetJudge;
 use ganforge::export::Dtype;
 use ganforge::files;
 use ganforge::infer::runtime;
-use ganforge::nn::device::{check_precision, open_cuda};
+use ganforge::nn::device::{check_precision, has_amx, open_cuda};
 use ganforge::progress::Progress;
 use ganforge::text::{self, on_one_line};
 use ganforge::train::report::Paths;
@@ -285,11 +285,16 @@ fn train(args: &TrainArgs) -> Result<()> {
     announce_export(&console);
     let data = as_configured(data, &config, &console)?;
     console.say(&format!("{}: {}", on_one_line(&data.name), data.report));
+    let has_bf16 = matches!(device, Device::Cpu) && check_precision(&device, Precision::Bf16).is_ok();
     let precision = match config.schedule.precision {
+        Precision::F32 if has_bf16 => " in f32 (faster here: --precision bf16)".to_string(),
         Precision::F32 => String::new(),
+        Precision::Bf16 if matches!(device, Device::Cpu) && has_amx() => " in bf16 with AMX".to_string(),
         other => format!(" in {}", other.name()),
     };
-    console.say(&format!("{} on {}{precision}, into {}", config.preset, device_name(&device), text::path(out)));
+    let DataConfig { size, channels, .. } = config.data;
+    let images = format!("{size}×{size} {}", if channels == 1 { "grey" } else { "colour" });
+    console.say(&format!("{} of {images} on {}{precision}, into {}", config.preset, device_name(&device), text::path(out)));
     let folder = match resumed {
         Some(folder) => folder,
         None => RunFolder::create(out, &config)?,

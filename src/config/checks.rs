@@ -170,6 +170,16 @@ impl TrainConfig {
                         use spectral, or write the norms into the layers";
             return Err(invalid_config(place, what.to_string()));
         }
+        let divides_zeros = |layer: &LayerSpec| match layer {
+            LayerSpec::Conv(spec) => spec.spectral && spec.gain.is_none() && self.init.conv.is_zero(),
+            LayerSpec::Linear(spec) => spec.spectral && spec.gain.is_none() && self.init.linear.is_zero(),
+            _ => false,
+        };
+        if self.critic.layers.iter().any(|layer| layer.any(&divides_zeros)) {
+            let what =
+                "init: weights begin as zeros, and spectral divides them by their norm; begin with others, or without spectral";
+            return Err(invalid_config(place, what.to_string()));
+        }
         let score =
             output_shape(&self.critic.layers, image).map_err(|what| invalid_config(place, format!("critic: {what}")))?;
         self.check_classes(place, score)?;

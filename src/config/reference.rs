@@ -1,12 +1,11 @@
 //! A preset with every key that a config knows, as a file to read and to begin with.
 
-use serde::{Deserialize, Serialize};
-use toml::ser::ValueSerializer;
+use serde::Deserialize;
 use toml::{Table, Value};
 
 use super::keys::{Line, REFERENCE};
 use super::load::{parse_table, preset_table};
-use super::schema::{TrainConfig, invalid_config};
+use super::schema::{TrainConfig, invalid_config, layers_toml};
 use crate::error::Result;
 use crate::nn::LayerSpec;
 
@@ -51,12 +50,6 @@ fn find<'a>(table: &'a Table, section: &str, key: Option<&str>) -> Option<&'a Va
 /// A value as TOML: layers one a line, with what they say in its usual order.
 fn written(value: &Value, place: &str) -> Result<String> {
     let Some(layers) = value.as_array().filter(|all| all.iter().any(Value::is_table)) else { return Ok(value.to_string()) };
-    let wrong = |e: &dyn std::fmt::Display| invalid_config(place, e.to_string());
-    let lines = layers.iter().map(|layer| {
-        let mut line = String::new();
-        let layer = LayerSpec::deserialize(layer.clone()).map_err(|e| wrong(&e))?;
-        layer.serialize(ValueSerializer::new(&mut line)).map_err(|e| wrong(&e))?;
-        Ok(format!("    {line},\n"))
-    });
-    Ok(format!("[\n{}]", lines.collect::<Result<String>>()?))
+    let layers = layers.iter().map(|layer| LayerSpec::deserialize(layer.clone()));
+    layers_toml(&layers.collect::<Result<Vec<_>, _>>().map_err(|e| invalid_config(place, e.to_string()))?)
 }

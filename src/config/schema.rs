@@ -1,6 +1,7 @@
 //! [`TrainConfig`]: one struct that serves the library, the preset files, config files and the command line.
 
 use serde::{Deserialize, Serialize};
+use toml::ser::ValueSerializer;
 
 use super::schedule::{Schedule, Span};
 use crate::augment::Augment;
@@ -225,7 +226,18 @@ impl TrainConfig {
     /// # Errors
     /// Never for a config that passed its checks.
     pub fn to_toml(&self) -> Result<String> {
-        toml::to_string(self).map_err(|e| invalid_config("config", e.to_string()))
+        let mut bare = self.clone();
+        let all = [&mut bare.critic, &mut bare.generator].map(|network| std::mem::take(&mut network.layers));
+        let text = toml::to_string(&bare).map_err(|e| invalid_config("config", e.to_string()))?;
+        // Tables of tables would take a line a number. From the back, critic and generator: what a user writes comes before
+        // both.
+        all.iter().try_fold(text, |mut text, layers| {
+            const NONE: &str = "\nlayers = []";
+            if let Some(at) = text.rfind(NONE) {
+                text.replace_range(at..at + NONE.len(), &format!("\nlayers = {}", layers_toml(layers)?));
+            }
+            Ok(text)
+        })
     }
 
     /// What is minimised, in a word: `bce`, `wgan-gp`, `hinge+r1`…
@@ -243,6 +255,16 @@ impl TrainConfig {
     pub fn image_shape(&self) -> Shape {
         Shape::Map { channels: self.data.channels, height: self.data.size, width: self.data.size }
     }
+}
+
+/// Layers as TOML, one a line.
+pub(super) fn layers_toml(layers: &[LayerSpec]) -> Result<String> {
+    let lines = layers.iter().map(|layer| {
+        let mut line = String::new();
+        layer.serialize(ValueSerializer::new(&mut line)).map_err(|e| invalid_config("config", e.to_string()))?;
+        Ok(format!("    {line},\n"))
+    });
+    Ok(format!("[\n{}]", lines.collect::<Result<String>>()?))
 }
 
 /// What is wrong with a config, and where it says so.

@@ -131,7 +131,7 @@ pub fn export_reduced(
             progress.say(&format!("calibrating with {} latents", how.calibrate));
             let ranges = calibrate::ranges(&model::encode_traced(&graph, &contract), &contract, how.calibrate)?;
             let trial = Trial { exact: &exact, graph: &equalise(&graph, &ranges, EQUAL), contract: &contract, images };
-            let mut choice = trial.choose(how, &mut report)?;
+            let mut choice = trial.choose(how, &mut report, progress)?;
             loop {
                 let network = trial.quantised(&choice.seen, choice.method, &choice.kept)?;
                 report.from_exact = if network.is_exact() { Some(trial.difference_to_exact(&network)?) } else { None };
@@ -227,7 +227,7 @@ struct Trial<'a> {
 
 impl Trial<'_> {
     /// The best calibration; and of layers in f32, the worst first, as few as the PSNR asks for.
-    fn choose(&self, how: &Reduction, report: &mut ReductionReport) -> Result<Choice> {
+    fn choose(&self, how: &Reduction, report: &mut ReductionReport, progress: &dyn Progress) -> Result<Choice> {
         let linear: Vec<usize> =
             (0..self.graph.nodes.len()).filter(|&place| self.graph.nodes[place].op.linear_name().is_some()).collect();
         let kept: BTreeSet<usize> = linear.iter().copied().filter(|&place| !fits(&self.graph.nodes[place].op)).collect();
@@ -247,17 +247,23 @@ impl Trial<'_> {
             }
         }
         report.method = Some(choice.method.name());
-        for &place in &choice.linear {
+        progress.begin("trying the layers in int8, one by one", choice.linear.len() as u64);
+        let layers = (1..).zip(&choice.linear).map(|(done, &place)| {
             let name = self.graph.nodes[place].op.linear_name().unwrap_or_default();
             let kept = choice.kept.contains(&place);
             let psnr = if kept { None } else { Some(tenths(self.psnr_of_one(&choice, place)?)) };
-            report.layers.push(LayerReport { name, psnr, kept });
-        }
+            progress.update(done, &name);
+            Ok(LayerReport { name, psnr, kept })
+        });
+        let layers = layers.collect::<Result<Vec<_>>>();
+        progress.end();
+        report.layers = layers?;
         while psnr < least_psnr(how.max_loss) + MARGIN {
             if !choice.keep_one_more(&mut report.layers) {
                 let what = format!("int8 costs too much in every layer of it: {}", layers_text(&report.layers));
                 return Err(Error::Verification(format!("{what}. Bear more (`Reduction::max_loss`), or export in f32.")));
             }
+            progress.say(&format!("{psnr:.1} dB is too little, so one more layer stays in f32"));
             psnr = tenths(self.psnr(&self.quantised(&choice.seen, choice.method, &choice.kept)?)?);
         }
         Ok(choice)

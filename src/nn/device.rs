@@ -63,6 +63,15 @@ pub fn check_precision(device: &Device, precision: Precision) -> Result<()> {
     Err(Error::usage(what, hint))
 }
 
+/// Whether products in bf16 on this CPU are made with AMX: where it has tiles, the system lends them, and the environment
+/// variable `GANFORGE_NO_AMX` is not set.
+pub fn has_amx() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return super::cpu::amx::is_there();
+    #[cfg(not(target_arch = "x86_64"))]
+    false
+}
+
 /// Where a network lives, and what it computes in.
 #[derive(Debug, Clone)]
 pub struct Place {

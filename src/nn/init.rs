@@ -29,6 +29,13 @@ pub enum Init {
     Gain(f64),
 }
 
+impl Init {
+    /// Whether all values begin as 0.
+    pub(crate) fn is_zero(self) -> bool {
+        matches!(self, Self::Zeros | Self::Gain(0.0) | Self::Normal { mean: 0.0, std: 0.0 })
+    }
+}
+
 /// Initial values by kind of parameter.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]

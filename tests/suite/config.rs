@@ -537,6 +537,7 @@ fn values_out_of_range_are_named() {
             "out = 3 is no multiple of the 2 groups",
         ),
         ("critic.layers=[{ linear = { out = 1, gain = -1.0 } }]", "gain -1 must be 0 to 100"),
+        ("critic.layers=[{ linear = { out = 1, gain = 0.0, spectral = true } }]", "spectral divides them by their norm"),
         ("init.conv={ gain = 101.0 }", "init: gain must be 0 to 100"),
         ("critic.layers=[{ residual = { layers = [] } }]", "layer 1: a residual block without layers"),
         (
@@ -571,6 +572,29 @@ fn values_out_of_range_are_named() {
         set(&mut table, assignment).unwrap();
         let error = TrainConfig::from_table(table, "it").expect_err(assignment).to_string();
         assert!(error.contains(says) && error.starts_with("it: "), "{assignment}: {error}");
+    }
+}
+
+#[test]
+fn zeros_are_not_divided_by_their_norm() {
+    for zeros in ["init.conv={ gain = 0.0 }", "init.conv='zeros'", "init.conv={ normal = { mean = 0.0, std = 0.0 } }"] {
+        let mut table = preset_table("sngan-64").unwrap();
+        set(&mut table, zeros).unwrap();
+        let error = TrainConfig::from_table(table, "it").expect_err(zeros).to_string();
+        assert!(error.contains("weights begin as zeros, and spectral divides them by their norm"), "{zeros}: {error}");
+    }
+}
+
+/// A config is written with a layer a line, whatever its texts say.
+#[test]
+fn what_is_written_is_read_again() {
+    for (name, _) in PRESETS {
+        let mut config = TrainConfig::preset(name).unwrap();
+        config.about = "x\nlayers = []\n[critic]\nlayers = []".to_string();
+        let text = config.to_toml().unwrap();
+        assert_eq!(TrainConfig::from_table(text.parse().unwrap(), "it").unwrap(), config, "{name}");
+        let lines = text.lines().filter(|line| line.starts_with("    ")).count();
+        assert_eq!(lines, config.generator.layers.len() + config.critic.layers.len(), "{name}");
     }
 }
 

@@ -192,7 +192,7 @@ fn the_first_twenty_steps_of_every_preset_follow_pytorch() {
 fn every_preset_trains_in_bf16() {
     const ROUNDS: usize = 3;
     const BF16: f64 = 0.06;
-    /// Gradients are differentiated again, five critic steps a round: the same step is 0.03 or 0.07 off by the order of a sum alone.
+    /// Gradients are differentiated again, five critic steps a round: one step is 0.03 or 0.07 off by the order of a sum alone.
     const BF16_GP: f64 = 0.1;
     if !crate::bf16::is_there() {
         return;

@@ -1,15 +1,17 @@
 //! Products of bf16 pairs with AMX: blocks of 32 × 32 sums in eight registers of 16 × 16 words ("tiles").
 //!
-//! `tdpbf16ps` multiplies 16 rows of 16 pairs with 16 pairs of 16 columns: for every sum, the products of the first values and those
-//! of the second ones are added up apart, pair by pair, each from 0; both together are added to what the sum was. Each product is exact,
-//! each sum rounded to the nearest f32; what is below the normal numbers is taken and given as 0 (Intel's Software Developer's Manual,
-//! TDPBF16PS). Pieces of 16 pairs follow one another in their order, so a sum's bits depend on nothing but the inner dimension.
+//! `tdpbf16ps` multiplies 16 rows of 16 pairs with 16 pairs of 16 columns: for every sum, the products of the first values and
+//! those of the second ones are added up apart, pair by pair, each from 0; both together are added to what the sum was. Each
+//! product is exact, each sum rounded to the nearest f32; what is below the normal numbers is taken and given as 0 (Intel's
+//! Software Developer's Manual, TDPBF16PS). Pieces of 16 pairs follow one another in their order, so a sum's bits depend on
+//! nothing but the inner dimension.
 //!
 //! The compiler knows the registers by name only, so everything between loading and storing sums is one piece of assembly.
 
 use std::arch::asm;
 use std::arch::x86_64::{__cpuid, __cpuid_count, _xgetbv};
 use std::cell::Cell;
+use std::marker::PhantomData;
 use std::ops::Range;
 use std::sync::LazyLock;
 
@@ -17,6 +19,9 @@ use super::bf16::PANEL;
 use super::memory::Workspace;
 use super::strides::Strides;
 use super::turn::transpose;
+
+/// The environment variable that switches tiles off: for runs that are to end in the bytes of CPUs without them.
+const OFF: &str = "GANFORGE_NO_AMX";
 
 /// Rows of a tile, and words of a row.
 pub(super) const SIDE: usize = 16;
@@ -30,20 +35,23 @@ const DEPTH: usize = 32 * SIDE;
 /// Words of the inner dimension below which the tiles are too empty to be worth their configuration.
 const MIN_WORDS: usize = 8;
 
-/// Whether products of these sizes are multiplied with tiles. It depends on what a sum runs along and on the machine, not on the rows:
-/// those may be a part of a product's.
+/// Whether products of these sizes are multiplied with tiles: so many words of the inner dimension, and so many columns of all
+/// of the second factor. Rows play no part, and a part of the columns is asked for by the number of all, so that bits do not
+/// depend on how a product is cut.
 pub(super) fn takes(words: usize, columns: usize) -> bool {
     words >= MIN_WORDS && columns >= SIDE && is_there()
 }
 
-/// Whether this CPU has tiles of bf16, the system saves them, and it has allowed this process to use them.
-pub(super) fn is_there() -> bool {
-    static IS_THERE: LazyLock<bool> = LazyLock::new(|| is_in_cpu() && is_allowed());
+/// Whether this CPU has tiles of bf16, the system saves them, and it has allowed this process to use them; and whether nobody
+/// has said that they are to be left alone ([`OFF`]).
+pub(in crate::nn) fn is_there() -> bool {
+    static IS_THERE: LazyLock<bool> = LazyLock::new(|| std::env::var_os(OFF).is_none() && is_in_cpu() && is_allowed());
     *IS_THERE
 }
 
 fn is_in_cpu() -> bool {
-    /// The feature bits of tiles and of their products in bf16 (leaf 7), and of a system that saves registers its own way (leaf 1).
+    /// The feature bits of tiles and of their products in bf16 (leaf 7), and of a system that saves registers its own way (leaf
+    /// 1).
     const TILES: u32 = 1 << 24 | 1 << 22;
     const OSXSAVE: u32 = 1 << 27;
     /// What the system must save: the configuration of tiles and their values.
@@ -53,7 +61,11 @@ fn is_in_cpu() -> bool {
         // SAFETY: the caller has asked whether the system uses it.
         unsafe { _xgetbv(0) }
     }
-    if __cpuid(0).eax < 7 || __cpuid(1).ecx & OSXSAVE == 0 || __cpuid_count(7, 0).edx & TILES != TILES {
+    // Unsafe until Rust 1.94.
+    #[allow(unused_unsafe)]
+    // SAFETY: every CPU of 64 bits has the instruction.
+    let has = unsafe { __cpuid(0).eax >= 7 && __cpuid(1).ecx & OSXSAVE != 0 && __cpuid_count(7, 0).edx & TILES == TILES };
+    if !has {
         return false;
     }
     // SAFETY: the CPU has the instruction, for the system uses it.
@@ -74,7 +86,7 @@ fn is_allowed() -> bool {
     false
 }
 
-/// As [`super::bf16::multiply`].
+/// As [`super::bf16::multiply`], of a first factor whose words, or whose rows, lie side by side.
 ///
 /// # Safety
 /// As there; [`takes`] must have said so.
@@ -90,6 +102,7 @@ pub(super) unsafe fn multiply(
     let tiles = Tiles::default();
     // Tiles want the words of a row side by side.
     let turns = sa.column_step != 1;
+    debug_assert!(!turns || sa.row_step == 1);
     let len = if turns { m.min(ROWS) * words.min(DEPTH) } else { 0 };
     let mut workspace = Workspace::new::<u32>(&[len]);
     let [turned] = workspace.slices::<u32, 1>([len]);
@@ -127,8 +140,8 @@ pub(super) unsafe fn multiply(
     }
 }
 
-/// The pieces that an inner dimension is multiplied in, by first word and length: whole tiles, as many as the caches hold, then what is
-/// left, which the tiles are made smaller for.
+/// The pieces that an inner dimension is multiplied in, by first word and length: whole tiles, as many as the caches hold, then
+/// what is left, which the tiles are made smaller for.
 fn depths(words: usize) -> impl Iterator<Item = (usize, usize)> {
     let whole = words / SIDE * SIDE;
     let of_tiles = (0..whole).step_by(DEPTH).map(move |start| (start, (whole - start).min(DEPTH)));
@@ -145,13 +158,16 @@ fn blocks(width: usize, rows: usize) -> impl Iterator<Item = (usize, usize)> {
 pub(super) struct Tiles {
     /// Rows and words of a row that each is configured for; nothing yet if 0.
     sizes: Cell<[[usize; 2]; 8]>,
+    /// They are those of one thread.
+    of_thread: PhantomData<*const ()>,
 }
 
 impl Tiles {
     /// With so many rows and words of a row each, 16 at most. One that is not used has none.
     ///
     /// # Safety
-    /// The CPU must have tiles, and the system have allowed them ([`is_there`]).
+    /// The CPU must have tiles, and the system have allowed them ([`is_there`]). While this one is in use its thread has no
+    /// other, and waits for no task, in whose place it might work on another that has.
     pub unsafe fn configure(&self, sizes: [[usize; 2]; 8]) {
         if self.sizes.replace(sizes) == sizes {
             return;
@@ -176,8 +192,8 @@ impl Tiles {
         unsafe { asm!("ldtilecfg [{}]", in(reg) &raw const config, options(nostack, readonly)) }
     }
 
-    /// For a block of sums of so many rows and columns, and so many words of the inner dimension: tiles 0 to 3 of sums, two of rows, two of
-    /// columns.
+    /// For a block of sums of so many rows and columns, and so many words of the inner dimension: tiles 0 to 3 of sums, two of
+    /// rows, two of columns.
     ///
     /// # Safety
     /// As of [`Self::configure`].
@@ -215,7 +231,8 @@ struct Block {
     add: bool,
 }
 
-/// Assembly for a block: its sums are loaded, or begin at 0; each piece of the inner dimension is loaded and multiplied; they are stored.
+/// Assembly for a block: its sums are loaded, or begin at 0; each piece of the inner dimension is loaded and multiplied; they
+/// are stored.
 macro_rules! block {
     ($block:expr, zero $($zero:literal)*, load $($load:literal)*, piece $($piece:literal)*, store $($store:literal)*) => {
         asm!(

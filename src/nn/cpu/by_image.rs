@@ -20,41 +20,25 @@ pub(in crate::nn) fn statistics<T: Float>(rows: &Tensor, eps: f64) -> Result<[Te
     let (n, len) = rows.dims2()?;
     let view = View::of(rows);
     let each = view.slice::<T>()?.par_chunks_exact(len.max(1)).map(|row| {
-        let mean = lane_sum(row, |x| x) / len as f64;
+        let mean = lane_sum([row, row], |x, _| x) / len as f64;
         let centre = T::from_f64(mean);
-        let var = lane_sum(row, |x| (x - centre) * (x - centre)) / len as f64;
+        let var = lane_sum([row, row], |x, _| (x - centre) * (x - centre)) / len as f64;
         (centre, T::from_f64(1.0 / (var + eps).sqrt()))
     });
     let (mean, inverse): (Vec<T>, Vec<T>) = each.unzip();
     Ok([Tensor::from_vec(mean, (n, 1), rows.device())?, Tensor::from_vec(inverse, (n, 1), rows.device())?])
 }
 
-fn lane_sum<T: Float>(values: &[T], of: impl Fn(T) -> T) -> f64 {
-    let blocks = values.chunks(BLOCK * LANES).map(|block| {
-        let mut lanes = [T::default(); LANES];
-        vectorised(|| {
-            let mut rows = block.chunks_exact(LANES);
-            for row in &mut rows {
-                lanes.iter_mut().zip(row).for_each(|(lane, &x)| *lane += of(x));
-            }
-            lanes.iter_mut().zip(rows.remainder()).for_each(|(lane, &x)| *lane += of(x));
-        });
-        lanes.iter().map(|lane| lane.to_f64()).sum::<f64>()
-    });
-    blocks.sum()
-}
-
-/// `Σ a·b` of two rows.
-pub(super) fn lane_sum_of_two<T: Float>(a: &[T], b: &[T]) -> f64 {
+/// The sum over two rows of what their values give.
+pub(super) fn lane_sum<T: Float>([a, b]: [&[T]; 2], of: impl Fn(T, T) -> T) -> f64 {
     let blocks = a.chunks(BLOCK * LANES).zip(b.chunks(BLOCK * LANES)).map(|(a, b)| {
         let mut lanes = [T::default(); LANES];
         vectorised(|| {
-            let (rows_a, last_a) = a.as_chunks::<LANES>();
-            let (rows_b, last_b) = b.as_chunks::<LANES>();
+            let ((rows_a, last_a), (rows_b, last_b)) = (a.as_chunks::<LANES>(), b.as_chunks::<LANES>());
             for (a, b) in rows_a.iter().zip(rows_b) {
-                lanes.iter_mut().zip(a.iter().zip(b)).for_each(|(lane, (&a, &b))| *lane += a * b);
+                lanes.iter_mut().zip(a.iter().zip(b)).for_each(|(lane, (&a, &b))| *lane += of(a, b));
             }
-            lanes.iter_mut().zip(last_a.iter().zip(last_b)).for_each(|(lane, (&a, &b))| *lane += a * b);
+            lanes.iter_mut().zip(last_a.iter().zip(last_b)).for_each(|(lane, (&a, &b))| *lane += of(a, b));
         });
         lanes.iter().map(|lane| lane.to_f64()).sum::<f64>()
     });

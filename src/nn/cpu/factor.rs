@@ -103,8 +103,8 @@ pub(super) trait Factor: 'static {
     /// Lends the transpose of a matrix of rows of so many values as the second factor of a product, which may read it again and again.
     fn lend_transpose(values: &[Self::Value], columns: usize, again: bool, work: impl FnOnce(&[Self::Word], Second));
 
-    /// Lends the first factor (m × words) of a product that many tasks share, as they want it.
-    fn lend_first(a: &[Self::Word], sa: Strides, dims: [usize; 2], work: impl FnOnce(&[Self::Word], Strides));
+    /// Lends the first factor of a product (m × words × n) that many tasks share, as they want it.
+    fn lend_first(dims: [usize; 3], a: &[Self::Word], sa: Strides, work: impl FnOnce(&[Self::Word], Strides));
 
     /// These columns, which begin at a multiple of [`Self::STEP`], of `c (m × n) = a (m × words) · b (words × n)`, or of `c += a · b`.
     ///
@@ -180,7 +180,7 @@ impl<T: Float> Factor for Exact<T> {
         work(turned, Second::Panels);
     }
 
-    fn lend_first(a: &[T], sa: Strides, _: [usize; 2], work: impl FnOnce(&[T], Strides)) {
+    fn lend_first(_: [usize; 3], a: &[T], sa: Strides, work: impl FnOnce(&[T], Strides)) {
         work(a, sa);
     }
 
@@ -303,8 +303,8 @@ impl Factor for Bf16 {
     }
 
     /// Tiles want the words of a row side by side.
-    fn lend_first(a: &[u32], sa: Strides, [m, words]: [usize; 2], work: impl FnOnce(&[u32], Strides)) {
-        if sa.column_step == 1 || !super::amx::is_there() {
+    fn lend_first([m, words, n]: [usize; 3], a: &[u32], sa: Strides, work: impl FnOnce(&[u32], Strides)) {
+        if sa.column_step == 1 || !super::amx::takes(words, n) {
             return work(a, sa);
         }
         let mut workspace = Workspace::new::<u32>(&[m * words]);

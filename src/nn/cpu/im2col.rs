@@ -273,8 +273,9 @@ fn turned_weight_grad<F: Factor, S: Slot<F::Value>>(plan: &ConvPlan, x: &[F::Val
     }
     let len = dw.len();
     if len >= LARGE && F::outruns_memory() {
-        // The kernels' gradient takes more memory than the columns of so many images, and is written once for all of them.
-        let group = (2 * co).div_ceil(plan.positions()).next_multiple_of(F::DEPTH);
+        // Of so many images the columns take about as much memory as the kernels' gradient, which is read and written once for
+        // them.
+        let group = (2 * co).max(MIN_ROWS).div_ceil(plan.positions()).next_multiple_of(F::DEPTH);
         for (index, (x, dy)) in x.chunks(group * plan.x_len()).zip(dy.chunks(group * plan.y_len())).enumerate() {
             with_factors::<F>(plan, x, dy, |dims, dy, x| {
                 matmul_parallel::<F, _>(dims, dy, transposed(co), x, Second::Panels, dw, index > 0);
@@ -302,8 +303,8 @@ fn turned_weight_grad<F: Factor, S: Slot<F::Value>>(plan: &ConvPlan, x: &[F::Val
     );
 }
 
-/// Lends the sizes and factors of the product that some images' share of the gradient of kernels is: their gradients, transposed, and
-/// their columns.
+/// Lends the sizes and factors of the product that some images' share of the gradient of kernels is: their gradients,
+/// transposed, and their columns.
 fn with_factors<F: Factor>(
     plan: &ConvPlan,
     x: &[F::Value],

@@ -30,6 +30,8 @@ pub(super) fn matmul<F: Factor, S: Slot<F::Value>>(
 
 /// Multiplications below which a block of a product is not worth a task.
 const BLOCK_WORK: usize = 1 << 20;
+/// Rows that a product may be cut at multiples of.
+const ROWS: usize = 32;
 /// Blocks that a product is cut into at most.
 const MAX_BLOCKS: usize = 32;
 
@@ -58,13 +60,14 @@ pub(super) fn matmul_parallel<F: Factor, S: Slot<F::Value>>(
     let blocks = (m * words * F::DEPTH * n / BLOCK_WORK).clamp(1, MAX_BLOCKS);
     let c = Shared(c.as_mut_ptr().cast::<F::Value>());
     let by_columns = n >= m;
-    let (side, step) = if by_columns { (n, F::STEP) } else { (m, 16) };
+    let (side, step) = if by_columns { (n, F::STEP) } else { (m, ROWS) };
     let block = side.div_ceil(blocks).next_multiple_of(step);
-    F::lend_first(a, sa, [m, words], |a, sa| {
+    F::lend_first(dims, a, sa, |a, sa| {
         (0..side.div_ceil(block)).into_par_iter().for_each(|index| {
             let start = index * block;
             let end = side.min(start + block);
-            // SAFETY: the blocks are disjoint, and within the m × n values of `c` and what the assertion has found of the factors.
+            // SAFETY: the blocks are disjoint, and within the m × n values of `c` and what the assertion has found of the
+            // factors.
             unsafe {
                 if by_columns {
                     F::multiply(dims, start..end, a, sa, b, order, c.at(0), add)

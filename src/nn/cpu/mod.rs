@@ -5,7 +5,7 @@
 //! order: results do not depend on the number of threads.
 
 #[cfg(target_arch = "x86_64")]
-mod amx;
+pub(in crate::nn) mod amx;
 #[cfg(target_arch = "x86_64")]
 pub(in crate::nn) mod bf16;
 pub(in crate::nn) mod by_image;

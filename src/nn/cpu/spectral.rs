@@ -3,7 +3,7 @@
 use candle_core::{Result, Tensor};
 use rayon::prelude::*;
 
-use super::by_image::lane_sum_of_two;
+use super::by_image::lane_sum;
 use super::float::Float;
 use super::memory::{Slot, View, filled};
 use super::tasks::vectorised;
@@ -19,7 +19,9 @@ pub(in crate::nn) fn weight_grad<T: Float>(
     let views = [&gradient, normalised, u, v].map(View::of);
     let [g, w, u, v] = [views[0].slice::<T>()?, views[1].slice::<T>()?, views[2].slice::<T>()?, views[3].slice::<T>()?];
     let rest = v.len();
-    let rows: Vec<f64> = g.par_chunks_exact(rest).zip(w.par_chunks_exact(rest)).map(|(g, w)| lane_sum_of_two(g, w)).collect();
+    assert!(g.len() == u.len() * rest && w.len() == g.len(), "u and v belong to a matrix of these sizes");
+    let rows: Vec<f64> =
+        g.par_chunks_exact(rest).zip(w.par_chunks_exact(rest)).map(|(g, w)| lane_sum([g, w], |g, w| g * w)).collect();
     let along = rows.iter().sum::<f64>();
     let inverse = T::from_f64(1.0 / sigma);
     let values = filled(g.len(), |to| {

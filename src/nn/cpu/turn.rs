@@ -2,7 +2,7 @@
 
 use super::float::Plain;
 use super::memory::Slot;
-use super::tasks::LINES;
+use super::tasks::{LINES, vectorised};
 
 /// Writes the transpose of `[rows, columns]`, whose rows are `from_step` apart, as rows that are `to_step` apart.
 pub(super) fn transpose<T: Plain, S: Slot<T>>(
@@ -21,30 +21,29 @@ pub(super) fn transpose<T: Plain, S: Slot<T>>(
         // SAFETY: words are words, all of them are there, and the CPU has the instructions.
         return unsafe { words::transpose(from.as_ptr().cast(), from_step, to.as_mut_ptr().cast(), to_step, [rows, columns]) };
     }
-    for start in (0..rows).step_by(LINES) {
-        let end = rows.min(start + LINES);
-        for (column, to) in to.chunks_mut(to_step).take(columns).enumerate() {
-            for (to, row) in to[start..end].iter_mut().zip(start..) {
-                to.put(from[row * from_step + column]);
+    vectorised(|| {
+        for start in (0..rows).step_by(LINES) {
+            let end = rows.min(start + LINES);
+            for (column, to) in to.chunks_mut(to_step).take(columns).enumerate() {
+                for (to, row) in to[start..end].iter_mut().zip(start..) {
+                    to.put(from[row * from_step + column]);
+                }
             }
         }
-    }
+    });
 }
 
 #[cfg(target_arch = "x86_64")]
-pub(super) mod words {
+mod words {
     use std::arch::x86_64::{
-        __m512i, _mm512_mask_storeu_epi32, _mm512_maskz_loadu_epi32, _mm512_setzero_si512, _mm512_shuffle_i32x4,
-        _mm512_unpackhi_epi32, _mm512_unpackhi_epi64, _mm512_unpacklo_epi32, _mm512_unpacklo_epi64,
+        __m512i, _mm512_mask_storeu_epi32, _mm512_maskz_loadu_epi32, _mm512_shuffle_i32x4, _mm512_unpackhi_epi32,
+        _mm512_unpackhi_epi64, _mm512_unpacklo_epi32, _mm512_unpacklo_epi64,
     };
+
+    use crate::nn::cpu::bf16::mask;
 
     /// Words of a register, and registers.
     const SIDE: usize = 16;
-
-    /// The first `len` lanes, all if there are more.
-    fn mask(len: usize) -> u16 {
-        if len >= SIDE { u16::MAX } else { (1 << len) - 1 }
-    }
 
     /// As [`super::transpose`].
     ///
@@ -55,22 +54,25 @@ pub(super) mod words {
         for row in (0..rows).step_by(SIDE) {
             for column in (0..columns).step_by(SIDE) {
                 let (down, along) = ((rows - row).min(SIDE), (columns - column).min(SIDE));
-                let mut tile = [_mm512_setzero_si512(); SIDE];
-                // SAFETY: the masks keep within the rows and columns that the caller answers for.
-                unsafe {
-                    for (line, tile) in tile.iter_mut().enumerate().take(down) {
-                        *tile = _mm512_maskz_loadu_epi32(mask(along), from.add((row + line) * from_step + column));
-                    }
-                    let tile = turned(tile);
-                    for (line, &tile) in tile.iter().enumerate().take(along) {
-                        _mm512_mask_storeu_epi32(to.add((column + line) * to_step + row), mask(down), tile);
+                // In registers, for every line's number is known when this is compiled. What is beyond is masked, or not
+                // stored.
+                let tile: [__m512i; SIDE] = std::array::from_fn(|line| {
+                    let (at, lanes) = if line < down { (line, mask(along)) } else { (0, 0) };
+                    // SAFETY: the masks keep within the rows and columns that the caller answers for.
+                    unsafe { _mm512_maskz_loadu_epi32(lanes, from.add((row + at) * from_step + column)) }
+                });
+                for (line, tile) in turned(tile).into_iter().enumerate() {
+                    if line < along {
+                        // SAFETY: as above.
+                        unsafe { _mm512_mask_storeu_epi32(to.add((column + line) * to_step + row), mask(down), tile) };
                     }
                 }
             }
         }
     }
 
-    /// The transpose of 16 × 16 words: pairs of rows are interleaved, then pairs of pairs; then quarters of registers change places, twice.
+    /// The transpose of 16 × 16 words: pairs of rows are interleaved, then pairs of pairs; then quarters of registers change
+    /// places, twice.
     #[inline]
     #[target_feature(enable = "avx512f")]
     fn turned(rows: [__m512i; SIDE]) -> [__m512i; SIDE] {

@@ -1,5 +1,5 @@
-//! Groups of whole tiles of channels, multiplied with AMX (`cpu::amx` says what the instruction does): 16 positions of a line are a tile's
-//! rows, a tap's kernels its columns.
+//! Groups of 8 channels and more, multiplied with AMX (`cpu::amx` says what the instruction does): 16 positions of a line are a
+//! tile's rows, a tap's kernels its columns.
 
 use std::arch::asm;
 use std::mem::MaybeUninit;
@@ -45,16 +45,17 @@ pub(super) fn gather_line(form: &Gather, line: &Line, frame: &[u32], kernels: &[
             for first in (0..made).step_by(SIDE) {
                 let kernel = group * form.area * tap_len + first;
                 let place = line.to + start * line.to_step + group * made + first;
+                let (frame, kernels, to) = (&frame[from..], &kernels[kernel..], &mut to[place..]);
                 let block = Block {
                     taps: &taps,
-                    from: frame.as_ptr().wrapping_add(from),
+                    from: frame.as_ptr(),
                     from_step: WORD * line.from_step,
-                    kernels: kernels.as_ptr().wrapping_add(kernel),
+                    kernels: kernels.as_ptr(),
                     kernel_step: WORD * made,
-                    to: to.as_mut_ptr().wrapping_add(place).cast(),
+                    to: to.as_mut_ptr().cast(),
                     to_step: WORD * line.to_step,
                 };
-                block.assert_inside([frame.len() - from, kernels.len() - kernel, to.len() - place], positions, depth);
+                block.assert_inside([frame.len(), kernels.len(), to.len()], positions, depth);
                 // SAFETY: as above; the block lies within the slices, as the assertion has found.
                 unsafe { block.gather(count) };
             }
@@ -73,8 +74,8 @@ struct Block<'a> {
     to_step: usize,
 }
 
-/// Assembly for a block of some tiles: the sums begin at 0; every tap's kernels are loaded, and multiplied with its positions, tile by
-/// tile; the sums are stored.
+/// Assembly for a block of some tiles: the sums begin at 0; every tap's kernels are loaded, and multiplied with its positions,
+/// tile by tile; the sums are stored.
 macro_rules! block {
     ($block:expr, zero $($zero:literal)*, tap $($tap:literal)*, store $($store:literal)*) => {
         asm!(

@@ -5,9 +5,8 @@
 //! `t` of a row, a step apart, gather from positions `t · step + offset` of some rows. What they gather from is copied once an image
 //! into a frame of zeros, so that no position is a special case. Where a group has one channel on either side (a depthwise
 //! convolution), the channels themselves lie side by side in the registers; else the result's channels of a group do, for a few
-//! positions at once. In bf16 a word of the frame is a pair of channels, or for the gradient of kernels a pair of positions (`bf16`, and where
-//! the CPU has tiles `amx`);
-//! depthwise convolutions, which wait for memory, multiply in f32 then, too.
+//! positions at once. In bf16 a word of the frame is a pair of channels (`bf16`, and `amx` where the CPU has tiles), or for the
+//! gradient of kernels a pair of positions; depthwise convolutions, which wait for memory, multiply in f32 then, too.
 
 #[cfg(target_arch = "x86_64")]
 mod amx;
