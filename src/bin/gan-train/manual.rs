@@ -47,6 +47,10 @@ pub const MANUAL: Manual = Manual {
             "The folder where the data sets mnist (of which stacked-mnist is made) and fashion-mnist are looked for, before data/ and the current folder.",
         ),
         (
+            "GANFORGE_NO_AMX",
+            "If set, --precision bf16 leaves the CPU's AMX alone: slower, and the same bytes as on CPUs that have AVX512-BF16 only.",
+        ),
+        (
             "GANFORGE_MEMORY",
             "How many GiB may be taken for what files hold, where the system's own figure is not to be believed.",
         ),
