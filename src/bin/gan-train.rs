@@ -285,11 +285,11 @@ fn train(args: &TrainArgs) -> Result<()> {
     announce_export(&console);
     let data = as_configured(data, &config, &console)?;
     console.say(&format!("{}: {}", on_one_line(&data.name), data.report));
-    let has_bf16 = matches!(device, Device::Cpu) && check_precision(&device, Precision::Bf16).is_ok();
+    let has_bf16 = device.is_cpu() && check_precision(&device, Precision::Bf16).is_ok();
     let precision = match config.schedule.precision {
         Precision::F32 if has_bf16 => " in f32 (faster here: --precision bf16)".to_string(),
         Precision::F32 => String::new(),
-        Precision::Bf16 if matches!(device, Device::Cpu) && has_amx() => " in bf16 with AMX".to_string(),
+        Precision::Bf16 if device.is_cpu() && has_amx() => " in bf16 with AMX".to_string(),
         other => format!(" in {}", other.name()),
     };
     let DataConfig { size, channels, .. } = config.data;

@@ -170,14 +170,15 @@ impl TrainConfig {
                         use spectral, or write the norms into the layers";
             return Err(invalid_config(place, what.to_string()));
         }
+        let begins_with_zeros = |gain: Option<f64>, init: Init| gain.map_or(init, Init::Gain).is_zero();
         let divides_zeros = |layer: &LayerSpec| match layer {
-            LayerSpec::Conv(spec) => spec.spectral && spec.gain.is_none() && self.init.conv.is_zero(),
-            LayerSpec::Linear(spec) => spec.spectral && spec.gain.is_none() && self.init.linear.is_zero(),
+            LayerSpec::Conv(spec) => spec.spectral && begins_with_zeros(spec.gain, self.init.conv),
+            LayerSpec::Linear(spec) => spec.spectral && begins_with_zeros(spec.gain, self.init.linear),
             _ => false,
         };
         if self.critic.layers.iter().any(|layer| layer.any(&divides_zeros)) {
-            let what =
-                "init: weights begin as zeros, and spectral divides them by their norm; begin with others, or without spectral";
+            let what = "critic: weights begin as zeros (gain or init), and spectral divides them by their norm; \
+                        begin with others, or without spectral";
             return Err(invalid_config(place, what.to_string()));
         }
         let score =

@@ -314,7 +314,7 @@ fn by_pieces(channels: usize, dim: usize, piece: impl Fn(usize, usize) -> Tensor
 #[test]
 fn on_real_activations_the_fast_form_in_bf16_errs_below_four_times_as_much_as_im2col() {
     if !is_there() || has_amx() {
-        // With tiles there is no fast form.
+        // With tiles there is no fast form; `without_tiles_all_of_this_holds_too` comes here without them.
         return;
     }
     let run = RunFolder::open(&Path::new(env!("CARGO_MANIFEST_DIR")).join("models/faces")).unwrap();

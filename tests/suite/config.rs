@@ -581,7 +581,10 @@ fn zeros_are_not_divided_by_their_norm() {
         let mut table = preset_table("sngan-64").unwrap();
         set(&mut table, zeros).unwrap();
         let error = TrainConfig::from_table(table, "it").expect_err(zeros).to_string();
-        assert!(error.contains("weights begin as zeros, and spectral divides them by their norm"), "{zeros}: {error}");
+        assert!(
+            error.contains("weights begin as zeros (gain or init), and spectral divides them by their norm"),
+            "{zeros}: {error}"
+        );
     }
 }
 

@@ -7,6 +7,7 @@ use candle_core::{DType, Device, Tensor};
 use ganforge::config::{self, PRESETS, TrainConfig};
 use ganforge::data::{DataReport, Dataset};
 use ganforge::nn::LayerSpec;
+use ganforge::nn::device::has_amx;
 use ganforge::nn::layers::Conv;
 use ganforge::nn::precision::Precision;
 use ganforge::random::{Purpose, Stream};
@@ -192,8 +193,9 @@ fn the_first_twenty_steps_of_every_preset_follow_pytorch() {
 fn every_preset_trains_in_bf16() {
     const ROUNDS: usize = 3;
     const BF16: f64 = 0.06;
-    /// Gradients are differentiated again, five critic steps a round: one step is 0.03 or 0.07 off by the order of a sum alone.
-    const BF16_GP: f64 = 0.1;
+    /// Deep residual critics with norms go through more roundings. With AMX sums have another order, which alone takes a step of
+    /// `wgan-gp-fashion`, where gradients are differentiated again, from 0.03 to 0.07.
+    const BF16_DEEP: f64 = 0.1;
     if !crate::bf16::is_there() {
         return;
     }
@@ -210,7 +212,7 @@ fn every_preset_trains_in_bf16() {
             let off = (ours - theirs).abs() / theirs.abs().max(0.5);
             worst = if off > worst || off.is_nan() { off } else { worst };
             assert!(
-                off <= if name.starts_with("wgan-gp") { BF16_GP } else { BF16 },
+                off <= if name == "wgan-gp-resnet-64" || has_amx() && name.starts_with("wgan-gp") { BF16_DEEP } else { BF16 },
                 "{name}: {what} is {ours}, PyTorch's {theirs}"
             );
         };

@@ -75,7 +75,7 @@ impl Kind for Conv {
     fn output(&self, input: Shape) -> Result<Shape, String> {
         let Self { out, kernel, stride, padding, group_width, .. } = *self;
         within(&[out, kernel, stride, padding + 1, group_width.unwrap_or(1)])?;
-        check_gain(self.gain, self.spectral)?;
+        check_gain(self.gain)?;
         if let Some(width) = group_width {
             check_groups(input.channels(), width, out)?;
             if padding >= kernel {

@@ -95,14 +95,10 @@ pub(super) fn map(input: Shape, out: usize, size: impl Fn(usize) -> Option<usize
 /// Why kernels divided by their largest singular value do not belong into a generator.
 pub(super) const CRITICS_ONLY: &str = "norm and spectral are for the critic only";
 
-/// Refuses a gain out of range, and one of 0 where weights are divided by their spectral norm.
-pub(super) fn check_gain(gain: Option<f64>, spectral: bool) -> Result<(), String> {
+/// Refuses a gain that no weights could begin with.
+pub(super) fn check_gain(gain: Option<f64>) -> Result<(), String> {
     match gain {
         Some(gain) if !(0.0..=100.0).contains(&gain) => Err(format!("gain {gain} must be 0 to 100")),
-        Some(0.0) if spectral => Err(
-            "gain 0 makes weights of zeros, and spectral divides them by their norm; choose another gain, or no spectral norm"
-                .to_string(),
-        ),
         _ => Ok(()),
     }
 }

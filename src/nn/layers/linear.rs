@@ -36,7 +36,7 @@ pub struct Linear {
 impl Kind for Linear {
     fn output(&self, _: Shape) -> Result<Shape, String> {
         within(&[self.out])?;
-        check_gain(self.gain, self.spectral)?;
+        check_gain(self.gain)?;
         Ok(Shape::Flat(self.out))
     }
 
