@@ -34,6 +34,8 @@ pub const CHECKSUM_KEY: &str = "ganforge.sha256";
 const DIGITS: usize = 64;
 /// The metadata key of the names of classes.
 const CLASS_NAMES_KEY: &str = "ganforge.classes.names";
+/// The metadata key of how many images a run on a CPU should take.
+const BATCH_KEY: &str = "ganforge.batch";
 /// The longest name of a class in bytes: with 256 classes 256 KiB.
 const LONGEST_NAME: usize = 1024;
 
@@ -118,6 +120,8 @@ pub struct Contract {
     pub weights: Weights,
     /// What the file's fewer bits cost; none where it has all of them.
     pub cost: Option<Cost>,
+    /// How many images a run on a CPU should take where nobody chooses, at least 1; none where that is as many as of most networks.
+    pub batch: Option<usize>,
 }
 
 /// The metadata keys of what fewer bits cost.
@@ -209,6 +213,7 @@ impl Contract {
         };
         let classes = (self.classes > 0).then(|| ("ganforge.latent.classes", self.classes.to_string()));
         let names = (!self.class_names.is_empty()).then(|| (CLASS_NAMES_KEY, serde_json::json!(self.class_names).to_string()));
+        let batch = self.batch.map(|batch| (BATCH_KEY, batch.to_string()));
         [
             ("Image.BitmapPixelFormat", pixel_format.to_string()),
             ("Image.ColorSpaceGamma", "SRGB".to_string()),
@@ -232,6 +237,7 @@ impl Contract {
         .into_iter()
         .chain(classes)
         .chain(names)
+        .chain(batch)
         .chain(self.cost.iter().flat_map(Cost::entries))
         .map(|(key, value)| (key.to_string(), value))
         .collect()
@@ -283,6 +289,7 @@ impl Contract {
             seed: keys.number("ganforge.seed")?,
             weights: keys.one_of("ganforge.weights", &[Weights::Ema, Weights::Raw], Weights::name)?,
             cost: keys.cost()?,
+            batch: keys.batch()?,
         }))
     }
 }
@@ -333,6 +340,16 @@ impl<F: Fn(&str) -> Option<String>> Keys<'_, F> {
             frechet_f32: self.number(frechet_f32)?,
             reference: self.text(reference)?,
         }))
+    }
+
+    fn batch(&self) -> Result<Option<usize>> {
+        if (self.lookup)(BATCH_KEY).is_none() {
+            return Ok(None);
+        }
+        match self.number(BATCH_KEY)? {
+            0 => Err(self.wrong(BATCH_KEY, "0 images a run")),
+            batch => Ok(Some(batch)),
+        }
     }
 
     fn class_names(&self, classes: usize) -> Result<Vec<String>> {

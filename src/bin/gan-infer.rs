@@ -133,7 +133,7 @@ struct How {
     /// What to compute with: auto (the fastest there is: of built-in generators int8 on the CPU), f32, f16 or int8
     #[arg(long, default_value_t)]
     precision: Precision,
-    /// Images a run [default: what the model fixes; else up to 32, without convolutions 128, on CUDA and TensorRT 512]; another batch size
+    /// Images a run [default: what the model fixes; else up to 32, by its largest map, without convolutions 128, on CUDA and TensorRT 512]; another batch size
     /// may change pixels by 1
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=MAX_BATCH as i64))]
     batch: Option<u16>,

@@ -44,6 +44,11 @@ impl TrainConfig {
         ensure(!self.data.source.iter().any(str::is_empty), "data.source must not name an empty path")?;
         ensure((1..=65_536).contains(&self.latent.size), "latent.size must be 1 to 65536")?;
         ensure((1..=65_536).contains(&self.schedule.batch_size), "schedule.batch_size must be 1 to 65536")?;
+        let (classes, latent) = (self.data.classes, self.latent.size);
+        ensure(
+            classes <= latent,
+            &format!("data.classes: the largest of the first {classes} latents chooses the class, but latent.size is {latent}"),
+        )?;
         let latents = self.latent.size * self.schedule.batch_size;
         ensure(
             latents <= MAX_LATENTS,

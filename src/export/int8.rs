@@ -8,7 +8,7 @@ use super::cost::{self, RealReference};
 use super::equalise::equalise;
 use super::integer::{IntegerNetwork, Values};
 use super::quantise::{Recipe, fits, quantise};
-use super::{Dtype, contract_of, model, passes, verify};
+use super::{Dtype, batch_on_cpu, contract_of, model, passes, verify};
 use crate::contract::{self, Contract, Cost, Layout};
 use crate::error::{Error, Result};
 use crate::eval::FeatureModel;
@@ -79,6 +79,14 @@ impl ReductionReport {
             let form = if *kept { "f32" } else { "int8" };
             lines.push(format!("linear layer {number}, {name}: {form} ({})", told(*psnr)));
         }
+        let unfit = self.layers.iter().filter(|layer| layer.psnr.is_none()).count();
+        if unfit > 0 {
+            let all = self.layers.len();
+            lines.push(format!(
+                "{unfit} of {all} linear layers have no form in int8, and what goes in and out of them is converted: the file is smaller, \
+                 but compare `gan-infer bench FILE` with f32's before you take it for faster"
+            ));
+        }
         if let Some(furthest) = self.from_exact {
             lines.push(format!("onnxruntime's pixels and exact ones in whole numbers: {furthest} apart at most"));
         }
@@ -107,8 +115,8 @@ pub fn export_reduced(
 ) -> Result<ReductionReport> {
     check(how, dtype)?;
     files::check_writable(path)?;
-    let contract = contract_of(trained, layout);
     let graph = passes::optimise(trained.generator.graph()?);
+    let contract = Contract { batch: batch_on_cpu(&graph, trained.generator.input()), ..contract_of(trained, layout) };
     let mut encoded = model::encode(&graph, &contract, Dtype::F32);
     contract::seal(&mut encoded.file);
     verify::verify(&trained.generator, &contract, Dtype::F32, &encoded)?;

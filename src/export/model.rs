@@ -82,11 +82,7 @@ pub(super) fn encode_traced(graph: &Graph, contract: &Contract) -> Traced {
     let mut values: BTreeMap<Value, String> =
         graph.nodes.iter().map(|node| (node.output, name_of(&names, node.output))).collect();
     values.insert(graph.input, copy);
-    let mut shapes = BTreeMap::from([(graph.input, Shape::Flat(contract.latent.size))]);
-    for node in &graph.nodes {
-        let input = shapes.get(&node.inputs[0]).copied().unwrap_or(Shape::Flat(1));
-        shapes.insert(node.output, node.op.output(input));
-    }
+    let shapes = graph.shapes(Shape::Flat(contract.latent.size));
     let elements = contract.latent.size + shapes.values().map(|shape| shape.elements()).sum::<usize>();
     let outputs = values.values().map(|name| value(name, DataType::Float, &[])).map(without_shape).collect();
     let input = value(contract::GENERATOR_INPUT, DataType::Float, &[contract.latent.size]);

@@ -124,7 +124,7 @@ impl Generator {
             None => strangers_latent(name, &input)?,
         };
         let wanted = if first == options.provider { provider } else { options.provider };
-        let most = wanted.batch(model.is_convolutional());
+        let most = wanted.batch(model.is_convolutional(), contract.as_ref().and_then(|contract| contract.batch));
         let batch = choose_batch(name, options.batch, fixed_batch, own_batch(latent, &output, most))?;
         let room = options.batch_memory.unwrap_or(BATCH_MEMORY);
         let values = (latent.size as u64).saturating_mul(batch as u64);

@@ -23,7 +23,7 @@ pub struct Options {
     pub precision: Precision,
     /// Images a run, 1..=[`MAX_BATCH`](super::generator::MAX_BATCH); `None` for the model's own where it is fixed, else
     /// [`CONVOLUTIONAL_BATCH`](super::generator::CONVOLUTIONAL_BATCH), [`DENSE_BATCH`](super::generator::DENSE_BATCH) or
-    /// [`CUDA_BATCH`](super::generator::CUDA_BATCH), or fewer where images are large.
+    /// [`CUDA_BATCH`](super::generator::CUDA_BATCH), or fewer where images, or on a CPU the maps between, are large.
     pub batch: Option<usize>,
     /// The value range of a float output, for models that do not say it themselves.
     pub range: Option<Range>,

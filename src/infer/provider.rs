@@ -20,7 +20,7 @@ use crate::files;
 use crate::text;
 
 /// The batch size of convolutional generators on CPUs, where neither the caller nor the model chooses one: beyond it nothing is
-/// gained. Who makes one image at a time should choose 1.
+/// gained. Files of networks with large maps choose less. Who makes one image at a time should choose 1.
 pub const CONVOLUTIONAL_BATCH: usize = 32;
 /// The same for all other generators on CPUs, whose runs mostly read weights.
 pub const DENSE_BATCH: usize = 128;
@@ -299,11 +299,13 @@ impl Provider {
         ))
     }
 
-    /// Images a run of a generator, where nobody chooses.
-    pub(super) fn batch(self, is_convolutional: bool) -> usize {
+    /// Images a run of a generator, where nobody chooses; `on_cpu` is what its contract says of CPUs.
+    pub(super) fn batch(self, is_convolutional: bool, on_cpu: Option<usize>) -> usize {
         match self {
             Self::Cuda(_) | Self::TensorRt(_) => CUDA_BATCH,
-            Self::Auto | Self::Cpu | Self::OpenVino(_) | Self::CoreMl if is_convolutional => CONVOLUTIONAL_BATCH,
+            Self::Auto | Self::Cpu | Self::OpenVino(_) | Self::CoreMl if is_convolutional => {
+                on_cpu.unwrap_or(CONVOLUTIONAL_BATCH).min(CONVOLUTIONAL_BATCH)
+            }
             Self::Auto | Self::Cpu | Self::OpenVino(_) | Self::CoreMl => DENSE_BATCH,
         }
     }

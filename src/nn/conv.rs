@@ -19,6 +19,7 @@ use super::cpu;
 use super::cuda;
 use super::device::on_device;
 use super::geometry::{ConvPlan, ConvWindow, Direction};
+use super::resample::Resampling;
 use crate::nn::precision::Precision;
 
 /// `[n, h, w, ci]` with kernels `[co, ci / groups, k, k]` → `[n, h', w', co]`.
@@ -26,10 +27,24 @@ use crate::nn::precision::Precision;
 /// # Errors
 /// When the shapes do not fit or the type is neither f32 nor f64.
 pub fn conv(x: &Tensor, w: &Tensor, window: ConvWindow, precision: Precision) -> Result<Tensor> {
-    let (x_dims, kernels) = (dims4(x)?, dims4(w)?);
+    conv_widened(x, w, None, window, precision)
+}
+
+/// As [`conv`], with kernels that a resampling is to widen, as they are before that.
+///
+/// # Errors
+/// As of [`conv`].
+pub(super) fn conv_widened(
+    x: &Tensor,
+    w: &Tensor,
+    widened: Option<Resampling>,
+    window: ConvWindow,
+    precision: Precision,
+) -> Result<Tensor> {
+    let (x_dims, kernels) = (dims4(x)?, wide(w, widened)?);
     let [n, height, width, _] = x_dims;
     let y = [n, window.output(height), window.output(width), kernels[0]];
-    run(Direction::Forward, &ConvPlan::new(window, x_dims, y, kernels)?, [x, w], y, precision)
+    run(Direction::Forward, &ConvPlan::new(window, x_dims, y, kernels)?, [x, w], widened, y, precision)
 }
 
 /// The gradient of [`conv`] to an input of `size` = (h, w), given the output's gradient `[n, h', w', co]`: the transposed
@@ -44,9 +59,24 @@ pub fn conv_input_grad(
     size: (usize, usize),
     precision: Precision,
 ) -> Result<Tensor> {
-    let (y, kernels) = (dims4(dy)?, dims4(w)?);
+    conv_input_grad_widened(dy, w, None, window, size, precision)
+}
+
+/// As [`conv_input_grad`], with kernels that a resampling is to widen, as they are before that.
+///
+/// # Errors
+/// As of [`conv_input_grad`].
+pub(super) fn conv_input_grad_widened(
+    dy: &Tensor,
+    w: &Tensor,
+    widened: Option<Resampling>,
+    window: ConvWindow,
+    size: (usize, usize),
+    precision: Precision,
+) -> Result<Tensor> {
+    let (y, kernels) = (dims4(dy)?, wide(w, widened)?);
     let x = [y[0], size.0, size.1, kernels[1] * window.groups];
-    run(Direction::InputGrad, &ConvPlan::new(window, x, y, kernels)?, [dy, w], x, precision)
+    run(Direction::InputGrad, &ConvPlan::new(window, x, y, kernels)?, [dy, w], widened, x, precision)
 }
 
 /// The gradient of [`conv`] to its kernels `[co, ci / groups, k, k]`, given its input and the output's gradient.
@@ -54,24 +84,57 @@ pub fn conv_input_grad(
 /// # Errors
 /// When the shapes do not fit or the type is neither f32 nor f64.
 pub fn conv_weight_grad(x: &Tensor, dy: &Tensor, window: ConvWindow, precision: Precision) -> Result<Tensor> {
+    conv_weight_grad_widened(x, dy, None, window, precision)
+}
+
+/// As [`conv_weight_grad`], to kernels as they are before a resampling widens them.
+///
+/// # Errors
+/// As of [`conv_weight_grad`].
+pub(super) fn conv_weight_grad_widened(
+    x: &Tensor,
+    dy: &Tensor,
+    widened: Option<Resampling>,
+    window: ConvWindow,
+    precision: Precision,
+) -> Result<Tensor> {
     let (x_dims, y) = (dims4(x)?, dims4(dy)?);
     let kernels = [y[3], x_dims[3] / window.groups.max(1), window.kernel, window.kernel];
-    run(Direction::WeightGrad, &ConvPlan::new(window, x_dims, y, kernels)?, [x, dy], kernels, precision)
+    let result = widened.map_or(kernels, |resampling| resampling.narrow(kernels));
+    run(Direction::WeightGrad, &ConvPlan::new(window, x_dims, y, kernels)?, [x, dy], widened, result, precision)
 }
 
 fn run(
     direction: Direction,
     plan: &ConvPlan,
     [a, b]: [&Tensor; 2],
+    widened: Option<Resampling>,
     result: [usize; 4],
     precision: Precision,
 ) -> Result<Tensor> {
     let (a, b) = (a.contiguous()?, b.contiguous()?);
     on_device!(
         a.device(),
-        cpu: cpu::conv::conv(direction, plan, [&a, &b], result, precision),
-        cuda: cuda::conv::conv(direction, plan, [&a, &b], result, precision)
+        cpu: cpu::conv::conv(direction, plan, [&a, &b], widened, result, precision),
+        cuda: {
+            let Some(resampling) = widened else { return cuda::conv::conv(direction, plan, [&a, &b], result, precision) };
+            match direction {
+                Direction::WeightGrad => {
+                    let wide = cuda::conv::conv(direction, plan, [&a, &b], resampling.wide(result), precision)?;
+                    resampling.gather(&wide)
+                }
+                Direction::Forward | Direction::InputGrad => {
+                    cuda::conv::conv(direction, plan, [&a, &resampling.widen(&b)?], result, precision)
+                }
+            }
+        }
     )
+}
+
+/// The sizes of kernels once they are widened.
+fn wide(kernels: &Tensor, widened: Option<Resampling>) -> Result<[usize; 4]> {
+    let dims = dims4(kernels)?;
+    Ok(widened.map_or(dims, |resampling| resampling.wide(dims)))
 }
 
 fn dims4(tensor: &Tensor) -> Result<[usize; 4]> {

@@ -1,5 +1,7 @@
 //! What a network computes outside training, as a graph of operations with plain weights: what layers are turned into for export.
 
+use std::collections::BTreeMap;
+
 use super::geometry::ConvWindow;
 use super::shape::Shape;
 
@@ -173,6 +175,16 @@ impl Graph {
     /// The place of the operation that makes a value; none makes the input.
     pub fn maker(&self, value: Value) -> Option<usize> {
         self.nodes.iter().position(|node| node.output == value)
+    }
+
+    /// The shapes of all values of one image, its input's being `input`.
+    pub fn shapes(&self, input: Shape) -> BTreeMap<Value, Shape> {
+        let mut shapes = BTreeMap::from([(self.input, input)]);
+        for node in &self.nodes {
+            let input = node.inputs.first().and_then(|input| shapes.get(input)).copied().unwrap_or(input);
+            shapes.insert(node.output, node.op.output(input));
+        }
+        shapes
     }
 
     /// Has all who take `old` take `new` instead.

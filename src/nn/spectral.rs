@@ -3,12 +3,9 @@
 
 use candle_core::{DType, Result, Tensor, Var};
 
-use super::conv::{conv, conv_input_grad};
 use super::cpu::for_float;
-use super::cpu::spectral::weight_grad;
+use super::cpu::spectral as cpu;
 use super::device::on_device;
-use super::geometry::ConvWindow;
-use crate::nn::precision::Precision;
 
 /// The least norm that a vector is divided by.
 const EPS: f64 = 1e-12;
@@ -37,7 +34,7 @@ impl Spectral {
         }
         let u = u.as_detached_tensor().copy()?;
         let sigma = (&u * along)?.sum_all()?;
-        Ok(Self { normalised: weight.broadcast_div(&sigma)?, sigma, u, v })
+        Ok(Self { normalised: divided(weight, &sigma)?, sigma, u, v })
     }
 
     /// From the gradient to W/σ to that to W, with u and v constant: `(G − ⟨G, W/σ⟩ u vᵀ) / σ` (section 2.3 there).
@@ -46,7 +43,7 @@ impl Spectral {
             gradient.device(),
             cpu: {
                 let sigma = self.sigma.to_dtype(DType::F64)?.to_scalar::<f64>()?;
-                for_float!(gradient.dtype(), T => weight_grad::<T>(gradient, &self.normalised, [&self.u, &self.v], sigma))
+                for_float!(gradient.dtype(), T => cpu::weight_grad::<T>(gradient, &self.normalised, [&self.u, &self.v], sigma))
             },
             cuda: {
                 let along = (gradient * &self.normalised)?.sum_all()?;
@@ -61,24 +58,29 @@ fn unit(x: &Tensor) -> Result<Tensor> {
     x.broadcast_div(&x.sqr()?.sum_all()?.sqrt()?.maximum(EPS)?)
 }
 
-/// W v. On the CPU our own product: candle's may depend on the number of threads.
+/// W v. On the CPU our own product, as the next: candle's may depend on the number of threads.
 fn times(matrix: &Tensor, v: &Tensor) -> Result<Tensor> {
-    let (out, rest) = matrix.dims2()?;
-    let kernels = matrix.reshape((out, rest, 1, 1))?;
     on_device!(
         matrix.device(),
-        cpu: conv(&v.reshape((1, 1, 1, rest))?, &kernels, ConvWindow::POINT, Precision::F32)?.reshape(out),
-        cuda: matrix.matmul(&v.reshape((rest, 1))?)?.reshape(out)
+        cpu: for_float!(matrix.dtype(), T => cpu::times::<T>(matrix, v)),
+        cuda: matrix.matmul(&v.unsqueeze(1)?)?.squeeze(1)
     )
 }
 
 /// Wᵀ u
 fn transposed_times(matrix: &Tensor, u: &Tensor) -> Result<Tensor> {
-    let (out, rest) = matrix.dims2()?;
-    let kernels = matrix.reshape((out, rest, 1, 1))?;
     on_device!(
         matrix.device(),
-        cpu: conv_input_grad(&u.reshape((1, 1, 1, out))?, &kernels, ConvWindow::POINT, (1, 1), Precision::F32)?.reshape(rest),
-        cuda: u.reshape((1, out))?.matmul(matrix)?.reshape(rest)
+        cpu: for_float!(matrix.dtype(), T => cpu::transposed_times::<T>(matrix, u)),
+        cuda: u.unsqueeze(0)?.matmul(matrix)?.squeeze(0)
+    )
+}
+
+/// W/σ
+fn divided(weight: &Tensor, sigma: &Tensor) -> Result<Tensor> {
+    on_device!(
+        weight.device(),
+        cpu: for_float!(weight.dtype(), T => cpu::divided::<T>(weight, sigma)),
+        cuda: weight.broadcast_div(sigma)
     )
 }

@@ -463,6 +463,7 @@ fn values_out_of_range_are_named() {
         ("data.held_out=0.6", "data.held_out must be 0 to 0.5"),
         ("data.held_out=nan", "data.held_out must be 0 to 0.5"),
         ("latent.size=0", "latent.size must be"),
+        ("data.classes=101", "the largest of the first 101 latents chooses the class, but latent.size is 64"),
         ("schedule.batch_size=0", "schedule.batch_size must be"),
         ("schedule.critic_steps=0", "schedule.critic_steps must be"),
         ("schedule.ema_decay=1.0", "schedule.ema_decay must be"),
@@ -684,7 +685,11 @@ fn networks_are_rewritten_for_classes() {
     refused("dcgan-28", &["data.classes=4", "penalty={ kind = 'gradient' }"], "use penalty = { kind = \"r1\" }");
     refused("dcgan-28", &["data.classes=4", "schedule.generator_top_k=0.5"], "schedule.generator_top_k compares scores");
     refused("wgan-gp-anime", &["data.classes=4", "penalty={ kind = 'r1' }"], "needs loss.clip with data.classes");
-    refused("wgan-mnist-mlp", &["data.classes=11"], "categorical 11 needs 2 categories or more and as many features");
+    refused(
+        "wgan-mnist-mlp",
+        &["data.classes=11"],
+        "the largest of the first 11 latents chooses the class, but latent.size is 10",
+    );
 }
 
 #[test]

@@ -5,11 +5,12 @@ use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
 use ganforge::config::{Init, InitConfig, NetworkConfig, PRESETS, TrainConfig};
-use ganforge::contract::{self, Layout, Weights};
+use ganforge::contract::{self, Contract, Layout, Weights};
 use ganforge::error::Error;
 use ganforge::export::onnx::ModelProto;
 use ganforge::export::{Agreement, Dtype, contract_of, export};
 use ganforge::image::{Images, Range};
+use ganforge::infer::generator::CONVOLUTIONAL_BATCH;
 use ganforge::infer::{Generator, Options, runtime};
 use ganforge::nn::Pass;
 use ganforge::nn::layers::{Upsample, output_shape};
@@ -136,8 +137,9 @@ fn check_every_layout(what: &str, trained: &Trained) {
 }
 
 fn check_promises(trained: &Trained, layout: Layout, file: &Exported) {
-    let promised = contract_of(trained, layout);
     let opened = Generator::open(&file.path, &Options::default()).unwrap();
+    let batch = opened.contract().and_then(|contract| contract.batch);
+    let promised = Contract { batch, ..contract_of(trained, layout) };
     assert_eq!(opened.contract(), Some(&promised));
     contract::check_seal("it", &file.bytes()).unwrap();
 
@@ -313,6 +315,23 @@ fn layers_that_no_preset_combines() {
     let bare =
         "{ linear = { out = 30 } }, \"batch_norm\", \"relu\", { dropout = 0.5 }, { linear = { out = 64 } }, \"batch_norm\"";
     check_every_layout("no activation at the end", &custom(3, [1, 8], Range::Tanh, bare));
+}
+
+#[test]
+fn a_file_of_a_network_with_large_maps_asks_for_small_batches_on_a_cpu() {
+    for (channels, batch) in [(17, Some(16)), (16, None)] {
+        let layers = format!(
+            "{{ reshape = [4, 1, 1] }}, {{ conv_transpose = {{ out = {channels}, kernel = 64 }} }}, 'relu', \
+             {{ conv = {{ out = 3, kernel = 1 }} }}, 'tanh'"
+        );
+        let file = write(&custom(4, [3, 64], Range::Tanh, &layers), Layout::NhwcU8, Dtype::F32);
+        let opened = Generator::open(&file.path, &Options::default()).unwrap();
+        assert_eq!(opened.contract().unwrap().batch, batch);
+        assert_eq!(opened.batch(), batch.unwrap_or(CONVOLUTIONAL_BATCH));
+        let mut asked = Options::default();
+        asked.batch = Some(40);
+        assert_eq!(Generator::open(&file.path, &asked).unwrap().batch(), 40);
+    }
 }
 
 #[test]

@@ -10,8 +10,11 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::float::{Float, Plain};
-use super::memory::Workspace;
+use super::kernels::Kernels;
+use super::memory::{Shared, Workspace};
 use super::strides::{Strides, row_major, transposed};
+#[cfg(target_arch = "x86_64")]
+use super::tasks::TASK;
 use super::turn::transpose;
 
 /// Along what a word holds several values.
@@ -100,8 +103,11 @@ pub(super) trait Factor: 'static {
     /// Lends the items of a matrix of rows of so many values, each row filled up to whole words.
     fn lend_items(values: &[Self::Value], columns: usize, work: impl FnOnce(&[Self::Item]));
 
-    /// Lends the transpose of a matrix of rows of so many values as the second factor of a product, which may read it again and again.
-    fn lend_transpose(values: &[Self::Value], columns: usize, again: bool, work: impl FnOnce(&[Self::Word], Second));
+    /// Lends kernels as the second factor of a product that sums over them: in [`Layout::Panels`].
+    fn lend_kernels(kernels: Kernels<Self::Value>, work: impl FnOnce(&[Self::Word]));
+
+    /// Lends their transpose as the second factor of a product that sums along each of them, and may read it again and again.
+    fn lend_transpose(kernels: Kernels<Self::Value>, again: bool, work: impl FnOnce(&[Self::Word], Second));
 
     /// Lends the first factor of a product (m × words × n) that many tasks share, as they want it.
     fn lend_first(dims: [usize; 3], a: &[Self::Word], sa: Strides, work: impl FnOnce(&[Self::Word], Strides));
@@ -169,15 +175,20 @@ impl<T: Float> Factor for Exact<T> {
         work(values);
     }
 
-    fn lend_transpose(values: &[T], columns: usize, again: bool, work: impl FnOnce(&[T], Second)) {
-        if !again {
-            return work(values, Second::Transposed);
-        }
-        let rows = values.len() / columns;
-        let mut workspace = Workspace::new::<T>(&[values.len()]);
-        let [turned] = workspace.slices::<T, 1>([values.len()]);
-        transpose_parallel(values, columns, 0..rows, turned);
-        work(turned, Second::Panels);
+    fn lend_kernels(kernels: Kernels<T>, work: impl FnOnce(&[T])) {
+        kernels.lend(work);
+    }
+
+    fn lend_transpose(kernels: Kernels<T>, again: bool, work: impl FnOnce(&[T], Second)) {
+        kernels.lend(|values| {
+            if !again {
+                return work(values, Second::Transposed);
+            }
+            let mut workspace = Workspace::new::<T>(&[values.len()]);
+            let [turned] = workspace.slices::<T, 1>([values.len()]);
+            transpose_parallel(values, kernels.depth(), kernels.count(), turned);
+            work(turned, Second::Panels);
+        });
     }
 
     fn lend_first(_: [usize; 3], a: &[T], sa: Strides, work: impl FnOnce(&[T], Strides)) {
@@ -288,18 +299,56 @@ impl Factor for Bf16 {
         });
     }
 
-    fn lend_transpose(values: &[f32], columns: usize, _: bool, work: impl FnOnce(&[u32], Second)) {
-        let (rows, width) = (values.len() / columns, Self::words(columns));
-        Self::lend(Layout::Rows, values, columns, |words| {
-            let mut workspace = Workspace::new::<u32>(&[words.len()]);
-            let [turned] = workspace.slices::<u32, 1>([words.len()]);
-            let panels = turned.par_chunks_mut(Self::panel(rows) * width).enumerate();
-            panels.for_each(|(panel, to)| {
-                let first = panel * Self::panel(rows);
-                transpose_parallel(words, width, first..first + to.len() / width, to);
-            });
-            work(turned, Second::Panels);
+    /// Two kernels at a time, turned while they are in the caches, and rounded into all panels.
+    fn lend_kernels(kernels: Kernels<f32>, work: impl FnOnce(&[u32])) {
+        let (count, depth) = (kernels.count(), kernels.depth());
+        if let Some(values) = kernels.in_order() {
+            return Self::lend(Layout::Panels, values, depth, work);
+        }
+        let (rows, panel) = (Self::words(count), Self::panel(depth));
+        let mut workspace = Workspace::new::<u32>(&[rows * depth]);
+        let [words] = workspace.slices::<u32, 1>([rows * depth]);
+        let shared = Shared(words.as_mut_ptr());
+        let few = (TASK / depth).max(1);
+        (0..rows.div_ceil(few)).into_par_iter().for_each(|task| {
+            let mut workspace = Workspace::new::<f32>(&[kernels.room(); 2]);
+            let [first, second] = workspace.slices::<f32, 2>([kernels.room(); 2]);
+            for row in task * few..rows.min((task + 1) * few) {
+                let first = kernels.row(2 * row, first);
+                let second = if 2 * row + 1 < count { kernels.row(2 * row + 1, second) } else { &[] };
+                for start in (0..depth).step_by(panel) {
+                    let piece = start..depth.min(start + panel);
+                    // SAFETY: panels of all rows lie one behind the other, and each row of words in them is one task's.
+                    let to =
+                        unsafe { std::slice::from_raw_parts_mut(shared.at(start * rows + row * piece.len()), piece.len()) };
+                    pair_rows(&first[piece.clone()], second.get(piece).unwrap_or(&[]), to);
+                }
+            }
         });
+        work(words);
+    }
+
+    /// As many kernels at a time as a panel has columns: turned, rounded and transposed while they are in the caches.
+    fn lend_transpose(kernels: Kernels<f32>, _: bool, work: impl FnOnce(&[u32], Second)) {
+        let (count, depth) = (kernels.count(), kernels.depth());
+        let width = Self::words(depth);
+        let mut workspace = Workspace::new::<u32>(&[count * width]);
+        let [turned] = workspace.slices::<u32, 1>([count * width]);
+        turned.par_chunks_mut(Self::panel(count) * width).enumerate().for_each(|(panel, to)| {
+            let (first, rows) = (panel * Self::panel(count), to.len() / width);
+            let mut workspace = Workspace::new::<u32>(&[rows * width]);
+            let [words] = workspace.slices::<u32, 1>([rows * width]);
+            let few = (2 * TASK / depth).max(1);
+            words.par_chunks_mut(few * width).enumerate().for_each(|(task, to)| {
+                let mut workspace = Workspace::new::<f32>(&[kernels.room()]);
+                let [buffer] = workspace.slices::<f32, 1>([kernels.room()]);
+                to.chunks_exact_mut(width)
+                    .zip(first + task * few..)
+                    .for_each(|(to, row)| narrow(kernels.row(row, buffer), Self::items(to)));
+            });
+            transpose_parallel(words, width, rows, to);
+        });
+        work(turned, Second::Panels);
     }
 
     /// Tiles want the words of a row side by side.
@@ -309,7 +358,7 @@ impl Factor for Bf16 {
         }
         let mut workspace = Workspace::new::<u32>(&[m * words]);
         let [turned] = workspace.slices::<u32, 1>([m * words]);
-        transpose_parallel(a, sa.column_step, 0..words, turned);
+        transpose_parallel(a, sa.column_step, words, turned);
         work(turned, row_major(words));
     }
 
@@ -376,7 +425,6 @@ pub(super) fn rounded(value: f32) -> u32 {
 /// Rounds a matrix of rows of so many values.
 #[cfg(target_arch = "x86_64")]
 fn narrow_parallel(layout: Layout, values: &[f32], columns: usize, words: &mut [u32]) {
-    use super::tasks::TASK;
     let width = Bf16::width(layout, columns);
     let few = |len: usize| (TASK / len).max(1);
     if layout == Layout::Rows {
@@ -427,13 +475,11 @@ pub(super) fn narrow_two(from: &[f32], columns: usize, piece: Range<usize>, to: 
     }
 }
 
-/// Some rows of a matrix of rows of so many values, transposed, on all threads.
-fn transpose_parallel<T: Plain>(from: &[T], columns: usize, rows: Range<usize>, to: &mut [T]) {
+/// The transpose of so many rows of so many values, on all threads.
+fn transpose_parallel<T: Plain>(from: &[T], columns: usize, rows: usize, to: &mut [T]) {
     /// Columns a task.
     const BLOCK: usize = 64;
-    let height = rows.len();
-    to.par_chunks_mut(BLOCK * height).enumerate().for_each(|(task, to)| {
-        let from = &from[rows.start * columns + task * BLOCK..];
-        transpose(from, columns, to, height, [height, to.len() / height]);
+    to.par_chunks_mut(BLOCK * rows).enumerate().for_each(|(task, to)| {
+        transpose(&from[task * BLOCK..], columns, to, rows, [rows, to.len() / rows]);
     });
 }

@@ -13,13 +13,14 @@ use rayon::prelude::*;
 
 use super::factor::{Factor, Layout, Second};
 use super::float::{Float, Plain};
+use super::kernels::{Kernels, turn_back};
 use super::matrix::{matmul, matmul_parallel};
 use super::memory::{Slot, Workspace, zeroed};
 use super::strides::{row_major, transposed};
 use super::sums::with_sums;
 use super::tasks::{MAX_SUMS, vectorised};
-use super::turn::transpose;
 use crate::nn::geometry::{ConvPlan, ConvWindow};
+use crate::nn::resample::Resampling;
 
 /// Values of a group's columns: 1 MB in f32.
 const CACHED_VALUES: usize = 1 << 18;
@@ -171,91 +172,91 @@ impl ConvPlan {
         self.window.kernel == 1 || self.ci == 1
     }
 
-    /// Lends the kernels as `[co, k, k, ci]`, the order of the columns.
-    fn with_turned<T: Float>(&self, w: &[T], work: impl FnOnce(&[T])) {
-        if self.is_turned() {
-            return work(w);
-        }
-        let area = self.window.kernel * self.window.kernel;
-        let mut workspace = Workspace::new::<T>(&[w.len()]);
-        let [turned] = workspace.slices::<T, 1>([w.len()]);
-        let kernels = turned.par_chunks_exact_mut(self.depth()).zip(w.par_chunks_exact(self.depth()));
-        kernels.for_each(|(to, from)| transpose(from, area, to, self.ci, [self.ci, area]));
-        work(turned);
-    }
-
-    /// The inverse of the turn in [`Self::with_turned`].
-    fn turn_back<T: Float>(&self, turned: &[T], w: &mut [MaybeUninit<T>]) {
-        let area = self.window.kernel * self.window.kernel;
-        let kernels = w.par_chunks_exact_mut(self.depth()).zip(turned.par_chunks_exact(self.depth()));
-        kernels.for_each(|(to, from)| transpose(from, self.ci, to, area, [area, self.ci]));
+    /// The kernels as `[co, k, k, ci]`, the order of the columns.
+    fn kernels<'a, T: Float>(&self, w: &'a [T], widened: Option<Resampling>) -> Kernels<'a, T> {
+        Kernels::new(w, [self.co, self.ci], self.window.kernel, widened)
     }
 }
 
 /// `y [n, out_h, out_w, co]`
-pub(super) fn forward<F: Factor>(plan: &ConvPlan, x: &[F::Value], w: &[F::Value], y: &mut [MaybeUninit<F::Value>]) {
+pub(super) fn forward<F: Factor>(
+    plan: &ConvPlan,
+    x: &[F::Value],
+    w: &[F::Value],
+    widened: Option<Resampling>,
+    y: &mut [MaybeUninit<F::Value>],
+) {
     let is_product = plan.is_full();
     let plan = &plan.flattened();
     let (depth, co) = (plan.depth(), plan.co);
     let words = F::words(depth);
     // Every group reads the kernels anew.
-    plan.with_turned(w, |turned| {
-        F::lend_transpose(turned, depth, !is_product, |kernels, order| {
-            if is_product {
-                return F::lend(Layout::Rows, x, depth, |x| {
-                    matmul_parallel::<F, _>([plan.n, words, co], x, row_major(words), kernels, order, y, false);
-                });
-            }
-            let group = plan.group();
-            y.par_chunks_mut(group * plan.y_len()).zip(x.par_chunks(group * plan.x_len())).for_each(|(y, x)| {
-                let dims = [y.len() / co, words, co];
-                plan.lend_columns::<F>(x, |columns| matmul::<F, _>(dims, columns, row_major(words), kernels, order, y, false));
+    F::lend_transpose(plan.kernels(w, widened), !is_product, |kernels, order| {
+        if is_product {
+            return F::lend(Layout::Rows, x, depth, |x| {
+                matmul_parallel::<F, _>([plan.n, words, co], x, row_major(words), kernels, order, y, false);
             });
+        }
+        let group = plan.group();
+        y.par_chunks_mut(group * plan.y_len()).zip(x.par_chunks(group * plan.x_len())).for_each(|(y, x)| {
+            let dims = [y.len() / co, words, co];
+            plan.lend_columns::<F>(x, |columns| matmul::<F, _>(dims, columns, row_major(words), kernels, order, y, false));
         });
     });
 }
 
 /// `dx [n, h, w, ci]`
-pub(super) fn input_grad<F: Factor>(plan: &ConvPlan, dy: &[F::Value], w: &[F::Value], dx: &mut [MaybeUninit<F::Value>]) {
+pub(super) fn input_grad<F: Factor>(
+    plan: &ConvPlan,
+    dy: &[F::Value],
+    w: &[F::Value],
+    widened: Option<Resampling>,
+    dx: &mut [MaybeUninit<F::Value>],
+) {
     let is_product = plan.is_full();
     let plan = &plan.flattened();
     let (depth, co) = (plan.depth(), plan.co);
     let words = F::words(co);
-    plan.with_turned(w, |turned| {
-        F::lend(Layout::Panels, turned, depth, |kernels| {
-            if is_product {
+    F::lend_kernels(plan.kernels(w, widened), |kernels| {
+        if is_product {
+            return F::lend(Layout::Rows, dy, co, |dy| {
+                matmul_parallel::<F, _>([plan.n, words, depth], dy, row_major(words), kernels, Second::Panels, dx, false);
+            });
+        }
+        let group = plan.group();
+        dx.par_chunks_mut(group * plan.x_len()).zip(dy.par_chunks(group * plan.y_len())).for_each(|(dx, dy)| {
+            let rows = dy.len() / co;
+            if plan.is_point() {
                 return F::lend(Layout::Rows, dy, co, |dy| {
-                    matmul_parallel::<F, _>([plan.n, words, depth], dy, row_major(words), kernels, Second::Panels, dx, false);
+                    matmul::<F, _>([rows, words, depth], dy, row_major(words), kernels, Second::Panels, dx, false);
                 });
             }
-            let group = plan.group();
-            dx.par_chunks_mut(group * plan.x_len()).zip(dy.par_chunks(group * plan.y_len())).for_each(|(dx, dy)| {
-                let rows = dy.len() / co;
-                if plan.is_point() {
-                    return F::lend(Layout::Rows, dy, co, |dy| {
-                        matmul::<F, _>([rows, words, depth], dy, row_major(words), kernels, Second::Panels, dx, false);
-                    });
-                }
-                let mut workspace = Workspace::new::<F::Value>(&[rows * depth]);
-                let [columns] = workspace.slices::<F::Value, 1>([rows * depth]);
-                F::lend(Layout::Rows, dy, co, |dy| {
-                    matmul::<F, _>([rows, words, depth], dy, row_major(words), kernels, Second::Panels, columns, false);
-                });
-                plan.col2im(columns, dx);
+            let mut workspace = Workspace::new::<F::Value>(&[rows * depth]);
+            let [columns] = workspace.slices::<F::Value, 1>([rows * depth]);
+            F::lend(Layout::Rows, dy, co, |dy| {
+                matmul::<F, _>([rows, words, depth], dy, row_major(words), kernels, Second::Panels, columns, false);
             });
+            plan.col2im(columns, dx);
         });
     });
 }
 
 /// `dw [co, ci, k, k]`
-pub(super) fn weight_grad<F: Factor>(plan: &ConvPlan, x: &[F::Value], dy: &[F::Value], dw: &mut [MaybeUninit<F::Value>]) {
-    if plan.is_turned() {
+pub(super) fn weight_grad<F: Factor>(
+    plan: &ConvPlan,
+    x: &[F::Value],
+    dy: &[F::Value],
+    widened: Option<Resampling>,
+    dw: &mut [MaybeUninit<F::Value>],
+) {
+    if plan.is_turned() && widened.is_none() {
         return turned_weight_grad::<F, _>(plan, x, dy, dw);
     }
-    let mut workspace = Workspace::new::<F::Value>(&[dw.len()]);
-    let [turned] = workspace.slices::<F::Value, 1>([dw.len()]);
+    let len = plan.co * plan.depth();
+    let mut workspace = Workspace::new::<F::Value>(&[len]);
+    let [turned] = workspace.slices::<F::Value, 1>([len]);
     turned_weight_grad::<F, _>(plan, x, dy, turned);
-    plan.turn_back(turned, dw);
+    turn_back(turned, [plan.co, plan.ci], plan.window.kernel, widened, dw);
 }
 
 /// `dw [co, k, k, ci]`

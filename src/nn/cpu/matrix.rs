@@ -3,7 +3,7 @@
 use rayon::prelude::*;
 
 use super::factor::{Factor, Second};
-use super::memory::Slot;
+use super::memory::{Shared, Slot};
 use super::strides::Strides;
 
 /// Whether the factors of a product are there.
@@ -45,16 +45,6 @@ pub(super) fn matmul_parallel<F: Factor, S: Slot<F::Value>>(
     c: &mut [S],
     add: bool,
 ) {
-    /// A pointer that tasks may share: each writes its own block.
-    struct Shared<T>(*mut T);
-    // SAFETY: only ever used for disjoint blocks.
-    unsafe impl<T> Sync for Shared<T> {}
-    impl<T> Shared<T> {
-        fn at(&self, offset: usize) -> *mut T {
-            self.0.wrapping_add(offset)
-        }
-    }
-
     let [m, words, n] = dims;
     assert!(c.len() >= m * n && are_there::<F>(dims, a, sa, b));
     let blocks = (m * words * F::DEPTH * n / BLOCK_WORK).clamp(1, MAX_BLOCKS);

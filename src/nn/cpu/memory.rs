@@ -86,6 +86,19 @@ unsafe impl<T: Plain> Slot<T> for MaybeUninit<T> {
     }
 }
 
+/// A pointer that tasks share, each of which writes places of its own.
+pub(super) struct Shared<T>(pub *mut T);
+
+// SAFETY: it hands out pointers only; who writes through them answers for it that the places are disjoint.
+unsafe impl<T> Sync for Shared<T> {}
+
+impl<T> Shared<T> {
+    /// The place so many values on.
+    pub fn at(&self, offset: usize) -> *mut T {
+        self.0.wrapping_add(offset)
+    }
+}
+
 /// A new vector of `len` values, every one of which `fill` must write; saves the pass that zeroing takes. In debug builds they
 /// begin as NaN, so that one forgotten shows.
 pub(crate) fn filled<T: Float>(len: usize, fill: impl FnOnce(&mut [MaybeUninit<T>])) -> Vec<T> {

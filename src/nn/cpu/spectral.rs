@@ -1,12 +1,52 @@
-//! The way back through a weight that was divided by its spectral norm, on the CPU.
+//! Passes over a weight that is divided by its spectral norm, on the CPU: it is larger than the caches, so each reads it once.
 
-use candle_core::{Result, Tensor};
+use candle_core::{DType, Result, Tensor};
 use rayon::prelude::*;
 
 use super::by_image::lane_sum;
 use super::float::Float;
 use super::memory::{Slot, View, filled};
-use super::tasks::vectorised;
+use super::tasks::{TASK, vectorised};
+
+/// Columns whose sums stay in the first cache while rows are added to them.
+const COLUMNS: usize = 1024;
+
+/// W v of a matrix `[out, rest]`.
+pub(in crate::nn) fn times<T: Float>(matrix: &Tensor, v: &Tensor) -> Result<Tensor> {
+    let views = [matrix, v].map(View::of);
+    let [w, v] = [views[0].slice::<T>()?, views[1].slice::<T>()?];
+    let sums: Vec<T> = w.par_chunks_exact(v.len()).map(|row| T::from_f64(lane_sum([row, v], |w, v| w * v))).collect();
+    let out = sums.len();
+    Tensor::from_vec(sums, out, matrix.device())
+}
+
+/// Wᵀ u of a matrix `[out, rest]`: rows are added in their order, whatever columns a task has.
+pub(in crate::nn) fn transposed_times<T: Float>(matrix: &Tensor, u: &Tensor) -> Result<Tensor> {
+    let views = [matrix, u].map(View::of);
+    let [w, u] = [views[0].slice::<T>()?, views[1].slice::<T>()?];
+    let rest = w.len() / u.len();
+    let mut sums = vec![T::default(); rest];
+    sums.par_chunks_mut(COLUMNS).enumerate().for_each(|(task, sums)| {
+        for (row, &u) in w.chunks_exact(rest).zip(u) {
+            let row = &row[task * COLUMNS..][..sums.len()];
+            vectorised(|| sums.iter_mut().zip(row).for_each(|(sum, &w)| *sum += w * u));
+        }
+    });
+    Tensor::from_vec(sums, rest, matrix.device())
+}
+
+/// W/σ
+pub(in crate::nn) fn divided<T: Float>(weight: &Tensor, sigma: &Tensor) -> Result<Tensor> {
+    let sigma = T::from_f64(sigma.to_dtype(DType::F64)?.to_scalar::<f64>()?);
+    let view = View::of(weight);
+    let w = view.slice::<T>()?;
+    let values = filled(w.len(), |to| {
+        to.par_chunks_mut(TASK).zip(w.par_chunks(TASK)).for_each(|(to, w)| {
+            vectorised(|| to.iter_mut().zip(w).for_each(|(to, &w)| to.put(w / sigma)));
+        });
+    });
+    Tensor::from_vec(values, weight.shape(), weight.device())
+}
 
 /// `(G − ⟨G, W/σ⟩ u vᵀ) / σ` of a gradient G to W/σ, as matrices `[out, rest]`: a pass for the product, one for the rest.
 pub(in crate::nn) fn weight_grad<T: Float>(

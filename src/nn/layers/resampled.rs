@@ -12,7 +12,7 @@ use super::product::Bilinear;
 use super::sequential::Sequential;
 use crate::error::Result;
 use crate::nn::activation::Activation;
-use crate::nn::conv::{conv, conv_input_grad, conv_weight_grad};
+use crate::nn::conv::{conv_input_grad_widened, conv_weight_grad_widened, conv_widened};
 use crate::nn::geometry::ConvWindow;
 use crate::nn::graph::{Array, Graph, Op, Value};
 use crate::nn::init::Draw;
@@ -82,27 +82,27 @@ struct Map {
 
 impl Bilinear for Map {
     fn apply(&self, x: &Tensor, kernels: &Tensor) -> Result<Tensor> {
-        let kernels = self.resampling.widen(kernels)?;
+        let widened = Some(self.resampling);
         Ok(match self.resampling {
-            Resampling::Halved => conv(x, &kernels, self.window, self.precision)?,
-            Resampling::Doubled => conv_input_grad(x, &kernels, self.window, self.size, self.precision)?,
+            Resampling::Halved => conv_widened(x, kernels, widened, self.window, self.precision)?,
+            Resampling::Doubled => conv_input_grad_widened(x, kernels, widened, self.window, self.size, self.precision)?,
         })
     }
 
     fn to_input(&self, x: &Tensor, kernels: &Tensor, dy: &Tensor) -> Result<Tensor> {
-        let kernels = self.resampling.widen(kernels)?;
+        let (widened, size) = (Some(self.resampling), (x.dim(1)?, x.dim(2)?));
         Ok(match self.resampling {
-            Resampling::Halved => conv_input_grad(dy, &kernels, self.window, (x.dim(1)?, x.dim(2)?), self.precision)?,
-            Resampling::Doubled => conv(dy, &kernels, self.window, self.precision)?,
+            Resampling::Halved => conv_input_grad_widened(dy, kernels, widened, self.window, size, self.precision)?,
+            Resampling::Doubled => conv_widened(dy, kernels, widened, self.window, self.precision)?,
         })
     }
 
     fn to_kernels(&self, x: &Tensor, dy: &Tensor) -> Result<Tensor> {
-        let wide = match self.resampling {
-            Resampling::Halved => conv_weight_grad(x, dy, self.window, self.precision)?,
-            Resampling::Doubled => conv_weight_grad(dy, x, self.window, self.precision)?,
+        let (from, to) = match self.resampling {
+            Resampling::Halved => (x, dy),
+            Resampling::Doubled => (dy, x),
         };
-        Ok(self.resampling.gather(&wide)?)
+        Ok(conv_weight_grad_widened(from, to, Some(self.resampling), self.window, self.precision)?)
     }
 
     fn op(&self, weight: Array, bias: Option<Vec<f32>>, _: &mut Graph, x: Value) -> Result<(Op, Value)> {

@@ -44,6 +44,7 @@ fn any_contract() -> impl Strategy<Value = Contract> {
                 images_seen,
                 seed,
                 weights,
+                batch: (size % 3 == 0).then_some(1 + size),
                 cost: (channels == 3).then(|| Cost {
                     psnr: 36.5,
                     frechet: seed as f64 / 7.0,
@@ -68,6 +69,7 @@ proptest! {
             Ok(None) => prop_assert_eq!(key, "ganforge.contract"),
             // Without these lines there are none.
             Ok(Some(contract)) if key == "ganforge.classes.names" => prop_assert!(contract.class_names.is_empty()),
+            Ok(Some(contract)) if key == "ganforge.batch" => prop_assert_eq!(contract.batch, None),
             Ok(Some(contract)) => prop_assert!(key == "ganforge.latent.classes" && contract.classes == 0),
             Err(e) if key == "ganforge.latent.classes" => prop_assert!(e.to_string().contains("names for 0 classes")),
             Err(e) => prop_assert!(e.to_string().contains(key.as_str())),

@@ -142,6 +142,11 @@ fn config_files() {
     }
     let missing = complaint(gan_train(&["--config", "no/such.toml", "--out", "x", "--data", "y"]).arg("--quiet"), 1);
     assert!(missing.contains("cannot read no/such.toml") && missing.contains("Check the path"), "{missing}");
+    fs::create_dir(place.path("no")).unwrap();
+    fs::write(place.path("no/such.toml"), "base = 'gan-mlp'").unwrap();
+    let slip = place.path("no/shuc.toml").display().to_string();
+    let missing = complaint(gan_train(&["--config", &slip, "--out", "x", "--data", "y"]).arg("--quiet"), 1);
+    assert!(missing.contains(&format!("Check the path: {} is there", place.path("no/such.toml").display())), "{missing}");
 }
 
 #[test]
