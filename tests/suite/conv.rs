@@ -581,22 +581,24 @@ fn nothing_in_nothing_out() {
 #[test]
 fn convolutions_with_a_resampled_map_are_both_layers() {
     let cases = [
-        (3, 1, [6, 4], true),
-        (3, 1, [5, 7], false),
-        (1, 0, [4, 3], false),
-        (5, 2, [4, 5], false),
-        (2, 1, [3, 4], false),
-        (4, 0, [6, 8], false),
+        (3, 1, [6, 4], true, [2, 3]),
+        (3, 1, [5, 7], false, [2, 3]),
+        // More than a task has.
+        (3, 1, [4, 2], false, [70, 67]),
+        (1, 0, [4, 3], false, [2, 3]),
+        (5, 2, [4, 5], false, [2, 3]),
+        (2, 1, [3, 4], false, [2, 3]),
+        (4, 0, [6, 8], false, [2, 3]),
     ];
-    for (kernel, padding, [height, width], spectral) in cases {
-        let conv = json!({"conv": {"out": 3, "kernel": kernel, "padding": padding, "spectral": spectral}});
+    for (kernel, padding, [height, width], spectral, [channels, out]) in cases {
+        let conv = json!({"conv": {"out": out, "kernel": kernel, "padding": padding, "spectral": spectral}});
         for layers in [[json!({"upsample": "nearest"}), conv.clone()], [conv.clone(), json!({"downsample": "average"})]] {
             let what = format!("{height}×{width} {layers:?}");
             let build = |layers: &[Value], input: Shape| {
                 let specs: Vec<LayerSpec> = serde_json::from_value(json!(layers)).unwrap();
                 Network::new(&specs, input, &InitConfig::default(), Role::Critic, 7, &Place::cpu(DType::F64)).unwrap()
             };
-            let input = Shape::Map { channels: 2, height, width };
+            let input = Shape::Map { channels, height, width };
             let both = build(&layers, input);
             let first = build(&layers[..1], input);
             let second = build(&layers[1..], first.output());
@@ -608,7 +610,7 @@ fn convolutions_with_a_resampled_map_are_both_layers() {
             }
 
             let pass = Pass::Train { seed: 0, number: 0 };
-            let x = uniform(1, &[3, height, width, 2]);
+            let x = uniform(1, &[3, height, width, channels]);
             let (y, trace) = both.forward_traced(&x, pass).unwrap();
             let (between, of_first) = first.forward_traced(&x, pass).unwrap();
             let (expected, of_second) = second.forward_traced(&between, pass).unwrap();
