@@ -21,7 +21,7 @@ pub enum Error {
         hint: String,
     },
     /// The operating system refused a file operation.
-    #[error("cannot {action} {}: {source}.{}", text::path(path), io_advice(source, path))]
+    #[error("cannot {action} {}: {source}.{}", text::path(path), io_advice(source))]
     Io {
         /// A verb: `read`, `write`, `create`.
         action: &'static str,
@@ -107,9 +107,9 @@ impl<T, E> OrtResult<T> for Result<T, ort::Error<E>> {
     }
 }
 
-fn io_advice(source: &io::Error, path: &Path) -> String {
-    let advice = match source.kind() {
-        io::ErrorKind::NotFound => return neighbour(path).unwrap_or_else(|| " Check the path.".to_string()),
+fn io_advice(source: &io::Error) -> &'static str {
+    match source.kind() {
+        io::ErrorKind::NotFound => " Check the path.",
         io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
             " Choose a place you may use, or change its permissions."
         }
@@ -123,21 +123,25 @@ fn io_advice(source: &io::Error, path: &Path) -> String {
         io::ErrorKind::IsADirectory => " A folder is where a file should be: move it away.",
         io::ErrorKind::UnexpectedEof => " The file is shorter than it says: fetch or make it again.",
         _ => "",
-    };
-    advice.to_string()
+    }
 }
 
-/// What lies where `path` goes wrong and is called so but for a slip, as advice.
-fn neighbour(path: &Path) -> Option<String> {
-    let missing = path.ancestors().take_while(|part| !part.as_os_str().is_empty() && !part.exists()).last()?;
+/// For a path that a user wrote and that leads nowhere: what lies where it goes wrong and is called so but for a slip or two.
+pub(crate) fn neighbour(path: &Path) -> Option<PathBuf> {
+    let missing =
+        path.ancestors().take_while(|part| !part.as_os_str().is_empty() && part.symlink_metadata().is_err()).last()?;
     let folder = missing.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let there =
         std::fs::read_dir(folder).ok()?.take(MOST_NEIGHBOURS).filter_map(|entry| entry.ok()?.file_name().into_string().ok());
     let wanted = missing.file_name()?.to_str()?;
     let most = (wanted.chars().count() / 4).min(2);
-    let slips = there.map(|name| (strsim::osa_distance(wanted, &name), name));
+    // Another number is no slip.
+    let letters = |name: &str| name.chars().filter(|c| !c.is_ascii_digit()).collect::<String>();
+    let of_wanted = letters(wanted);
+    let near = there.filter(|name| wanted.len().abs_diff(name.len()) <= 4 * most && letters(name) != of_wanted);
+    let slips = near.map(|name| (strsim::osa_distance(wanted, &name), name));
     let (_, near) = slips.filter(|(slips, _)| *slips <= most).min()?;
-    Some(format!(" Check the path: {} is there.", text::path(&missing.with_file_name(near))))
+    Some(missing.with_file_name(near))
 }
 
 /// Entries of a folder among which a misspelt one is looked for.

@@ -133,7 +133,7 @@ struct How {
     /// What to compute with: auto (the fastest there is: of built-in generators int8 on the CPU), f32, f16 or int8
     #[arg(long, default_value_t)]
     precision: Precision,
-    /// Images a run [default: what the model fixes; else up to 32, by its largest map, without convolutions 128, on CUDA and TensorRT 512]; another batch size
+    /// Images a run [default: what the model fixes; else 32, or fewer where its file asks for that, without convolutions 128, on CUDA and TensorRT 512]; another batch size
     /// may change pixels by 1
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=MAX_BATCH as i64))]
     batch: Option<u16>,
@@ -589,7 +589,7 @@ fn runtime_facts() -> Result<Vec<(String, Value)>> {
     let library = runtime::load()?;
     let facts = [
         ("onnxruntime", json!(library.version)),
-        ("onnxruntime.path", json!(library.path)),
+        ("onnxruntime.path", json!(library.path.to_string_lossy())),
         ("onnxruntime.found", json!(library.how.to_string())),
         ("onnxruntime.providers", json!(Provider::offered()?)),
         ("onnxruntime.opened", json!(runtime::opened())),

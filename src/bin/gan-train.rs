@@ -325,8 +325,8 @@ fn train(args: &TrainArgs) -> Result<()> {
     let (onnx, step) = (folder.onnx_file(), trained.state.step);
     console.say(&format!("exported {} from step {step} ({:.1e} from candle)", text::path(&onnx), agreement.values));
     if args.json {
-        let onnx = folder.onnx_file();
-        let summary = json!({ "run": out, "chosen": chosen, "onnx": onnx, "outcome": outcome, "agreement": agreement });
+        let (run, onnx) = (out.to_string_lossy(), onnx.to_string_lossy());
+        let summary = json!({ "run": run, "chosen": chosen, "onnx": onnx, "outcome": outcome, "agreement": agreement });
         print_line(&summary.to_string())?;
     }
     if let Some(verdict) = &outcome.verdict {

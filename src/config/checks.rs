@@ -127,7 +127,8 @@ impl TrainConfig {
             let (Span::Steps(n) | Span::Epochs(n) | Span::Images(n)) = span;
             ensure(n > 0, "lengths and intervals must be at least 1")?;
         }
-        self.check_networks(place)
+        self.check_networks(place)?;
+        self.check_batch(place)
     }
 
     /// Checks what the ramp says, and that there is what it changes.
@@ -206,7 +207,12 @@ impl TrainConfig {
         if total > MAX_VALUES {
             return Err(invalid_config(place, format!("the networks hold {total:.1e} values, more than {MAX_VALUES:.0e}")));
         }
-        let sizes = [(&self.generator.layers, Shape::Flat(self.latent.size)), (&self.critic.layers, image)];
+        Ok(())
+    }
+
+    /// Checks what a batch takes, once nothing can change it any more.
+    fn check_batch(&self, place: &str) -> Result<()> {
+        let sizes = [(&self.generator.layers, Shape::Flat(self.latent.size)), (&self.critic.layers, self.image_shape())];
         let an_image: f64 = sizes.into_iter().map(|(layers, input)| activations_estimate(layers, input)).sum();
         let batch = an_image * self.schedule.batch_size as f64;
         if batch > MAX_BATCH_VALUES {

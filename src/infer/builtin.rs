@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::error::{Error, Result, nearest};
+use crate::error::{Error, Result, nearest, neighbour};
 use crate::text;
 
 use super::file_facts::FileFacts;
@@ -199,7 +199,9 @@ fn resolve(model: Option<&str>) -> Result<Named> {
             } else if path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("onnx")) || path.exists() {
                 Ok(Named::File(path.to_path_buf()))
             } else if path.components().count() > 1 {
-                let hint = "Check the path; a built-in generator is named by its name alone, as `BUILTIN` lists them.";
+                let near = neighbour(path).map(|near| format!("Did you mean {}? ", text::path(&near))).unwrap_or_default();
+                let hint =
+                    format!("{near}Check the path; a built-in generator is named by its name alone, as `BUILTIN` lists them.");
                 Err(Error::usage(format!("there is no file or folder {}", text::path(path)), hint))
             } else {
                 find(Some(model)).map(Named::Builtin)

@@ -303,9 +303,10 @@ impl Provider {
     pub(super) fn batch(self, is_convolutional: bool, on_cpu: Option<usize>) -> usize {
         match self {
             Self::Cuda(_) | Self::TensorRt(_) => CUDA_BATCH,
-            Self::Auto | Self::Cpu | Self::OpenVino(_) | Self::CoreMl if is_convolutional => {
+            Self::Auto | Self::Cpu | Self::OpenVino(OpenVinoDevice::Cpu) if is_convolutional => {
                 on_cpu.unwrap_or(CONVOLUTIONAL_BATCH).min(CONVOLUTIONAL_BATCH)
             }
+            Self::OpenVino(OpenVinoDevice::Gpu(_)) | Self::CoreMl if is_convolutional => CONVOLUTIONAL_BATCH,
             Self::Auto | Self::Cpu | Self::OpenVino(_) | Self::CoreMl => DENSE_BATCH,
         }
     }

@@ -18,8 +18,8 @@ use super::cpu;
 #[cfg(feature = "cuda")]
 use super::cuda;
 use super::device::on_device;
+use super::geometry::Resampling;
 use super::geometry::{ConvPlan, ConvWindow, Direction};
-use super::resample::Resampling;
 use crate::nn::precision::Precision;
 
 /// `[n, h, w, ci]` with kernels `[co, ci / groups, k, k]` → `[n, h', w', co]`.
@@ -100,8 +100,9 @@ pub(super) fn conv_weight_grad_widened(
 ) -> Result<Tensor> {
     let (x_dims, y) = (dims4(x)?, dims4(dy)?);
     let kernels = [y[3], x_dims[3] / window.groups.max(1), window.kernel, window.kernel];
+    let plan = ConvPlan::new(window, x_dims, y, kernels)?;
     let result = widened.map_or(kernels, |resampling| resampling.narrow(kernels));
-    run(Direction::WeightGrad, &ConvPlan::new(window, x_dims, y, kernels)?, [x, dy], widened, result, precision)
+    run(Direction::WeightGrad, &plan, [x, dy], widened, result, precision)
 }
 
 fn run(
@@ -117,15 +118,10 @@ fn run(
         a.device(),
         cpu: cpu::conv::conv(direction, plan, [&a, &b], widened, result, precision),
         cuda: {
-            let Some(resampling) = widened else { return cuda::conv::conv(direction, plan, [&a, &b], result, precision) };
-            match direction {
-                Direction::WeightGrad => {
-                    let wide = cuda::conv::conv(direction, plan, [&a, &b], resampling.wide(result), precision)?;
-                    resampling.gather(&wide)
-                }
-                Direction::Forward | Direction::InputGrad => {
-                    cuda::conv::conv(direction, plan, [&a, &resampling.widen(&b)?], result, precision)
-                }
+            let wide = |operands: [&Tensor; 2], result| cuda::conv::conv(direction, plan, operands, result, precision);
+            match widened {
+                Some(resampling) => resampling.by_widening(direction, [&a, &b], result, wide),
+                None => wide([&a, &b], result),
             }
         }
     )

@@ -99,3 +99,30 @@ pub(super) enum Direction {
     /// Its gradient to the kernels.
     WeightGrad,
 }
+
+/// What becomes of a map before a convolution, or behind it, that is built as one with it (`nn::resample`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Resampling {
+    /// Squares of four become their mean, behind the convolution.
+    Halved,
+    /// Each value becomes a square of four, before it.
+    Doubled,
+}
+
+impl Resampling {
+    /// The sizes that kernels of these have when they are widened (`nn::resample`).
+    pub fn wide(self, [co, ci, k, l]: [usize; 4]) -> [usize; 4] {
+        match self {
+            Self::Halved => [co, ci, k + 1, l + 1],
+            Self::Doubled => [ci, co, k + 1, l + 1],
+        }
+    }
+
+    /// The inverse of [`Self::wide`].
+    pub fn narrow(self, [a, b, k, l]: [usize; 4]) -> [usize; 4] {
+        match self {
+            Self::Halved => [a, b, k - 1, l - 1],
+            Self::Doubled => [b, a, k - 1, l - 1],
+        }
+    }
+}

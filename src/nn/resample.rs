@@ -15,15 +15,7 @@ use candle_core::{Result, Tensor};
 use super::cpu::for_float;
 use super::cpu::resample as cpu;
 use super::device::on_device;
-
-/// What becomes of the map.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Resampling {
-    /// Squares of four become their mean, behind the convolution.
-    Halved,
-    /// Each value becomes a square of four, before it.
-    Doubled,
-}
+use super::geometry::{Direction, Resampling};
 
 impl Resampling {
     /// Kernels `[co, ci, k, k]` as those of one convolution of stride 2, `[co, ci, k + 1, k + 1]`; of the transposed one, `[ci, co, …]`.
@@ -47,19 +39,17 @@ impl Resampling {
         }
     }
 
-    /// The sizes of what [`Self::widen`] makes of kernels of these.
-    pub fn wide(self, [co, ci, k, l]: [usize; 4]) -> [usize; 4] {
-        match self {
-            Self::Halved => [co, ci, k + 1, l + 1],
-            Self::Doubled => [ci, co, k + 1, l + 1],
-        }
-    }
-
-    /// The inverse of [`Self::wide`].
-    pub fn narrow(self, [a, b, k, l]: [usize; 4]) -> [usize; 4] {
-        match self {
-            Self::Halved => [a, b, k - 1, l - 1],
-            Self::Doubled => [b, a, k - 1, l - 1],
+    /// A convolution of wide kernels, by `conv` of two operands and with a result of these sizes, for kernels as they are before.
+    pub fn by_widening(
+        self,
+        direction: Direction,
+        [a, b]: [&Tensor; 2],
+        result: [usize; 4],
+        conv: impl FnOnce([&Tensor; 2], [usize; 4]) -> Result<Tensor>,
+    ) -> Result<Tensor> {
+        match direction {
+            Direction::Forward | Direction::InputGrad => conv([a, &self.widen(b)?], result),
+            Direction::WeightGrad => self.gather(&conv([a, b], self.wide(result))?),
         }
     }
 

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use candle_core::{DType, Device, Result, Tensor};
+use ganforge::config::InitConfig;
 use ganforge::nn::conv::{conv, conv_input_grad, conv_weight_grad};
 use ganforge::nn::device::{check_precision, has_amx};
 use ganforge::nn::geometry::ConvWindow;
@@ -12,6 +13,7 @@ use ganforge::nn::{LayerSpec, Network, Pass, Place, Role, Shape, Wanted};
 use ganforge::random::{Purpose, Stream};
 use ganforge::train::{RunFolder, Trained, Which, load_trained};
 use proptest::prelude::*;
+use serde_json::json;
 
 use crate::conv::{Case, assert_thread_independent, cases, norm, uniform, uniform_f32, values};
 
@@ -262,6 +264,90 @@ fn convolutions_in_bf16_do_not_depend_on_the_number_of_threads() {
             assert!(distance(ours, &exact) < 0.01, "{case:?}");
             assert!(values(ours).iter().any(|value| *value != 0.0));
         }
+    }
+}
+
+/// Kernels `[co, ci, 3, 3]` as `nn::resample` widens them: `[co, ci, 4, 4]` of halved maps, `[ci, co, 4, 4]` of doubled ones.
+fn widened(kernels: &Tensor, doubled: bool) -> Tensor {
+    let (co, ci, ..) = kernels.dims4().unwrap();
+    let from = kernels.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+    let taps = |to: usize| {
+        let end = if doubled { 4 - to } else { to + 1 };
+        end.saturating_sub(2)..end.min(3)
+    };
+    let wide = |first: usize, second: usize, y: usize, x: usize| {
+        let [o, i] = if doubled { [second, first] } else { [first, second] };
+        let row = |row: usize| taps(x).map(|column| from[(o * ci + i) * 9 + row * 3 + column]).fold(0.0, |a, b| a + b);
+        taps(y).map(row).fold(0.0, |a, b| a + b) * if doubled { 1.0 } else { 0.25 }
+    };
+    let dims = if doubled { [ci, co] } else { [co, ci] };
+    let places = (0..dims[0] * dims[1] * 16).map(|at| wide(at / 16 / dims[1], at / 16 % dims[1], at % 16 / 4, at % 4));
+    Tensor::from_vec(places.collect::<Vec<_>>(), (dims[0], dims[1], 4, 4), &Device::Cpu).unwrap()
+}
+
+/// And gradients back.
+fn gathered(wide: &Tensor, doubled: bool) -> Tensor {
+    let (first, second, ..) = wide.dims4().unwrap();
+    let from = wide.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+    let [co, ci] = if doubled { [second, first] } else { [first, second] };
+    let narrow = |o: usize, i: usize, y: usize, x: usize| {
+        let kernel = if doubled { i * co + o } else { o * ci + i };
+        let [top, left] = if doubled { [2 - y, 2 - x] } else { [y, x] };
+        let row = |row: usize| from[kernel * 16 + row * 4 + left] + from[kernel * 16 + row * 4 + left + 1];
+        (row(top) + row(top + 1)) * if doubled { 1.0 } else { 0.25 }
+    };
+    let places = (0..co * ci * 9).map(|at| narrow(at / 9 / ci, at / 9 % ci, at % 9 / 3, at % 3));
+    Tensor::from_vec(places.collect::<Vec<_>>(), (co, ci, 3, 3), &Device::Cpu).unwrap()
+}
+
+/// Rows of kernels are widened while they are packed: to the same bits as if they had been before.
+#[test]
+fn kernels_widened_on_the_way_are_those_widened_before() {
+    if !is_there() {
+        return;
+    }
+    let place = Place { device: Device::Cpu, dtype: DType::F32, precision: Precision::Bf16 };
+    let window = ConvWindow::new(4, 2, 1);
+    for (doubled, [ci, co], [height, width]) in [
+        (false, [17, 65], [4, 6]),
+        (false, [70, 3], [6, 4]),
+        (true, [65, 17], [2, 3]),
+        (true, [3, 70], [3, 2]),
+        (true, [34, 36], [5, 5]),
+    ] {
+        let kernels = json!({"conv": {"out": co, "kernel": 3, "padding": 1, "bias": false}});
+        let layers =
+            if doubled { [json!({"upsample": "nearest"}), kernels] } else { [kernels, json!({"downsample": "average"})] };
+        let specs: Vec<LayerSpec> = serde_json::from_value(json!(layers)).unwrap();
+        let input = Shape::Map { channels: ci, height, width };
+        let network = Network::new(&specs, input, &InitConfig::default(), Role::Critic, 7, &place).unwrap();
+        let weight = network.parameters().next().unwrap().var.as_tensor().clone();
+        let x = uniform_f32(1, &[5, height, width, ci]);
+        let (y, trace) = network.forward_traced(&x, Pass::Train { seed: 0, number: 0 }).unwrap();
+        let dy = uniform_f32(2, y.dims());
+        let dw = network.backward(trace, dy.copy().unwrap(), Wanted::Parameters).unwrap().remove(0);
+        let again = network.forward_traced(&x, Pass::Eval).unwrap().1;
+        let dx = network.backward(again, dy.copy().unwrap(), Wanted::Input).unwrap().remove(0);
+
+        let (wide, bf16) = (widened(&weight, doubled), Precision::Bf16);
+        let [expected_y, expected_dx, wide_dw] = match doubled {
+            false => [
+                conv(&x, &wide, window, bf16),
+                conv_input_grad(&dy, &wide, window, (height, width), bf16),
+                conv_weight_grad(&x, &dy, window, bf16),
+            ],
+            true => [
+                conv_input_grad(&x, &wide, window, (2 * height, 2 * width), bf16),
+                conv(&dy, &wide, window, bf16),
+                conv_weight_grad(&dy, &x, window, bf16),
+            ],
+        }
+        .map(Result::unwrap);
+        let flat = |tensor: &Tensor| bits(&tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap());
+        let what = format!("{ci} to {co}, doubled: {doubled}");
+        assert_eq!(flat(&y), flat(&expected_y), "{what}");
+        assert_eq!(flat(&dx), flat(&expected_dx), "{what}");
+        assert_eq!(flat(&dw), flat(&gathered(&wide_dw, doubled)), "{what}");
     }
 }
 

@@ -77,6 +77,25 @@ fn write_zip(path: &Path, entries: &[(&str, &[u8])]) {
     zip.finish().unwrap();
 }
 
+// --- folders
+
+#[test]
+fn what_a_training_wrote_into_the_folder_is_not_learnt() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    for folder in ["run/samples", "run/checkpoints", "others/samples"] {
+        fs::create_dir_all(at(folder)).unwrap();
+    }
+    for name in ["1.png", "run/curves.png", "run/samples/2.png", "others/samples/3.png"] {
+        fs::write(at(name), png(name.len() as u8)).unwrap();
+    }
+    assert_eq!(open(dir.path(), 8, 1).unwrap().len, 4);
+    fs::write(at("run/config.toml"), "").unwrap();
+    assert_eq!(open(dir.path(), 8, 1).unwrap().len, 2);
+    // Whoever names it has it.
+    assert_eq!(open(&at("run"), 8, 1).unwrap().len, 2);
+}
+
 // --- classes
 
 #[test]

@@ -61,7 +61,7 @@ pub fn merge(flags: &Flags) -> Result<()> {
         "seconds": seconds,
         "shards": shards,
         "format": merge.format().name(),
-        "out": done.out,
+        "out": done.out.to_string_lossy(),
     });
     for key in keys {
         summary[key] = facts[key].clone();

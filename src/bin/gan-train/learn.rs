@@ -83,7 +83,7 @@ pub fn features(args: &FeaturesArgs) -> Result<()> {
     let provenance = learn::train(&config, &training_set, &args.out, &console)?;
     let model = args.out.join(learn::MODEL);
     match args.json {
-        true => print_line(&json!({ "model": model, "task": task, "provenance": provenance }).to_string()),
+        true => print_line(&json!({ "model": model.to_string_lossy(), "task": task, "provenance": provenance }).to_string()),
         false => print_line(&format!(
             "{}: {:.2} % of {} held-out images told right, after {} images in {:.0} s",
             text::path(&model),

@@ -9,9 +9,9 @@ use super::grouped::{self, Grouped};
 use super::im2col;
 use super::memory::{View, filled};
 use super::winograd::Winograd;
+use crate::nn::geometry::Resampling;
 use crate::nn::geometry::{ConvPlan, Direction};
 use crate::nn::precision::Precision;
-use crate::nn::resample::Resampling;
 
 /// What of the instructions for bf16 this CPU lacks; empty where it has them.
 pub(in crate::nn) fn lacking_for_bf16() -> Vec<&'static str> {
@@ -53,18 +53,16 @@ fn convolved<F: Grouped>(
 ) -> Result<Tensor> {
     let form = Winograd::of::<F>(plan);
     if let (Some(resampling), Some(_)) = (widened, &form) {
-        return match direction {
-            Direction::Forward | Direction::InputGrad => {
-                convolved::<F>(direction, plan, [a, &resampling.widen(b)?], None, result)
-            }
-            Direction::WeightGrad => {
-                resampling.gather(&convolved::<F>(direction, plan, [a, b], None, resampling.wide(result))?)
-            }
-        };
+        return resampling.by_widening(direction, [a, b], result, |operands, result| {
+            convolved::<F>(direction, plan, operands, None, result)
+        });
     }
     let (view_a, view_b) = (View::of(a), View::of(b));
     let (first, second) = (view_a.slice::<F::Value>()?, view_b.slice::<F::Value>()?);
     if plan.window.groups > 1 {
+        if widened.is_some() {
+            bail!("kernels of groups are not widened");
+        }
         let whole = plan.of_group().iter().all(|channels| channels.is_multiple_of(F::DEPTH));
         let values = filled(result.iter().product(), |to| match whole {
             true => grouped::conv::<F>(direction, plan, [first, second], to),

@@ -13,14 +13,14 @@ use rayon::prelude::*;
 
 use super::factor::{Factor, Layout, Second};
 use super::float::{Float, Plain};
-use super::kernels::{Kernels, turn_back};
+use super::kernels::{Kernels, lie_in_order, turn_back};
 use super::matrix::{matmul, matmul_parallel};
 use super::memory::{Slot, Workspace, zeroed};
 use super::strides::{row_major, transposed};
 use super::sums::with_sums;
 use super::tasks::{MAX_SUMS, vectorised};
+use crate::nn::geometry::Resampling;
 use crate::nn::geometry::{ConvPlan, ConvWindow};
-use crate::nn::resample::Resampling;
 
 /// Values of a group's columns: 1 MB in f32.
 const CACHED_VALUES: usize = 1 << 18;
@@ -167,11 +167,6 @@ impl ConvPlan {
         });
     }
 
-    /// Whether kernels `[co, ci, k, k]` and `[co, k, k, ci]` are the same.
-    fn is_turned(&self) -> bool {
-        self.window.kernel == 1 || self.ci == 1
-    }
-
     /// The kernels as `[co, k, k, ci]`, the order of the columns.
     fn kernels<'a, T: Float>(&self, w: &'a [T], widened: Option<Resampling>) -> Kernels<'a, T> {
         Kernels::new(w, [self.co, self.ci], self.window.kernel, widened)
@@ -249,7 +244,7 @@ pub(super) fn weight_grad<F: Factor>(
     widened: Option<Resampling>,
     dw: &mut [MaybeUninit<F::Value>],
 ) {
-    if plan.is_turned() && widened.is_none() {
+    if lie_in_order(plan.ci, plan.window.kernel, widened) {
         return turned_weight_grad::<F, _>(plan, x, dy, dw);
     }
     let len = plan.co * plan.depth();

@@ -1,4 +1,4 @@
-//! The kernels of a convolution as a matrix with a row a kernel, in the order that im2col has its columns in.
+//! The kernels of a convolution as a matrix with a row a kernel, in the order that im2col has its columns in, and back.
 
 use std::mem::MaybeUninit;
 
@@ -9,10 +9,10 @@ use super::memory::Workspace;
 use super::resample::{gather_rows, widen_rows};
 use super::tasks::TASK;
 use super::turn::transpose;
-use crate::nn::resample::Resampling;
+use crate::nn::geometry::Resampling;
 
-/// Kernels `[co, ci, k, k]`, read as rows `[k, k, ci]`. Where a resampling widens them, they lie as they were before that, and no more
-/// than a row of them is ever wide.
+/// Kernels `[co, ci, k, k]`, read as rows `[k, k, ci]`. Where a resampling widens them, they lie as they were before that: who rounds
+/// and packs them row by row never has them wide.
 #[derive(Clone, Copy)]
 pub(super) struct Kernels<'a, T> {
     values: &'a [T],
@@ -44,13 +44,17 @@ impl<'a, T: Float> Kernels<'a, T> {
 
     /// All of them, where they lie in this order already.
     pub fn in_order(&self) -> Option<&'a [T]> {
-        let is_in_order = self.widened.is_none() && (self.side == 1 || self.dims[1] == 1);
-        is_in_order.then_some(self.values)
+        lie_in_order(self.dims[1], self.side, self.widened).then_some(self.values)
     }
 
     /// Values that [`Self::row`] needs room for.
     pub fn room(&self) -> usize {
-        self.depth() + if self.widened.is_some() { self.dims[1] * self.side * self.side } else { 0 }
+        if self.in_order().is_some() { 0 } else { self.depth() + self.narrow_len() }
+    }
+
+    /// Values of a row before it is widened; 0 where it is not.
+    fn narrow_len(&self) -> usize {
+        if self.widened.is_some() { self.dims[1] * self.side * self.side } else { 0 }
     }
 
     /// One of them, in `buffer` if it is not in order.
@@ -61,8 +65,14 @@ impl<'a, T: Float> Kernels<'a, T> {
         if let Some(values) = self.in_order() {
             return &values[index * self.depth()..][..self.depth()];
         }
-        let ([count, channels], area) = (self.dims, self.side * self.side);
         let (row, narrow) = buffer.split_at_mut(self.depth());
+        self.write(index, row, &mut narrow[..self.narrow_len()]);
+        row
+    }
+
+    /// Writes one that is not in order; `narrow` has room for what it is before it is widened.
+    fn write(&self, index: usize, row: &mut [T], narrow: &mut [T]) {
+        let ([count, channels], area) = (self.dims, self.side * self.side);
         // One kernel of each input channel behind the other: doubled, they lie by input channels.
         let (start, step) = match self.widened {
             Some(Resampling::Doubled) => (index * area, count * area),
@@ -73,7 +83,6 @@ impl<'a, T: Float> Kernels<'a, T> {
         if let Some(resampling) = self.widened {
             widen_rows(resampling, self.side, narrow, row);
         }
-        row
     }
 
     /// Lends all of them in order.
@@ -81,18 +90,22 @@ impl<'a, T: Float> Kernels<'a, T> {
         if let Some(values) = self.in_order() {
             return work(values);
         }
-        let (depth, room) = (self.depth(), self.room());
+        let (depth, narrow_len) = (self.depth(), self.narrow_len());
         let few = (TASK / depth).max(1);
         let mut workspace = Workspace::new::<T>(&[self.count() * depth]);
         let [rows] = workspace.slices::<T, 1>([self.count() * depth]);
         rows.par_chunks_mut(few * depth).enumerate().for_each(|(task, rows)| {
-            let mut workspace = Workspace::new::<T>(&[room]);
-            let [buffer] = workspace.slices::<T, 1>([room]);
-            let rows = rows.chunks_exact_mut(depth).zip(task * few..);
-            rows.for_each(|(to, index)| to.copy_from_slice(self.row(index, buffer)));
+            let mut workspace = Workspace::new::<T>(&[narrow_len]);
+            let [narrow] = workspace.slices::<T, 1>([narrow_len]);
+            rows.chunks_exact_mut(depth).zip(task * few..).for_each(|(row, index)| self.write(index, row, narrow));
         });
         work(rows);
     }
+}
+
+/// Whether kernels `[co, ci, side, side]` are rows `[side, side, ci]` as they lie.
+pub(super) fn lie_in_order(ci: usize, side: usize, widened: Option<Resampling>) -> bool {
+    widened.is_none() && (side == 1 || ci == 1)
 }
 
 /// The inverse, of gradients: from rows `[k, k, ci]`, one of each of co kernels, to kernels as they lie; where a resampling widened them,
@@ -104,8 +117,8 @@ pub(super) fn turn_back<T: Float>(
     widened: Option<Resampling>,
     kernels: &mut [MaybeUninit<T>],
 ) {
-    /// Input channels of a task, where kernels lie by them.
-    const CHANNELS: usize = 64;
+    /// Input channels of a task, where kernels lie by them: a line of memory.
+    const CHANNELS: usize = 16;
     let side = k - usize::from(widened.is_some());
     let (area, depth) = (side * side, k * k * ci);
     assert!(rows.len() == co * depth && kernels.len() == co * ci * area, "kernels of these sizes");

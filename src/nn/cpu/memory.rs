@@ -90,7 +90,7 @@ unsafe impl<T: Plain> Slot<T> for MaybeUninit<T> {
 pub(super) struct Shared<T>(pub *mut T);
 
 // SAFETY: it hands out pointers only; who writes through them answers for it that the places are disjoint.
-unsafe impl<T> Sync for Shared<T> {}
+unsafe impl<T: Send> Sync for Shared<T> {}
 
 impl<T> Shared<T> {
     /// The place so many values on.

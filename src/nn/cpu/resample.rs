@@ -8,7 +8,7 @@ use rayon::prelude::*;
 use super::float::Float;
 use super::memory::{Slot, View, filled};
 use super::tasks::vectorised;
-use crate::nn::resample::Resampling;
+use crate::nn::geometry::Resampling;
 
 /// Rows of the result that a task has: as many places are written side by side where it is a transpose.
 const ROWS: usize = 16;
@@ -75,7 +75,7 @@ pub(super) fn widen_rows<T: Float>(resampling: Resampling, side: usize, from: &[
         let columns = taps(resampling, side, place % (side + 1));
         let mut met = rows.flat_map(|row| columns.clone().map(move |column| row * side + column));
         let mut next = || met.next().map(|tap| &from[tap * channels..][..channels]);
-        // One, two or four: a side of 1 is never widened.
+        // One tap or two along an axis.
         vectorised(|| match [next(), next(), next(), next()] {
             [Some(a), Some(b), Some(c), Some(d)] => {
                 let values = to.iter_mut().zip(a).zip(b).zip(c).zip(d);
@@ -83,7 +83,7 @@ pub(super) fn widen_rows<T: Float>(resampling: Resampling, side: usize, from: &[
             }
             [Some(a), Some(b), ..] => to.iter_mut().zip(a).zip(b).for_each(|((to, &a), &b)| *to = (a + b) * share),
             [Some(a), ..] => to.iter_mut().zip(a).for_each(|(to, &a)| *to = a * share),
-            [None, ..] => to.fill(T::ZERO),
+            [None, ..] => unreachable!("every tap of a wider kernel is made of some"),
         });
     }
 }

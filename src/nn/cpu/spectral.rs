@@ -15,6 +15,7 @@ const COLUMNS: usize = 1024;
 pub(in crate::nn) fn times<T: Float>(matrix: &Tensor, v: &Tensor) -> Result<Tensor> {
     let views = [matrix, v].map(View::of);
     let [w, v] = [views[0].slice::<T>()?, views[1].slice::<T>()?];
+    assert_eq!(matrix.dim(1)?, v.len(), "v belongs to a matrix of these sizes");
     let sums: Vec<T> = w.par_chunks_exact(v.len()).map(|row| T::from_f64(lane_sum([row, v], |w, v| w * v))).collect();
     let out = sums.len();
     Tensor::from_vec(sums, out, matrix.device())
@@ -24,7 +25,8 @@ pub(in crate::nn) fn times<T: Float>(matrix: &Tensor, v: &Tensor) -> Result<Tens
 pub(in crate::nn) fn transposed_times<T: Float>(matrix: &Tensor, u: &Tensor) -> Result<Tensor> {
     let views = [matrix, u].map(View::of);
     let [w, u] = [views[0].slice::<T>()?, views[1].slice::<T>()?];
-    let rest = w.len() / u.len();
+    let (out, rest) = matrix.dims2()?;
+    assert_eq!(out, u.len(), "u belongs to a matrix of these sizes");
     let mut sums = vec![T::default(); rest];
     sums.par_chunks_mut(COLUMNS).enumerate().for_each(|(task, sums)| {
         for (row, &u) in w.chunks_exact(rest).zip(u) {

@@ -14,10 +14,10 @@ use crate::error::Result;
 use crate::nn::activation::Activation;
 use crate::nn::conv::{conv_input_grad_widened, conv_weight_grad_widened, conv_widened};
 use crate::nn::geometry::ConvWindow;
+use crate::nn::geometry::Resampling;
 use crate::nn::graph::{Array, Graph, Op, Value};
 use crate::nn::init::Draw;
 use crate::nn::precision::Precision;
-use crate::nn::resample::Resampling;
 use crate::nn::shape::Shape;
 
 /// A convolution and what it is built with.

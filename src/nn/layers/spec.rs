@@ -21,8 +21,8 @@ use super::residual;
 use super::sequential::Sequential;
 use crate::error::{Error, Result};
 use crate::nn::activation::Activation;
+use crate::nn::geometry::Resampling;
 use crate::nn::init::{Draw, Role};
-use crate::nn::resample::Resampling;
 use crate::nn::shape::Shape;
 
 /// One layer of a network, as configs write it: `"relu"`, `{ conv = { out = 64, kernel = 4, stride = 2, padding = 1 } }`.

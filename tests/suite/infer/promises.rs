@@ -106,6 +106,21 @@ fn resealed(key: &str, from: &str, to: &str) -> Vec<u8> {
 }
 
 #[test]
+fn a_batch_that_is_no_number_of_images_is_refused() {
+    let contract =
+        Generator::from_bytes("m", fs::read(golden(SEALED)).unwrap(), &small_batches()).unwrap().contract().unwrap().clone();
+    let with = |batch: &str| {
+        let mut metadata = contract.to_metadata();
+        metadata.insert("ganforge.batch".to_string(), batch.to_string());
+        Contract::from_metadata("m", |key| metadata.get(key).cloned())
+    };
+    assert_eq!(with("4").unwrap().unwrap().batch, Some(4));
+    for wrong in ["0", "-1", "1.5", "many", "", "99999999999999999999999"] {
+        assert!(message(with(wrong)).contains("metadata ganforge.batch"), "{wrong}");
+    }
+}
+
+#[test]
 fn a_broken_promise_is_refused() {
     open(SEALED, Options::default()).unwrap();
     for (key, from, to, found) in [

@@ -142,11 +142,32 @@ fn config_files() {
     }
     let missing = complaint(gan_train(&["--config", "no/such.toml", "--out", "x", "--data", "y"]).arg("--quiet"), 1);
     assert!(missing.contains("cannot read no/such.toml") && missing.contains("Check the path"), "{missing}");
-    fs::create_dir(place.path("no")).unwrap();
-    fs::write(place.path("no/such.toml"), "base = 'gan-mlp'").unwrap();
-    let slip = place.path("no/shuc.toml").display().to_string();
-    let missing = complaint(gan_train(&["--config", &slip, "--out", "x", "--data", "y"]).arg("--quiet"), 1);
-    assert!(missing.contains(&format!("Check the path: {} is there", place.path("no/such.toml").display())), "{missing}");
+    fs::create_dir(place.path("images")).unwrap();
+    let slip = |name: &str| {
+        complaint(gan_train(&["--preset", "gan-mlp", "--out", "x", "--data", name]).current_dir(place.path(".")), 2)
+    };
+    let told = slip("imagse");
+    assert!(told.contains("no file or folder of that name") && told.contains("Did you mean images?"), "{told}");
+    std::os::unix::fs::symlink("nowhere", place.path("pictures")).unwrap();
+    fs::create_dir(place.path("run1")).unwrap();
+    for name in ["pictures", "run2"] {
+        assert!(!slip(name).contains("Did you mean"), "{name}");
+    }
+}
+
+#[test]
+fn a_batch_is_judged_after_all_flags() {
+    let place = Place::new();
+    let out = place.path("x").display().to_string();
+    let with = |more: &[&str]| {
+        let mut call = gan_train(&["--preset", "r3gan-64", "--size", "128", "--data", "synthetic", "--dry-run", "--out", &out]);
+        call.args(more);
+        call
+    };
+    let told = complaint(&mut with(&[]), 2);
+    assert!(told.contains("a batch of 256 takes") && told.contains("schedule.batch_size can be 75"), "{told}");
+    with(&["--batch-size", "64"]).assert().success();
+    with(&["--set", "schedule.batch_size=64"]).assert().success();
 }
 
 #[test]
