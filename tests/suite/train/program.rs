@@ -144,7 +144,7 @@ fn config_files() {
     assert!(missing.contains("cannot read no/such.toml") && missing.contains("Check the path"), "{missing}");
     fs::create_dir(place.path("images")).unwrap();
     let slip = |name: &str| {
-        complaint(gan_train(&["--preset", "gan-mlp", "--out", "x", "--data", name]).current_dir(place.path(".")), 2)
+        complaint(gan_train(&["--preset", "wgan-mnist-mlp", "--out", "x", "--data", name]).current_dir(place.path(".")), 2)
     };
     let told = slip("imagse");
     assert!(told.contains("no file or folder of that name") && told.contains("Did you mean images?"), "{told}");
@@ -164,7 +164,7 @@ fn a_batch_is_judged_after_all_flags() {
         call.args(more);
         call
     };
-    let told = complaint(&mut with(&[]), 2);
+    let told = complaint(&mut with(&[]), 1);
     assert!(told.contains("a batch of 256 takes") && told.contains("schedule.batch_size can be 75"), "{told}");
     with(&["--batch-size", "64"]).assert().success();
     with(&["--set", "schedule.batch_size=64"]).assert().success();
