@@ -21,7 +21,7 @@ pub enum Error {
         hint: String,
     },
     /// The operating system refused a file operation.
-    #[error("cannot {action} {}: {source}.{}", text::path(path), io_advice(source))]
+    #[error("cannot {action} {}: {source}.{}", text::path(path), io_advice(source, path))]
     Io {
         /// A verb: `read`, `write`, `create`.
         action: &'static str,
@@ -107,9 +107,9 @@ impl<T, E> OrtResult<T> for Result<T, ort::Error<E>> {
     }
 }
 
-fn io_advice(source: &io::Error) -> &'static str {
-    match source.kind() {
-        io::ErrorKind::NotFound => " Check the path.",
+fn io_advice(source: &io::Error, path: &Path) -> String {
+    let advice = match source.kind() {
+        io::ErrorKind::NotFound => return format!(" {}Check the path.", did_you_mean(path)),
         io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
             " Choose a place you may use, or change its permissions."
         }
@@ -123,11 +123,17 @@ fn io_advice(source: &io::Error) -> &'static str {
         io::ErrorKind::IsADirectory => " A folder is where a file should be: move it away.",
         io::ErrorKind::UnexpectedEof => " The file is shorter than it says: fetch or make it again.",
         _ => "",
-    }
+    };
+    advice.to_string()
+}
+
+/// For a hint, before its sentence: the path that a user may have meant by one that leads nowhere ([`neighbour`]), or nothing.
+pub(crate) fn did_you_mean(path: &Path) -> String {
+    neighbour(path).map(|near| format!("Did you mean {}? ", text::path(&near))).unwrap_or_default()
 }
 
 /// For a path that a user wrote and that leads nowhere: what lies where it goes wrong and is called so but for a slip or two.
-pub(crate) fn neighbour(path: &Path) -> Option<PathBuf> {
+fn neighbour(path: &Path) -> Option<PathBuf> {
     let missing =
         path.ancestors().take_while(|part| !part.as_os_str().is_empty() && part.symlink_metadata().is_err()).last()?;
     let folder = missing.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));

@@ -103,6 +103,11 @@ pub fn remove_temporaries(folder: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Whether a training keeps its run in this folder. Others have a config.toml, too: checkpoints, and what feature models were made from.
+pub fn is_run(folder: &Path) -> bool {
+    folder.join("config.toml").is_file() && folder.join("checkpoints").is_dir()
+}
+
 /// Whether a file's name is one of a [`temporary`] file.
 pub fn is_temporary(name: &str) -> bool {
     name.starts_with(TEMPORARY)

@@ -133,8 +133,8 @@ struct How {
     /// What to compute with: auto (the fastest there is: of built-in generators int8 on the CPU), f32, f16 or int8
     #[arg(long, default_value_t)]
     precision: Precision,
-    /// Images a run [default: what the model fixes; else 32, or fewer where its file asks for that, without convolutions 128, on CUDA and TensorRT 512]; another batch size
-    /// may change pixels by 1
+    /// Images a run [default: what the model fixes; else 32, or fewer where its file asks for that, without convolutions 128, on CUDA
+    /// and TensorRT 512]; another batch size may change pixels by 1
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=MAX_BATCH as i64))]
     batch: Option<u16>,
     /// The value range of a float output, for a model that does not say it
@@ -639,7 +639,7 @@ fn print_facts(facts: Vec<(String, Value)>, json: bool) -> Result<()> {
     if json {
         return print_json(&facts.into_iter().collect());
     }
-    for (key, value) in facts {
+    for (key, value) in facts.into_iter().filter(|(_, value)| *value != json!("")) {
         let text = match value {
             Value::String(text) => text,
             Value::Null => format!("unknown; say it with --{key}"),

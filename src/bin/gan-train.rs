@@ -9,13 +9,13 @@ use clap::{Args, CommandFactory, Parser, Subcommand};
 use ganforge::cli::generate::{self, generated, with_values};
 use ganforge::cli::{Console, finish, outlive_file_limits, parsed, prepare_training, print_line, stop_flag};
 use ganforge::config::{self, DataConfig, Overrides, PRESETS, Precision, Span, TrainConfig};
-use ganforge::contract::Layout;
+use ganforge::contract::{Contract, Layout};
 use ganforge::data::{self, Dataset};
 use ganforge::error::{Error, Result};
 use ganforge::eval::FrechetJudge;
 use ganforge::export::Dtype;
 use ganforge::files;
-use ganforge::infer::runtime;
+use ganforge::infer::{FileFacts, runtime};
 use ganforge::nn::device::{check_precision, has_amx, open_cuda};
 use ganforge::progress::Progress;
 use ganforge::text::{self, on_one_line};
@@ -119,7 +119,8 @@ struct TrainArgs {
     /// a file of the generator's and one of the critic's.
     #[arg(long, value_name = "RUN|FILE")]
     init_from: Vec<PathBuf>,
-    /// Images: a folder, a zip, IDX files, or mnist, fashion-mnist, stacked-mnist, synthetic; given several times, the images of all.
+    /// Images: a folder, a zip, an IDX, npy, npz or tar file, or mnist, fashion-mnist, stacked-mnist, synthetic; given several times, the
+    /// images of all.
     #[arg(long)]
     data: Vec<String>,
     /// The new folder of the run.
@@ -278,6 +279,9 @@ fn train(args: &TrainArgs) -> Result<()> {
     let Some(out) = out.filter(|_| !args.dry_run) else {
         return dry_run(&config, data, &device, &console);
     };
+    if device.is_cpu() {
+        config.check_memory()?;
+    }
     if resumed.is_none() {
         RunFolder::check_new(out, &config)?;
         train::import_weights::check(&config)?;
@@ -293,6 +297,10 @@ fn train(args: &TrainArgs) -> Result<()> {
         other => format!(" in {}", other.name()),
     };
     let DataConfig { size, channels, .. } = config.data;
+    // What was chosen by the images is known to fit them.
+    if let Some(misfit) = data.report.misfit(size, channels).filter(|_| chosen.is_none() && resumed.is_none()) {
+        console.say(&format!("warning: {misfit}. Without --preset and --config a system is chosen that suits them"));
+    }
     let images = format!("{size}×{size} {}", if channels == 1 { "grey" } else { "colour" });
     console.say(&format!("{} of {images} on {}{precision}, into {}", config.preset, device_name(&device), text::path(out)));
     let folder = match resumed {
@@ -318,12 +326,25 @@ fn train(args: &TrainArgs) -> Result<()> {
         return Err(Error::Unhealthy(format!("{verdict}, and {none}. {} {KEYS}", verdict.advice())));
     }
     let trained = train::load_trained(&folder, None, Which::Best)?;
-    let agreement = ganforge::export::export(&trained, Layout::NhwcU8, Dtype::F32, &folder.onnx_file()).map_err(|error| {
-        let hint = format!("Training is saved. Export it later with: gan-train export {}", text::path(out));
-        Error::Runtime(format!("{error}\n{hint}"))
-    })?;
     let (onnx, step) = (folder.onnx_file(), trained.state.step);
-    console.say(&format!("exported {} from step {step} ({:.1e} from candle)", text::path(&onnx), agreement.values));
+    let agreement = match reduced(&onnx).map(|contract| contract.images_seen) {
+        Some(images) if images == trained.state.images => {
+            console.say(&format!("{}, of step {step}, stays as it is, in fewer bits", text::path(&onnx)));
+            None
+        }
+        older => {
+            if older.is_some() {
+                let again = format!("gan-train export {} --dtype int8 makes one of these weights", text::path(out));
+                console.say(&format!("note: this replaces {}, which was in fewer bits; {again}", text::path(&onnx)));
+            }
+            let agreement = ganforge::export::export(&trained, Layout::NhwcU8, Dtype::F32, &onnx).map_err(|error| {
+                let hint = format!("Training is saved. Export it later with: gan-train export {}", text::path(out));
+                Error::Runtime(format!("{error}\n{hint}"))
+            })?;
+            console.say(&format!("exported {} from step {step} ({:.1e} from candle)", text::path(&onnx), agreement.values));
+            Some(agreement)
+        }
+    };
     if args.json {
         let (run, onnx) = (out.to_string_lossy(), onnx.to_string_lossy());
         let summary = json!({ "run": run, "chosen": chosen, "onnx": onnx, "outcome": outcome, "agreement": agreement });
@@ -346,6 +367,12 @@ fn train(args: &TrainArgs) -> Result<()> {
         return Err(Error::Interrupted(format!("{at}. Go on with: gan-train --resume {}", text::path(out))));
     }
     Ok(())
+}
+
+/// What a generator promises that someone has exported in fewer bits; none where the file is another, or damaged.
+fn reduced(onnx: &Path) -> Option<Contract> {
+    let file = FileFacts::read(onnx).ok()?;
+    file.contract().filter(|contract| contract.cost.is_some()).cloned()
 }
 
 /// Who measures during this run which checkpoint is the best, if anybody does.
@@ -456,7 +483,7 @@ fn new_config(args: &TrainArgs) -> Result<Option<TrainConfig>> {
 fn no_data() -> Error {
     Error::usage(
         "--data is missing",
-        "Name a folder of images, a zip, IDX files, or mnist, fashion-mnist, stacked-mnist, synthetic.",
+        "Name a folder or zip of images, an IDX, npy, npz or tar file, or mnist, fashion-mnist, stacked-mnist, synthetic.",
     )
 }
 

@@ -1,11 +1,14 @@
 //! What a [`TrainConfig`] must fulfil.
 
+use std::path::Path;
+
 use super::schedule::{CriticWarmup, Ramp, Span};
 use super::schema::{Norm, TrainConfig, invalid_config};
 use crate::contract;
 use crate::error::Result;
 use crate::image::Range;
 use crate::loss::LossConfig;
+use crate::memory;
 use crate::nn::init::{Init, InitConfig, Role};
 use crate::nn::layers::{activations_estimate, output_shape, size_estimate};
 use crate::nn::{LayerSpec, Shape};
@@ -211,7 +214,7 @@ impl TrainConfig {
     }
 
     /// Checks what a batch takes, once nothing can change it any more.
-    fn check_batch(&self, place: &str) -> Result<()> {
+    pub(crate) fn check_batch(&self, place: &str) -> Result<()> {
         let sizes = [(&self.generator.layers, Shape::Flat(self.latent.size)), (&self.critic.layers, self.image_shape())];
         let an_image: f64 = sizes.into_iter().map(|(layers, input)| activations_estimate(layers, input)).sum();
         let batch = an_image * self.schedule.batch_size as f64;
@@ -225,6 +228,24 @@ impl TrainConfig {
             return Err(invalid_config(place, what));
         }
         Ok(())
+    }
+
+    /// Refuses networks and batches that the memory of this machine cannot hold, as far as that is certain: each weight with its gradient
+    /// and two averages of Adam's, and half of what lies between the layers, for some of it is computed in place.
+    ///
+    /// # Errors
+    /// When they need more than there is, or `GANFORGE_MEMORY` is no number.
+    pub fn check_memory(&self) -> Result<()> {
+        const COPIES: f64 = 4.0;
+        const KEPT: f64 = 0.5;
+        let sizes = [(&self.generator.layers, Shape::Flat(self.latent.size)), (&self.critic.layers, self.image_shape())];
+        let sum = |of: fn(&[LayerSpec], Shape) -> f64| sizes.iter().map(|(layers, input)| of(layers, *input)).sum::<f64>();
+        let batch = sum(activations_estimate) * self.schedule.batch_size as f64;
+        let weights = sum(size_estimate) - sum(activations_estimate);
+        let bytes = size_of::<f32>() as f64 * (COPIES * weights + KEPT * batch);
+        let what = format!("the networks and a batch of {}, at the least,", self.schedule.batch_size);
+        let hint = "Take a smaller schedule.batch_size, or narrower layers.";
+        memory::check(Path::new(&self.preset), bytes as u64, &what, hint)
     }
 
     /// Checks that the critic has a direction to learn, and another loss to learn all else by.

@@ -8,6 +8,7 @@ use super::load::set;
 use super::schedule::{Precision, Span};
 use crate::data;
 use crate::error::{Error, Result};
+use crate::text;
 
 /// Values that replace those of a config; what is `None` stays as it is.
 #[derive(Debug, Clone, Default)]
@@ -71,7 +72,13 @@ impl Overrides {
         if !self.init_from.is_empty() {
             let whole = |path: &PathBuf| {
                 let whole = path.canonicalize().map_err(Error::io("read", path))?;
-                Ok(Value::String(whole.display().to_string()))
+                let text = whole.to_str().ok_or_else(|| {
+                    Error::usage(
+                        format!("{} is not UTF-8, as a config's paths must be", text::path(&whole)),
+                        "Rename it, or what it lies in.",
+                    )
+                })?;
+                Ok(Value::String(text.to_string()))
             };
             table.insert("init_from".to_string(), Value::Array(self.init_from.iter().map(whole).collect::<Result<_>>()?));
         }

@@ -16,7 +16,7 @@ use crate::progress::Progress;
 /// none to learn from.
 pub(super) fn load(folder: &Path, config: &DataConfig, progress: &dyn Progress) -> Result<Loaded> {
     let (mut files, mut report) = (Vec::new(), DataReport::default());
-    let is_not_a_run = |entry: &DirEntry| entry.depth() == 0 || !is_run(entry.path());
+    let is_not_a_run = |entry: &DirEntry| entry.depth() == 0 || !entry.file_type().is_dir() || !files::is_run(entry.path());
     for entry in WalkDir::new(folder).follow_links(true).into_iter().filter_entry(is_not_a_run) {
         // Whether a file or not: what is a pipe or a device, and called an image, is a broken one.
         let (path, is_file) = match entry {
@@ -41,11 +41,6 @@ pub(super) fn load(folder: &Path, config: &DataConfig, progress: &dyn Progress) 
     files.sort_unstable();
     let (names, paths): (Vec<String>, Vec<PathBuf>) = files.into_iter().unzip();
     decode_all(folder, names, report, config, progress, |index| read(&paths[index]))
-}
-
-/// Whether a training keeps its run here.
-fn is_run(folder: &Path) -> bool {
-    folder.join("config.toml").is_file() && folder.join("checkpoints").is_dir()
 }
 
 /// The path inside the folder with `/` between its parts, on every system.

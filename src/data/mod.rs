@@ -21,7 +21,7 @@ use std::fs;
 use std::io::{ErrorKind, Read};
 use std::path::{Path, PathBuf};
 
-use crate::error::{Error, Result, nearest, neighbour};
+use crate::error::{Error, Result, did_you_mean, nearest};
 use crate::progress::Progress;
 use crate::text::{self, grouped, on_one_line};
 use crate::{files, memory};
@@ -245,9 +245,10 @@ fn named_roots() -> Vec<PathBuf> {
 
 fn unknown(source: &str) -> Error {
     let near = if source.contains(['/', '\\']) { None } else { nearest(&source.to_lowercase(), NAMES) };
-    let near =
-        near.map(|near| format!("'{near}'")).or_else(|| neighbour(Path::new(source)).map(|near| text::path(&near).to_string()));
-    let hint = near.map(|near| format!("Did you mean {near}? ")).unwrap_or_default();
+    let hint = match near {
+        Some(near) => format!("Did you mean '{near}'? "),
+        None => did_you_mean(Path::new(source)),
+    };
     Error::usage(
         format!("there is no data set '{}', and no file or folder of that name", on_one_line(source)),
         format!(

@@ -133,6 +133,18 @@ impl DataReport {
         })
     }
 
+    /// What images of `size` × `size` pixels and so many channels do not keep of these, in words: enlarged ones, colour.
+    pub fn misfit(&self, size: usize, channels: usize) -> Option<String> {
+        let small = |(width, height): &(u32, u32)| (*width.min(height) as usize) < size;
+        let enlarged: usize = self.sizes.iter().filter(|(size, _)| small(size)).map(|(_, images)| images).sum();
+        let enlarged = (2 * enlarged > self.used)
+            .then(|| format!("{} of {} images are enlarged to {size}×{size}", grouped(enlarged), grouped(self.used)));
+        let grey = (channels == 1 && 2 * self.colour > self.used)
+            .then(|| format!("{} of {} images lose their colour", grouped(self.colour), grouped(self.used)));
+        let told: Vec<String> = enlarged.into_iter().chain(grey).collect();
+        (!told.is_empty()).then(|| told.join(", "))
+    }
+
     fn sizes_text(&self) -> String {
         let text = |&(width, height): &(u32, u32)| format!("{width}×{height}");
         let by_area = |size: &&(u32, u32)| u64::from(size.0) * u64::from(size.1);

@@ -2,7 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::error::{Error, Result, nearest, neighbour};
+use crate::error::{Error, Result, did_you_mean, nearest};
+use crate::files;
 use crate::text;
 
 use super::file_facts::FileFacts;
@@ -60,14 +61,16 @@ pub fn find(name: Option<&str>) -> Result<&'static Builtin> {
         return BUILTIN.first().ok_or_else(|| Error::usage("this build has no built-in generator", "Name an ONNX file."));
     };
     BUILTIN.iter().find(|builtin| builtin.name == name).ok_or_else(|| {
+        let nearby = did_you_mean(Path::new(name));
         let known = match nearest(name, names.iter().copied()) {
-            Some(near) => format!("Did you mean '{near}'?"),
-            None if names.is_empty() => "This build has none.".to_string(),
-            None => format!("There are: {}.", names.join(", ")),
+            _ if !nearby.is_empty() => nearby,
+            Some(near) => format!("Did you mean '{near}'? "),
+            None if names.is_empty() => "This build has none. ".to_string(),
+            None => format!("There are: {}. ", names.join(", ")),
         };
         Error::usage(
             format!("there is no built-in generator '{name}'"),
-            format!("{known} A file is named with its ending: {name}.onnx."),
+            format!("{known}A file is named with its ending, a run by its folder: {name}.onnx, {name}/."),
         )
     })
 }
@@ -128,9 +131,7 @@ fn fastest_on_cpu(generator: Generator) -> Generator {
 /// When the run has none yet.
 pub fn of_run(model: &str) -> Result<Option<PathBuf>> {
     let run = Path::new(model);
-    // Other folders have a config.toml, too: checkpoints, and what feature models were made from.
-    let is_run = run.join("config.toml").is_file() && run.join("checkpoints").is_dir();
-    if !is_run || is_builtin(model) {
+    if !files::is_run(run) || is_builtin(model) {
         return Ok(None);
     }
     let path = run.join("generator.onnx");
@@ -199,9 +200,10 @@ fn resolve(model: Option<&str>) -> Result<Named> {
             } else if path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("onnx")) || path.exists() {
                 Ok(Named::File(path.to_path_buf()))
             } else if path.components().count() > 1 {
-                let near = neighbour(path).map(|near| format!("Did you mean {}? ", text::path(&near))).unwrap_or_default();
-                let hint =
-                    format!("{near}Check the path; a built-in generator is named by its name alone, as `BUILTIN` lists them.");
+                let hint = format!(
+                    "{}Check the path; a built-in generator is named by its name alone, as `BUILTIN` lists them.",
+                    did_you_mean(path)
+                );
                 Err(Error::usage(format!("there is no file or folder {}", text::path(path)), hint))
             } else {
                 find(Some(model)).map(Named::Builtin)

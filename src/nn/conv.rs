@@ -18,8 +18,7 @@ use super::cpu;
 #[cfg(feature = "cuda")]
 use super::cuda;
 use super::device::on_device;
-use super::geometry::Resampling;
-use super::geometry::{ConvPlan, ConvWindow, Direction};
+use super::geometry::{ConvPlan, ConvWindow, Direction, Resampling};
 use crate::nn::precision::Precision;
 
 /// `[n, h, w, ci]` with kernels `[co, ci / groups, k, k]` → `[n, h', w', co]`.

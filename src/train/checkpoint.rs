@@ -21,7 +21,7 @@ use crate::contract::{self, Weights};
 use crate::data::Dataset;
 use crate::ema::Ema;
 use crate::error::{Error, Result};
-use crate::text::{self, on_one_line};
+use crate::text::{self, grouped, on_one_line};
 use crate::{files, memory};
 
 pub(super) const GENERATOR: &str = "generator.safetensors";
@@ -375,9 +375,14 @@ fn other_images(saved: &Path) -> String {
 pub fn load(from: &Path, trainer: &mut Trainer, data: &Dataset) -> Result<Watchdog> {
     let state = read_state(from)?;
     if state.data_sha256 != data.sha256 {
+        let changed = match state.data == data.name {
+            true => ", which are called the same: some were added, removed or changed",
+            false => "",
+        };
         let what = format!(
-            "this checkpoint was trained on other images ({}) than the ones given ({})",
+            "this checkpoint was trained on other images ({}) than the {} given ({}){changed}",
             on_one_line(&state.data),
+            grouped(data.len),
             on_one_line(&data.name)
         );
         return Err(Error::invalid_file(from, what, other_images(from)));

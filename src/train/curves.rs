@@ -248,7 +248,13 @@ fn frame(lines: &[DrawnCurve]) -> (f64, f64) {
     if low > high {
         (low, high) = (0.0, 1.0);
     }
-    let margin = (0.05 * (high - low)).max(1e-6 * low.abs().max(high.abs())).max(1e-6);
+    let size = low.abs().max(high.abs());
+    let margin = match high - low {
+        // One value, or always the same.
+        range if range <= 1e-6 * size && size > 0.0 => 0.5 * size,
+        0.0 => 1.0,
+        range => 0.05 * range,
+    };
     (low - margin, high + margin)
 }
 

@@ -132,6 +132,9 @@ pub fn train(job: &TrainingJob) -> Result<Outcome> {
     if batches.are_uploaded() {
         progress.say("the images do not fit on the GPU beside the networks: every batch is uploaded, which takes time");
     }
+    if let Some(doubt) = doubt_of_decay(config, &batches) {
+        progress.say(&format!("warning: {doubt}"));
+    }
     let mut trainer = Trainer::new(config, job.device, DType::F32)?;
     let mut watchdog = Watchdog::default();
     if let Some(saved) = &saved {
@@ -193,9 +196,20 @@ pub fn train(job: &TrainingJob) -> Result<Outcome> {
     facts.verdict = outcome.verdict.clone();
     facts.ended = trained.as_ref().err().map(ToString::to_string);
     if let Err(error) = report::write(folder, &facts) {
-        progress.say(&format!("warning: the run is saved, but its report is not: {error}"));
+        progress.say(&format!("warning: this run's report was not written: {error}"));
     }
     trained.map(|_| outcome)
+}
+
+/// What is odd about learning rates that fall in units whose order only the data tell.
+fn doubt_of_decay(config: &TrainConfig, batches: &Batches) -> Option<String> {
+    let decay = config.schedule.lr_decay?;
+    let [begin, end] = [decay.begin, decay.end].map(|span| batches.in_steps(span, &config.schedule));
+    (begin >= end).then(|| {
+        format!(
+            "schedule.lr_decay ends at step {end}, before it begins, at step {begin} of these images: the learning rates fall at once there"
+        )
+    })
 }
 
 /// Looks at a run without a checkpoint: the step up to which its log goes, if it has one. It was killed, or failed, before its

@@ -202,8 +202,12 @@ pub fn rewrite(folder: &RunFolder, paths: Paths) -> Result<()> {
 }
 
 fn render(folder: &RunFolder, facts: &Facts, paths: Paths) -> Result<()> {
-    let records = read_records(folder)?;
+    let mut records = read_records(folder)?;
     let last = records.last().map_or(0, |record| record.step);
+    // What was measured at the end is not in the log: a run that is made longer would not have measured there.
+    if let (Some(record), Some(end)) = (records.last_mut(), checkpoint::end(folder, last)?) {
+        record.quality = record.quality.or(end.quality);
+    }
     curves::draw(&records, &folder.curves_file())?;
     gif::write(folder, last, &folder.gif_file())?;
     files::write_atomic(&folder.report_file(), page(folder, facts, &records, paths)?.into_string().as_bytes())

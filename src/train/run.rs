@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::config::TrainConfig;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, did_you_mean};
 use crate::files::{self, Lock};
 use crate::text;
 
@@ -131,13 +131,13 @@ impl RunFolder {
     /// When the folder holds no run.
     pub fn open(path: &Path) -> Result<Self> {
         if path.join("config.toml").exists() {
-            Ok(Self { path: path.to_path_buf(), lock: None })
-        } else {
-            Err(Error::usage(
-                format!("{} is not a run: it has no config.toml", text::path(path)),
-                "Name the folder of a training.",
-            ))
+            return Ok(Self { path: path.to_path_buf(), lock: None });
         }
+        let what = match path.exists() {
+            true => format!("{} is not a run: it has no config.toml", text::path(path)),
+            false => format!("{} is not a run: there is no such folder", text::path(path)),
+        };
+        Err(Error::usage(what, format!("{}Name the folder of a training.", did_you_mean(path))))
     }
 
     /// The folder itself.

@@ -121,9 +121,10 @@ impl Trainer {
     /// Both networks at their beginning. Tests train in f64, the programs in f32.
     ///
     /// # Errors
-    /// When the device is out of memory, or does not know the config's precision.
+    /// When the device is out of memory, or does not know the config's precision, or a batch is larger than any machine could hold.
     pub fn new(config: &TrainConfig, device: &Device, dtype: DType) -> Result<Self> {
         check_precision(device, config.schedule.precision)?;
+        config.check_batch(&config.preset)?;
         let generator = generator_network(config, device, dtype)?;
         let critic = critic_network(config, device, dtype)?;
         Ok(Self {

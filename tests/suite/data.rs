@@ -194,6 +194,11 @@ fn idx_images_are_resized_and_given_channels() {
     assert_eq!((planes[0][5], planes[0][27]), (0, 200), "left stays left");
     assert_eq!(data.report.sizes.keys().next(), Some(&(28, 28)));
     assert_eq!((data.report.grey, data.report.colour), (1, 0));
+    assert_eq!(data.report.misfit(32, 3).unwrap(), "1 of 1 images are enlarged to 32×32");
+    assert_eq!(data.report.misfit(28, 1), None);
+    let coloured = DataReport { used: 3, colour: 2, grey: 1, sizes: [((40, 28), 3)].into(), ..DataReport::default() };
+    assert_eq!(coloured.misfit(28, 1).unwrap(), "2 of 3 images lose their colour");
+    assert!(coloured.misfit(29, 1).unwrap().contains("3 of 3 images are enlarged to 29×29, 2 of 3"));
 }
 
 #[test]

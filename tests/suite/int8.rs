@@ -360,6 +360,19 @@ fn weights_of_8_bits_are_a_quarter_of_the_file() {
     assert_eq!(open(&small, 8).precision(), Precision::F32);
 }
 
+/// Maps of f32 that are large ask for small batches; in whole numbers they are a quarter as large.
+#[test]
+fn large_maps_ask_for_small_batches_where_they_are_in_f32() {
+    let layers = "{ reshape = [4, 1, 1] }, { conv_transpose = { out = 17, kernel = 64 } }, \"relu\", { conv = { out = 3, kernel = 1 } }, \"tanh\"";
+    let trained = custom(4, [3, 64], Range::Tanh, layers);
+    let folder = tempdir().unwrap();
+    for (dtype, batch) in [(Dtype::W8, Some(16)), (Dtype::Int8, None)] {
+        let path = folder.path().join("it.onnx");
+        let report = reduce(&trained, Layout::NhwcU8, dtype, RANDOM_LOSS, &path).unwrap();
+        assert_eq!((open(&path, 8).contract().unwrap().batch, report.from_exact.is_some()), (batch, batch.is_none()));
+    }
+}
+
 #[test]
 fn the_same_weights_give_the_same_file_in_int8() {
     let layers = "{ linear = { out = 96 } }, \"relu\", { linear = { out = 64 } }, \"tanh\"";

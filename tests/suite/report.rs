@@ -507,6 +507,12 @@ fn a_single_value_is_seen() {
         chart(&one, "loss").split("text-anchor=\"middle\"").skip(1).filter_map(|text| text.split('\n').nth(1)).collect();
     let steps: Vec<&&str> = labels.iter().filter(|label| label.parse::<u64>().is_ok()).collect();
     assert_eq!(steps, [&"0", &"1"], "{labels:?}");
+    // Nor is what it is drawn against a hair's breadth.
+    write_log(&folder, &[Record { quality: Some(0.4), ..record(1) }]);
+    report::rewrite(&folder, Paths::Hidden).unwrap();
+    let one = page(&folder);
+    let alone = chart(&one, "Fréchet distance");
+    assert!(["0.20", "0.40", "0.60"].iter().all(|label| alone.lines().any(|line| line == *label)), "{alone}");
     write_log(&folder, &(1..=3).map(record).collect::<Vec<_>>());
     report::rewrite(&folder, Paths::Hidden).unwrap();
     assert!(attribute(chart(&page(&folder), "loss"), "circle ", "r").iter().all(|radius| *radius == 2.0));

@@ -191,7 +191,10 @@ pub fn eval(args: &EvalArgs) -> Result<()> {
         if let Some(sheet) = sheet {
             let path = folder.join("neighbours.png");
             save_grid(&sheet, SHEET_COLUMNS, &path)?;
-            let shows = "sample, nearest real image by features, by pixels; it shows images of the data";
+            let shows = format!(
+                "the {} samples nearest to images of the data: each, the nearest by features, by pixels; it shows images of the data",
+                sheet.n / 3
+            );
             console.say(&format!("written: {} ({shows})", text::path(&path)));
         }
     }
@@ -321,7 +324,7 @@ fn wanted(args: &EvalArgs, opened: &Opened) -> Result<(Sources, [usize; 2])> {
     let source = source.ok_or_else(|| {
         Error::usage(
             "--data is missing",
-            "Name the real images: a folder, a zip, IDX files, or mnist, fashion-mnist, stacked-mnist, synthetic.",
+            "Name the real images: a folder or zip of images, an IDX, npy, npz or tar file, or mnist, fashion-mnist, stacked-mnist, synthetic.",
         )
     })?;
     Ok((source, [height, channels]))

@@ -9,8 +9,7 @@ use super::grouped::{self, Grouped};
 use super::im2col;
 use super::memory::{View, filled};
 use super::winograd::Winograd;
-use crate::nn::geometry::Resampling;
-use crate::nn::geometry::{ConvPlan, Direction};
+use crate::nn::geometry::{ConvPlan, Direction, Resampling};
 use crate::nn::precision::Precision;
 
 /// What of the instructions for bf16 this CPU lacks; empty where it has them.
@@ -22,8 +21,8 @@ pub(in crate::nn) fn lacking_for_bf16() -> Vec<&'static str> {
 }
 
 /// One of the three convolutions of contiguous tensors of one type; the operands as [`Direction`] says, the result of these sizes.
-/// Kernels that are to be widened are given as they were before, and so is their gradient.
 /// Those in f32 may multiply in bf16, if the CPU can, but for those in groups of an odd number of channels; those in f64 are exact.
+/// Kernels that a resampling is to widen are given as they are before that, and their gradient is made so.
 pub(in crate::nn) fn conv(
     direction: Direction,
     plan: &ConvPlan,

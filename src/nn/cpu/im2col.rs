@@ -19,8 +19,7 @@ use super::memory::{Slot, Workspace, zeroed};
 use super::strides::{row_major, transposed};
 use super::sums::with_sums;
 use super::tasks::{MAX_SUMS, vectorised};
-use crate::nn::geometry::Resampling;
-use crate::nn::geometry::{ConvPlan, ConvWindow};
+use crate::nn::geometry::{ConvPlan, ConvWindow, Resampling};
 
 /// Values of a group's columns: 1 MB in f32.
 const CACHED_VALUES: usize = 1 << 18;

@@ -1,5 +1,6 @@
 //! Kernels made wider for a resampling, and their gradients gathered, on the CPU: one pass over memory.
 
+use std::mem::MaybeUninit;
 use std::ops::Range;
 
 use candle_core::{Result, Tensor};
@@ -37,7 +38,7 @@ fn converted<T: Float>(
     resampling: Resampling,
     [first, second]: [usize; 2],
     side: usize,
-    one: impl Fn(&[T], &mut [std::mem::MaybeUninit<T>]) + Sync,
+    one: impl Fn(&[T], &mut [MaybeUninit<T>]) + Sync,
 ) -> Result<Tensor> {
     let view = View::of(kernels);
     let from = view.slice::<T>()?;
@@ -121,6 +122,7 @@ fn taps(resampling: Resampling, k: usize, to: usize) -> Range<usize> {
     end.saturating_sub(2)..end.min(k)
 }
 
+/// One kernel of `k` taps along an axis, wider.
 fn widen_one<T: Float>(resampling: Resampling, k: usize, from: &[T], to: &mut [impl Slot<T>]) {
     for y in 0..=k {
         for x in 0..=k {
@@ -152,6 +154,7 @@ fn widen_three<T: Float>(resampling: Resampling, from: &[T; 9], to: &mut [impl S
     }
 }
 
+/// The gradient to one kernel of `k` taps along an axis, of that to the wider one.
 fn gather_one<T: Float>(resampling: Resampling, k: usize, from: &[T], to: &mut [impl Slot<T>]) {
     for row in 0..k {
         for column in 0..k {

@@ -17,6 +17,7 @@ use ganforge::image::Images;
 use ganforge::infer::{Generator, Options, runtime};
 use ganforge::progress::Silent;
 use ganforge::train::{self, Batch, Batches, Judge, Record, RunFolder, TrainingJob, Trouble, Which, checkpoint, read_records};
+use predicates::prelude::PredicateBooleanExt;
 use predicates::str::contains;
 use proptest::prelude::*;
 use serde_json::Value;

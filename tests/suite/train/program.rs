@@ -68,7 +68,7 @@ fn wrong_calls_say_how_to_mend_them() {
         (with(&["--resume", &run]), "cannot be used with"),
         (only(&["--resume", &run, "--lr", "1e-3"]), "change it on purpose with --set optimizer.generator.lr=X"),
         (only(&["--resume", &full]), "has no config.toml. Name the folder of a training"),
-        (only(&["--resume", &out]), "has no config.toml"),
+        (only(&["--resume", &out]), "is not a run: there is no such folder"),
         (only(&["export", &full]), "has no config.toml"),
         (only(&["export", &run, "--weights", "ema"]), "Use --weights raw"),
         (only(&["export", &run, "--layout", "hwc"]), "possible values: nhwc-u8, nchw-u8, nchw-f32"),
@@ -148,11 +148,84 @@ fn config_files() {
     };
     let told = slip("imagse");
     assert!(told.contains("no file or folder of that name") && told.contains("Did you mean images?"), "{told}");
+    for call in [&["--resume", "imagse"][..], &["export", "imagse"], &["eval", "imagse/a.onnx"], &["--config", "imagse/a.toml"]]
+    {
+        let told = gan_train(call).current_dir(place.path(".")).assert().failure();
+        told.stderr(contains("Did you mean images"));
+    }
     std::os::unix::fs::symlink("nowhere", place.path("pictures")).unwrap();
     fs::create_dir(place.path("run1")).unwrap();
     for name in ["pictures", "run2"] {
         assert!(!slip(name).contains("Did you mean"), "{name}");
     }
+}
+
+#[test]
+fn a_path_that_is_not_utf8_is_told_in_json() {
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt;
+    let place = Place::new();
+    let out = place.path(".").join(OsStr::from_bytes(b"r\xffn"));
+    let flags = ["--preset", "wgan-mnist-mlp", "--data", "synthetic", "--width", "0.05", "--batch-size", "4", "--steps", "1"];
+    let mut call = gan_train(&flags);
+    call.args(["--device", "cpu", "--set", "data.held_out=0.0", "--quiet", "--json", "--out"]).arg(&out);
+    let told: Value = serde_json::from_slice(&call.assert().success().get_output().stdout).unwrap();
+    assert_eq!(told["run"], out.to_string_lossy().as_ref());
+    assert!(out.join("generator.onnx").is_file());
+}
+
+#[test]
+fn what_does_not_fit_in_memory_is_refused_before_the_run_begins() {
+    let place = Place::new();
+    let out = place.path("x").display().to_string();
+    let data = place.data().display().to_string();
+    let call = |gib: &str| {
+        let mut call = gan_train(&["--preset", "dcgan-64", "--data", &data, "--device", "cpu", "--out", &out]);
+        call.env("GANFORGE_MEMORY", gib).args([
+            "--width",
+            "0.05",
+            "--batch-size",
+            "4",
+            "--steps",
+            "1",
+            "--set=data.held_out=0.0",
+        ]);
+        call
+    };
+    let told = complaint(&mut call("0.0005"), 1);
+    assert!(
+        told.contains("a batch of 4, at the least, need 0.00") && told.contains("Take a smaller schedule.batch_size"),
+        "{told}"
+    );
+    assert!(!place.path("x").exists());
+    // The images are grey, and smaller than that.
+    let fits = call("8").assert().success();
+    fits.stderr(contains("enlarged to 64×64. Without --preset"));
+}
+
+#[test]
+fn what_someone_reduced_stays_until_there_are_other_weights() {
+    let place = Place::new();
+    let run = place.train("run", CONVOLUTIONAL, &["--steps=2"]);
+    let data = place.data().display().to_string();
+    let export = ["export", run.to_str().unwrap(), "--dtype", "int8", "--data", &data, "--max-loss", "1", "--calibrate", "16"];
+    gan_train(&export).assert().success().stderr(contains("note: this replaces"));
+    let reduced = fs::read(run.join("generator.onnx")).unwrap();
+    let go_on =
+        |steps: &str| gan_train(&["--device=cpu", "--resume", run.to_str().unwrap(), "--steps", steps]).assert().success();
+    go_on("2").stderr(contains("of step 2, stays as it is, in fewer bits"));
+    assert!(fs::read(run.join("generator.onnx")).unwrap() == reduced);
+    go_on("4").stderr(contains("was in fewer bits").and(contains("exported")));
+    assert!(fs::read(run.join("generator.onnx")).unwrap() != reduced);
+}
+
+#[test]
+fn a_rate_that_ends_before_it_begins_is_told() {
+    let place = Place::new();
+    let decay = "--set=schedule.lr_decay={ curve = \"cosine\", begin = { epochs = 2 }, end = { steps = 1 } }";
+    let mut call = gan_train(&["--data", place.data().to_str().unwrap(), "--steps=1", decay, "--out"]);
+    call.arg(place.path("run")).args(CONVOLUTIONAL);
+    call.assert().success().stderr(contains("schedule.lr_decay ends at step 1, before it begins"));
 }
 
 #[test]

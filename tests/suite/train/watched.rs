@@ -123,6 +123,8 @@ fn the_end_of_a_run_is_judged_too() {
     assert_eq!((outcome.best.unwrap().step, outcome.measurements, best("run")), (6, 2, "00000006".to_string()));
     let report = fs::read_to_string(place.path("run/report.html")).unwrap();
     assert!(report.contains("the least of 2 measured"), "{report}");
+    let (_, chart) = report.split_once("Fréchet distance (lower is better)").unwrap();
+    assert_eq!(chart.split("</svg>").next().unwrap().matches("<circle").count(), 2, "{chart}");
     // What goes on from there knows nothing of it, and asked for nothing more it is known again.
     let run = RunFolder::open(&place.path("run")).unwrap();
     let saved = checkpoint::latest(&run).unwrap().unwrap();
