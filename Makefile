@@ -114,12 +114,22 @@ check-page: build ## try what `gan-infer page` writes in headless Chromium, pixe
 # is compiled again at run time, for the GPU that is there.
 cuda_target := $(or $(CARGO_TARGET_DIR),target)/cuda
 
-check-cuda: setup ## compile the CUDA build, try its kernels on the CPU; needs no GPU, fetches a CUDA toolkit if there is none
-	@set -e; exports=$$(.cargo/cuda-toolkit); eval "$$exports"; set -x; \
-	cargo clippy $(cargo_flags) --target-dir $(cuda_target) --features cuda --all-targets -- -D warnings; \
-	cargo build $(cargo_flags) --target-dir $(cuda_target) --features cuda --bin gan-train; \
+cuda_cargo := $(cargo_flags) --target-dir $(cuda_target) --features cuda
+host_c++ := c++ -std=c++20 -O2 -Wall -Wno-unknown-pragmas -Wno-narrowing
+sham := $(cuda_target)/sham
+
+check-cuda: setup ## compile the CUDA build, try it on a sham GPU that computes on the CPU; fetches a CUDA toolkit if there is none
+	@set -e; exports=$$(.cargo/cuda-toolkit); eval "$$exports"; $(with_onnxruntime) set -x; \
+	cargo clippy $(cuda_cargo) --all-targets -- -D warnings; \
 	for arch in 80 90; do nvcc --cubin --Werror all-warnings -arch=sm_$$arch -o $(cuda_target)/kernels-$$arch.cubin src/nn/cuda/kernels.cu; done; \
-	c++ -std=c++20 -O1 -Wall -Wno-unknown-pragmas -Wno-narrowing tests/kernels.cpp -o $(cuda_target)/kernels; $(cuda_target)/kernels
+	$(host_c++) tests/cuda/kernels.cpp -o $(cuda_target)/kernels; $(cuda_target)/kernels; \
+	mkdir -p $(sham); toolkit=$$(dirname "$$(dirname "$$(command -v nvcc)")"); \
+	$(host_c++) -shared -fPIC -I"$$toolkit/include" tests/cuda/sham.cpp tests/cuda/device.cpp tests/cuda/sums.cpp -o $(sham)/libcuda.so.1; \
+	loaded=$$(cd $(sham) && pwd); export LD_LIBRARY_PATH="$$loaded:$$LD_LIBRARY_PATH"; \
+	cargo build $(cuda_cargo) --bin gan-train; \
+	python3 tests/cuda/count.py $(cuda_target)/release/gan-train $(sham)/libcuda.so.1; \
+	export CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER="env LD_PRELOAD=$$loaded/libcuda.so.1 SHAM_COMPUTES=1 GANFORGE_NEEDS_GPU=1"; \
+	cargo test $(cuda_cargo) --test suite -- cuda::
 
 # Not a part of `check`: what it is built on takes longer than all of gan-infer. Tests against S3 skip without moto (pip install 'moto[server]').
 check-store: setup ## lints and tests of object stores as --out (the feature object-store)

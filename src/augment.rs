@@ -7,7 +7,7 @@
 
 use std::ops;
 
-use candle_core::{D, Device, Result as CandleResult, Tensor, bail};
+use candle_core::{Result as CandleResult, Tensor, bail};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
@@ -15,6 +15,9 @@ use crate::data::DataConfig;
 use crate::error::Result;
 use crate::image::Range;
 use crate::nn::cpu::{Float, View, copied, filled, for_float, vectorised};
+#[cfg(feature = "cuda")]
+use crate::nn::cuda::augment::{Kind, augment};
+use crate::nn::device::on_device;
 use crate::random::{Purpose, Stream};
 
 /// Largest shift, as a share of the side.
@@ -121,10 +124,12 @@ impl Augmentation {
         if self.is_empty() {
             return Ok(x.clone());
         }
-        Ok(match x.device() {
-            Device::Cpu => for_float!(x.dtype(), T => self.apply_cpu::<T>(x))?,
-            _ => self.apply_ops(x)?,
-        })
+        self.check(x.dim(0)?)?;
+        Ok(on_device!(
+            x.device(),
+            cpu: for_float!(x.dtype(), T => self.apply_cpu::<T>(x)),
+            cuda: augment(x, &self.steps.iter().map(|step| step.uploaded(x.dims())).collect::<Vec<_>>(), self.fill)
+        )?)
     }
 
     /// From the gradient to the changed images `[n, h, w, c]`: that to the images as they were.
@@ -158,8 +163,7 @@ impl Augmentation {
 
     /// Image by image: results depend neither on the number of threads nor on the batch.
     fn apply_cpu<T: Float>(&self, x: &Tensor) -> CandleResult<Tensor> {
-        let (n, h, w, c) = x.dims4()?;
-        self.check(n)?;
+        let (_, h, w, c) = x.dims4()?;
         let x = x.contiguous()?;
         let view = View::of(&x);
         let values = view.slice::<T>()?;
@@ -171,15 +175,6 @@ impl Augmentation {
             });
         });
         Tensor::from_vec(made, x.shape(), x.device())
-    }
-
-    /// As [`Self::apply`], from candle's operations and draws that are uploaded: on any device.
-    ///
-    /// # Errors
-    /// As [`Self::apply`].
-    pub fn apply_ops(&self, x: &Tensor) -> CandleResult<Tensor> {
-        self.check(x.dim(0)?)?;
-        self.steps.iter().try_fold(x.contiguous()?, |x, step| step.apply_ops(&x, self.fill))
     }
 }
 
@@ -242,45 +237,24 @@ impl Step {
         }
     }
 
-    fn apply_ops(&self, x: &Tensor, fill: f64) -> CandleResult<Tensor> {
-        let (n, h, w, c) = x.dims4()?;
-        let upload = |values: Vec<f64>, dims: [usize; 4]| Tensor::from_vec(values, &dims, x.device())?.to_dtype(x.dtype());
+    /// As the kernel takes it, for images of these dimensions.
+    #[cfg(feature = "cuda")]
+    fn uploaded(&self, dims: &[usize]) -> (Kind, Vec<[f64; 4]>) {
+        let [h, w] = [1, 2].map(|axis| dims.get(axis).copied().unwrap_or(0));
         match self {
             Self::Color(draws) => {
-                let column = |of: fn(&Color) -> f64| upload(draws.iter().map(of).collect(), [n, 1, 1, 1]);
-                let lit = x.broadcast_add(&column(|color| color.brightness)?)?;
-                let lit = about(&lit, &lit.mean_keepdim(D::Minus1)?, &column(|color| color.saturation)?)?;
-                let mean = lit.flatten_from(1)?.mean_keepdim(1)?.reshape((n, 1, 1, 1))?;
-                let made = about(&lit, &mean, &column(|color| color.contrast)?)?;
-                if !draws.contains(&Color::NONE) {
-                    return Ok(made);
-                }
-                let is_changed: Vec<u8> = draws.iter().map(|color| u8::from(*color != Color::NONE)).collect();
-                let is_changed = Tensor::from_vec(is_changed, (n, 1, 1, 1), x.device())?.broadcast_as(x.shape())?;
-                is_changed.where_cond(&made, x)
+                let numbers = |color: &Color| [color.brightness, color.saturation, color.contrast, 0.0];
+                (Kind::Colour, draws.iter().map(numbers).collect())
             }
             Self::Translation(draws) => {
-                // Pixels by number; the one behind the last is the filling.
-                let pixels = x.reshape((n * h * w, c))?;
-                let pixels = Tensor::cat(&[pixels, Tensor::full(fill, (1, c), x.device())?.to_dtype(x.dtype())?], 0)?;
-                let mut sources = vec![(n * h * w) as u32; n * h * w];
-                for (index, by) in draws.iter().enumerate() {
-                    let first = index * h * w;
-                    for (to, from) in moved([h, w], *by) {
-                        for at in 0..overlap(w, by[1]).len() {
-                            sources[first + to + at] = (first + from + at) as u32;
-                        }
-                    }
-                }
-                pixels.index_select(&Tensor::from_vec(sources, n * h * w, x.device())?, 0)?.reshape((n, h, w, c))
+                (Kind::Shift, draws.iter().map(|[rows, columns]| [*rows as f64, *columns as f64, 0.0, 0.0]).collect())
             }
             Self::Cutout(draws) => {
-                let mut kept = vec![1.0; n * h * w];
-                for (image, middle) in kept.chunks_exact_mut((h * w).max(1)).zip(draws) {
-                    cut(image, [h, w, 1], *middle, 0.0);
-                }
-                let kept = upload(kept, [n, h, w, 1])?;
-                x.broadcast_mul(&kept)?.broadcast_add(&kept.affine(-fill, fill)?)
+                let numbers = |[row, column]: &[usize; 2]| {
+                    let (rows, columns) = (window(h, *row), window(w, *column));
+                    [rows.start, rows.end, columns.start, columns.end].map(|at| at as f64)
+                };
+                (Kind::Cut, draws.iter().map(numbers).collect())
             }
         }
     }
@@ -289,11 +263,6 @@ impl Step {
 /// The whole number nearest to a share of a side, halves upwards.
 fn share(ratio: f64, side: usize) -> usize {
     (side as f64 * ratio + 0.5) as usize
-}
-
-/// `(x − mean) · factor + mean`.
-fn about(x: &Tensor, mean: &Tensor, factor: &Tensor) -> CandleResult<Tensor> {
-    x.broadcast_sub(mean)?.broadcast_mul(factor)?.broadcast_add(mean)
 }
 
 #[inline(always)]

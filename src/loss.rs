@@ -1,10 +1,11 @@
 //! The losses of critic and generator, from the critic's raw scores (logits) of real and generated images.
 
 use candle_core::{DType, Tensor};
-use candle_nn::loss::mse;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
+pub use crate::nn::scores::Graded;
+use crate::nn::scores::{Player, Term, grade};
 use crate::optim::is_positive;
 
 /// How a batch of losses becomes one number.
@@ -91,7 +92,7 @@ impl LossConfig {
         }
     }
 
-    /// What the critic minimises, a scalar.
+    /// What the critic minimises, with its gradients to the scores of as many real as generated images.
     ///
     /// - BCE: `scale · (reduce softplus(−D(x)) + reduce softplus(D(G(z))))`, that is cross-entropy against 1 and 0 (arXiv 1406.2661, eq. 1)
     /// - LSGAN: `½ mean (D(x) − 1)² + ½ mean D(G(z))²` (arXiv 1611.04076, eq. 2 with a = 0, b = c = 1)
@@ -100,24 +101,14 @@ impl LossConfig {
     /// - relativistic: `mean softplus(−(D(x) − D(G(z))))`, image by image (arXiv 1807.00734, section 4.1)
     ///
     /// # Errors
-    /// When the device is out of memory.
-    pub fn critic(&self, real: &Tensor, fake: &Tensor) -> Result<Tensor> {
-        Ok(match *self {
-            Self::Bce { reduction, critic_scale } => {
-                let sum = (reduce(&bce(real, 1.0)?, reduction)? + reduce(&bce(fake, 0.0)?, reduction)?)?;
-                (sum * critic_scale)?
-            }
-            Self::Lsgan => ((mse(real, &real.ones_like()?)? + mse(fake, &fake.zeros_like()?)?)? * 0.5)?,
-            Self::Wgan { reduction, .. } => (reduce(fake, reduction)? - reduce(real, reduction)?)?,
-            Self::Hinge => {
-                let (real, fake) = ((1.0 - real)?.relu()?, (fake + 1.0)?.relu()?);
-                (real.mean_all()? + fake.mean_all()?)?
-            }
-            Self::Relativistic => bce(&(real - fake)?, 1.0)?.mean_all()?,
-        })
+    /// When the numbers of scores differ, or the device is out of memory.
+    pub fn critic(&self, real: &Tensor, fake: &Tensor) -> Result<Graded> {
+        let scale = if let Self::Bce { critic_scale, .. } = *self { critic_scale } else { 1.0 };
+        Ok(grade(self.term(), Player::Critic, scale * self.share(fake), Some(real), fake)?)
     }
 
-    /// What the generator minimises, a scalar; with [`Self::pairs_scores`] from scores of as many real images, else without.
+    /// What the generator minimises, with its gradient to the scores of its images; with [`Self::pairs_scores`] from scores of as many real
+    /// images, else without.
     ///
     /// - BCE: `reduce softplus(−D(G(z)))`, the non-saturating form
     /// - LSGAN: `½ mean (D(G(z)) − 1)²`
@@ -126,32 +117,47 @@ impl LossConfig {
     /// - relativistic: `mean softplus(−(D(G(z)) − D(x)))`
     ///
     /// # Errors
-    /// When there are no real scores, though the loss pairs them, or the device is out of memory.
-    pub fn generator(&self, real: Option<&Tensor>, fake: &Tensor) -> Result<Tensor> {
-        let paired = || {
+    /// When there are no real scores, though the loss pairs them, or not as many, or the device is out of memory.
+    pub fn generator(&self, real: Option<&Tensor>, fake: &Tensor) -> Result<Graded> {
+        let real = real.filter(|_| self.pairs_scores());
+        if self.pairs_scores() && real.is_none() {
             let what = format!("the generator's {} loss without scores of real images", self.name());
-            real.ok_or_else(|| Error::usage(what, "Give the generator's step a batch of real images."))
-        };
-        Ok(match *self {
-            Self::Bce { reduction, .. } => reduce(&bce(fake, 1.0)?, reduction)?,
-            Self::Lsgan => (mse(fake, &fake.ones_like()?)? * 0.5)?,
-            Self::Wgan { reduction, .. } => reduce(fake, reduction)?.neg()?,
-            Self::Hinge => fake.mean_all()?.neg()?,
-            Self::Relativistic => bce(&(fake - paired()?)?, 1.0)?.mean_all()?,
-        })
+            return Err(Error::usage(what, "Give the generator's step a batch of real images."));
+        }
+        Ok(grade(self.term(), Player::Generator, self.share(fake), real, fake)?)
+    }
+
+    /// What a pair of scores adds.
+    fn term(&self) -> Term {
+        match self {
+            Self::Bce { .. } => Term::Bce,
+            Self::Lsgan => Term::Squares,
+            Self::Wgan { .. } => Term::Difference,
+            Self::Hinge => Term::Hinge,
+            Self::Relativistic => Term::Relativistic,
+        }
+    }
+
+    /// The part that a score has in the loss of its batch.
+    fn share(&self, scores: &Tensor) -> f64 {
+        match *self {
+            Self::Bce { reduction: Reduction::Sum, .. } | Self::Wgan { reduction: Reduction::Sum, .. } => 1.0,
+            _ => 1.0 / scores.elem_count().max(1) as f64,
+        }
     }
 }
 
-/// The highest of the scores `[n, …]`: a share of them, at least one. The others get no gradient (arXiv 2002.06224, section 3).
+/// Which of the scores `[n]` are the highest: a share of them, at least one; none where all are. The others get no gradient (arXiv
+/// 2002.06224, section 3).
 ///
 /// # Errors
 /// When the device is out of memory.
-pub(crate) fn top_k(scores: &Tensor, share: f64) -> Result<Tensor> {
+pub(crate) fn top_k(scores: &Tensor, share: f64) -> Result<Option<Tensor>> {
     let n = scores.dim(0)?;
     // 0.55 · 100 is a little more than 55 in floating point.
     let kept = ((share * n as f64 - 1e-9).ceil() as usize).clamp(1, n);
     if kept == n {
-        return Ok(scores.clone());
+        return Ok(None);
     }
     let values = scores.flatten_all()?.to_dtype(DType::F64)?.to_vec1::<f64>()?;
     let mut order: Vec<u32> = (0..n as u32).collect();
@@ -159,19 +165,5 @@ pub(crate) fn top_k(scores: &Tensor, share: f64) -> Result<Tensor> {
     let score = |index: u32| Some(values[index as usize]).filter(|score| !score.is_nan()).unwrap_or(f64::INFINITY);
     order.sort_by(|&a, &b| score(b).total_cmp(&score(a)));
     order.truncate(kept);
-    Ok(scores.index_select(&Tensor::new(order, scores.device())?, 0)?)
-}
-
-/// Binary cross-entropy of logits `x` against a constant target `t`: `max(x, 0) − x·t + log(1 + exp(−|x|))`, which neither
-/// overflows nor takes the logarithm of 0.
-fn bce(x: &Tensor, target: f64) -> Result<Tensor> {
-    let log_term = (x.abs()?.neg()?.exp()? + 1.0)?.log()?;
-    Ok(((x.relu()? - (x * target)?)? + log_term)?)
-}
-
-fn reduce(x: &Tensor, reduction: Reduction) -> Result<Tensor> {
-    Ok(match reduction {
-        Reduction::Mean => x.mean_all()?,
-        Reduction::Sum => x.sum_all()?,
-    })
+    Ok(Some(Tensor::new(order, scores.device())?))
 }

@@ -2,8 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use candle_core::backprop::GradStore;
-use candle_core::{DType, Device, Tensor, Var};
+use candle_core::{DType, Device, Tensor};
 use rayon::prelude::*;
 
 use super::batches::Batch;
@@ -12,7 +11,7 @@ use crate::augment::Augmentation;
 use crate::config::{Factors, GeneratorLatents, LossConfig, PenaltyConfig, StepValues, TrainConfig};
 use crate::ema::Ema;
 use crate::error::{Error, Result};
-use crate::loss::top_k;
+use crate::loss::{Graded, top_k};
 use crate::nn::Shape;
 use crate::nn::cpu::on_pool;
 use crate::nn::device::check_precision;
@@ -59,9 +58,9 @@ pub struct Phase {
     fakes: Option<(Tensor, Trace)>,
 }
 
-/// What the critic says of some images, as a leaf of the tape, on which the loss is, and how it came about.
+/// What the critic says of some images, and how it came about.
 struct Scored {
-    score: Var,
+    score: Tensor,
     trace: Trace,
     /// Of the critic's values of an image, those that are its score.
     classes: Option<Tensor>,
@@ -70,11 +69,11 @@ struct Scored {
     augmentation: Augmentation,
 }
 
-/// The gradients of a critic step's losses to the scores.
-struct Losses {
-    by_score: GradStore,
+/// The gradients of a critic step's losses to the scores of some images, `[n]`.
+struct Slopes {
+    by_score: Tensor,
     /// Of the loss that the directions of the last layer's kernels learn by, if it is not the same (SAN).
-    by_direction: Option<GradStore>,
+    by_direction: Option<Tensor>,
 }
 
 /// Means over the steps since they were last taken.
@@ -101,10 +100,11 @@ pub struct Means {
 /// Sums on the device: reading a number at every step would make a GPU wait.
 #[derive(Default)]
 struct Sums {
-    /// Loss, scores of real and of generated images.
+    /// Loss without the penalty, scores of real and of generated images.
     critic: Sum,
     /// Value and norm, of the steps that took a penalty.
     penalty: Sum,
+    /// Loss, and two values more as the critic's.
     generator: Sum,
     norm_critic: Option<Tensor>,
     norm_generator: Option<Tensor>,
@@ -114,6 +114,12 @@ struct Sums {
 #[derive(Default)]
 struct Sum {
     values: Option<Vec<Tensor>>,
+    steps: u64,
+}
+
+/// The same on the host.
+struct ReadSum {
+    values: Vec<f64>,
     steps: u64,
 }
 
@@ -191,20 +197,11 @@ impl Trainer {
         let n = real.images.dim(0)?;
         let real = self.score(&real.images, real.classes.clone(), phase)?;
         let fake = self.score(&fakes, self.classes_of(&z)?, phase)?;
-        let loss = self.config.loss.critic(&real.score, &fake.score)?;
-        let mut told = vec![loss.detach(), real.score.mean_all()?.detach(), fake.score.mean_all()?.detach()];
+        let (told, slopes) = self.critic_losses(&real, &fake)?;
 
         // Walk back.
-        let losses = Losses {
-            by_score: loss.backward()?,
-            by_direction: match self.config.critic.san {
-                true => Some(LossConfig::OF_DIRECTIONS.critic(&real.score, &fake.score)?.backward()?),
-                false => None,
-            },
-        };
-        let (gradients, penalty) = self.critic_gradients(real, fake, &losses, phase)?;
+        let (gradients, penalty) = self.critic_gradients([real, fake], slopes, phase)?;
         if let Some(Penalty { value, norm }) = penalty {
-            told[0] = (&told[0] + &value)?;
             self.sums.penalty.add(vec![value, norm])?;
         }
 
@@ -214,7 +211,7 @@ impl Trainer {
         }
         self.critic_optimizer.config = self.values.optimizer.critic;
         self.critic_optimizer.step(&self.critic, &gradients)?;
-        self.sums.critic.add(told)?;
+        self.sums.critic.add(vec![told])?;
         phase.critic_turns += 1;
         phase.images = n;
         phase.latents = Some(z);
@@ -261,9 +258,9 @@ impl Trainer {
             }
             None => None,
         };
-        let loss = self.config.loss.generator(real.as_ref(), &top_k(&scored.score, self.config.schedule.generator_top_k)?)?;
+        let (told, by_score) = self.generator_loss(real.as_ref(), &scored.score)?;
         let augmentation = scored.augmentation.clone();
-        let to_values = scored.to_values(&loss.backward()?)?;
+        let to_values = scored.to_values(&by_score)?;
         let to_seen = self.critic.backward(scored.trace, to_values, Wanted::Input)?;
         let gradients = self.to_generator(trace, to_seen, &augmentation)?;
         if self.measure {
@@ -272,7 +269,7 @@ impl Trainer {
         self.generator_optimizer.config = self.values.optimizer.generator;
         self.generator_optimizer.step(&self.generator, &gradients)?;
         self.step += 1;
-        self.sums.generator.add(vec![loss.detach()])?;
+        self.sums.generator.add(vec![told])?;
         if let Some(ema) = &mut self.ema {
             ema.update(&self.generator, self.step, self.values.ema_decay)?;
         }
@@ -312,14 +309,16 @@ impl Trainer {
     /// When the device is out of memory.
     pub fn take_means(&mut self) -> Result<Means> {
         let Sums { critic, penalty, generator, norm_critic, norm_generator } = std::mem::take(&mut self.sums);
+        let [critic, penalty, generator] = [critic.read()?, penalty.read()?, generator.read()?];
         let read = |norm: Option<Tensor>| norm.map(|norm| norm.to_dtype(DType::F64)?.to_scalar::<f64>()).transpose();
         Ok(Means {
-            loss_critic: critic.mean(0)?.unwrap_or(f64::NAN),
-            loss_generator: generator.mean(0)?.unwrap_or(f64::NAN),
-            score_real: critic.mean(1)?.unwrap_or(f64::NAN),
-            score_fake: critic.mean(2)?.unwrap_or(f64::NAN),
-            penalty: penalty.mean(0)?,
-            input_gradient_norm: penalty.mean(1)?,
+            // The penalty is a part of it, in the steps that took one.
+            loss_critic: (critic.total(0) + penalty.total(0)) / critic.steps as f64,
+            loss_generator: generator.mean(0).unwrap_or(f64::NAN),
+            score_real: critic.mean(1).unwrap_or(f64::NAN),
+            score_fake: critic.mean(2).unwrap_or(f64::NAN),
+            penalty: penalty.mean(0),
+            input_gradient_norm: penalty.mean(1),
             gradient_norm_critic: read(norm_critic)?,
             gradient_norm_generator: read(norm_generator)?,
         })
@@ -348,7 +347,7 @@ impl Trainer {
     fn score(&self, images: &Tensor, classes: Option<Tensor>, phase: &mut Phase) -> Result<Scored> {
         let (pass, augmentation, seen) = self.seen(images, phase)?;
         let (values, trace) = self.critic.forward_traced(&seen, pass)?;
-        let score = Var::from_tensor(&of_class(&values, classes.as_ref())?)?;
+        let score = of_class(&values, classes.as_ref())?;
         Ok(Scored { score, trace, classes, seen, augmentation })
     }
 
@@ -373,32 +372,52 @@ impl Trainer {
         )
     }
 
+    /// What a critic step tells of its loss, and the gradients to the scores of real and of generated images.
+    fn critic_losses(&self, real: &Scored, fake: &Scored) -> Result<(Tensor, [Slopes; 2])> {
+        let (of_real, of_fake) = (&real.score, &fake.score);
+        let loss = self.config.loss.critic(of_real, of_fake)?;
+        let apart = self.config.critic.san.then(|| LossConfig::OF_DIRECTIONS.critic(of_real, of_fake)).transpose()?;
+        let (real_apart, fake_apart) = apart.map(|graded| (graded.by_real, graded.by_fake)).unzip();
+        let none = || candle_core::Error::Msg("a critic's loss without a gradient to real scores".to_string());
+        let at_real = Slopes { by_score: loss.by_real.ok_or_else(none)?, by_direction: real_apart.flatten() };
+        Ok((loss.told, [at_real, Slopes { by_score: loss.by_fake, by_direction: fake_apart }]))
+    }
+
+    /// What a generator step tells of its loss, and the gradient to the scores of its images: of the highest of them, where the schedule
+    /// says so.
+    fn generator_loss(&self, real: Option<&Tensor>, score: &Tensor) -> Result<(Tensor, Tensor)> {
+        let Some(kept) = top_k(score, self.config.schedule.generator_top_k)? else {
+            let Graded { told, by_fake, .. } = self.config.loss.generator(real, score)?;
+            return Ok((told, by_fake));
+        };
+        let Graded { told, by_fake, .. } = self.config.loss.generator(real, &score.index_select(&kept, 0)?)?;
+        Ok((told, score.zeros_like()?.index_add(&kept, &by_fake, 0)?))
+    }
+
     /// The gradients of a critic step's loss to the critic's parameters, those of the penalty included if one is taken in it; and that
     /// penalty.
     fn critic_gradients(
         &self,
-        real: Scored,
-        fake: Scored,
-        losses: &Losses,
+        [real, fake]: [Scored; 2],
+        [at_real, at_fake]: [Slopes; 2],
         phase: &mut Phase,
     ) -> Result<(Vec<Tensor>, Option<Penalty>)> {
         let index = self.critic_steps() + phase.critic_turns;
         let config = self.values.penalty.and_then(|config| config.at_step(index));
-        let loss_at = |scored| self.to_critic(scored, losses);
         let (gradients, more, penalty) = match config {
-            None => (loss_at(real)?, loss_at(fake)?, None),
+            None => (self.to_critic(real, &at_real)?, self.to_critic(fake, &at_fake)?, None),
             Some(config @ PenaltyConfig::Gradient { .. }) => {
                 let (penalty, gradients) = self.penalty_between(&real, &fake, config, index, phase)?;
-                add(&gradients, &loss_at(real)?)?;
-                (gradients, loss_at(fake)?, Some(penalty))
+                add(&gradients, &self.to_critic(real, &at_real)?)?;
+                (gradients, self.to_critic(fake, &at_fake)?, Some(penalty))
             }
             Some(config @ PenaltyConfig::R1 { .. }) => {
-                let (penalty, gradients) = self.penalty_at(real, config, losses, phase)?;
-                (gradients, loss_at(fake)?, Some(penalty))
+                let (penalty, gradients) = self.penalty_at(real, config, &at_real, phase)?;
+                (gradients, self.to_critic(fake, &at_fake)?, Some(penalty))
             }
             Some(config @ PenaltyConfig::R1R2 { .. }) => {
-                let (at_real, gradients) = self.penalty_at(real, config, losses, phase)?;
-                let (at_fake, more) = self.penalty_at(fake, config, losses, phase)?;
+                let (at_real, gradients) = self.penalty_at(real, config, &at_real, phase)?;
+                let (at_fake, more) = self.penalty_at(fake, config, &at_fake, phase)?;
                 (gradients, more, Some(at_real.plus(&at_fake)?))
             }
         };
@@ -430,7 +449,7 @@ impl Trainer {
         &self,
         scored: Scored,
         config: PenaltyConfig,
-        losses: &Losses,
+        slopes: &Slopes,
         phase: &mut Phase,
     ) -> Result<(Penalty, Vec<Tensor>)> {
         let pass = self.next_pass(phase);
@@ -439,21 +458,20 @@ impl Trainer {
             let (penalty, v) = config.of(&augmentation.backward(to_seen)?)?;
             Ok((penalty, augmentation.forward_linear(&v)?))
         };
-        if self.critic.repeats() && losses.by_direction.is_none() {
-            let gradient = scored.gradient(&losses.by_score)?;
+        if self.critic.repeats() && slopes.by_direction.is_none() {
             let Scored { trace, classes, .. } = scored;
-            return self.critic.backward_with_penalty(trace, classes.as_ref(), &gradient, of_gradient);
+            return self.critic.backward_with_penalty(trace, classes.as_ref(), &slopes.by_score, of_gradient);
         }
         let (penalty, gradients) =
             self.critic.input_gradient_penalty(&scored.seen, scored.classes.as_ref(), pass, of_gradient)?;
-        add(&gradients, &self.to_critic(scored, losses)?)?;
+        add(&gradients, &self.to_critic(scored, slopes)?)?;
         Ok((penalty, gradients))
     }
 
     /// Takes the gradient to some scores back to the critic's parameters.
-    fn to_critic(&self, scored: Scored, losses: &Losses) -> Result<Vec<Tensor>> {
-        let to_values = scored.to_values(&losses.by_score)?;
-        match &losses.by_direction {
+    fn to_critic(&self, scored: Scored, slopes: &Slopes) -> Result<Vec<Tensor>> {
+        let to_values = scored.to_values(&slopes.by_score)?;
+        match &slopes.by_direction {
             Some(by_direction) => {
                 let of_directions = scored.to_values(by_direction)?;
                 self.critic.backward_apart(scored.trace, to_values, of_directions)
@@ -497,17 +515,11 @@ impl Trainer {
 }
 
 impl Scored {
-    /// A loss's gradient to the scores, `[n]`.
-    fn gradient(&self, by_score: &GradStore) -> Result<Tensor> {
-        Ok(by_score.get(&self.score).map_or_else(|| self.score.zeros_like(), |gradient| gradient.detach().copy())?)
-    }
-
     /// From the gradient to the scores to that to the critic's values, of which they are those of each image's class.
-    fn to_values(&self, by_score: &GradStore) -> Result<Tensor> {
-        let gradient = self.gradient(by_score)?;
+    fn to_values(&self, by_score: &Tensor) -> Result<Tensor> {
         Ok(match &self.classes {
-            Some(classes) => classes.broadcast_mul(&gradient.unsqueeze(1)?)?,
-            None => gradient,
+            Some(classes) => classes.broadcast_mul(&by_score.unsqueeze(1)?)?,
+            None => by_score.clone(),
         })
     }
 }
@@ -551,9 +563,22 @@ impl Sum {
         Ok(())
     }
 
-    /// The mean of value number `index`, unless there was none.
-    fn mean(&self, index: usize) -> Result<Option<f64>> {
-        let Some(sum) = self.values.as_ref().and_then(|sums| sums.get(index)) else { return Ok(None) };
-        Ok(Some(sum.to_dtype(DType::F64)?.to_scalar::<f64>()? / self.steps.max(1) as f64))
+    /// The values, read from the device.
+    fn read(&self) -> Result<ReadSum> {
+        let read = |sum: &Tensor| sum.to_dtype(DType::F64)?.flatten_all()?.to_vec1::<f64>();
+        let values = self.values.iter().flatten().map(read).collect::<candle_core::Result<Vec<_>>>()?;
+        Ok(ReadSum { values: values.concat(), steps: self.steps })
+    }
+}
+
+impl ReadSum {
+    /// The sum of value number `index`, 0 if there was none.
+    fn total(&self, index: usize) -> f64 {
+        self.values.get(index).copied().unwrap_or(0.0)
+    }
+
+    /// Its mean, unless there was none.
+    fn mean(&self, index: usize) -> Option<f64> {
+        self.values.get(index).map(|sum| sum / self.steps.max(1) as f64)
     }
 }

@@ -97,17 +97,6 @@ proptest! {
         prop_assert!((slope - dot(&direction, &back)).abs() < 1e-7 * (1.0 + dot(&y, &y)));
     }
 
-    /// What other devices do with candle's operations, done with them on the CPU.
-    #[test]
-    fn candles_operations_give_the_same(policy in policies(), seed in 0u64..1000, n in 1usize..4, size in 4usize..12) {
-        let augmentation = Augmentation::draw(&policy, &data(size, 3, Range::Sigmoid), seed, 0, n);
-        let x = maps([n, size, size, 3]);
-        let (kernels, operations) = (augmentation.apply(&x).unwrap(), augmentation.apply_ops(&x).unwrap());
-        prop_assert!(furthest(&kernels, &operations) < 1e-13);
-        let x = x.to_dtype(DType::F32).unwrap();
-        prop_assert!(furthest(&augmentation.apply(&x).unwrap(), &augmentation.apply_ops(&x).unwrap()) < 1e-5);
-    }
-
     /// An image's changes follow from its number, wherever the batches are cut.
     #[test]
     fn draws_are_addressed(policy in policies(), seed in 0u64..1000, first in 0u64..1000, cut in 1usize..5) {
@@ -192,11 +181,10 @@ fn images_are_augmented_with_a_probability() {
     let x = maps([N, 8, 8, 3]);
     let image = |x: &Tensor, index: usize| values(&x.narrow(0, index, 1).unwrap());
     let left: Vec<usize> = (0..N).filter(|&at| !color[at] && !translation[at] && !cutout[at]).collect();
-    for made in [some.apply(&x).unwrap(), some.apply_ops(&x).unwrap(), some.backward(&x).unwrap()] {
+    for made in [some.apply(&x).unwrap(), some.backward(&x).unwrap()] {
         left.iter().take(100).for_each(|&at| assert_eq!(image(&made, at), image(&x, at)));
     }
-    let (kernels, operations) = (some.apply(&x).unwrap(), some.apply_ops(&x).unwrap());
-    assert!(furthest(&kernels, &operations) < 1e-13);
+    let kernels = some.apply(&x).unwrap();
     let never = whole.with_probability(0.0, 2, 10);
     assert_eq!(values(&never.apply(&x).unwrap()), values(&x));
     // By the images' numbers, wherever the batches are cut.
@@ -222,7 +210,7 @@ fn no_policy_changes_nothing_and_wrong_counts_are_refused() {
     let drawn = Augmentation::draw(&ALL, &data(4, 1, Range::Tanh), 0, 0, 3);
     let error = drawn.apply(&x).unwrap_err().to_string();
     assert!(error.contains("drawn for 3 images was given 2"), "{error}");
-    assert!(drawn.apply_ops(&x).is_err() && drawn.backward(&x).is_err());
+    assert!(drawn.backward(&x).is_err());
     let bytes = Tensor::zeros((3, 4, 4, 1), DType::U8, &Device::Cpu).unwrap();
     assert!(drawn.apply(&bytes).is_err());
 }

@@ -153,6 +153,7 @@ fn lower_precisions_stay_near() {
             let what = format!("{n}×{h}×{w}×{ci} to {co}, {window:?}, {precision:?}");
             compare(&gpu, &what, &[x, kernels, dy], tolerance, |arguments| {
                 let [x, kernels, dy] = arguments else { unreachable!() };
+                let precision = if x.device().is_cpu() { Precision::F32 } else { precision };
                 vec![
                     conv(x, kernels, window, precision).unwrap(),
                     conv_input_grad(dy, kernels, window, (h, w), precision).unwrap(),
@@ -299,6 +300,13 @@ fn systems() -> Vec<TrainConfig> {
         system("wgan-mnist-mlp", &["schedule.batch_size=8"]),
         system("gan-fashion-mlp", &classes),
     ];
+    for name in ["r3gan-28", "sngan-64", "wgan-gp-resnet-64"] {
+        let size = if name == "r3gan-28" { None } else { Some(32) };
+        let mut table = config::resized(config::preset_table(name).unwrap(), name, size, Some(0.05)).unwrap();
+        ["schedule.batch_size=4", "latent.size=8"].iter().for_each(|setting| config::set(&mut table, setting).unwrap());
+        all.push(TrainConfig::from_table(table, name).unwrap());
+    }
+    all.push(system("gan-fashion-mlp", &[&mlp[..], &["critic.san=true"]].concat()));
     for optimizer in optimizers {
         let both = ["generator", "critic"].map(|network| format!("optimizer.{network}={optimizer}"));
         all.push(system("gan-fashion-mlp", &[&mlp[..], &[&both[0], &both[1]]].concat()));
@@ -325,7 +333,11 @@ fn trained(config: &TrainConfig, device: &Device, dtype: DType) -> Trainer {
             let real = Batch { images, classes: labels(config) };
             trainer.critic_step(&converted(&real, device, dtype), &mut phase).unwrap();
         }
-        trainer.generator_step(None, &mut phase).unwrap();
+        let real = config.loss.pairs_scores().then(|| {
+            let images = uniform(1000 + trainer.step, &[config.schedule.batch_size, size, size, channels], dtype);
+            converted(&Batch { images, classes: labels(config) }, device, dtype)
+        });
+        trainer.generator_step(real.as_ref(), &mut phase).unwrap();
     }
     trainer
 }
@@ -419,12 +431,17 @@ fn batches_on_the_device_are_those_of_the_host() {
 fn augmentations_agree_with_the_cpu() {
     let Some(gpu) = gpu() else { return };
     let mut config = system("dcgan-64", &["augment=['color', 'translation', 'cutout']"]);
-    config.data.size = 20;
-    for (dtype, tolerance) in TYPES {
-        let x = uniform(1, &[7, 20, 20, 3], dtype);
-        let augmentation = Augmentation::draw(&config.augment, &config.data, 3, 0, 7).with_probability(0.7, 3, 0);
-        compare(gpu, &format!("augmentation, {dtype:?}"), from_ref(&x), tolerance, |arguments| {
-            vec![augmentation.apply(&arguments[0]).unwrap(), augmentation.backward(&arguments[0]).unwrap()]
-        });
+    for (size, channels, probability) in [(20, 3, 0.7), (9, 1, 1.0), (33, 3, 0.2)] {
+        (config.data.size, config.data.channels) = (size, channels);
+        for (dtype, tolerance) in TYPES {
+            let x = uniform(1, &[7, size, size, channels], dtype);
+            let augmentation = Augmentation::draw(&config.augment, &config.data, 3, 0, 7).with_probability(probability, 3, 0);
+            compare(gpu, &format!("augmentation, {size}, {dtype:?}"), from_ref(&x), tolerance, |arguments| {
+                let made = |what: fn(&Augmentation, &Tensor) -> ganforge::error::Result<Tensor>| {
+                    what(&augmentation, &arguments[0]).unwrap()
+                };
+                vec![made(Augmentation::apply), made(Augmentation::backward), made(Augmentation::forward_linear)]
+            });
+        }
     }
 }

@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use candle_core::{DType, Device, Tensor, Var};
+use candle_core::{DType, Device, Tensor};
 use ganforge::config::{InitConfig, LossConfig, OptimizerConfig, PRESETS, TrainConfig};
+use ganforge::loss::Graded;
 use ganforge::nn::conv::{conv, conv_input_grad, conv_weight_grad};
 use ganforge::nn::geometry::ConvWindow;
 use ganforge::nn::layers::Linear;
@@ -199,16 +200,19 @@ fn losses_and_their_gradients() {
     for (case, spec) in &golden.cases {
         let loss: LossConfig = serde_json::from_value(spec.clone()).unwrap();
         let get = |name: &str| golden.get(&format!("{case}/{name}"));
-        let (real, fake) = (Var::from_tensor(golden.get("real")).unwrap(), Var::from_tensor(golden.get("fake")).unwrap());
-        let critic = loss.critic(&real, &fake).unwrap();
-        assert_close(&format!("{case} critic"), &critic, get("critic.loss"), 1e-12);
-        let gradients = critic.backward().unwrap();
-        assert_close(&format!("{case} real"), gradients.get(&real).unwrap(), get("critic.grad_real"), 1e-12);
-        assert_close(&format!("{case} fake"), gradients.get(&fake).unwrap(), get("critic.grad_fake"), 1e-12);
-        let generator = loss.generator(Some(&real), &fake).unwrap();
-        assert_close(&format!("{case} generator"), &generator, get("generator.loss"), 1e-12);
-        let gradients = generator.backward().unwrap();
-        assert_close(&format!("{case} generator"), gradients.get(&fake).unwrap(), get("generator.grad_fake"), 1e-12);
+        let (real, fake) = (golden.get("real"), golden.get("fake"));
+        let value = |graded: &Graded| graded.told.get(0).unwrap();
+        let critic = loss.critic(real, fake).unwrap();
+        assert_close(&format!("{case} critic"), &value(&critic), get("critic.loss"), 1e-12);
+        assert_close(&format!("{case} real"), critic.by_real.as_ref().unwrap(), get("critic.grad_real"), 1e-12);
+        assert_close(&format!("{case} fake"), &critic.by_fake, get("critic.grad_fake"), 1e-12);
+        let [of_real, of_fake] = [real, fake].map(|scores| scores.mean_all().unwrap());
+        assert_close(case, &critic.told.narrow(0, 1, 2).unwrap(), &Tensor::stack(&[of_real, of_fake], 0).unwrap(), 1e-12);
+        let generator = loss.generator(Some(real), fake).unwrap();
+        assert_close(&format!("{case} generator"), &value(&generator), get("generator.loss"), 1e-12);
+        assert_close(&format!("{case} generator"), &generator.by_fake, get("generator.grad_fake"), 1e-12);
+        let fewer = loss.critic(&real.narrow(0, 0, 2).unwrap(), fake).map(|_| ()).unwrap_err().to_string();
+        assert!(fewer.contains("2 real scores beside"), "{fewer}");
     }
 }
 
@@ -216,10 +220,23 @@ fn losses_and_their_gradients() {
 fn bce_of_confident_logits_is_finite_in_single_precision() {
     let TrainConfig { loss, .. } = TrainConfig::preset("dcgan-28").unwrap();
     for logit in [-200.0f32, -1e30, 0.0, 1e30, 200.0] {
-        let scores = Var::from_tensor(&Tensor::new(&[logit], &Device::Cpu).unwrap()).unwrap();
-        let sum = (loss.critic(&scores, &scores).unwrap() + loss.generator(None, &scores).unwrap()).unwrap();
-        assert!(values(&sum)[0].is_finite());
-        assert!(values(sum.backward().unwrap().get(&scores).unwrap())[0].is_finite());
+        let scores = Tensor::new(&[logit], &Device::Cpu).unwrap();
+        for Graded { told, by_real, by_fake } in
+            [loss.critic(&scores, &scores).unwrap(), loss.generator(None, &scores).unwrap()]
+        {
+            assert!([Some(told), by_real, Some(by_fake)].iter().flatten().all(|tensor| values(tensor)[0].is_finite()));
+        }
+    }
+}
+
+#[test]
+fn scores_that_are_no_numbers_make_losses_that_are_none() {
+    let scores = Tensor::new(&[1.0f32, f32::NAN], &Device::Cpu).unwrap();
+    for spec in golden("losses.safetensors").cases.values() {
+        let loss: LossConfig = serde_json::from_value(spec.clone()).unwrap();
+        for graded in [loss.critic(&scores, &scores).unwrap(), loss.generator(Some(&scores), &scores).unwrap()] {
+            assert!(values(&graded.told)[0].is_nan(), "{spec}");
+        }
     }
 }
 

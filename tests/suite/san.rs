@@ -16,17 +16,15 @@ use crate::penalty::{R1, pass, penalised};
 const WASSERSTEIN: LossConfig = LossConfig::Wgan { clip: None, reduction: Reduction::Mean };
 
 /// The gradients to the parameters of a loss on the scores of real and of generated images, and of another that the direction learns by.
-fn gradients(network: &Network, images: [&Tensor; 2], losses: [LossConfig; 2]) -> ([Var; 2], Vec<Tensor>) {
+fn gradients(network: &Network, images: [&Tensor; 2], losses: [LossConfig; 2]) -> ([Tensor; 2], Vec<Tensor>) {
     let [(real, of_real), (fake, of_fake)] = images.map(|x| {
         let (values, trace) = network.forward_traced(x, pass(0)).unwrap();
-        (Var::from_tensor(&values.flatten_all().unwrap()).unwrap(), trace)
+        (values.flatten_all().unwrap(), trace)
     });
-    let [by_score, by_direction] = losses.map(|loss| loss.critic(&real, &fake).unwrap().backward().unwrap());
-    let back = |score: &Var, trace| {
-        let [score, direction] = [&by_score, &by_direction].map(|store| store.get(score).unwrap().detach().copy().unwrap());
-        network.backward_apart(trace, score, direction).unwrap()
-    };
-    let both = back(&real, of_real).into_iter().zip(back(&fake, of_fake));
+    let [by_score, by_direction] = losses.map(|loss| loss.critic(&real, &fake).unwrap());
+    let real_back = network.backward_apart(of_real, by_score.by_real.unwrap(), by_direction.by_real.unwrap()).unwrap();
+    let fake_back = network.backward_apart(of_fake, by_score.by_fake, by_direction.by_fake).unwrap();
+    let both = real_back.into_iter().zip(fake_back);
     let sums = both.map(|(a, b)| (a + b).unwrap()).collect();
     ([real, fake], sums)
 }
@@ -114,7 +112,7 @@ fn features_length_and_direction_learn_as_finite_differences_say() {
         let [real, fake] = &images;
         let (_, gradients) = gradients(&network, [real, fake], [loss, WASSERSTEIN]);
         let score = |x: &Tensor| network.forward(x, Pass::Eval).unwrap().flatten_all().unwrap();
-        let value = |loss: LossConfig| values(&loss.critic(&score(real), &score(fake)).unwrap())[0];
+        let value = |loss: LossConfig| values(&loss.critic(&score(real), &score(fake)).unwrap().told)[0];
         let kernels = network.trainable().position(|p| p.name.ends_with("weight") && p.var.dims()[0] == 1).unwrap();
         let slope = |index: usize, way: &Tensor, loss: LossConfig| {
             let var = &network.trainable().nth(index).unwrap().var;

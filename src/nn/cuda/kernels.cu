@@ -335,6 +335,193 @@ __device__ void update(const Table& table, int rule, const Constants& constants)
     }
 }
 
+// ---- losses of scores with their gradients, numbered as in scores.rs; one block
+
+enum { BCE, SQUARES, DIFFERENCE, HINGE, RELATIVISTIC };
+enum { CRITIC, GENERATOR };
+
+__device__ inline double rectified(double x) { return x <= 0 ? 0 : x; } // NaN stays
+__device__ inline double softplus(double x) { return rectified(x) + log1p(exp(-fabs(x))); }
+__device__ inline double logistic(double x) {
+    double small = exp(-fabs(x));
+    return x >= 0 ? 1 / (1 + small) : small / (1 + small);
+}
+
+struct Graded {
+    double value, by_real, by_fake;
+};
+
+__device__ inline Graded graded(int term, int player, double r, double f) {
+    if (player == GENERATOR) switch (term) {
+        case BCE: return {softplus(-f), 0, -logistic(-f)};
+        case SQUARES: return {0.5 * (f - 1) * (f - 1), 0, f - 1};
+        case RELATIVISTIC: return {softplus(r - f), logistic(r - f), -logistic(r - f)};
+        default: return {-f, 0, -1};
+        }
+    switch (term) {
+    case BCE: return {softplus(-r) + softplus(f), -logistic(-r), logistic(f)};
+    case SQUARES: return {0.5 * ((r - 1) * (r - 1) + f * f), r - 1, f};
+    case HINGE: return {rectified(1 - r) + rectified(1 + f), 1 - r > 0 ? -1. : 0., 1 + f > 0 ? 1. : 0.};
+    case RELATIVISTIC: return {softplus(f - r), -logistic(f - r), logistic(f - r)};
+    default: return {f - r, -1, 1};
+    }
+}
+
+// The gradients, and in `told` the loss and the means of the scores. Without real scores `real` and `by_real` are null.
+template <typename T>
+__device__ void grade(const T* real, const T* fake, T* by_real, T* by_fake, double* told, uint n, int term, int player, double factor) {
+    __shared__ double sums[3][256];
+    double loss = 0, of_real = 0, of_fake = 0;
+    for (uint i = threadIdx.x; i < n; i += blockDim.x) {
+        double r = real ? (double)real[i] : 0, f = fake[i];
+        Graded at = graded(term, player, r, f);
+        if (by_real) by_real[i] = (T)(factor * at.by_real);
+        by_fake[i] = (T)(factor * at.by_fake);
+        loss += at.value, of_real += r, of_fake += f;
+    }
+    sums[0][threadIdx.x] = loss, sums[1][threadIdx.x] = of_real, sums[2][threadIdx.x] = of_fake;
+    for (uint half = blockDim.x / 2; half > 0; half /= 2) {
+        __syncthreads();
+        if (threadIdx.x < half)
+            for (int k = 0; k < 3; k++) sums[k][threadIdx.x] += sums[k][threadIdx.x + half];
+    }
+    if (threadIdx.x == 0) told[0] = factor * sums[0][0], told[1] = sums[1][0] / n, told[2] = sums[2][0] / n;
+}
+
+// ---- weights [out, rest] that are divided by their spectral norm; blocks of 256 threads, of which all take part in a sum
+
+template <typename T>
+__device__ T sum_of_block(T value) {
+    __shared__ T sums[256];
+    __syncthreads(); // someone may still read the last sum
+    sums[threadIdx.x] = value;
+    for (uint half = blockDim.x / 2; half > 0; half /= 2) {
+        __syncthreads();
+        if (threadIdx.x < half) sums[threadIdx.x] += sums[threadIdx.x + half];
+    }
+    __syncthreads();
+    return sums[0];
+}
+
+template <typename T>
+__device__ inline T inverse_norm(T square) {
+    T norm = root(square), least = (T)1e-12;
+    return 1 / (norm > least ? norm : least);
+}
+
+// Wᵀu
+template <typename T>
+__device__ void spectral_columns(const T* w, const T* u, T* to, uint out, uint rest) {
+    FOR_EACH(column, rest) {
+        T sum = 0;
+        for (uint row = 0; row < out; row++) sum += w[(size_t)row * rest + column] * u[row];
+        to[column] = sum;
+    }
+}
+
+// Wv, a block a row, with v brought to length 1 if `unit`; then v is written to two places.
+template <typename T>
+__device__ void spectral_rows(const T* w, const T* v, T* kept, T* copy, T* along, uint out, uint rest, int unit) {
+    for (uint row = blockIdx.x; row < out; row += gridDim.x) {
+        T product = 0, square = 0;
+        for (uint i = threadIdx.x; i < rest; i += blockDim.x) product += w[(size_t)row * rest + i] * v[i], square += v[i] * v[i];
+        product = sum_of_block(product);
+        T scale = unit ? inverse_norm(sum_of_block(square)) : 1;
+        if (threadIdx.x == 0) along[row] = product * scale;
+        if (row == 0)
+            for (uint i = threadIdx.x; i < rest; i += blockDim.x) {
+                copy[i] = v[i] * scale;
+                if (unit) kept[i] = copy[i];
+            }
+    }
+}
+
+// σ = uᵀWv, one block, with u ← Wv / ‖Wv‖ if `unit`.
+template <typename T>
+__device__ void spectral_sigma(const T* along, T* u, T* copy, T* sigma, uint out, int unit) {
+    T square = 0, product = 0;
+    for (uint i = threadIdx.x; i < out; i += blockDim.x) square += along[i] * along[i];
+    T scale = inverse_norm(sum_of_block(square));
+    for (uint i = threadIdx.x; i < out; i += blockDim.x) {
+        if (unit) u[i] = along[i] * scale;
+        copy[i] = u[i];
+        product += u[i] * along[i];
+    }
+    product = sum_of_block(product);
+    if (threadIdx.x == 0) sigma[0] = product;
+}
+
+template <typename T>
+__device__ void divide(const T* x, const T* by, T* to, uint len) {
+    FOR_EACH(i, len) to[i] = x[i] / by[0];
+}
+
+// The sums of the rows of two matrices' products, value by value.
+template <typename T>
+__device__ void row_products(const T* a, const T* b, T* to, uint out, uint rest) {
+    for (uint row = blockIdx.x; row < out; row += gridDim.x) {
+        T product = 0;
+        for (uint i = threadIdx.x; i < rest; i += blockDim.x) product += a[(size_t)row * rest + i] * b[(size_t)row * rest + i];
+        product = sum_of_block(product);
+        if (threadIdx.x == 0) to[row] = product;
+    }
+}
+
+// (G − ⟨G, W/σ⟩ u vᵀ) / σ; the product is the sum of `products`, one a row.
+template <typename T>
+__device__ void spectral_grad(const T* g, const T* products, const T* u, const T* v, const T* sigma, T* to, uint out, uint rest) {
+    T product = 0;
+    for (uint i = threadIdx.x; i < out; i += blockDim.x) product += products[i];
+    product = sum_of_block(product);
+    FOR_EACH(i, out * rest) to[i] = (g[i] - product * u[i / rest] * v[i % rest]) / sigma[0];
+}
+
+// ---- a step of an augmentation, numbered as in cuda/augment.rs; a block an image [h, w, c], whose four draws lie together
+
+enum { COLOUR, SHIFT, CUT };
+
+template <typename T>
+__device__ void colour(const T* from, T* to, const double* draws, uint area, uint c) {
+    T brightness = (T)draws[0], saturation = (T)draws[1], contrast = (T)draws[2];
+    if (brightness == 0 && saturation == 1 && contrast == 1) { // to the bit, which (x − mean) + mean is not
+        for (uint i = threadIdx.x; i < area * c; i += blockDim.x) to[i] = from[i];
+        return;
+    }
+    double all = 0;
+    for (uint pixel = threadIdx.x; pixel < area; pixel += blockDim.x) {
+        double sum = 0;
+        for (uint i = pixel * c; i < pixel * c + c; i++) sum += to[i] = from[i] + brightness;
+        T mean = (T)(sum / c);
+        for (uint i = pixel * c; i < pixel * c + c; i++) all += to[i] = (to[i] - mean) * saturation + mean;
+    }
+    T mean = (T)(sum_of_block(all) / (area * c));
+    for (uint pixel = threadIdx.x; pixel < area; pixel += blockDim.x)
+        for (uint i = pixel * c; i < pixel * c + c; i++) to[i] = (to[i] - mean) * contrast + mean;
+}
+
+template <typename T>
+__device__ void augment(const T* from, T* to, const double* draws, uint n, uint h, uint w, uint c, int kind, double fill) {
+    for (uint image = blockIdx.x; image < n; image += gridDim.x) {
+        size_t start = (size_t)image * h * w * c;
+        const double* drawn = draws + 4 * image;
+        if (kind == COLOUR) {
+            colour(from + start, to + start, drawn, h * w, c);
+            continue;
+        }
+        for (uint i = threadIdx.x; i < h * w * c; i += blockDim.x) {
+            double row = i / c / w, column = i / c % w;
+            if (kind == SHIFT) {
+                double source = row + drawn[0], beside = column + drawn[1];
+                bool inside = source >= 0 && source < h && beside >= 0 && beside < w;
+                to[start + i] = inside ? from[start + ((size_t)source * w + (size_t)beside) * c + i % c] : (T)fill;
+            } else {
+                bool inside = row >= drawn[0] && row < drawn[1] && column >= drawn[2] && column < drawn[3];
+                to[start + i] = inside ? (T)fill : from[start + i];
+            }
+        }
+    }
+}
+
 // ---- entry points, one for each type of the values
 
 #define KERNEL(name) extern "C" __global__ void name
@@ -346,6 +533,25 @@ __device__ void update(const Table& table, int rule, const Constants& constants)
     }                                                                                                                          \
     KERNEL(act_grad_##s)(const T* y, T* dy, uint len, int act, double slope) { act_grad(y, dy, len, act, slope); }             \
     KERNEL(multiply_##s)(T* x, const T* factor, uint len) { multiply(x, factor, len); }                                        \
+    KERNEL(augment_##s)(const T* from, T* to, const double* draws, uint n, uint h, uint w, uint c, int kind, double fill) {    \
+        augment(from, to, draws, n, h, w, c, kind, fill);                                                                      \
+    }                                                                                                                          \
+    KERNEL(spectral_columns_##s)(const T* w, const T* u, T* to, uint out, uint rest) { spectral_columns(w, u, to, out, rest); }\
+    KERNEL(spectral_rows_##s)(const T* w, const T* v, T* kept, T* copy, T* along, uint out, uint rest, int unit) {             \
+        spectral_rows(w, v, kept, copy, along, out, rest, unit);                                                               \
+    }                                                                                                                          \
+    KERNEL(spectral_sigma_##s)(const T* along, T* u, T* copy, T* sigma, uint out, int unit) {                                  \
+        spectral_sigma(along, u, copy, sigma, out, unit);                                                                      \
+    }                                                                                                                          \
+    KERNEL(divide_##s)(const T* x, const T* by, T* to, uint len) { divide(x, by, to, len); }                                   \
+    KERNEL(row_products_##s)(const T* a, const T* b, T* to, uint out, uint rest) { row_products(a, b, to, out, rest); }        \
+    KERNEL(spectral_grad_##s)(const T* g, const T* products, const T* u, const T* v, const T* sigma, T* to, uint out, uint rest) {\
+        spectral_grad(g, products, u, v, sigma, to, out, rest);                                                                \
+    }                                                                                                                          \
+    KERNEL(grade_##s)(const T* real, const T* fake, T* by_real, T* by_fake, double* told, uint n, int term, int player,       \
+                      double factor) {                                                                                        \
+        grade(real, fake, by_real, by_fake, told, n, term, player, factor);                                                   \
+    }                                                                                                                          \
     KERNEL(gather_##s)(const unsigned char* pixels, const uint* indices, const T* values, T* to, uint n, uint c, uint area) {  \
         gather(pixels, indices, values, to, n, c, area);                                                                       \
     }                                                                                                                          \

@@ -14,7 +14,7 @@ const KERNELS: &str = include_str!("kernels.cu");
 /// Threads a block of the elementwise kernels.
 pub(super) const THREADS: u32 = 256;
 /// Blocks of theirs at most: each thread then takes several values.
-const MAX_BLOCKS: u32 = 1 << 14;
+pub(super) const MAX_BLOCKS: u32 = 1 << 14;
 /// Rows a block of the first stage of a sum over rows takes, as in `kernels.cu`.
 pub(super) const ROWS: usize = 128;
 /// Columns of a tile, as in `kernels.cu`.

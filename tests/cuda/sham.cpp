@@ -1,0 +1,356 @@
+// A sham of the CUDA driver, nvrtc, cuBLAS, cuDNN and cuRAND for machines without a GPU. Loaded before all others (LD_PRELOAD) into a program
+// built with the feature cuda, it makes a device 0 of the host's memory. What the host does for a step (launches, allocations, copies,
+// waits) is as on a GPU: at the program's end it is in the file that SHAM_COUNTS names, a line `NAME COUNT` for each kind of call.
+// With SHAM_COMPUTES=1 it computes, too, at once and slowly (device.cpp, sums.cpp): then values are those of a GPU but for the order of
+// sums. Of real libraries and of time it says nothing. Built and used by `make check-cuda`.
+
+#include <cublas_v2.h>
+#include <cuda.h>
+#include <cudnn.h>
+#include <curand.h>
+#include <nvrtc.h>
+
+#include <atomic>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <map>
+#include <mutex>
+#include <string>
+
+#include "sham.hpp"
+
+namespace {
+
+std::mutex lock;
+std::map<std::string, unsigned long> &counts() {
+    static auto *all = new std::map<std::string, unsigned long>; // never destroyed: calls come until the very end
+    return *all;
+}
+
+void count(const std::string &name) {
+    std::lock_guard<std::mutex> guard(lock);
+    ++counts()[name];
+}
+
+struct Report {
+    ~Report() {
+        const char *path = std::getenv("SHAM_COUNTS");
+        FILE *file = path ? std::fopen(path, "w") : nullptr;
+        if (!file) return;
+        std::lock_guard<std::mutex> guard(lock);
+        for (const auto &[name, times] : counts()) std::fprintf(file, "%s %lu\n", name.c_str(), times);
+        std::fclose(file);
+    }
+} report;
+
+// Anything but null: what is behind it nobody asks.
+template <typename T> T handle() { return reinterpret_cast<T>(std::calloc(1, 64)); }
+
+const bool computes = std::getenv("SHAM_COMPUTES") && *std::getenv("SHAM_COMPUTES") == '1';
+
+// The device has one stream, and computes one thing after another.
+std::mutex device;
+
+[[noreturn]] void unknown(const std::string &what) {
+    std::fprintf(stderr, "the sham GPU does not know how to compute %s: say so in tests/cuda\n", what.c_str());
+    std::abort();
+}
+
+Type type_of(cudaDataType type) {
+    switch (type) {
+    case CUDA_R_32F: return Type::f32;
+    case CUDA_R_64F: return Type::f64;
+    case CUDA_R_16BF: return Type::bf16;
+    default: unknown("a product of this type");
+    }
+}
+
+// What the handles of a convolution stand for.
+template <typename Handle> Form &form(Handle handle) { return *reinterpret_cast<Form *>(handle); }
+Window &window(cudnnConvolutionDescriptor_t handle) { return *reinterpret_cast<Window *>(handle); }
+
+cudnnStatus_t describe(Form &form, cudnnTensorFormat_t format, cudnnDataType_t type, int n, int c, int h, int w) {
+    const Type known = type == CUDNN_DATA_DOUBLE ? Type::f64 : type == CUDNN_DATA_BFLOAT16 ? Type::bf16 : Type::f32;
+    form = {known, format == CUDNN_TENSOR_NHWC, {n, c, h, w}};
+    return CUDNN_STATUS_SUCCESS;
+}
+
+cudnnStatus_t convolve(const char *name, Wanted which, const Form &x, const Form &w, const Form &y, cudnnConvolutionDescriptor_t by,
+                       const void *x_at, const void *w_at, const void *y_at, void *to) {
+    count(name);
+    if (computes) {
+        std::lock_guard<std::mutex> guard(device);
+        compute_convolution(which, x, w, y, window(by), x_at, w_at, y_at, to);
+    }
+    return CUDNN_STATUS_SUCCESS;
+}
+
+cublasStatus_t multiply(const char *name, const Product &product) {
+    count(name);
+    if (computes) {
+        std::lock_guard<std::mutex> guard(device);
+        compute_product(product);
+    }
+    return CUBLAS_STATUS_SUCCESS;
+}
+
+cublasStatus_t multiply_all(const char *name, Product product, size_t a, size_t b, size_t c, int many) {
+    count(name);
+    const size_t from = product.from == Type::f64 ? 8 : product.from == Type::f32 ? 4 : 2, to = product.to == Type::f64 ? 8 : 4;
+    std::lock_guard<std::mutex> guard(device);
+    for (int i = 0; computes && i < many; i++) {
+        compute_product(product);
+        product.a = static_cast<const char *>(product.a) + a * from;
+        product.b = static_cast<const char *>(product.b) + b * from;
+        product.c = static_cast<char *>(product.c) + c * to;
+    }
+    return CUBLAS_STATUS_SUCCESS;
+}
+
+curandStatus_t random_numbers() {
+    count("launch: curand");
+    if (computes) unknown("random numbers");
+    return CURAND_STATUS_SUCCESS;
+}
+
+CUresult allocate(CUdeviceptr *to, size_t bytes, const char *name) {
+    count(name);
+    void *memory = std::calloc(bytes ? bytes : 1, 1);
+    *to = reinterpret_cast<CUdeviceptr>(memory);
+    return memory ? CUDA_SUCCESS : CUDA_ERROR_OUT_OF_MEMORY;
+}
+
+CUresult give_back(CUdeviceptr memory, const char *name) {
+    count(name);
+    std::free(reinterpret_cast<void *>(memory));
+    return CUDA_SUCCESS;
+}
+
+CUresult copy(CUdeviceptr to, CUdeviceptr from, size_t bytes, const char *name) {
+    count(name);
+    std::memmove(reinterpret_cast<void *>(to), reinterpret_cast<const void *>(from), bytes);
+    return CUDA_SUCCESS;
+}
+
+template <typename Performance, typename Algorithm> cudnnStatus_t one(Performance *found, int *many, Algorithm algorithm) {
+    *many = 1;
+    *found = {};
+    found->algo = algorithm;
+    found->status = CUDNN_STATUS_SUCCESS;
+    found->determinism = CUDNN_DETERMINISTIC;
+    found->mathType = CUDNN_DEFAULT_MATH;
+    return CUDNN_STATUS_SUCCESS;
+}
+
+} // namespace
+
+extern "C" {
+
+// ---- the driver
+
+CUresult cuInit(unsigned) { return CUDA_SUCCESS; }
+CUresult cuGetErrorString(CUresult, const char **text) { return *text = "the sham driver refused", CUDA_SUCCESS; }
+CUresult cuGetErrorName(CUresult, const char **text) { return *text = "SHAM", CUDA_SUCCESS; }
+CUresult cuDriverGetVersion(int *version) { return *version = CUDA_VERSION, CUDA_SUCCESS; }
+CUresult cuDeviceGet(CUdevice *device, int number) { return *device = number, number == 0 ? CUDA_SUCCESS : CUDA_ERROR_INVALID_DEVICE; }
+CUresult cuDeviceGetCount(int *many) { return *many = 1, CUDA_SUCCESS; }
+CUresult cuDeviceGetName(char *name, int room, CUdevice) { return std::snprintf(name, room, "sham"), CUDA_SUCCESS; }
+CUresult cuDeviceGetAttribute(int *value, CUdevice_attribute attribute, CUdevice) {
+    switch (attribute) {
+    case CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR: *value = 8; break;
+    case CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR: *value = 0; break;
+    case CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT: *value = 108; break;
+    default: *value = 1;
+    }
+    return CUDA_SUCCESS;
+}
+CUresult cuDevicePrimaryCtxRetain(CUcontext *context, CUdevice) { return *context = handle<CUcontext>(), CUDA_SUCCESS; }
+CUresult cuDevicePrimaryCtxRelease(CUdevice) { return CUDA_SUCCESS; }
+CUresult cuDeviceGetDefaultMemPool(CUmemoryPool *pool, CUdevice) { return *pool = handle<CUmemoryPool>(), CUDA_SUCCESS; }
+CUresult cuMemPoolSetAttribute(CUmemoryPool, CUmemPool_attribute, void *) { return CUDA_SUCCESS; }
+CUresult cuMemPoolGetAttribute(CUmemoryPool, CUmemPool_attribute, void *value) {
+    return *static_cast<cuuint64_t *>(value) = 0, CUDA_SUCCESS;
+}
+CUresult cuCtxGetCurrent(CUcontext *context) { return *context = nullptr, CUDA_SUCCESS; }
+CUresult cuCtxSetCurrent(CUcontext) { return count("cuCtxSetCurrent"), CUDA_SUCCESS; }
+CUresult cuCtxDestroy(CUcontext) { return CUDA_SUCCESS; }
+CUresult cuCtxSynchronize() { return count("wait: cuCtxSynchronize"), CUDA_SUCCESS; }
+CUresult cuStreamCreate(CUstream *stream, unsigned) { return *stream = handle<CUstream>(), CUDA_SUCCESS; }
+CUresult cuStreamDestroy(CUstream) { return CUDA_SUCCESS; }
+CUresult cuStreamSynchronize(CUstream) { return count("wait: cuStreamSynchronize"), CUDA_SUCCESS; }
+CUresult cuStreamWaitEvent(CUstream, CUevent, unsigned) { return count("cuStreamWaitEvent"), CUDA_SUCCESS; }
+CUresult cuStreamIsCapturing(CUstream, CUstreamCaptureStatus *status) {
+    return *status = CU_STREAM_CAPTURE_STATUS_NONE, CUDA_SUCCESS;
+}
+CUresult cuEventCreate(CUevent *event, unsigned) { return count("cuEventCreate"), *event = handle<CUevent>(), CUDA_SUCCESS; }
+CUresult cuEventDestroy(CUevent event) { return std::free(event), CUDA_SUCCESS; }
+CUresult cuEventRecord(CUevent, CUstream) { return count("cuEventRecord"), CUDA_SUCCESS; }
+
+CUresult cuMemGetInfo(size_t *free, size_t *all) { return *free = *all = size_t(8) << 30, CUDA_SUCCESS; }
+CUresult cuMemAlloc(CUdeviceptr *to, size_t bytes) { return allocate(to, bytes, "allocation: cuMemAlloc"); }
+CUresult cuMemAllocAsync(CUdeviceptr *to, size_t bytes, CUstream) { return allocate(to, bytes, "allocation: cuMemAllocAsync"); }
+CUresult cuMemFree(CUdeviceptr memory) { return give_back(memory, "free: cuMemFree"); }
+CUresult cuMemFreeAsync(CUdeviceptr memory, CUstream) { return give_back(memory, "free: cuMemFreeAsync"); }
+CUresult cuMemcpyHtoDAsync(CUdeviceptr to, const void *from, size_t bytes, CUstream) {
+    return copy(to, reinterpret_cast<CUdeviceptr>(from), bytes, "copy: cuMemcpyHtoDAsync");
+}
+CUresult cuMemcpyDtoHAsync(void *to, CUdeviceptr from, size_t bytes, CUstream) {
+    return copy(reinterpret_cast<CUdeviceptr>(to), from, bytes, "copy: cuMemcpyDtoHAsync");
+}
+CUresult cuMemcpyDtoDAsync(CUdeviceptr to, CUdeviceptr from, size_t bytes, CUstream) {
+    return copy(to, from, bytes, "launch: cuMemcpyDtoDAsync");
+}
+CUresult cuMemcpyPeerAsync(CUdeviceptr to, CUcontext, CUdeviceptr from, CUcontext, size_t bytes, CUstream) {
+    return copy(to, from, bytes, "copy: cuMemcpyPeerAsync");
+}
+CUresult cuMemsetD8Async(CUdeviceptr to, unsigned char value, size_t bytes, CUstream) {
+    count("launch: cuMemsetD8Async");
+    std::memset(reinterpret_cast<void *>(to), value, bytes);
+    return CUDA_SUCCESS;
+}
+
+CUresult cuModuleLoad(CUmodule *module, const char *) { return *module = handle<CUmodule>(), CUDA_SUCCESS; }
+CUresult cuModuleLoadData(CUmodule *module, const void *) { return *module = handle<CUmodule>(), CUDA_SUCCESS; }
+CUresult cuModuleUnload(CUmodule) { return CUDA_SUCCESS; }
+CUresult cuModuleGetFunction(CUfunction *function, CUmodule, const char *name) {
+    *function = reinterpret_cast<CUfunction>(new std::string(name));
+    return CUDA_SUCCESS;
+}
+CUresult cuLaunchKernel(CUfunction function, unsigned x, unsigned y, unsigned z, unsigned columns, unsigned rows, unsigned layers, unsigned,
+                        CUstream, void **arguments, void **) {
+    const auto &name = *reinterpret_cast<const std::string *>(function);
+    count("launch: " + name);
+    if (computes) {
+        const unsigned grid[] = {x, y, z}, block[] = {columns, rows, layers};
+        std::lock_guard<std::mutex> guard(device);
+        if (!compute_kernel(name, grid, block, arguments)) unknown("the kernel " + name);
+    }
+    return CUDA_SUCCESS;
+}
+
+// ---- nvrtc, which looks for what only a driver has; `make check-cuda` compiles the kernels by nvcc
+
+nvrtcResult nvrtcCreateProgram(nvrtcProgram *program, const char *, const char *, int, const char *const *, const char *const *) {
+    return *program = handle<nvrtcProgram>(), NVRTC_SUCCESS;
+}
+nvrtcResult nvrtcDestroyProgram(nvrtcProgram *) { return NVRTC_SUCCESS; }
+nvrtcResult nvrtcCompileProgram(nvrtcProgram, int, const char *const *) { return NVRTC_SUCCESS; }
+nvrtcResult nvrtcGetPTXSize(nvrtcProgram, size_t *bytes) { return *bytes = 1, NVRTC_SUCCESS; }
+nvrtcResult nvrtcGetPTX(nvrtcProgram, char *to) { return *to = 0, NVRTC_SUCCESS; }
+nvrtcResult nvrtcGetProgramLogSize(nvrtcProgram, size_t *bytes) { return *bytes = 1, NVRTC_SUCCESS; }
+nvrtcResult nvrtcGetProgramLog(nvrtcProgram, char *to) { return *to = 0, NVRTC_SUCCESS; }
+
+// ---- cuBLAS
+
+cublasStatus_t cublasCreate(cublasHandle_t *to) { return *to = handle<cublasHandle_t>(), CUBLAS_STATUS_SUCCESS; }
+cublasStatus_t cublasDestroy(cublasHandle_t) { return CUBLAS_STATUS_SUCCESS; }
+cublasStatus_t cublasSetStream(cublasHandle_t, cudaStream_t) { return CUBLAS_STATUS_SUCCESS; }
+cublasStatus_t cublasGemmEx(cublasHandle_t, cublasOperation_t op_a, cublasOperation_t op_b, int m, int n, int k, const void *alpha, const void *a,
+                            cudaDataType from, int a_step, const void *b, cudaDataType, int b_step, const void *beta, void *c, cudaDataType to,
+                            int c_step, cublasComputeType_t, cublasGemmAlgo_t) {
+    return multiply("launch: cublasGemmEx", {op_a != CUBLAS_OP_N, op_b != CUBLAS_OP_N, m, n, k, alpha, a, a_step, b, b_step, beta, c, c_step,
+                                             type_of(from), type_of(to)});
+}
+cublasStatus_t cublasGemmStridedBatchedEx(cublasHandle_t, cublasOperation_t op_a, cublasOperation_t op_b, int m, int n, int k, const void *alpha,
+                                          const void *a, cudaDataType from, int a_step, long long a_next, const void *b, cudaDataType, int b_step,
+                                          long long b_next, const void *beta, void *c, cudaDataType to, int c_step, long long c_next, int many,
+                                          cublasComputeType_t, cublasGemmAlgo_t) {
+    return multiply_all("launch: cublasGemmStridedBatchedEx",
+                        {op_a != CUBLAS_OP_N, op_b != CUBLAS_OP_N, m, n, k, alpha, a, a_step, b, b_step, beta, c, c_step, type_of(from),
+                         type_of(to)},
+                        a_next, b_next, c_next, many);
+}
+cublasStatus_t cublasDgemmStridedBatched(cublasHandle_t, cublasOperation_t op_a, cublasOperation_t op_b, int m, int n, int k, const double *alpha,
+                                         const double *a, int a_step, long long a_next, const double *b, int b_step, long long b_next,
+                                         const double *beta, double *c, int c_step, long long c_next, int many) {
+    return multiply_all("launch: cublasDgemmStridedBatched",
+                        {op_a != CUBLAS_OP_N, op_b != CUBLAS_OP_N, m, n, k, alpha, a, a_step, b, b_step, beta, c, c_step, Type::f64, Type::f64},
+                        a_next, b_next, c_next, many);
+}
+
+// ---- cuDNN
+
+cudnnStatus_t cudnnCreate(cudnnHandle_t *to) { return *to = handle<cudnnHandle_t>(), CUDNN_STATUS_SUCCESS; }
+cudnnStatus_t cudnnDestroy(cudnnHandle_t) { return CUDNN_STATUS_SUCCESS; }
+cudnnStatus_t cudnnSetStream(cudnnHandle_t, cudaStream_t) { return CUDNN_STATUS_SUCCESS; }
+cudnnStatus_t cudnnCreateTensorDescriptor(cudnnTensorDescriptor_t *to) { return *to = handle<cudnnTensorDescriptor_t>(), CUDNN_STATUS_SUCCESS; }
+cudnnStatus_t cudnnDestroyTensorDescriptor(cudnnTensorDescriptor_t) { return CUDNN_STATUS_SUCCESS; }
+cudnnStatus_t cudnnSetTensor4dDescriptor(cudnnTensorDescriptor_t of, cudnnTensorFormat_t format, cudnnDataType_t type, int n, int c, int h, int w) {
+    return describe(form(of), format, type, n, c, h, w);
+}
+cudnnStatus_t cudnnCreateFilterDescriptor(cudnnFilterDescriptor_t *to) { return *to = handle<cudnnFilterDescriptor_t>(), CUDNN_STATUS_SUCCESS; }
+cudnnStatus_t cudnnDestroyFilterDescriptor(cudnnFilterDescriptor_t) { return CUDNN_STATUS_SUCCESS; }
+cudnnStatus_t cudnnSetFilter4dDescriptor(cudnnFilterDescriptor_t of, cudnnDataType_t type, cudnnTensorFormat_t format, int n, int c, int h, int w) {
+    return describe(form(of), format, type, n, c, h, w);
+}
+cudnnStatus_t cudnnCreateConvolutionDescriptor(cudnnConvolutionDescriptor_t *to) {
+    return *to = handle<cudnnConvolutionDescriptor_t>(), CUDNN_STATUS_SUCCESS;
+}
+cudnnStatus_t cudnnDestroyConvolutionDescriptor(cudnnConvolutionDescriptor_t) { return CUDNN_STATUS_SUCCESS; }
+cudnnStatus_t cudnnSetConvolution2dDescriptor(cudnnConvolutionDescriptor_t of, int padding, int, int stride, int, int, int, cudnnConvolutionMode_t,
+                                              cudnnDataType_t) {
+    return window(of) = {padding, stride, 1}, CUDNN_STATUS_SUCCESS;
+}
+cudnnStatus_t cudnnSetConvolutionGroupCount(cudnnConvolutionDescriptor_t of, int groups) {
+    return window(of).groups = groups, CUDNN_STATUS_SUCCESS;
+}
+cudnnStatus_t cudnnSetConvolutionMathType(cudnnConvolutionDescriptor_t, cudnnMathType_t) { return CUDNN_STATUS_SUCCESS; }
+cudnnStatus_t cudnnGetConvolutionForwardAlgorithm_v7(cudnnHandle_t, const cudnnTensorDescriptor_t, const cudnnFilterDescriptor_t,
+                                                     const cudnnConvolutionDescriptor_t, const cudnnTensorDescriptor_t, const int, int *many,
+                                                     cudnnConvolutionFwdAlgoPerf_t *found) {
+    return one(found, many, CUDNN_CONVOLUTION_FWD_ALGO_IMPLICIT_PRECOMP_GEMM);
+}
+cudnnStatus_t cudnnGetConvolutionBackwardDataAlgorithm_v7(cudnnHandle_t, const cudnnFilterDescriptor_t, const cudnnTensorDescriptor_t,
+                                                          const cudnnConvolutionDescriptor_t, const cudnnTensorDescriptor_t, const int, int *many,
+                                                          cudnnConvolutionBwdDataAlgoPerf_t *found) {
+    return one(found, many, CUDNN_CONVOLUTION_BWD_DATA_ALGO_1);
+}
+cudnnStatus_t cudnnGetConvolutionBackwardFilterAlgorithm_v7(cudnnHandle_t, const cudnnTensorDescriptor_t, const cudnnTensorDescriptor_t,
+                                                            const cudnnConvolutionDescriptor_t, const cudnnFilterDescriptor_t, const int, int *many,
+                                                            cudnnConvolutionBwdFilterAlgoPerf_t *found) {
+    return one(found, many, CUDNN_CONVOLUTION_BWD_FILTER_ALGO_1);
+}
+cudnnStatus_t cudnnGetConvolutionForwardWorkspaceSize(cudnnHandle_t, const cudnnTensorDescriptor_t, const cudnnFilterDescriptor_t,
+                                                      const cudnnConvolutionDescriptor_t, const cudnnTensorDescriptor_t, cudnnConvolutionFwdAlgo_t,
+                                                      size_t *bytes) {
+    return *bytes = 1024, CUDNN_STATUS_SUCCESS;
+}
+cudnnStatus_t cudnnGetConvolutionBackwardDataWorkspaceSize(cudnnHandle_t, const cudnnFilterDescriptor_t, const cudnnTensorDescriptor_t,
+                                                           const cudnnConvolutionDescriptor_t, const cudnnTensorDescriptor_t,
+                                                           cudnnConvolutionBwdDataAlgo_t, size_t *bytes) {
+    return *bytes = 1024, CUDNN_STATUS_SUCCESS;
+}
+cudnnStatus_t cudnnGetConvolutionBackwardFilterWorkspaceSize(cudnnHandle_t, const cudnnTensorDescriptor_t, const cudnnTensorDescriptor_t,
+                                                             const cudnnConvolutionDescriptor_t, const cudnnFilterDescriptor_t,
+                                                             cudnnConvolutionBwdFilterAlgo_t, size_t *bytes) {
+    return *bytes = 1024, CUDNN_STATUS_SUCCESS;
+}
+cudnnStatus_t cudnnConvolutionForward(cudnnHandle_t, const void *, const cudnnTensorDescriptor_t x, const void *x_at, const cudnnFilterDescriptor_t w,
+                                      const void *w_at, const cudnnConvolutionDescriptor_t by, cudnnConvolutionFwdAlgo_t, void *, size_t, const void *,
+                                      const cudnnTensorDescriptor_t y, void *to) {
+    return convolve("launch: cudnnConvolutionForward", Wanted::y, form(x), form(w), form(y), by, x_at, w_at, nullptr, to);
+}
+cudnnStatus_t cudnnConvolutionBackwardData(cudnnHandle_t, const void *, const cudnnFilterDescriptor_t w, const void *w_at, const cudnnTensorDescriptor_t y,
+                                           const void *y_at, const cudnnConvolutionDescriptor_t by, cudnnConvolutionBwdDataAlgo_t, void *, size_t,
+                                           const void *, const cudnnTensorDescriptor_t x, void *to) {
+    return convolve("launch: cudnnConvolutionBackwardData", Wanted::x, form(x), form(w), form(y), by, nullptr, w_at, y_at, to);
+}
+cudnnStatus_t cudnnConvolutionBackwardFilter(cudnnHandle_t, const void *, const cudnnTensorDescriptor_t x, const void *x_at,
+                                             const cudnnTensorDescriptor_t y, const void *y_at, const cudnnConvolutionDescriptor_t by,
+                                             cudnnConvolutionBwdFilterAlgo_t, void *, size_t, const void *, const cudnnFilterDescriptor_t w, void *to) {
+    return convolve("launch: cudnnConvolutionBackwardFilter", Wanted::w, form(x), form(w), form(y), by, x_at, nullptr, y_at, to);
+}
+
+// ---- cuRAND
+
+curandStatus_t curandCreateGenerator(curandGenerator_t *to, curandRngType_t) { return *to = handle<curandGenerator_t>(), CURAND_STATUS_SUCCESS; }
+curandStatus_t curandDestroyGenerator(curandGenerator_t) { return CURAND_STATUS_SUCCESS; }
+curandStatus_t curandSetPseudoRandomGeneratorSeed(curandGenerator_t, unsigned long long) { return CURAND_STATUS_SUCCESS; }
+curandStatus_t curandSetStream(curandGenerator_t, cudaStream_t) { return CURAND_STATUS_SUCCESS; }
+curandStatus_t curandGenerateNormal(curandGenerator_t, float *, size_t, float, float) { return random_numbers(); }
+curandStatus_t curandGenerateNormalDouble(curandGenerator_t, double *, size_t, double, double) { return random_numbers(); }
+curandStatus_t curandGenerateUniform(curandGenerator_t, float *, size_t) { return random_numbers(); }
+curandStatus_t curandGenerateUniformDouble(curandGenerator_t, double *, size_t) { return random_numbers(); }
+
+} // extern "C"
