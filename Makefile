@@ -125,11 +125,11 @@ check-cuda: setup ## compile the CUDA build, try it on a sham GPU that computes 
 	$(host_c++) tests/cuda/kernels.cpp -o $(cuda_target)/kernels; $(cuda_target)/kernels; \
 	mkdir -p $(sham); toolkit=$$(dirname "$$(dirname "$$(command -v nvcc)")"); \
 	$(host_c++) -shared -fPIC -I"$$toolkit/include" tests/cuda/sham.cpp tests/cuda/device.cpp tests/cuda/sums.cpp -o $(sham)/libcuda.so.1; \
-	loaded=$$(cd $(sham) && pwd); export LD_LIBRARY_PATH="$$loaded:$$LD_LIBRARY_PATH"; \
+	loaded=$$(cd $(sham) && pwd); export LD_LIBRARY_PATH="$$loaded$${LD_LIBRARY_PATH:+:$$LD_LIBRARY_PATH}"; \
 	cargo build $(cuda_cargo) --bin gan-train; \
 	python3 tests/cuda/count.py $(cuda_target)/release/gan-train $(sham)/libcuda.so.1; \
-	export CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER="env LD_PRELOAD=$$loaded/libcuda.so.1 SHAM_COMPUTES=1 GANFORGE_NEEDS_GPU=1"; \
-	cargo test $(cuda_cargo) --test suite -- cuda::
+	suite=$$(cargo test $(cuda_cargo) --test suite --no-run 2>&1 | tee /dev/stderr | sed -n 's/^ *Executable .*(\(.*\))$$/\1/p'); \
+	LD_PRELOAD="$$loaded/libcuda.so.1" SHAM_COMPUTES=1 GANFORGE_NEEDS_GPU=1 "$$suite" cuda::
 
 # Not a part of `check`: what it is built on takes longer than all of gan-infer. Tests against S3 skip without moto (pip install 'moto[server]').
 check-store: setup ## lints and tests of object stores as --out (the feature object-store)

@@ -147,7 +147,13 @@ fn neighbour(path: &Path) -> Option<PathBuf> {
     let near = there.filter(|name| wanted.len().abs_diff(name.len()) <= 4 * most && letters(name) != of_wanted);
     let slips = near.map(|name| (strsim::osa_distance(wanted, &name), name));
     let (_, near) = slips.filter(|(slips, _)| *slips <= most).min()?;
-    Some(missing.with_file_name(near))
+    let there = missing.with_file_name(near);
+    // What lay behind the slip must be there, too.
+    let whole = match path.strip_prefix(missing) {
+        Ok(rest) if !rest.as_os_str().is_empty() => there.join(rest),
+        _ => there,
+    };
+    whole.exists().then_some(whole)
 }
 
 /// Entries of a folder among which a misspelt one is looked for.

@@ -19,7 +19,7 @@ use ganforge::infer::{
     SamplingJob, SeedList, Selection, Shard, Target, WebRuntime, bench, builtin, page, runtime,
 };
 use ganforge::progress::Progress;
-use ganforge::text;
+use ganforge::text::{self, on_one_line};
 use serde_json::{Value, json};
 
 #[path = "gan-infer/manual.rs"]
@@ -646,7 +646,7 @@ fn print_facts(facts: Vec<(String, Value)>, json: bool) -> Result<()> {
             Value::Array(all) => all.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(", "),
             other => other.to_string(),
         };
-        print_line(&format!("{key:22} {text}"))?;
+        print_line(&format!("{:22} {}", on_one_line(&key), on_one_line(&text)))?;
     }
     Ok(())
 }

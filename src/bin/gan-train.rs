@@ -15,7 +15,7 @@ use ganforge::error::{Error, Result};
 use ganforge::eval::FrechetJudge;
 use ganforge::export::Dtype;
 use ganforge::files;
-use ganforge::infer::{FileFacts, runtime};
+use ganforge::infer::{self, FileFacts, runtime};
 use ganforge::nn::device::{check_precision, has_amx, open_cuda};
 use ganforge::progress::Progress;
 use ganforge::text::{self, on_one_line};
@@ -279,9 +279,6 @@ fn train(args: &TrainArgs) -> Result<()> {
     let Some(out) = out.filter(|_| !args.dry_run) else {
         return dry_run(&config, data, &device, &console);
     };
-    if device.is_cpu() {
-        config.check_memory()?;
-    }
     if resumed.is_none() {
         RunFolder::check_new(out, &config)?;
         train::import_weights::check(&config)?;
@@ -289,6 +286,9 @@ fn train(args: &TrainArgs) -> Result<()> {
     announce_export(&console);
     let data = as_configured(data, &config, &console)?;
     console.say(&format!("{}: {}", on_one_line(&data.name), data.report));
+    if device.is_cpu() {
+        config.check_memory(data.len)?;
+    }
     let has_bf16 = device.is_cpu() && check_precision(&device, Precision::Bf16).is_ok();
     let precision = match config.schedule.precision {
         Precision::F32 if has_bf16 => " in f32 (faster here: --precision bf16)".to_string(),
@@ -297,12 +297,20 @@ fn train(args: &TrainArgs) -> Result<()> {
         other => format!(" in {}", other.name()),
     };
     let DataConfig { size, channels, .. } = config.data;
-    // What was chosen by the images is known to fit them.
-    if let Some(misfit) = data.report.misfit(size, channels).filter(|_| chosen.is_none() && resumed.is_none()) {
-        console.say(&format!("warning: {misfit}. Without --preset and --config a system is chosen that suits them"));
+    if let Some(misfit) = data.report.misfit(size, channels).filter(|_| resumed.is_none()) {
+        let otherwise = match chosen {
+            Some(_) if args.size.is_none() => "",
+            _ => ". Without --preset, --config and --size a system is chosen that suits them",
+        };
+        console.say(&format!("warning: {misfit}{otherwise}"));
     }
     let images = format!("{size}×{size} {}", if channels == 1 { "grey" } else { "colour" });
-    console.say(&format!("{} of {images} on {}{precision}, into {}", config.preset, device_name(&device), text::path(out)));
+    console.say(&format!(
+        "{} of {images} on {}{precision}, into {}",
+        on_one_line(&config.preset),
+        device_name(&device),
+        text::path(out)
+    ));
     let folder = match resumed {
         Some(folder) => folder,
         None => RunFolder::create(out, &config)?,
@@ -327,15 +335,16 @@ fn train(args: &TrainArgs) -> Result<()> {
     }
     let trained = train::load_trained(&folder, None, Which::Best)?;
     let (onnx, step) = (folder.onnx_file(), trained.state.step);
-    let agreement = match reduced(&onnx).map(|contract| contract.images_seen) {
-        Some(images) if images == trained.state.images => {
-            console.say(&format!("{}, of step {step}, stays as it is, in fewer bits", text::path(&onnx)));
+    let promised = ganforge::export::contract_of(&trained, Layout::NhwcU8);
+    let agreement = match Earlier::of(&onnx, &promised) {
+        Earlier::OtherForm if outcome.seconds == 0.0 => {
+            console.say(&format!("{}, of step {step}, stays as it was exported", text::path(&onnx)));
             None
         }
-        older => {
-            if older.is_some() {
-                let again = format!("gan-train export {} --dtype int8 makes one of these weights", text::path(out));
-                console.say(&format!("note: this replaces {}, which was in fewer bits; {again}", text::path(&onnx)));
+        earlier => {
+            if let Earlier::OtherForm | Earlier::OtherWeights { plain: false } = earlier {
+                let again = format!("`gan-train export {}` with the same flags makes one of these weights", text::path(out));
+                console.say(&format!("note: this replaces {}, which was exported in another form; {again}", text::path(&onnx)));
             }
             let agreement = ganforge::export::export(&trained, Layout::NhwcU8, Dtype::F32, &onnx).map_err(|error| {
                 let hint = format!("Training is saved. Export it later with: gan-train export {}", text::path(out));
@@ -369,10 +378,33 @@ fn train(args: &TrainArgs) -> Result<()> {
     Ok(())
 }
 
-/// What a generator promises that someone has exported in fewer bits; none where the file is another, or damaged.
-fn reduced(onnx: &Path) -> Option<Contract> {
-    let file = FileFacts::read(onnx).ok()?;
-    file.contract().filter(|contract| contract.cost.is_some()).cloned()
+/// The generator that lies where one is to be exported.
+enum Earlier {
+    /// None, or a damaged one.
+    None,
+    /// Of the same weights, or the same step's weights, in fewer bits or another layout than a training exports.
+    OtherForm,
+    /// Of another step or run, `plain` as a training exports.
+    OtherWeights { plain: bool },
+    /// What would be exported now.
+    Same,
+}
+
+impl Earlier {
+    fn of(onnx: &Path, promised: &Contract) -> Self {
+        let Ok(file) = FileFacts::read(onnx) else { return Self::None };
+        let Some(contract) = file.contract() else { return Self::None };
+        let of_these =
+            Contract { layout: promised.layout, weights: promised.weights, cost: None, batch: None, ..contract.clone() };
+        let plain = contract.cost.is_none()
+            && (contract.layout, contract.weights) == (promised.layout, promised.weights)
+            && file.precision() == infer::Precision::F32;
+        match (of_these == *promised, plain) {
+            (true, true) => Self::Same,
+            (true, false) => Self::OtherForm,
+            (false, plain) => Self::OtherWeights { plain },
+        }
+    }
 }
 
 /// Who measures during this run which checkpoint is the best, if anybody does.
@@ -549,6 +581,8 @@ fn dry_run(config: &TrainConfig, data: Option<Dataset>, device: &Device, console
     let mut config = config.clone();
     config.name_classes(&data);
     let config = &config;
+    // The networks are built, but no batch goes through them.
+    config.check_memory(0)?;
     let batches = train::Batches::new(&data, config, device)?;
     train::import_weights::check(config)?;
     let generator = train::generator_network(config, device, candle_core::DType::F32)?;

@@ -230,20 +230,25 @@ impl TrainConfig {
         Ok(())
     }
 
-    /// Refuses networks and batches that the memory of this machine cannot hold, as far as that is certain: each weight with its gradient
-    /// and two averages of Adam's, and half of what lies between the layers, for some of it is computed in place.
+    /// Refuses networks and batches that the memory of this machine is far too small for: estimated from below, each weight with its
+    /// gradient, and a quarter of what lies between the layers, for much of it is computed in place or never kept. A batch has `images` at
+    /// most.
     ///
     /// # Errors
     /// When they need more than there is, or `GANFORGE_MEMORY` is no number.
-    pub fn check_memory(&self) -> Result<()> {
-        const COPIES: f64 = 4.0;
-        const KEPT: f64 = 0.5;
+    pub fn check_memory(&self, images: usize) -> Result<()> {
+        const COPIES: f64 = 2.0;
+        const KEPT: f64 = 0.25;
         let sizes = [(&self.generator.layers, Shape::Flat(self.latent.size)), (&self.critic.layers, self.image_shape())];
         let sum = |of: fn(&[LayerSpec], Shape) -> f64| sizes.iter().map(|(layers, input)| of(layers, *input)).sum::<f64>();
-        let batch = sum(activations_estimate) * self.schedule.batch_size as f64;
+        let images = images.min(self.schedule.batch_size);
+        let batch = sum(activations_estimate) * images as f64;
         let weights = sum(size_estimate) - sum(activations_estimate);
         let bytes = size_of::<f32>() as f64 * (COPIES * weights + KEPT * batch);
-        let what = format!("the networks and a batch of {}, at the least,", self.schedule.batch_size);
+        let what = match images {
+            0 => "the networks, at the least,".to_string(),
+            _ => format!("the networks and a batch of {images}, at the least,"),
+        };
         let hint = "Take a smaller schedule.batch_size, or narrower layers.";
         memory::check(Path::new(&self.preset), bytes as u64, &what, hint)
     }

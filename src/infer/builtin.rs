@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result, did_you_mean, nearest};
 use crate::files;
-use crate::text;
+use crate::text::{self, on_one_line};
 
 use super::file_facts::FileFacts;
 use super::generator::Generator;
@@ -69,8 +69,8 @@ pub fn find(name: Option<&str>) -> Result<&'static Builtin> {
             None => format!("There are: {}. ", names.join(", ")),
         };
         Error::usage(
-            format!("there is no built-in generator '{name}'"),
-            format!("{known}A file is named with its ending, a run by its folder: {name}.onnx, {name}/."),
+            format!("there is no built-in generator '{}'", on_one_line(name)),
+            format!("{known}A file is named with its ending, a run by its folder: {0}.onnx, {0}/.", on_one_line(name)),
         )
     })
 }

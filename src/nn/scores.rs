@@ -78,7 +78,7 @@ fn on_cpu(term: Term, player: Player, factor: f64, real: Option<&Tensor>, fake: 
 }
 
 impl Term {
-    /// The value, and the derivatives to r and f. What is not a number stays so, to be seen.
+    /// The value, and the derivatives to r and f. The value of what is not a number is none either, to be seen.
     fn at(self, player: Player, r: f64, f: f64) -> [f64; 3] {
         match (self, player) {
             (Self::Bce, Player::Critic) => [softplus(-r) + softplus(f), -sigmoid(-r), sigmoid(f)],

@@ -23,6 +23,9 @@ const RED: RGBColor = RGBColor(214, 39, 40);
 const GREEN: RGBColor = RGBColor(44, 140, 44);
 const ORANGE: RGBColor = RGBColor(230, 120, 10);
 
+/// Values that are drawn are smaller: ranges and their margins must not overflow.
+const LARGEST: f64 = 1e100;
+
 /// What some curves share a frame for.
 struct Panel {
     caption: &'static str,
@@ -127,7 +130,7 @@ fn panels(records: &[Record]) -> Vec<(&'static str, Vec<DrawnCurve>)> {
         points: records
             .iter()
             .filter_map(|record| Some((record.step as f64, (curve.value)(record)?)))
-            .filter(|(_, y)| y.is_finite())
+            .filter(|(_, y)| y.abs() < LARGEST)
             .collect(),
     };
     let lines = |panel: &Panel| panel.curves.iter().map(line).filter(|line| !line.points.is_empty()).collect::<Vec<_>>();

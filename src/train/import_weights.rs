@@ -92,8 +92,9 @@ fn networks(config: &TrainConfig) -> Result<[Network; 2]> {
 /// # Errors
 /// When the file is missing, damaged, or holds no such generator.
 pub fn load_generator(config: TrainConfig, path: &Path) -> Result<Trained> {
-    let generator = generator_in_f32(&config)?;
     let opened = WeightFile::open(path)?;
+    config.check_memory(0)?;
+    let generator = generator_in_f32(&config)?;
     let candidates = opened.candidates();
     let (key, tensors) = choose(&candidates, &generator, is_generator).map_err(|misfit| misfit.error(path, "generator"))?;
     generator.load(&read(tensors, path)?, &text::path(path))?;

@@ -132,9 +132,6 @@ pub fn train(job: &TrainingJob) -> Result<Outcome> {
     if batches.are_uploaded() {
         progress.say("the images do not fit on the GPU beside the networks: every batch is uploaded, which takes time");
     }
-    if let Some(doubt) = doubt_of_decay(config, &batches) {
-        progress.say(&format!("warning: {doubt}"));
-    }
     let mut trainer = Trainer::new(config, job.device, DType::F32)?;
     let mut watchdog = Watchdog::default();
     if let Some(saved) = &saved {
@@ -159,6 +156,9 @@ pub fn train(job: &TrainingJob) -> Result<Outcome> {
         progress.say(&import_weights::begin(&mut trainer, &config.init_from.iter().collect::<Vec<_>>())?);
         // At once: a run that is killed before its next checkpoint must begin with the same weights, whatever became of the file.
         checkpoint::save(folder, &trainer, &batches, &watchdog)?;
+    }
+    if let Some(doubt) = doubt_of_decay(config, &batches) {
+        progress.say(&format!("warning: {doubt}"));
     }
     // Not before: a checkpoint that does not fit must leave the run as it was.
     changes::note(folder, &changes, *progress)?;
@@ -201,14 +201,19 @@ pub fn train(job: &TrainingJob) -> Result<Outcome> {
     trained.map(|_| outcome)
 }
 
-/// What is odd about learning rates that fall in units whose order only the data tell.
+/// What is odd about learning rates that fall: in units whose order only the data tell, or to 0 long before the end.
 fn doubt_of_decay(config: &TrainConfig, batches: &Batches) -> Option<String> {
     let decay = config.schedule.lr_decay?;
-    let [begin, end] = [decay.begin, decay.end].map(|span| batches.in_steps(span, &config.schedule));
-    (begin >= end).then(|| {
-        format!(
-            "schedule.lr_decay ends at step {end}, before it begins, at step {begin} of these images: the learning rates fall at once there"
-        )
+    let [begin, end, total] =
+        [decay.begin, decay.end, config.schedule.length].map(|span| batches.in_steps(span, &config.schedule));
+    if begin >= end {
+        return Some(format!(
+            "schedule.lr_decay begins at step {begin} of these images and ends at step {end}: the learning rates fall at once"
+        ));
+    }
+    let (idle, most) = (total.saturating_sub(end), total / 10);
+    (decay.to == 0.0 && idle > most).then(|| {
+        format!("schedule.lr_decay brings the learning rates to 0 at step {end}: the {idle} steps after it teach nothing")
     })
 }
 

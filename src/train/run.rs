@@ -130,7 +130,8 @@ impl RunFolder {
     /// # Errors
     /// When the folder holds no run.
     pub fn open(path: &Path) -> Result<Self> {
-        if path.join("config.toml").exists() {
+        let config = path.join("config.toml");
+        if config.try_exists().map_err(Error::io("read", &config))? {
             return Ok(Self { path: path.to_path_buf(), lock: None });
         }
         let what = match path.exists() {

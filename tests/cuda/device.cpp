@@ -172,6 +172,13 @@ void index_select(size_t len, size_t, const size_t *, const I *ids, const T *fro
     }
 }
 
+template <typename I, typename T>
+void index_add(const I *ids, size_t many, const T *from, T *to, size_t left, size_t side, size_t to_side, size_t right) {
+    for (size_t row = 0; row < left; row++)
+        for (size_t i = 0; i < many; i++)
+            for (size_t k = 0; k < right; k++) to[(row * to_side + ids[i]) * right + k] += from[(row * side + i) * right + k];
+}
+
 std::map<std::string, Kernel> all() {
     std::map<std::string, Kernel> kernels;
     const auto floats = [&]<typename T>(T, const std::string &type) {
@@ -208,6 +215,7 @@ std::map<std::string, Kernel> all() {
         kernels["where_u8_" + type] = loop(where<uint8_t, T>);
         kernels["where_u32_" + type] = loop(where<uint32_t, T>);
         kernels["is_u32_" + type] = loop(index_select<uint32_t, T>);
+        kernels["ia_u32_" + type] = loop(index_add<uint32_t, T>);
         kernels["cast_" + type + "_f32"] = loop(cast<T, float>);
         kernels["cast_" + type + "_f64"] = loop(cast<T, double>);
         kernels["cast_" + type + "_u32"] = loop(cast<T, uint32_t>);
@@ -224,11 +232,11 @@ std::map<std::string, Kernel> all() {
     BOTH(alone, normalise);
     BOTH(alone, norm_grad);
     BOTH(alone, update);
-    BOTH(alone, spectral_columns);
     BOTH(alone, divide);
     BOTH(ours, swap_axes);
     BOTH(ours, grade);
     BOTH(ours, augment);
+    BOTH(ours, spectral_columns);
     BOTH(ours, spectral_rows);
     BOTH(ours, spectral_sigma);
     BOTH(ours, row_products);

@@ -1,8 +1,9 @@
-// A sham of the CUDA driver, nvrtc, cuBLAS, cuDNN and cuRAND for machines without a GPU. Loaded before all others (LD_PRELOAD) into a program
-// built with the feature cuda, it makes a device 0 of the host's memory. What the host does for a step (launches, allocations, copies,
-// waits) is as on a GPU: at the program's end it is in the file that SHAM_COUNTS names, a line `NAME COUNT` for each kind of call.
-// With SHAM_COMPUTES=1 it computes, too, at once and slowly (device.cpp, sums.cpp): then values are those of a GPU but for the order of
-// sums. Of real libraries and of time it says nothing. Built and used by `make check-cuda`.
+// A sham of the CUDA driver, nvrtc, cuBLAS, cuDNN and cuRAND for machines without a GPU. Loaded before all others (LD_PRELOAD) into a
+// program built with the feature cuda, it makes a device 0 of the host's memory. What the host does for a step (launches, allocations,
+// copies, waits) is as on a GPU: at the program's end it is in the file that SHAM_COUNTS names, a line `NAME COUNT` for each kind of
+// call. With SHAM_COMPUTES=1 it computes, too, at once and slowly (device.cpp, sums.cpp), in other orders of sums than a GPU, and with
+// f32 where that has TF32; new memory is full of NaN then, and what is written behind its end is noticed when it is given back. Of
+// races between threads, of real libraries and of time it says nothing. Built and used by `make check-cuda`.
 
 #include <cublas_v2.h>
 #include <cuda.h>
@@ -44,10 +45,11 @@ struct Report {
     }
 } report;
 
+const bool computes = std::getenv("SHAM_COMPUTES") && *std::getenv("SHAM_COMPUTES") == '1';
+
 // Anything but null: what is behind it nobody asks.
 template <typename T> T handle() { return reinterpret_cast<T>(std::calloc(1, 64)); }
 
-const bool computes = std::getenv("SHAM_COMPUTES") && *std::getenv("SHAM_COMPUTES") == '1';
 
 // The device has one stream, and computes one thing after another.
 std::mutex device;
@@ -114,16 +116,34 @@ curandStatus_t random_numbers() {
     return CURAND_STATUS_SUCCESS;
 }
 
+// What lies before an allocation, which keeps it aligned as a GPU's, and behind it.
+constexpr size_t HEAD = 256, GUARD = 64;
+constexpr int FILL = 0xff; // NaN in every floating type
+
 CUresult allocate(CUdeviceptr *to, size_t bytes, const char *name) {
     count(name);
-    void *memory = std::calloc(bytes ? bytes : 1, 1);
-    *to = reinterpret_cast<CUdeviceptr>(memory);
-    return memory ? CUDA_SUCCESS : CUDA_ERROR_OUT_OF_MEMORY;
+    auto memory = static_cast<unsigned char *>(std::aligned_alloc(HEAD, (HEAD + bytes + GUARD + HEAD - 1) / HEAD * HEAD));
+    if (!memory) return CUDA_ERROR_OUT_OF_MEMORY;
+    std::memcpy(memory, &bytes, sizeof bytes);
+    std::memset(memory + HEAD, computes ? FILL : 0, bytes);
+    std::memset(memory + HEAD + bytes, FILL, GUARD);
+    *to = reinterpret_cast<CUdeviceptr>(memory + HEAD);
+    return CUDA_SUCCESS;
 }
 
-CUresult give_back(CUdeviceptr memory, const char *name) {
+CUresult give_back(CUdeviceptr at, const char *name) {
     count(name);
-    std::free(reinterpret_cast<void *>(memory));
+    if (!at) return CUDA_SUCCESS;
+    auto memory = reinterpret_cast<unsigned char *>(at) - HEAD;
+    size_t bytes;
+    std::memcpy(&bytes, memory, sizeof bytes);
+    for (size_t i = 0; i < GUARD; i++)
+        if (memory[HEAD + bytes + i] != FILL) {
+            std::fprintf(stderr, "the sham GPU: something wrote behind the end of %zu bytes\n", bytes);
+            std::abort();
+        }
+    std::memset(memory + HEAD, computes ? FILL : 0, bytes);
+    std::free(memory);
     return CUDA_SUCCESS;
 }
 

@@ -109,10 +109,7 @@ pub fn export(args: &ExportArgs) -> Result<()> {
     train::check_output(&path, &args.run)?;
     let console = Console::new(false);
     if args.out.is_none() && args.dtype != Dtype::F32 && path.is_file() {
-        console.say(&format!(
-            "note: this replaces {}; --out keeps it, and the same call in f32 makes it again",
-            text::path(&path)
-        ));
+        console.say(&format!("note: this replaces {}; --out FILE writes elsewhere", text::path(&path)));
     }
     if is_reduced(args) {
         let measure = Measure::new(args, &trained, &console)?;

@@ -409,14 +409,19 @@ __device__ inline T inverse_norm(T square) {
     return 1 / (norm > least ? norm : least);
 }
 
-// Wᵀu
+// Wᵀu, in blocks of 32 columns × 8 threads.
 template <typename T>
 __device__ void spectral_columns(const T* w, const T* u, T* to, uint out, uint rest) {
-    FOR_EACH(column, rest) {
-        T sum = 0;
-        for (uint row = 0; row < out; row++) sum += w[(size_t)row * rest + column] * u[row];
-        to[column] = sum;
-    }
+    __shared__ T sums[8][32];
+    uint column = blockIdx.x * 32 + threadIdx.x;
+    T sum = 0;
+    if (column < rest)
+        for (uint row = threadIdx.y; row < out; row += 8) sum += w[(size_t)row * rest + column] * u[row];
+    sums[threadIdx.y][threadIdx.x] = sum;
+    __syncthreads();
+    if (threadIdx.y != 0 || column >= rest) return;
+    for (uint lane = 1; lane < 8; lane++) sum += sums[lane][threadIdx.x];
+    to[column] = sum;
 }
 
 // Wv, a block a row, with v brought to length 1 if `unit`; then v is written to two places.

@@ -146,10 +146,12 @@ fn config_files() {
     let slip = |name: &str| {
         complaint(gan_train(&["--preset", "wgan-mnist-mlp", "--out", "x", "--data", name]).current_dir(place.path(".")), 2)
     };
+    fs::create_dir(place.path("images/cats")).unwrap();
+    assert!(slip("imagse/cats").contains("Did you mean images/cats?"));
+    assert!(!slip("imagse/dogs").contains("Did you mean"));
     let told = slip("imagse");
     assert!(told.contains("no file or folder of that name") && told.contains("Did you mean images?"), "{told}");
-    for call in [&["--resume", "imagse"][..], &["export", "imagse"], &["eval", "imagse/a.onnx"], &["--config", "imagse/a.toml"]]
-    {
+    for call in [&["--resume", "imagse"][..], &["export", "imagse"], &["eval", "imagse/cats"], &["--config", "imagse/cats"]] {
         let told = gan_train(call).current_dir(place.path(".")).assert().failure();
         told.stderr(contains("Did you mean images"));
     }
@@ -181,26 +183,24 @@ fn what_does_not_fit_in_memory_is_refused_before_the_run_begins() {
     let data = place.data().display().to_string();
     let call = |gib: &str| {
         let mut call = gan_train(&["--preset", "dcgan-64", "--data", &data, "--device", "cpu", "--out", &out]);
-        call.env("GANFORGE_MEMORY", gib).args([
-            "--width",
-            "0.05",
-            "--batch-size",
-            "4",
-            "--steps",
-            "1",
-            "--set=data.held_out=0.0",
-        ]);
+        call.env("GANFORGE_MEMORY", gib).args(["--width", "0.05", "--steps", "1", "--set=data.held_out=0.0"]);
         call
     };
-    let told = complaint(&mut call("0.0005"), 1);
+    let told = complaint(&mut call("0.002"), 1);
     assert!(
-        told.contains("a batch of 4, at the least, need 0.00") && told.contains("Take a smaller schedule.batch_size"),
+        told.contains("a batch of 50, at the least, need 0.00") && told.contains("Take a smaller schedule.batch_size"),
         "{told}"
     );
     assert!(!place.path("x").exists());
+    call("0.002").arg("--dry-run").assert().success();
+    let mut wide = gan_train(&["--preset", "dcgan-64", "--data", &data, "--dry-run", "--width", "2"]);
+    wide.env("GANFORGE_MEMORY", "0.05").assert().code(1).stderr(contains("the networks, at the least, need"));
+    // A batch has no more images than there are.
+    call("0.05").args(["--set=schedule.batch_size=65536"]).assert().success();
+    fs::remove_dir_all(place.path("x")).unwrap();
     // The images are grey, and smaller than that.
     let fits = call("8").assert().success();
-    fits.stderr(contains("enlarged to 64×64. Without --preset"));
+    fits.stderr(contains("enlarged to 64×64. Without --preset, --config and --size"));
 }
 
 #[test]
@@ -208,15 +208,18 @@ fn what_someone_reduced_stays_until_there_are_other_weights() {
     let place = Place::new();
     let run = place.train("run", CONVOLUTIONAL, &["--steps=2"]);
     let data = place.data().display().to_string();
-    let export = ["export", run.to_str().unwrap(), "--dtype", "int8", "--data", &data, "--max-loss", "1", "--calibrate", "16"];
-    gan_train(&export).assert().success().stderr(contains("note: this replaces"));
-    let reduced = fs::read(run.join("generator.onnx")).unwrap();
     let go_on =
         |steps: &str| gan_train(&["--device=cpu", "--resume", run.to_str().unwrap(), "--steps", steps]).assert().success();
-    go_on("2").stderr(contains("of step 2, stays as it is, in fewer bits"));
-    assert!(fs::read(run.join("generator.onnx")).unwrap() == reduced);
-    go_on("4").stderr(contains("was in fewer bits").and(contains("exported")));
-    assert!(fs::read(run.join("generator.onnx")).unwrap() != reduced);
+    let reduced = ["--dtype", "int8", "--data", &data, "--max-loss", "1", "--calibrate", "16"];
+    for (steps, form) in [("2", &reduced[..]), ("4", &["--dtype", "f16"]), ("6", &["--layout", "nchw-u8"])] {
+        if steps != "2" {
+            go_on(steps).stderr(contains("which was exported in another form").and(contains("exported")));
+        }
+        gan_train(&[&["export", run.to_str().unwrap()], form].concat()).assert().success();
+        let made = fs::read(run.join("generator.onnx")).unwrap();
+        go_on(steps).stderr(contains(format!("of step {steps}, stays as it was exported")));
+        assert!(fs::read(run.join("generator.onnx")).unwrap() == made, "{form:?}");
+    }
 }
 
 #[test]
@@ -225,7 +228,10 @@ fn a_rate_that_ends_before_it_begins_is_told() {
     let decay = "--set=schedule.lr_decay={ curve = \"cosine\", begin = { epochs = 2 }, end = { steps = 1 } }";
     let mut call = gan_train(&["--data", place.data().to_str().unwrap(), "--steps=1", decay, "--out"]);
     call.arg(place.path("run")).args(CONVOLUTIONAL);
-    call.assert().success().stderr(contains("schedule.lr_decay ends at step 1, before it begins"));
+    call.assert().success().stderr(contains("and ends at step 1: the learning rates fall at once"));
+    let mut longer = gan_train(&["--device=cpu", "--resume", place.path("run").to_str().unwrap(), "--steps=8"]);
+    let decay = "schedule.lr_decay={ curve = \"linear\", begin = { steps = 1 }, end = { steps = 3 } }";
+    longer.args(["--set", decay]).assert().success().stderr(contains("to 0 at step 3: the 5 steps after it teach nothing"));
 }
 
 #[test]
