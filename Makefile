@@ -128,7 +128,8 @@ check-cuda: setup ## compile the CUDA build, try it on a sham GPU that computes 
 	loaded=$$(cd $(sham) && pwd); export LD_LIBRARY_PATH="$$loaded$${LD_LIBRARY_PATH:+:$$LD_LIBRARY_PATH}"; \
 	cargo build $(cuda_cargo) --bin gan-train; \
 	python3 tests/cuda/count.py $(cuda_target)/release/gan-train $(sham)/libcuda.so.1; \
-	suite=$$(cargo test $(cuda_cargo) --test suite --no-run 2>&1 | tee /dev/stderr | sed -n 's/^ *Executable .*(\(.*\))$$/\1/p'); \
+	CARGO_TERM_COLOR=never cargo test $(cuda_cargo) --test suite --no-run 2>$(sham)/suite.log || { cat $(sham)/suite.log >&2; exit 1; }; \
+	suite=$$(sed -n 's/^ *Executable .*(\(.*\))$$/\1/p' $(sham)/suite.log); \
 	LD_PRELOAD="$$loaded/libcuda.so.1" SHAM_COMPUTES=1 GANFORGE_NEEDS_GPU=1 "$$suite" cuda::
 
 # Not a part of `check`: what it is built on takes longer than all of gan-infer. Tests against S3 skip without moto (pip install 'moto[server]').
