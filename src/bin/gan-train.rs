@@ -336,13 +336,13 @@ fn train(args: &TrainArgs) -> Result<()> {
     let trained = train::load_trained(&folder, None, Which::Best)?;
     let (onnx, step) = (folder.onnx_file(), trained.state.step);
     let promised = ganforge::export::contract_of(&trained, Layout::NhwcU8);
-    let agreement = match Earlier::of(&onnx, &promised) {
-        Earlier::OtherForm if outcome.seconds == 0.0 => {
+    let agreement = match exported_otherwise(&onnx, &promised) {
+        Some(true) if outcome.seconds == 0.0 => {
             console.say(&format!("{}, of step {step}, stays as it was exported", text::path(&onnx)));
             None
         }
         earlier => {
-            if let Earlier::OtherForm | Earlier::OtherWeights { plain: false } = earlier {
+            if earlier.is_some() {
                 let again = format!("`gan-train export {}` with the same flags makes one of these weights", text::path(out));
                 console.say(&format!("note: this replaces {}, which was exported in another form; {again}", text::path(&onnx)));
             }
@@ -378,33 +378,16 @@ fn train(args: &TrainArgs) -> Result<()> {
     Ok(())
 }
 
-/// The generator that lies where one is to be exported.
-enum Earlier {
-    /// None, or a damaged one.
-    None,
-    /// Of the same weights, or the same step's weights, in fewer bits or another layout than a training exports.
-    OtherForm,
-    /// Of another step or run, `plain` as a training exports.
-    OtherWeights { plain: bool },
-    /// What would be exported now.
-    Same,
-}
-
-impl Earlier {
-    fn of(onnx: &Path, promised: &Contract) -> Self {
-        let Ok(file) = FileFacts::read(onnx) else { return Self::None };
-        let Some(contract) = file.contract() else { return Self::None };
-        let of_these =
-            Contract { layout: promised.layout, weights: promised.weights, cost: None, batch: None, ..contract.clone() };
-        let plain = contract.cost.is_none()
-            && (contract.layout, contract.weights) == (promised.layout, promised.weights)
-            && file.precision() == infer::Precision::F32;
-        match (of_these == *promised, plain) {
-            (true, true) => Self::Same,
-            (true, false) => Self::OtherForm,
-            (false, plain) => Self::OtherWeights { plain },
-        }
-    }
+/// Of a generator that someone has exported in fewer bits, another layout or with the other weights than a training does: whether it is
+/// of the step and run that are promised. None where it is as a training exports it, damaged, or not there.
+fn exported_otherwise(onnx: &Path, promised: &Contract) -> Option<bool> {
+    let file = FileFacts::read(onnx).ok()?;
+    let contract = file.contract()?;
+    let plain = contract.cost.is_none()
+        && (contract.layout, contract.weights) == (promised.layout, promised.weights)
+        && file.precision() == infer::Precision::F32;
+    let same = Contract { layout: promised.layout, weights: promised.weights, cost: None, batch: None, ..contract.clone() };
+    (!plain).then(|| same == *promised)
 }
 
 /// Who measures during this run which checkpoint is the best, if anybody does.
@@ -581,8 +564,9 @@ fn dry_run(config: &TrainConfig, data: Option<Dataset>, device: &Device, console
     let mut config = config.clone();
     config.name_classes(&data);
     let config = &config;
-    // The networks are built, but no batch goes through them.
-    config.check_memory(0)?;
+    if device.is_cpu() {
+        config.check_memory(0)?; // the networks are built, but no batch goes through them
+    }
     let batches = train::Batches::new(&data, config, device)?;
     train::import_weights::check(config)?;
     let generator = train::generator_network(config, device, candle_core::DType::F32)?;

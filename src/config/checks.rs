@@ -245,11 +245,13 @@ impl TrainConfig {
         let batch = sum(activations_estimate) * images as f64;
         let weights = sum(size_estimate) - sum(activations_estimate);
         let bytes = size_of::<f32>() as f64 * (COPIES * weights + KEPT * batch);
-        let what = match images {
-            0 => "the networks, at the least,".to_string(),
-            _ => format!("the networks and a batch of {images}, at the least,"),
+        let (what, hint) = match images {
+            0 => ("the networks, at the least,".to_string(), "Take narrower layers."),
+            _ => (
+                format!("the networks and a batch of {images}, at the least,"),
+                "Take a smaller schedule.batch_size, or narrower layers.",
+            ),
         };
-        let hint = "Take a smaller schedule.batch_size, or narrower layers.";
         memory::check(Path::new(&self.preset), bytes as u64, &what, hint)
     }
 

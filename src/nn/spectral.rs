@@ -9,7 +9,7 @@ use super::cpu::{Float, for_float};
 use super::cuda;
 use super::device::on_device;
 
-/// The least norm that a vector is divided by.
+/// The least norm that a vector is divided by; also in `kernels.cu`.
 const EPS: f64 = 1e-12;
 
 /// A weight in one pass, and what it was divided by.

@@ -108,35 +108,39 @@ template <typename S, typename T> void cast(size_t len, size_t rank, const size_
     for (size_t i = 0; i < len; i++) to[i] = T(from[strided(i, rank, dims, dims + rank)]);
 }
 
+// A kernel with a block for each value of the result, which it makes of `each` values.
+template <typename T> struct Blocks {
+    size_t len, each, rank;
+    const size_t *dims;
+    const T *from;
+    T *to;
+    explicit Blocks(const Launch &by)
+        : len(at<size_t>(by, 0)), each(at<size_t>(by, 1)), rank(at<size_t>(by, 2)), dims(at<const size_t *>(by, 3)), from(at<const T *>(by, 4)),
+          to(at<T *>(by, 5)) {}
+    template <typename A> static A at(const Launch &by, int argument) { return *static_cast<A *>(by.arguments[argument]); }
+    // The values of a block, with their numbers in it.
+    template <typename F> void each_of(size_t block, F use) const {
+        for (size_t i = 0; i < each && block * each + i < len; i++) use(i, from[strided(block * each + i, rank, dims, dims + rank)]);
+    }
+};
+
 // As on the device: the threads' sums of every so manieth value, then halves onto halves.
 template <typename T> void fast_sum(const Launch &by) {
-    auto argument = [&](int i) { return *static_cast<size_t *>(by.arguments[i]); };
-    const size_t len = argument(0), each = argument(1), rank = argument(2), threads = by.block[0];
-    const auto dims = *static_cast<const size_t **>(by.arguments[3]);
-    const auto from = *static_cast<const T **>(by.arguments[4]);
-    const auto to = *static_cast<T **>(by.arguments[5]);
-    std::vector<T> sums(threads);
+    const Blocks<T> blocks(by);
+    std::vector<T> sums(by.block[0]);
     for (size_t block = 0; block < by.grid[0]; block++) {
         std::fill(sums.begin(), sums.end(), T(0));
-        for (size_t i = block * each; i < std::min((block + 1) * each, len); i++)
-            sums[(i - block * each) % threads] += from[strided(i, rank, dims, dims + rank)];
-        for (size_t half = threads / 2; half > 0; half /= 2)
+        blocks.each_of(block, [&](size_t i, T value) { sums[i % sums.size()] += value; });
+        for (size_t half = sums.size() / 2; half > 0; half /= 2)
             for (size_t i = 0; i < half; i++) sums[i] += sums[i + half];
-        to[block] = sums[0];
+        blocks.to[block] = sums[0];
     }
 }
 
 template <typename T> void fast_max(const Launch &by) {
-    auto argument = [&](int i) { return *static_cast<size_t *>(by.arguments[i]); };
-    const size_t len = argument(0), each = argument(1), rank = argument(2);
-    const auto dims = *static_cast<const size_t **>(by.arguments[3]);
-    const auto from = *static_cast<const T **>(by.arguments[4]);
-    const auto to = *static_cast<T **>(by.arguments[5]);
-    for (size_t block = 0; block < by.grid[0]; block++) {
-        to[block] = from[strided(block * each, rank, dims, dims + rank)];
-        for (size_t i = block * each; i < std::min((block + 1) * each, len); i++)
-            to[block] = std::max(to[block], from[strided(i, rank, dims, dims + rank)]);
-    }
+    const Blocks<T> blocks(by);
+    for (size_t block = 0; block < by.grid[0]; block++)
+        blocks.each_of(block, [&](size_t i, T value) { blocks.to[block] = i == 0 ? value : std::max(blocks.to[block], value); });
 }
 
 template <typename T> void small_sum(size_t len, size_t each, size_t rank, const size_t *dims, const T *from, T *to) {

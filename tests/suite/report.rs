@@ -512,6 +512,10 @@ fn a_single_value_is_seen() {
     report::rewrite(&folder, Paths::Hidden).unwrap();
     let one = page(&folder);
     let alone = chart(&one, "Fréchet distance");
+    // Values beyond all measure, of a damaged log, are not drawn.
+    write_log(&folder, &[record(1), Record { loss_critic: 1.7e308, loss_generator: -1.7e308, ..record(2) }]);
+    report::rewrite(&folder, Paths::Hidden).unwrap();
+    assert_eq!(attribute(chart(&page(&folder), "loss"), "circle ", "r").len(), 2);
     assert!(["0.20", "0.40", "0.60"].iter().all(|label| alone.lines().any(|line| line == *label)), "{alone}");
     write_log(&folder, &(1..=3).map(record).collect::<Vec<_>>());
     report::rewrite(&folder, Paths::Hidden).unwrap();

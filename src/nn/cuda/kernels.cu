@@ -405,7 +405,7 @@ __device__ T sum_of_block(T value) {
 
 template <typename T>
 __device__ inline T inverse_norm(T square) {
-    T norm = root(square), least = (T)1e-12;
+    T norm = root(square), least = (T)1e-12; // as in spectral.rs
     return 1 / (norm > least ? norm : least);
 }
 
