@@ -1,20 +1,25 @@
 #!/usr/bin/env bash
-# Everything to be run on a machine with an NVIDIA GPU. That machine needs no network: only the driver, the libraries of CUDA 13
+# Everything to be run on a machine with an NVIDIA GPU, in 25 minutes. That machine needs no network: only the driver, the libraries of CUDA 13
 # and cuDNN 9, which a PyTorch for CUDA 13 brings along, and that PyTorch for the comparison (with a C compiler, if
 # torch.compile is to be compared, too). onnxruntime, which verifies exports, is packed.
 #
-#   benches/gpu.sh pack DIR                      on any machine: build the programs with --features cuda, and put them into DIR
-#   benches/gpu.sh run DIR [RESULTS [STEP…]]     on the GPU's: the steps tests, train, bench, sample, or those named
+#   benches/gpu.sh pack DIR                      on any machine: build the programs with --features cuda, and put them into DIR, with the faces of
+#                                                $GANFORGE_DATA, if it is set; DIR/parts holds all of it in pieces of 60 MB
+#   benches/gpu.sh join PIECES DIR               there: put the pieces of a folder together again
+#   benches/gpu.sh run DIR [RESULTS [STEP…]]     there: the steps tests, captured, train, bench, sample, faces, wgan, or those named
+#   benches/gpu.sh plan DIR                      anywhere: what that would run, and for how long at most, in parts of 10 minutes
 #
 # RESULTS is $OUT by default, else DIR/results; everything said is in its gpu.log. GANFORGE_PYTHON names the Python with
 # PyTorch (python3 by default), GANFORGE_BENCH more flags for the comparison, e.g. '--rounds 3'. The step sample needs that Python to have an
-# onnxruntime with CUDA, and its library in ORT_CUDA_PATH.
+# onnxruntime with CUDA, and its library in ORT_CUDA_PATH. GANFORGE_SHORT makes every training a few steps long, to rehearse the script: with the
+# sham GPU of `make check-cuda` in LD_PRELOAD it runs where there is no GPU.
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 python=${GANFORGE_PYTHON:-python3}
+short=${GANFORGE_SHORT:-}
 
 usage() {
-    sed -n '6,7s/^# *//p' "${BASH_SOURCE[0]}" >&2
+    sed -n '6,11s/^# *//p' "${BASH_SOURCE[0]}" >&2
     exit 2
 }
 
@@ -42,16 +47,39 @@ pack() {
     strip -o "$dir/gan-infer" "$(built gan-infer build --release --bin)"
     strip -o "$dir/suite" "$(built suite test --release --no-run --test)"
     strip -o "$dir/train" "$(built train bench --no-run --bench)"
-    ls -l "$dir"
+    if [[ -f ${GANFORGE_DATA:-}/anime-faces.zip ]]; then
+        cp "$GANFORGE_DATA/anime-faces.zip" "$dir/faces.zip"
+    fi
+    rm -rf "$dir/parts"
+    mkdir "$dir/parts"
+    (cd "$dir" && tar -c --exclude=parts --exclude=results . | gzip | split -b 60000000 - parts/part-)
+    ls -l "$dir" "$dir/parts"
+}
+
+join() {
+    mkdir -p "$2"
+    cat "$1"/part-* | tar -xz -C "$2"
 }
 
 failures=0
+planned=
+# Runs a command for `$1` seconds at most; or only says so.
 step() {
-    local start=$SECONDS status=0
-    echo "== $*"
-    "$@" || status=$?
+    local start=$SECONDS status=0 limit=$1
+    shift
+    echo "== $* (at most $limit s)"
+    if [[ -n $planned ]]; then
+        planned=$((planned + limit))
+        return
+    fi
+    timeout "$limit" "$@" || status=$?
     echo "== $((SECONDS - start)) s, exit code $status"
     [[ $status == 0 ]] || failures=$((failures + 1))
+}
+
+# How long a training is: `$1`, or a few steps.
+long() {
+    if [[ -n $short ]]; then echo "--steps 6"; else echo "$1"; fi
 }
 
 # Every library folder of the nvidia packages in Python's site-packages.
@@ -64,53 +92,106 @@ END
 }
 
 tests() {
-    GANFORGE_NEEDS_GPU=1 step "$dir/suite" cuda:: --test-threads=1 --nocapture
+    GANFORGE_NEEDS_GPU=1 step 120 "$dir/suite" cuda:: --test-threads=1 --nocapture
 }
 
-# In every precision; and a resumed run must end in the same bytes.
+# 200 steps of each preset, captured and one by one, and one after the other with a resume between: the same bytes.
+captured() {
+    local preset run=("$dir/gan-train" --data synthetic --device cuda --precision tf32 --quiet --set 'watch.stop=false' --set 'watch.judge_samples=0')
+    for preset in dcgan-64 wgan-gp-anime sngan-64 r3gan-28 r3gan-64-s digits; do
+        local each=(--preset "$preset" --batch-size 16)
+        # shellcheck disable=SC2046 # two words
+        step 12 "${run[@]}" "${each[@]}" $(long '--steps 200') --out "$work/$preset-captured"
+        # shellcheck disable=SC2046
+        step 15 "${run[@]}" "${each[@]}" $(long '--steps 200') --set schedule.capture=false --out "$work/$preset-single"
+        step 5 diff -r -x state.json "$work/$preset-captured/checkpoints" "$work/$preset-single/checkpoints"
+    done
+    run=("$dir/gan-train" --device cuda --quiet)
+    step 10 "${run[@]}" --preset digits --data synthetic --steps 40 --out "$work/whole"
+    step 10 "${run[@]}" --preset digits --data synthetic --steps 20 --set schedule.capture=false --out "$work/halves"
+    step 10 "${run[@]}" --resume "$work/halves" --steps 40 --set schedule.capture=true
+    step 5 diff -r "$work/whole/checkpoints/00000040" "$work/halves/checkpoints/00000040"
+}
+
+# In every precision, to the export.
 train() {
-    local work precision
-    work=$(mktemp -d)
+    local precision
     for precision in f32 tf32 bf16; do
-        step "$dir/gan-train" --preset digits --data synthetic --device cuda --precision "$precision" --steps 500 \
+        # shellcheck disable=SC2046
+        step 15 "$dir/gan-train" --preset digits --data synthetic --device cuda --precision "$precision" $(long '--steps 500') \
             --out "$work/$precision" --quiet --json
     done
-    for precision in tf32 bf16; do
-        step "$dir/gan-train" --preset dcgan-64 --data synthetic --device cuda --precision "$precision" --steps 20 \
-            --out "$work/dcgan-$precision" --quiet --json
-    done
-    local run=("$dir/gan-train" --device cuda --quiet)
-    step "${run[@]}" --preset digits --data synthetic --steps 40 --out "$work/whole"
-    step "${run[@]}" --preset digits --data synthetic --steps 20 --out "$work/halves"
-    step "${run[@]}" --resume "$work/halves" --steps 40
-    step diff -r "$work/whole/checkpoints/00000040" "$work/halves/checkpoints/00000040"
-    rm -rf "$work"
 }
 
+# Against PyTorch in its variants (eager, compiled, CUDA graphs), and ours without capture.
 bench() {
-    local precision batch more
-    read -ra more <<<"${GANFORGE_BENCH:-}"
+    local precision case more
+    read -ra more <<<"--rounds 3 --seconds-per-measure 3 ${GANFORGE_BENCH:-}"
     for precision in tf32 bf16; do
-        for batch in 128 512; do
-            step "$dir/train" --device cuda --precision "$precision" --presets dcgan-64 --batch-size "$batch" \
-                --python "$(command -v "$python")" "${more[@]}"
+        for case in dcgan-64:128 dcgan-64:512 r3gan-64-s:256 wgan-gp-anime; do
+            step 48 "$dir/train" --device cuda --precision "$precision" --presets "$case" --python "$(command -v "$python")" "${more[@]}"
+            step 10 "$dir/train" --device cuda --precision "$precision" --presets "$case" --ours-alone --no-capture --rounds 1
         done
-        step "$dir/train" --device cuda --precision "$precision" --presets wgan-anime,dcgan-fashion,gan-fashion-mlp \
-            --python "$(command -v "$python")" "${more[@]}"
     done
 }
 
 # gan-infer against onnxruntime in Python.
 sample() {
-    local work
     if [[ -z ${ORT_CUDA_PATH:-} ]]; then
         echo 'sample: skipped, ORT_CUDA_PATH names no onnxruntime with CUDA'
         return
     fi
-    work=$(mktemp -d)
-    ORT_DYLIB_PATH=$ORT_CUDA_PATH step "$python" benches/peers/infer.py models/faces --out "$work/out" --provider cuda --n 600000 --files 20000 \
+    ORT_DYLIB_PATH=$ORT_CUDA_PATH step 90 "$python" benches/peers/infer.py models/faces --out "$work/out" --provider cuda --n 600000 --files 20000 \
         --few 500 --bin "$dir"
-    rm -rf "$work"
+}
+
+# The built-in faces' recipe with other seeds; what comes of them is for `gan-train eval`.
+faces() {
+    local seed data=$dir/faces.zip
+    if [[ ! -f $data ]]; then
+        echo 'faces: skipped, the images were not packed'
+        return
+    fi
+    for seed in 0 1; do
+        # shellcheck disable=SC2046
+        step 120 "$dir/gan-train" --config models/faces/config.toml --data "$data" --device cuda --seed "$seed" --quiet --json $(long '') \
+            --out "$results/faces-$seed"
+        # The weights of other steps stay there.
+        [[ -n $planned ]] || find "$results/faces-$seed/checkpoints" -name '*.safetensors' ! -name 'ema.safetensors' -delete
+    done
+}
+
+# Whether the write-up's WGAN-GP with SGD collapses at full size: 100 epochs of it and of today's.
+wgan() {
+    local preset data=$dir/faces.zip
+    if [[ ! -f $data ]]; then
+        echo 'wgan: skipped, the images were not packed'
+        return
+    fi
+    for preset in wgan-gp-anime-sgd wgan-gp-anime; do
+        # shellcheck disable=SC2046
+        step 150 "$dir/gan-train" --preset "$preset" --data "$data" --device cuda --precision tf32 --quiet --json $(long '--epochs 100') \
+            --set watch.stop=false --out "$results/$preset"
+        [[ -n $planned ]] || rm -rf "$results/$preset/checkpoints"
+    done
+}
+
+readonly ALL=(tests captured train bench sample faces wgan)
+
+# What each part of 10 minutes at most would run.
+plan() {
+    local dir=$1 results=$1/results work=$1/work name part=1 used=0
+    for name in "${ALL[@]}"; do
+        planned=0
+        "$name" >"$part_file"
+        if ((used + planned > 600)); then
+            echo "-- part $part: $used s at most"
+            part=$((part + 1)) used=0
+        fi
+        used=$((used + planned))
+        cat "$part_file"
+    done
+    echo "-- part $part: $used s at most"
 }
 
 run() {
@@ -127,20 +208,24 @@ run() {
     date -u
     nvidia-smi || true
     shift $(($# < 2 ? $# : 2))
-    local steps=("$@")
-    [[ ${#steps[@]} -gt 0 ]] || steps=(tests train bench sample)
+    local steps=("$@") name work
+    [[ ${#steps[@]} -gt 0 ]] || steps=("${ALL[@]}")
     for name in "${steps[@]}"; do
-        case $name in
-        tests | train | bench | sample) "$name" ;;
-        *) usage ;;
-        esac
+        [[ " ${ALL[*]} " == *" $name "* ]] || usage
     done
+    work=$(mktemp -d)
+    for name in "${steps[@]}"; do
+        "$name"
+    done
+    rm -rf "$work"
     echo "$failures of the programs above failed"
     [[ $failures == 0 ]]
 }
 
 case ${1:-} in
 pack) [[ $# == 2 ]] || usage; pack "$2" ;;
+join) [[ $# == 3 ]] || usage; join "$2" "$3" ;;
+plan) [[ $# == 2 ]] || usage; part_file=$(mktemp); plan "$2"; rm -f "$part_file" ;;
 run) [[ $# -ge 2 ]] || usage; shift; run "$@" ;;
 *) usage ;;
 esac

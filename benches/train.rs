@@ -29,7 +29,7 @@ use ganforge::error::{Error, Result};
 use ganforge::files;
 use ganforge::nn::device::{open_cuda, peak_memory};
 use ganforge::random::{Purpose, Stream};
-use ganforge::train::{Batches, Phase, Trainer};
+use ganforge::train::{Batches, Trainer};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -92,6 +92,9 @@ struct Cli {
     /// Without PyTorch.
     #[arg(long)]
     ours_alone: bool,
+    /// Our steps on CUDA one by one, not captured as CUDA graphs.
+    #[arg(long)]
+    no_capture: bool,
     /// Be our side, with this config.
     #[arg(long, hide = true)]
     ours: Option<PathBuf>,
@@ -168,6 +171,9 @@ struct Measurement {
 fn serve(config: &Path, cli: &Cli) -> Result<()> {
     let mut config = read_config(config)?;
     config.schedule.precision = ours(cli.precision, cli.device);
+    config.schedule.capture = !cli.no_capture;
+    // The other side has none.
+    config.schedule.critic_warmup = None;
     let device = match cli.device {
         DeviceName::Cpu => Device::Cpu,
         DeviceName::Cuda => open_cuda(0)?,
@@ -180,6 +186,9 @@ fn serve(config: &Path, cli: &Cli) -> Result<()> {
     };
     for _ in 0..WARM_UP_STEPS {
         training.step()?;
+    }
+    if let Some(notice) = training.trainer.take_notice() {
+        note(&notice);
     }
     say(&Ready {
         about: format!("ganforge {}", env!("CARGO_PKG_VERSION")),
@@ -218,16 +227,8 @@ struct Training<'a> {
 }
 
 impl Training<'_> {
-    /// As the loop in `train` has it.
     fn step(&mut self) -> Result<()> {
-        let mut phase = Phase::default();
-        for _ in 0..self.trainer.config.schedule.critic_steps {
-            let real = self.batches.get(self.trainer.critic_steps() + phase.critic_turns)?;
-            self.trainer.critic_step(&real, &mut phase)?;
-        }
-        let pairs = self.trainer.config.loss.pairs_scores();
-        let real = pairs.then(|| self.batches.drawn(self.trainer.step, phase.images)).transpose()?;
-        self.trainer.generator_step(real.as_ref(), &mut phase)
+        self.trainer.round(&mut self.batches)
     }
 
     fn measure(&mut self, seconds: f64) -> Result<Measurement> {
@@ -465,6 +466,9 @@ fn start_ours(case: &Case, cli: &Cli) -> Result<(Side, Ready)> {
     let mut command = Command::new(program);
     command.arg("--ours").arg(case.file.path());
     command.args(["--device", cli.device.name(), "--precision", cli.precision.name()]);
+    if cli.no_capture {
+        command.arg("--no-capture");
+    }
     command.env("RAYON_NUM_THREADS", case.threads.to_string());
     Side::start("ganforge", &mut command, Duration::from_secs(cli.ready_within))
 }

@@ -5,6 +5,7 @@
 //! authors' images lie in [-1, 1] and what a shift or a cut leaves empty becomes 0, mid-grey. Images in [0, 1] are treated as the
 //! same images: filled with ½, and half as much brightness added.
 
+use std::borrow::Cow;
 use std::ops;
 
 use candle_core::{Result as CandleResult, Tensor, bail};
@@ -16,8 +17,10 @@ use crate::error::Result;
 use crate::image::Range;
 use crate::nn::cpu::{Float, View, copied, filled, for_float, vectorised};
 #[cfg(feature = "cuda")]
-use crate::nn::cuda::augment::{Kind, augment};
+use crate::nn::cuda::augment::augment;
 use crate::nn::device::on_device;
+#[cfg(feature = "cuda")]
+use crate::nn::upload::{Values, upload};
 use crate::random::{Purpose, Stream};
 
 /// Largest shift, as a share of the side.
@@ -121,15 +124,7 @@ impl Augmentation {
     /// # Errors
     /// When there are not draws for n images, the type is neither f32 nor f64, or the device is out of memory.
     pub fn apply(&self, x: &Tensor) -> Result<Tensor> {
-        if self.is_empty() {
-            return Ok(x.clone());
-        }
-        self.check(x.dim(0)?)?;
-        Ok(on_device!(
-            x.device(),
-            cpu: for_float!(x.dtype(), T => self.apply_cpu::<T>(x)),
-            cuda: augment(x, &self.steps.iter().map(|step| step.uploaded(x.dims())).collect::<Vec<_>>(), self.fill)
-        )?)
+        self.through(x, Form::Whole)
     }
 
     /// From the gradient to the changed images `[n, h, w, c]`: that to the images as they were.
@@ -137,7 +132,7 @@ impl Augmentation {
     /// # Errors
     /// As [`Self::apply`].
     pub fn backward(&self, dy: &Tensor) -> Result<Tensor> {
-        self.adjoint().apply(dy)
+        self.through(dy, Form::Adjoint)
     }
 
     /// From a change of the images `[n, h, w, c]`: that of the changed images; the linear part of [`Self::apply`], whose adjoint
@@ -146,7 +141,45 @@ impl Augmentation {
     /// # Errors
     /// As [`Self::apply`].
     pub fn forward_linear(&self, x: &Tensor) -> Result<Tensor> {
-        self.adjoint().adjoint().apply(x)
+        self.through(x, Form::Linear)
+    }
+
+    fn through(&self, x: &Tensor, form: Form) -> Result<Tensor> {
+        if self.is_empty() {
+            return Ok(x.clone());
+        }
+        self.check(x.dim(0)?)?;
+        Ok(on_device!(
+            x.device(),
+            cpu: for_float!(x.dtype(), T => self.in_form(form).apply_cpu::<T>(x)),
+            cuda: augment(x, &self.kinds(), &upload(Values::F64(self.numbers(x.dims())), self.shape(), x.device())?, form, self.fill)
+        )?)
+    }
+
+    fn in_form(&self, form: Form) -> Cow<'_, Self> {
+        match form {
+            Form::Whole => Cow::Borrowed(self),
+            Form::Linear => Cow::Owned(self.adjoint().adjoint()),
+            Form::Adjoint => Cow::Owned(self.adjoint()),
+        }
+    }
+
+    /// Steps, images, and four numbers of each.
+    #[cfg(feature = "cuda")]
+    fn shape(&self) -> (usize, usize, usize) {
+        (self.steps.len(), self.steps.first().map_or(0, Step::len), 4)
+    }
+
+    #[cfg(feature = "cuda")]
+    fn kinds(&self) -> Vec<Augment> {
+        self.steps.iter().map(Step::kind).collect()
+    }
+
+    /// All draws as the kernel takes them, for images of these dimensions, `[n, h, w, c]`: four numbers for each image of each step.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn numbers(&self, dims: &[usize]) -> Vec<f64> {
+        let [h, w] = [1, 2].map(|axis| dims.get(axis).copied().unwrap_or(0));
+        self.steps.iter().flat_map(|step| step.numbers(h, w)).flatten().collect()
     }
 
     /// The adjoint of the linear part. Saturation and contrast blend with a mean: symmetric maps, which commute.
@@ -237,25 +270,71 @@ impl Step {
         }
     }
 
-    /// As the kernel takes it, for images of these dimensions.
     #[cfg(feature = "cuda")]
-    fn uploaded(&self, dims: &[usize]) -> (Kind, Vec<[f64; 4]>) {
-        let [h, w] = [1, 2].map(|axis| dims.get(axis).copied().unwrap_or(0));
+    fn kind(&self) -> Augment {
         match self {
-            Self::Color(draws) => {
-                let numbers = |color: &Color| [color.brightness, color.saturation, color.contrast, 0.0];
-                (Kind::Colour, draws.iter().map(numbers).collect())
-            }
-            Self::Translation(draws) => {
-                (Kind::Shift, draws.iter().map(|[rows, columns]| [*rows as f64, *columns as f64, 0.0, 0.0]).collect())
-            }
+            Self::Color(_) => Augment::Color,
+            Self::Translation(_) => Augment::Translation,
+            Self::Cutout(_) => Augment::Cutout,
+        }
+    }
+
+    /// Four numbers an image: brightness, saturation, contrast; rows, columns; or what a cut fills, its first row and the one behind
+    /// it, likewise of columns.
+    #[cfg(feature = "cuda")]
+    fn numbers(&self, h: usize, w: usize) -> Vec<[f64; 4]> {
+        match self {
+            Self::Color(draws) => draws.iter().map(|draw| [draw.brightness, draw.saturation, draw.contrast, 0.0]).collect(),
+            Self::Translation(draws) => draws.iter().map(|[rows, columns]| [*rows as f64, *columns as f64, 0.0, 0.0]).collect(),
             Self::Cutout(draws) => {
                 let numbers = |[row, column]: &[usize; 2]| {
                     let (rows, columns) = (window(h, *row), window(w, *column));
                     [rows.start, rows.end, columns.start, columns.end].map(|at| at as f64)
                 };
-                (Kind::Cut, draws.iter().map(numbers).collect())
+                draws.iter().map(numbers).collect()
             }
+        }
+    }
+}
+
+/// How images go through an augmentation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Form {
+    /// As it is.
+    Whole,
+    /// Without what it adds: its linear part.
+    Linear,
+    /// The adjoint of the linear part.
+    Adjoint,
+}
+
+/// An augmentation of one batch, its draws where the images are.
+#[derive(Clone)]
+pub(crate) enum Placed {
+    /// On the CPU.
+    Host(Augmentation),
+    /// On CUDA: the draws are [`Augmentation::numbers`], `[steps, n, 4]`.
+    #[cfg(feature = "cuda")]
+    Device {
+        /// The steps.
+        policy: Vec<Augment>,
+        /// The draws.
+        draws: Tensor,
+        /// The value of pixels that a step leaves empty.
+        fill: f64,
+    },
+}
+
+impl Placed {
+    /// What images `[n, h, w, c]` on the device of the draws become, or gradients to them.
+    ///
+    /// # Errors
+    /// As [`Augmentation::apply`].
+    pub fn through(&self, x: &Tensor, form: Form) -> Result<Tensor> {
+        match self {
+            Self::Host(augmentation) => augmentation.through(x, form),
+            #[cfg(feature = "cuda")]
+            Self::Device { policy, draws, fill } => Ok(augment(x, policy, draws, form, *fill)?),
         }
     }
 }

@@ -7,7 +7,14 @@ use candle_core::Tensor;
 use crate::error::{Error, Result};
 use crate::nn::Network;
 use crate::nn::in_place::InPlace;
-use crate::nn::update::lerp;
+use crate::nn::rule::{Row, Rule};
+use crate::nn::update::update_by;
+
+/// What happens to the averages after generator step number `step`, from 1.
+pub(crate) fn rule(step: u64, decay: f64) -> Rule {
+    let d = decay.min(step as f64 / (step as f64 + 10.0));
+    Rule::Lerp { keep: d, take: 1.0 - d }
+}
 
 /// A slowly moving copy of a network's tensors.
 pub struct Ema {
@@ -30,12 +37,16 @@ impl Ema {
     /// # Errors
     /// When the device is out of memory.
     pub fn update(&mut self, network: &Network, step: u64, decay: f64) -> Result<()> {
-        let d = decay.min(step as f64 / (step as f64 + 10.0));
+        self.update_by(network, rule(step, decay), None)
+    }
+
+    /// The same by a [`rule`], with its constants that lie on the device, if they are given.
+    pub(crate) fn update_by(&mut self, network: &Network, rule: Rule, constants: Option<&Tensor>) -> Result<()> {
         let values: Vec<_> =
             network.parameters().map(|parameter| (&parameter.name, parameter.var.as_detached_tensor())).collect();
-        let pairs: Vec<_> =
-            values.iter().filter_map(|(name, value)| Some((InPlace::of(self.tensors.get(*name)?), value))).collect();
-        Ok(lerp(&pairs, d, 1.0 - d)?)
+        let row = |(name, value)| Some(Row { to: InPlace::of(self.tensors.get(name)?), from: Some(value), slots: Vec::new() });
+        let rows: Vec<Row<'_>> = values.iter().filter_map(|(name, value)| row((name.as_str(), value))).collect();
+        Ok(update_by(rule, &rows, constants)?)
     }
 
     /// The averages, by name.

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, Result};
 pub use crate::nn::scores::Graded;
 use crate::nn::scores::{Player, Term, grade};
+use crate::nn::upload::{Values, upload};
 use crate::optim::is_positive;
 
 /// How a batch of losses becomes one number.
@@ -165,5 +166,5 @@ pub(crate) fn top_k(scores: &Tensor, share: f64) -> Result<Option<Tensor>> {
     let score = |index: u32| Some(values[index as usize]).filter(|score| !score.is_nan()).unwrap_or(f64::INFINITY);
     order.sort_by(|&a, &b| score(b).total_cmp(&score(a)));
     order.truncate(kept);
-    Ok(Some(Tensor::new(order, scores.device())?))
+    Ok(Some(upload(Values::U32(order), kept, scores.device())?))
 }

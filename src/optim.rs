@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::nn::in_place::InPlace;
-use crate::nn::rule::{Row, Rule};
-use crate::nn::update::update;
+use crate::nn::rule::{CONSTANTS, Row, Rule};
+use crate::nn::update::update_by;
 use crate::nn::{Network, Parameter};
 
 /// One optimiser with its constants.
@@ -172,6 +172,11 @@ impl Optimizer {
     /// # Errors
     /// When the gradients are not as many, or the device is out of memory.
     pub fn step(&mut self, network: &Network, gradients: &[Tensor]) -> Result<()> {
+        self.step_by(network, gradients, None)
+    }
+
+    /// The same with the step's constants that lie on the device, if they are given ([`constants`]).
+    pub(crate) fn step_by(&mut self, network: &Network, gradients: &[Tensor], constants: Option<&Tensor>) -> Result<()> {
         let parameters: Vec<&Parameter> = network.trainable().collect();
         if parameters.len() != gradients.len() {
             let what = format!("{} gradients for {} parameters", gradients.len(), parameters.len());
@@ -187,7 +192,7 @@ impl Optimizer {
             let slots = rule.slots().iter().map(slot).collect::<Result<_>>()?;
             rows.push(Row { to: InPlace::of(w), from: Some(g), slots });
         }
-        Ok(update(rule, &rows)?)
+        Ok(update_by(rule, &rows, constants)?)
     }
 
     fn slot(&self, kind: &str, name: &str) -> Result<&Tensor> {
@@ -203,6 +208,12 @@ impl Optimizer {
     /// Steps made.
     pub fn steps(&self) -> u64 {
         self.steps
+    }
+
+    /// Counts so many: those that a captured round has made, or none that is undone.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn set_steps(&mut self, steps: u64) {
+        self.steps = steps;
     }
 
     /// Takes up a saved state.
@@ -225,6 +236,11 @@ impl Optimizer {
         self.steps = steps;
         Ok(())
     }
+}
+
+/// The constants of an optimiser's step number `step`, from 1, as kernels take them.
+pub(crate) fn constants(config: OptimizerConfig, step: u64) -> [f64; CONSTANTS] {
+    rule(config, step).constants()
 }
 
 /// What happens in step number `step`, from 1.

@@ -1,13 +1,13 @@
 //! Penalties on the critic's gradient to its input. `Network::input_gradient_penalty` brings them to the parameters.
 
-use candle_core::{D, DType, Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
+pub use crate::nn::slopes::EPS;
+use crate::nn::slopes::{Aim, penalise};
+use crate::nn::upload::{Values, upload};
 use crate::random::{Purpose, Stream};
-
-/// Added under the root of a gradient's norm: where the gradient is 0, the norm has a derivative.
-pub const EPS: f64 = 1e-12;
 
 /// A penalty on the critic's gradient to its input.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -90,22 +90,14 @@ impl PenaltyConfig {
     }
 }
 
-/// A penalty and what it is made of, scalars on the device.
+/// A penalty and what it is made of, in f64 on the device.
 pub struct Penalty {
-    /// What the critic's loss is given besides, its weight included.
+    /// What the critic's loss is given besides, its weight included: a scalar.
     pub value: Tensor,
-    /// The mean over the images of `‖g‖`, up to √[`EPS`].
+    /// The mean over the images of `‖g‖`, up to √[`EPS`]: a scalar.
     pub norm: Tensor,
-}
-
-impl Penalty {
-    /// Both of two penalties on as many images each.
-    ///
-    /// # Errors
-    /// When the device is out of memory.
-    pub fn plus(&self, other: &Self) -> Result<Self> {
-        Ok(Self { value: (&self.value + &other.value)?, norm: ((&self.norm + &other.norm)? * 0.5)? })
-    }
+    /// Both, `[2]`.
+    pub(crate) told: Tensor,
 }
 
 impl PenaltyConfig {
@@ -118,21 +110,17 @@ impl PenaltyConfig {
     /// # Errors
     /// When the device is out of memory.
     pub fn of(self, g: &Tensor) -> Result<(Penalty, Tensor)> {
-        let n = g.dim(0)?;
-        let rows = g.reshape((n, ()))?;
-        let squares = rows.sqr()?.sum_keepdim(D::Minus1)?;
-        let norms = (&squares + EPS)?.sqrt()?;
-        let (value, v) = match self {
-            Self::Gradient { weight } => {
-                let beyond = (&norms - 1.0)?;
-                let factor = (beyond.div(&norms)? * (2.0 * weight / n as f64))?;
-                ((beyond.sqr()?.mean_all()? * weight)?, rows.broadcast_mul(&factor)?)
-            }
-            Self::R1 { weight, .. } | Self::R1R2 { weight, .. } => {
-                ((squares.mean_all()? * (weight / 2.0))?, (&rows * (weight / n as f64))?)
-            }
+        self.weighted(g, None)
+    }
+
+    /// The same, with the weight that lies on the device, `[1]` in f64, if one is given.
+    pub(crate) fn weighted(self, g: &Tensor, weight: Option<&Tensor>) -> Result<(Penalty, Tensor)> {
+        let aim = match self {
+            Self::Gradient { .. } => Aim::LengthOne,
+            Self::R1 { .. } | Self::R1R2 { .. } => Aim::Zero,
         };
-        Ok((Penalty { value, norm: norms.mean_all()? }, v.reshape(g.shape())?))
+        let [told, v] = penalise(aim, g, self.weight(), weight)?;
+        Ok((Penalty { value: told.get(0)?, norm: told.get(1)?, told }, v))
     }
 }
 
@@ -154,7 +142,10 @@ pub fn interpolate(real: &Tensor, fake: &Tensor, alphas: &Tensor) -> Result<Tens
 /// # Errors
 /// When the device is out of memory.
 pub fn alphas(seed: u64, first: u64, n: usize, device: &Device, dtype: DType) -> Result<Tensor> {
-    let at = |index: u64| Stream::at(seed, Purpose::Interpolation, index).unit();
-    let values: Vec<f32> = (first..).take(n).map(at).collect();
-    Ok(Tensor::from_vec(values, n, device)?.to_dtype(dtype)?)
+    Ok(upload(Values::F32(alpha_values(seed, first, n)), n, device)?.to_dtype(dtype)?)
+}
+
+/// Their values.
+pub(crate) fn alpha_values(seed: u64, first: u64, n: usize) -> Vec<f32> {
+    (first..).take(n).map(|index| Stream::at(seed, Purpose::Interpolation, index).unit()).collect()
 }

@@ -94,6 +94,19 @@ pub struct Schedule {
     /// What convolutions and linear layers compute with.
     #[serde(default)]
     pub precision: Precision,
+    /// Whether, on CUDA, steps that are alike are captured once, as a CUDA graph, and launched at once from then on. It changes how long they
+    /// take, not what they compute.
+    #[serde(default = "yes", skip_serializing_if = "is_yes")]
+    pub capture: bool,
+}
+
+fn yes() -> bool {
+    true
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde wants a reference")]
+fn is_yes(value: &bool) -> bool {
+    *value
 }
 
 fn one_step() -> usize {

@@ -1,8 +1,8 @@
 //! Networks on candle tensors; f32 for training, f64 where tests want exact numbers.
 //!
 //! From below: plain types (`geometry`, `activation`, `statistics`, `rule`, `shape`, `graph`), the kernels of each kind of device
-//! (`cpu`, `cuda`), operations that run on either (`conv`, `elementwise`, `norm`, `by_image`, `spectral`, `direction`, `update`, `resample`,
-//! `scores` and `order`), the kinds of layers (`layers`), how their parameters begin (`init`), and networks of them (`network`).
+//! (`cpu`, `cuda`), operations that run on either (`conv`, `elementwise`, `norm`, `by_image`, `spectral`, `direction`, `update`, `upload`, `resample`,
+//! `scores`, `slopes` and `order`), the kinds of layers (`layers`), how their parameters begin (`init`), and networks of them (`network`).
 
 // Plain types.
 pub mod activation;
@@ -29,8 +29,10 @@ pub mod norm;
 mod order;
 mod resample;
 pub(crate) mod scores;
+pub(crate) mod slopes;
 mod spectral;
 pub mod update;
+pub(crate) mod upload;
 
 // Networks.
 pub mod init;

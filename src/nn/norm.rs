@@ -13,7 +13,8 @@ use super::cpu::{self, for_float};
 use super::cuda;
 use super::device::on_device;
 use super::in_place::{self, InPlace};
-use super::statistics::{Affine, BatchNormGradients, BatchNormalised, EPS, LayerNormalised};
+use super::statistics::{Affine, BatchNormGradients, BatchNormalised, EPS, LayerNormalised, Running};
+use super::update::lerp;
 
 /// Batch normalisation with the batch's own statistics (arXiv 1502.03167) and an activation behind it; `x` is `[n, c]` or
 /// `[n, h, w, c]`. Off the tape: [`batch_norm_grad`] is its gradient.
@@ -21,12 +22,38 @@ use super::statistics::{Affine, BatchNormGradients, BatchNormalised, EPS, LayerN
 /// # Errors
 /// When the shapes do not fit, or the type is neither f32 nor f64.
 pub fn batch_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, act: Activation) -> Result<BatchNormalised> {
+    batch_norm_moving(x, weight, bias, act, None)
+}
+
+/// The same, and running statistics are moved on.
+///
+/// # Errors
+/// As [`batch_norm`], and when the statistics share their memory with another argument.
+pub(crate) fn batch_norm_moving(
+    x: &Tensor,
+    weight: &Tensor,
+    bias: &Tensor,
+    act: Activation,
+    running: Option<Running<'_>>,
+) -> Result<BatchNormalised> {
     check(x, weight)?;
     check(x, bias)?;
+    if let Some(Running { mean, var, .. }) = running {
+        check(x, mean.tensor())?;
+        check(x, var.tensor())?;
+        in_place::check(&[mean, var], &[x, weight, bias])?;
+    }
     on_device!(
         x.device(),
-        cpu: for_float!(x.dtype(), T => cpu::norm::batch_norm::<T>(x, weight, bias, act)),
-        cuda: cuda::norm::batch_norm(x, weight, bias, act)
+        cpu: {
+            let made = for_float!(x.dtype(), T => cpu::norm::batch_norm::<T>(x, weight, bias, act))?;
+            if let Some(Running { mean, var, keep, take: [of_mean, of_var] }) = running {
+                lerp(&[(mean, &made.mean)], keep, of_mean)?;
+                lerp(&[(var, &made.var)], keep, of_var)?;
+            }
+            Ok(made)
+        },
+        cuda: cuda::norm::batch_norm(x, weight, bias, act, running)
     )
 }
 

@@ -5,6 +5,9 @@ use candle_core::{Result, Tensor, bail};
 
 use super::in_place::{self, InPlace};
 
+/// The most constants that a rule has.
+pub(crate) const CONSTANTS: usize = 7;
+
 /// What happens to every value w of a tensor, from a value g and to its slots m and v, with the constants of one step.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Rule {
@@ -74,6 +77,21 @@ impl Rule {
             Self::Rmsprop { .. } => &["v"],
             Self::Momentum { .. } => &["m"],
             Self::Sgd { .. } | Self::Clamp { .. } | Self::Lerp { .. } => &[],
+        }
+    }
+
+    /// Its constants, in the order in which `kernels.cu` has them; what a rule has less than there are is 0.
+    pub fn constants(self) -> [f64; CONSTANTS] {
+        fn padded<const N: usize>(constants: [f64; N]) -> [f64; CONSTANTS] {
+            std::array::from_fn(|i| constants.get(i).copied().unwrap_or(0.0))
+        }
+        match self {
+            Self::Adam { betas: [b1, b2], rate, correction, eps } => [b1, 1.0 - b1, b2, 1.0 - b2, rate, correction, eps],
+            Self::Rmsprop { lr, decay, inside, beside } => padded([lr, decay, 1.0 - decay, inside, beside]),
+            Self::Momentum { lr, momentum } => padded([lr, momentum]),
+            Self::Sgd { lr } => padded([lr]),
+            Self::Clamp { limit } => padded([limit]),
+            Self::Lerp { keep, take } => padded([keep, take]),
         }
     }
 

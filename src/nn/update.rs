@@ -14,12 +14,23 @@ use super::rule::{Row, Rule};
 /// # Errors
 /// When a row is not as the rule takes it, operands share their memory, or the type is neither f32 nor f64.
 pub(crate) fn update(rule: Rule, rows: &[Row<'_>]) -> Result<()> {
+    update_by(rule, rows, None)
+}
+
+/// The same, but where constants are given, [`Rule::constants`] on the rows' device, they are those: a captured step is
+/// given others each time. (On the CPU nothing is captured, and the rule has its own.)
+///
+/// # Errors
+/// As [`update`].
+pub(crate) fn update_by(rule: Rule, rows: &[Row<'_>], constants: Option<&Tensor>) -> Result<()> {
     rows.iter().try_for_each(|row| rule.check(row))?;
     let Some(first) = rows.first() else { return Ok(()) };
+    #[cfg(not(feature = "cuda"))]
+    let _ = constants;
     on_device!(
         first.to.tensor().device(),
         cpu: rows.iter().try_for_each(|row| for_float!(row.to.tensor().dtype(), T => cpu::update::update::<T>(rule, row))),
-        cuda: cuda::update::update(rule, rows)
+        cuda: cuda::update::update(rule, rows, constants)
     )
 }
 

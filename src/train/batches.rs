@@ -1,6 +1,6 @@
 //! Which images the critic sees when: a function of the seed, the step and what a resume has counted ([`Shift`]).
 
-use candle_core::{Device, Tensor};
+use candle_core::{Device, Shape, Tensor};
 use rayon::prelude::*;
 
 use super::count::Shift;
@@ -10,7 +10,33 @@ use crate::config::TrainConfig;
 use crate::config::schedule::{Rates, Schedule, Span};
 use crate::data::Dataset;
 use crate::error::{Error, Result};
+use crate::nn::upload::{Values, upload};
 use crate::random::{Purpose, Stream};
+
+/// Which training images a batch is of, by their numbers in the data set.
+pub(super) struct Chosen {
+    pub indices: Vec<u32>,
+    /// Which of them are mirrored; empty where none is.
+    mirrored: Vec<bool>,
+}
+
+impl Chosen {
+    /// Whether image number `at` of the batch is mirrored.
+    #[cfg(feature = "cuda")]
+    pub fn is_mirrored(&self, at: usize) -> bool {
+        self.mirrored.get(at).copied().unwrap_or(false)
+    }
+}
+
+/// What of a batch the host gives to the device: see [`Batches::batch_by`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Part {
+    /// The numbers of images that are there already.
+    #[cfg(feature = "cuda")]
+    Numbers,
+    /// One-hot.
+    Classes,
+}
 
 /// Images with their classes.
 #[derive(Debug, Clone)]
@@ -154,6 +180,12 @@ impl<'a> Batches<'a> {
     /// # Errors
     /// When the device is out of memory.
     pub fn get(&mut self, critic_step: u64) -> Result<Batch> {
+        let chosen = self.chosen(critic_step);
+        self.batch(&chosen)
+    }
+
+    /// Which images those are.
+    pub(super) fn chosen(&mut self, critic_step: u64) -> Chosen {
         let first = self.images_after(critic_step);
         let critic_step = self.shift.critic_steps(critic_step);
         let (epoch, batch) = (critic_step / self.an_epoch(), (critic_step % self.an_epoch()) as usize);
@@ -163,9 +195,15 @@ impl<'a> Batches<'a> {
         }
         let order = self.order.as_ref().map_or(&[][..], |(_, order)| order);
         let places = order.chunks(self.batch_size).nth(batch).unwrap_or_default();
-        let batch = self.upload(&places.iter().map(|&place| self.train[place as usize]).collect::<Vec<_>>())?;
+        let indices = places.iter().map(|&place| self.train[place as usize]).collect();
         // By the place of each image in the run, which no other image has.
-        self.flipped(batch, |at| Stream::at(self.seed, Purpose::Flip, first + at).below(2) == 1)
+        self.mirrored(indices, |at| Stream::at(self.seed, Purpose::Flip, first + at).below(2) == 1)
+    }
+
+    /// How many images critic step number `critic_step` has.
+    #[cfg(feature = "cuda")]
+    pub(super) fn batch_len(&self, critic_step: u64) -> usize {
+        (self.images_after(critic_step + 1) - self.images_after(critic_step)) as usize
     }
 
     /// `n` training images for generator step number `step` (from 0), each drawn from all of them: the critic does not learn from
@@ -174,20 +212,21 @@ impl<'a> Batches<'a> {
     /// # Errors
     /// When the device is out of memory.
     pub fn drawn(&self, step: u64, n: usize) -> Result<Batch> {
-        let mut random = Stream::at(self.seed, Purpose::GeneratorReal, step);
-        let mut draw = || self.train.get(random.below(self.train.len().max(1) as u32) as usize).copied();
-        let batch = self.upload(&(0..n).map_while(|_| draw()).collect::<Vec<_>>())?;
-        self.flipped(batch, |_| random.below(2) == 1)
+        self.batch(&self.chosen_for_generator(step, n))
     }
 
-    /// Mirrors the images of a batch that are drawn to be, by their numbers in it, if images are mirrored at all.
-    fn flipped(&self, batch: Batch, mut is_flipped: impl FnMut(u64) -> bool) -> Result<Batch> {
-        if !self.flip {
-            return Ok(batch);
-        }
-        let n = batch.images.dim(0)? as u64;
-        let flips: Vec<bool> = (0..n).map(&mut is_flipped).collect();
-        Ok(Batch { images: flipped(&batch.images, &flips)?, ..batch })
+    /// Which images those are.
+    pub(super) fn chosen_for_generator(&self, step: u64, n: usize) -> Chosen {
+        let mut random = Stream::at(self.seed, Purpose::GeneratorReal, step);
+        let mut draw = || self.train.get(random.below(self.train.len().max(1) as u32) as usize).copied();
+        let indices = (0..n).map_while(|_| draw()).collect();
+        self.mirrored(indices, |_| random.below(2) == 1)
+    }
+
+    /// Images of which those are mirrored that are drawn to be, by their numbers in the batch, if images are mirrored at all.
+    fn mirrored(&self, indices: Vec<u32>, mut is_mirrored: impl FnMut(u64) -> bool) -> Chosen {
+        let drawn = if self.flip { indices.len() as u64 } else { 0 };
+        Chosen { indices, mirrored: (0..drawn).map(&mut is_mirrored).collect() }
     }
 
     /// The first batch of the training images and of the held-out ones, if any are held out.
@@ -220,25 +259,53 @@ impl<'a> Batches<'a> {
     }
 
     fn upload(&self, indices: &[u32]) -> Result<Batch> {
-        Ok(Batch { images: self.upload_images(indices)?, classes: self.upload_classes(indices)? })
+        self.batch(&Chosen { indices: indices.to_vec(), mirrored: Vec::new() })
     }
 
-    fn upload_classes(&self, indices: &[u32]) -> Result<Option<Tensor>> {
-        if self.classes == 0 {
-            return Ok(None);
+    fn batch(&self, chosen: &Chosen) -> Result<Batch> {
+        self.batch_by(chosen, |part, shape| Ok(upload(self.values_of(part, chosen)?, shape, &self.device)?))
+    }
+
+    /// The batch of these images, `give` bringing to the device what it does not have of it, as a tensor of that shape.
+    pub(super) fn batch_by(&self, chosen: &Chosen, mut give: impl FnMut(Part, Shape) -> Result<Tensor>) -> Result<Batch> {
+        let n = chosen.indices.len();
+        let classes = if self.classes > 0 { Some(give(Part::Classes, (n, self.classes).into())?) } else { None };
+        #[cfg(feature = "cuda")]
+        if let Some(pixels) = &self.resident {
+            return Ok(Batch { images: pixels.gather(&give(Part::Numbers, n.into())?)?, classes });
         }
-        let mut values = vec![0.0f32; indices.len() * self.classes];
-        for (row, &index) in values.chunks_exact_mut(self.classes).zip(indices) {
-            row[usize::from(self.data.labels[index as usize])] = 1.0;
+        let images = self.upload_images(&chosen.indices)?;
+        let images = if chosen.mirrored.is_empty() { images } else { flipped(&images, &chosen.mirrored)? };
+        Ok(Batch { images, classes })
+    }
+
+    /// A part of the batch of these images.
+    pub(super) fn values_of(&self, part: Part, chosen: &Chosen) -> Result<Values> {
+        match part {
+            #[cfg(feature = "cuda")]
+            Part::Numbers => match &self.resident {
+                Some(pixels) => Ok(Values::U32(pixels.numbers(chosen)?)),
+                None => {
+                    Err(candle_core::Error::Msg("images that are not on the device have no numbers there".to_string()).into())
+                }
+            },
+            Part::Classes => {
+                let mut values = vec![0.0f32; chosen.indices.len() * self.classes];
+                for (row, &index) in values.chunks_exact_mut(self.classes.max(1)).zip(&chosen.indices) {
+                    row[usize::from(self.data.labels[index as usize])] = 1.0;
+                }
+                Ok(Values::F32(values))
+            }
         }
-        Ok(Some(Tensor::from_vec(values, (indices.len(), self.classes), &self.device)?))
+    }
+
+    /// Whether all images lie on the device, so that a batch costs it no more than their numbers.
+    #[cfg(feature = "cuda")]
+    pub(super) fn are_resident(&self) -> bool {
+        self.resident.is_some()
     }
 
     fn upload_images(&self, indices: &[u32]) -> Result<Tensor> {
-        #[cfg(feature = "cuda")]
-        if let Some(pixels) = &self.resident {
-            return pixels.gather(indices);
-        }
         let (c, size) = (self.data.channels, self.data.size);
         let mut values = vec![0.0f32; indices.len() * c * size * size];
         values.par_chunks_mut((c * size * size).max(1)).zip(indices).for_each(|(values, &index)| {
@@ -249,7 +316,7 @@ impl<'a> Batches<'a> {
                 }
             }
         });
-        Ok(Tensor::from_vec(values, (indices.len(), size, size, c), &self.device)?)
+        Ok(upload(Values::F32(values), (indices.len(), size, size, c), &self.device)?)
     }
 }
 
@@ -257,9 +324,9 @@ impl<'a> Batches<'a> {
 fn flipped(images: &Tensor, flips: &[bool]) -> Result<Tensor> {
     let (n, _, width, _) = images.dims4()?;
     let backwards: Vec<u32> = (0..width as u32).rev().collect();
-    let mirrored = images.index_select(&Tensor::new(backwards, images.device())?, 2)?;
+    let mirrored = images.index_select(&upload(Values::U32(backwards), width, images.device())?, 2)?;
     // Each from the images as they are, or from the mirrored ones behind them.
     let chosen: Vec<u32> = (0..).zip(flips).map(|(index, flip)| if *flip { n as u32 + index } else { index }).collect();
     let both = Tensor::cat(&[images, &mirrored], 0)?;
-    Ok(both.index_select(&Tensor::new(chosen, images.device())?, 0)?)
+    Ok(both.index_select(&upload(Values::U32(chosen), n, images.device())?, 0)?)
 }

@@ -17,8 +17,17 @@ use crate::progress::Progress;
 
 /// Keys and sections that every resume may change: how long the run is, how exactly it computes, what it writes, who watches
 /// it, where the images lie (they are known by their checksum), and what it and its classes are called.
-pub const FREE: [&str; 8] =
-    ["schedule.length", "schedule.precision", "output", "watch", "data.source", "data.class_names", "preset", "about"];
+pub const FREE: [&str; 9] = [
+    "schedule.length",
+    "schedule.precision",
+    "schedule.capture",
+    "output",
+    "watch",
+    "data.source",
+    "data.class_names",
+    "preset",
+    "about",
+];
 
 /// What of it is noted all the same, for it decides what the run's numbers are.
 const NOTED: &str = "schedule.precision";

@@ -374,6 +374,8 @@ fn other_images(saved: &Path) -> String {
 /// When a file is missing or damaged, or belongs to another config or data set.
 pub fn load(from: &Path, trainer: &mut Trainer, data: &Dataset) -> Result<Watchdog> {
     let state = read_state(from)?;
+    #[cfg(feature = "cuda")]
+    trainer.forget_captured();
     if state.data_sha256 != data.sha256 {
         let changed = match state.data == data.name {
             true => ", which are called the same: some were added, removed or changed",

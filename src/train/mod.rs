@@ -1,11 +1,15 @@
 //! Training: the loop as a recipe, over the parts in the modules beside it. It is one file so that it is read from top to bottom.
 
 mod batches;
+#[cfg(feature = "cuda")]
+mod captured;
 pub mod changes;
 pub mod checkpoint;
 mod clock;
 mod count;
 mod curves;
+mod draws;
+mod feed;
 mod flat;
 mod gif;
 pub mod import_weights;
@@ -19,9 +23,11 @@ mod preview;
 mod pth;
 mod record;
 pub mod report;
+mod round;
 mod run;
 mod stats;
 mod step;
+mod sums;
 pub mod tensorboard;
 mod trained;
 mod watch;
@@ -47,6 +53,7 @@ pub use preview::sample;
 pub use record::{Record, read_records};
 pub use run::{RunFolder, Which, check_output};
 pub use step::{Phase, Trainer};
+pub use sums::Means;
 pub use trained::{Trained, load_checkpoint, load_trained};
 pub use watch::{Best, Trouble, Verdict, Watchdog};
 
@@ -337,22 +344,17 @@ impl<'a> Run<'a> {
 
     /// The loop. Gives what the watchdog ended it for.
     fn steps(&mut self) -> Result<Option<Verdict>> {
-        let (schedule, pairs) = (&self.job.config.schedule, self.job.config.loss.pairs_scores());
+        let generator_steps = self.job.config.schedule.generator_steps as u64;
         while self.trainer.step < self.total {
             let before = self.trainer.step;
-            let after = before + schedule.generator_steps as u64;
+            let after = before + generator_steps;
             self.trainer.values = self.job.config.values(self.rates.at(before));
             self.trainer.measure = self.due(before, after).log;
 
             // Train the critic, then the generator.
-            let mut phase = Phase::default();
-            for _ in 0..schedule.critic_steps_at(before) {
-                let real = self.batches.get(self.trainer.critic_steps() + phase.critic_turns)?;
-                self.trainer.critic_step(&real, &mut phase)?;
-            }
-            for _ in 0..schedule.generator_steps {
-                let real = pairs.then(|| self.batches.drawn(self.trainer.step, phase.images)).transpose()?;
-                self.trainer.generator_step(real.as_ref(), &mut phase)?;
+            self.trainer.round(&mut self.batches)?;
+            if let Some(notice) = self.trainer.take_notice() {
+                self.job.progress.say(&notice);
             }
 
             // Tell. Before every save, so that nothing that has diverged replaces what has not.

@@ -6,20 +6,27 @@ use candle_core::{DType, Device, Tensor};
 use rayon::prelude::*;
 
 use super::batches::Batch;
+#[cfg(feature = "cuda")]
+use super::captured::Captures;
+use super::draws::{Draw, What};
+use super::feed::Feed;
 use super::networks::{critic_network, generator_network};
-use crate::augment::Augmentation;
+use super::sums::Sums;
+use crate::augment::{Form, Placed};
 use crate::config::{Factors, GeneratorLatents, LossConfig, PenaltyConfig, StepValues, TrainConfig};
-use crate::ema::Ema;
+use crate::ema::{self, Ema};
 use crate::error::{Error, Result};
 use crate::loss::{Graded, top_k};
 use crate::nn::Shape;
 use crate::nn::cpu::on_pool;
 use crate::nn::device::check_precision;
 use crate::nn::in_place::InPlace;
+use crate::nn::rule::CONSTANTS;
+use crate::nn::scores::Player;
 use crate::nn::update::{clamp, lerp};
 use crate::nn::{Network, Pass, Trace, Wanted, as_images, channels_first, chosen};
 use crate::optim::Optimizer;
-use crate::penalty::{self, Penalty};
+use crate::penalty::{Penalty, interpolate};
 use crate::random::Purpose;
 
 /// Both networks with their optimisers, after `step` generator steps.
@@ -42,7 +49,10 @@ pub struct Trainer {
     pub values: StepValues,
     /// Whether the next steps measure their gradients, a pass over all of them.
     pub measure: bool,
-    sums: Sums,
+    pub(super) sums: Sums,
+    /// The rounds that are captured.
+    #[cfg(feature = "cuda")]
+    pub(super) captures: Captures,
 }
 
 /// A round under way: some critic steps (turns), and what they leave to the generator's. It numbers their passes, too.
@@ -50,10 +60,14 @@ pub struct Trainer {
 pub struct Phase {
     /// Critic steps made in this phase.
     pub critic_turns: u64,
-    /// Real images of the last of them.
+    /// Generator steps made in this phase.
+    pub generator_turns: u64,
+    /// Real images of the last critic step.
     pub images: usize,
     /// Forward passes made in this phase: they number the dropout masks.
     passes: u64,
+    /// How the steps' numbers come to the device.
+    pub(super) feed: Feed,
     latents: Option<Tensor>,
     fakes: Option<(Tensor, Trace)>,
 }
@@ -66,7 +80,7 @@ struct Scored {
     classes: Option<Tensor>,
     /// What it saw.
     seen: Tensor,
-    augmentation: Augmentation,
+    augmentation: Placed,
 }
 
 /// The gradients of a critic step's losses to the scores of some images, `[n]`.
@@ -74,53 +88,6 @@ struct Slopes {
     by_score: Tensor,
     /// Of the loss that the directions of the last layer's kernels learn by, if it is not the same (SAN).
     by_direction: Option<Tensor>,
-}
-
-/// Means over the steps since they were last taken.
-#[derive(Debug, Clone, Copy)]
-pub struct Means {
-    /// The critic's loss.
-    pub loss_critic: f64,
-    /// The generator's loss.
-    pub loss_generator: f64,
-    /// The critic's raw score of real images.
-    pub score_real: f64,
-    /// The critic's raw score of generated images, in its own steps.
-    pub score_fake: f64,
-    /// The penalty, its weight included: of those steps in which it was taken, if it was in any.
-    pub penalty: Option<f64>,
-    /// The mean norm of the critic's gradient to its input, where the penalty is taken.
-    pub input_gradient_norm: Option<f64>,
-    /// The norm of the critic's gradient in the last step that was measured.
-    pub gradient_norm_critic: Option<f64>,
-    /// Likewise of the generator's.
-    pub gradient_norm_generator: Option<f64>,
-}
-
-/// Sums on the device: reading a number at every step would make a GPU wait.
-#[derive(Default)]
-struct Sums {
-    /// Loss without the penalty, scores of real and of generated images.
-    critic: Sum,
-    /// Value and norm, of the steps that took a penalty.
-    penalty: Sum,
-    /// Loss, and two values more as the critic's.
-    generator: Sum,
-    norm_critic: Option<Tensor>,
-    norm_generator: Option<Tensor>,
-}
-
-/// Values that were added up, and over how many steps.
-#[derive(Default)]
-struct Sum {
-    values: Option<Vec<Tensor>>,
-    steps: u64,
-}
-
-/// The same on the host.
-struct ReadSum {
-    values: Vec<f64>,
-    steps: u64,
 }
 
 impl Trainer {
@@ -144,6 +111,8 @@ impl Trainer {
             values: config.values(Factors::default()),
             measure: false,
             sums: Sums::default(),
+            #[cfg(feature = "cuda")]
+            captures: Captures::default(),
         })
     }
 
@@ -172,8 +141,8 @@ impl Trainer {
     /// When the device is out of memory.
     pub fn critic_step(&mut self, real: &Batch, phase: &mut Phase) -> Result<()> {
         on_pool(|| {
-            let index = self.critic_steps() + phase.critic_turns;
-            let z = self.latents(Purpose::CriticLatent, index, real.images.dim(0)?)?;
+            let _kept = keep_strides(self.device())?;
+            let z = self.latents(Player::Critic, real.images.dim(0)?, phase)?;
             self.critic_step_with(real, z, phase)
         })
     }
@@ -200,18 +169,17 @@ impl Trainer {
         let (told, slopes) = self.critic_losses(&real, &fake)?;
 
         // Walk back.
-        let (gradients, penalty) = self.critic_gradients([real, fake], slopes, phase)?;
-        if let Some(Penalty { value, norm }) = penalty {
-            self.sums.penalty.add(vec![value, norm])?;
-        }
+        let (gradients, penalties) = self.critic_gradients([real, fake], slopes, phase)?;
+        self.sums.penalty.add(penalties.iter().map(|penalty| &penalty.told))?;
 
         // Step.
         if self.measure {
             self.sums.norm_critic = Some(norm(&gradients)?);
         }
+        let constants = self.constants(What::Rule(Player::Critic), phase)?;
         self.critic_optimizer.config = self.values.optimizer.critic;
-        self.critic_optimizer.step(&self.critic, &gradients)?;
-        self.sums.critic.add(vec![told])?;
+        self.critic_optimizer.step_by(&self.critic, &gradients, constants.as_ref())?;
+        self.sums.critic.add([&told])?;
         phase.critic_turns += 1;
         phase.images = n;
         phase.latents = Some(z);
@@ -226,11 +194,12 @@ impl Trainer {
     /// When there are no real images, though the loss asks for some, or the device is out of memory.
     pub fn generator_step(&mut self, real: Option<&Batch>, phase: &mut Phase) -> Result<()> {
         on_pool(|| {
+            let _kept = keep_strides(self.device())?;
             let n = phase.latents.as_ref().map_or(Ok(self.config.schedule.batch_size), |z| z.dim(0))?;
             let fresh = match (self.config.schedule.generator_latents, &phase.latents) {
                 // Not asked for: neither drawn nor uploaded.
                 (GeneratorLatents::Reused | GeneratorLatents::ReusedFakes, Some(z)) => z.clone(),
-                _ => self.latents(Purpose::GeneratorLatent, self.step, n)?,
+                _ => self.latents(Player::Generator, n, phase)?,
             };
             self.generator_step_with(real, fresh, phase)
         })
@@ -266,12 +235,15 @@ impl Trainer {
         if self.measure {
             self.sums.norm_generator = Some(norm(&gradients)?);
         }
+        let constants = self.constants(What::Rule(Player::Generator), phase)?;
         self.generator_optimizer.config = self.values.optimizer.generator;
-        self.generator_optimizer.step(&self.generator, &gradients)?;
+        self.generator_optimizer.step_by(&self.generator, &gradients, constants.as_ref())?;
+        self.sums.generator.add([&told])?;
+        let constants = self.constants(What::Average, phase)?;
         self.step += 1;
-        self.sums.generator.add(vec![told])?;
+        phase.generator_turns += 1;
         if let Some(ema) = &mut self.ema {
-            ema.update(&self.generator, self.step, self.values.ema_decay)?;
+            ema.update_by(&self.generator, ema::rule(self.step, self.values.ema_decay), constants.as_ref())?;
         }
         Ok(())
     }
@@ -303,36 +275,33 @@ impl Trainer {
         }
     }
 
-    /// The means since the last call.
-    ///
-    /// # Errors
-    /// When the device is out of memory.
-    pub fn take_means(&mut self) -> Result<Means> {
-        let Sums { critic, penalty, generator, norm_critic, norm_generator } = std::mem::take(&mut self.sums);
-        let [critic, penalty, generator] = [critic.read()?, penalty.read()?, generator.read()?];
-        let read = |norm: Option<Tensor>| norm.map(|norm| norm.to_dtype(DType::F64)?.to_scalar::<f64>()).transpose();
-        Ok(Means {
-            // The penalty is a part of it, in the steps that took one.
-            loss_critic: (critic.total(0) + penalty.total(0)) / critic.steps as f64,
-            loss_generator: generator.mean(0).unwrap_or(f64::NAN),
-            score_real: critic.mean(1).unwrap_or(f64::NAN),
-            score_fake: critic.mean(2).unwrap_or(f64::NAN),
-            penalty: penalty.mean(0),
-            input_gradient_norm: penalty.mean(1),
-            gradient_norm_critic: read(norm_critic)?,
-            gradient_norm_generator: read(norm_generator)?,
-        })
+    /// Brings numbers for `n` images of the present step to the device.
+    pub(super) fn give(&self, what: What, n: usize, shape: impl Into<candle_core::Shape>, phase: &mut Phase) -> Result<Tensor> {
+        let draw = phase.draw(what, n);
+        let values = self.drawn(draw, self.beginning(phase), None)?;
+        phase.feed.give(draw, values, shape.into(), self.device())
+    }
+
+    /// Constants of the present step on the device, unless kernels take theirs by value.
+    fn constants(&self, what: What, phase: &mut Phase) -> Result<Option<Tensor>> {
+        let len = if what == What::PenaltyWeight { 1 } else { CONSTANTS };
+        (!phase.feed.is_plain()).then(|| self.give(what, 0, len, phase)).transpose()
+    }
+
+    /// The latents of the present step of a player.
+    fn latents(&self, player: Player, n: usize, phase: &mut Phase) -> Result<Tensor> {
+        let z = self.give(What::Latents(player), n, (n, self.config.latent.size), phase)?;
+        Ok(z.to_dtype(self.generator.dtype())?)
     }
 
     /// The latents of step `index`: those of its images are numbered from `index · batch size` on.
-    fn latents(&self, purpose: Purpose, index: u64, n: usize) -> Result<Tensor> {
+    pub(super) fn latent_rows(&self, purpose: Purpose, index: u64, n: usize) -> Vec<f32> {
         let (latent, seed) = (self.config.latent, self.config.seed);
         let first = index * self.config.schedule.batch_size as u64;
         let mut rows = vec![0.0; n * latent.size];
         let numbered = rows.par_chunks_mut(latent.size).enumerate();
         numbered.for_each(|(at, row)| latent.fill(seed, purpose, first + at as u64, row));
-        let z = Tensor::from_vec(rows, (n, latent.size), self.generator.device())?;
-        Ok(z.to_dtype(self.generator.dtype())?)
+        rows
     }
 
     fn generate(&self, z: &Tensor, phase: &mut Phase) -> Result<Tensor> {
@@ -352,24 +321,22 @@ impl Trainer {
     }
 
     /// The next pass, with what the critic sees of these images in it.
-    fn seen(&self, images: &Tensor, phase: &mut Phase) -> Result<(Pass, Augmentation, Tensor)> {
+    fn seen(&self, images: &Tensor, phase: &mut Phase) -> Result<(Pass, Placed, Tensor)> {
+        let augmentation = self.placed(images.dim(0)?, phase)?;
         let pass = self.next_pass(phase);
-        let augmentation = self.augmentation(pass, images.dim(0)?);
-        let seen = augmentation.apply(images)?;
+        let seen = augmentation.through(images, Form::Whole)?;
         Ok((pass, augmentation, seen))
     }
 
-    /// What happens to the `n` images of a pass on their way to the critic; no two passes share draws.
-    fn augmentation(&self, pass: Pass, n: usize) -> Augmentation {
-        let first = match pass {
-            Pass::Train { number, .. } => number * self.config.schedule.batch_size as u64,
-            Pass::Eval => 0,
-        };
-        Augmentation::draw(&self.config.augment, &self.config.data, self.config.seed, first, n).with_probability(
-            self.values.augment_probability,
-            self.config.seed,
-            first,
-        )
+    /// What happens to the `n` images of the next pass on their way to the critic.
+    fn placed(&self, n: usize, phase: &mut Phase) -> Result<Placed> {
+        #[cfg(feature = "cuda")]
+        if self.device().is_cuda() && !self.config.augment.is_empty() {
+            let policy = self.config.augment.clone();
+            let draws = self.give(What::Augmentation { pass: phase.passes }, n, (policy.len(), n, 4), phase)?;
+            return Ok(Placed::Device { policy, draws, fill: self.augmentation(0, 0).fill });
+        }
+        Ok(Placed::Host(self.augmentation(self.pass_number(self.step, phase.passes), n)))
     }
 
     /// What a critic step tells of its loss, and the gradients to the scores of real and of generated images.
@@ -401,28 +368,28 @@ impl Trainer {
         [real, fake]: [Scored; 2],
         [at_real, at_fake]: [Slopes; 2],
         phase: &mut Phase,
-    ) -> Result<(Vec<Tensor>, Option<Penalty>)> {
+    ) -> Result<(Vec<Tensor>, Vec<Penalty>)> {
         let index = self.critic_steps() + phase.critic_turns;
         let config = self.values.penalty.and_then(|config| config.at_step(index));
-        let (gradients, more, penalty) = match config {
-            None => (self.to_critic(real, &at_real)?, self.to_critic(fake, &at_fake)?, None),
+        let (gradients, more, penalties) = match config {
+            None => (self.to_critic(real, &at_real)?, self.to_critic(fake, &at_fake)?, Vec::new()),
             Some(config @ PenaltyConfig::Gradient { .. }) => {
-                let (penalty, gradients) = self.penalty_between(&real, &fake, config, index, phase)?;
+                let (penalty, gradients) = self.penalty_between(&real, &fake, config, phase)?;
                 add(&gradients, &self.to_critic(real, &at_real)?)?;
-                (gradients, self.to_critic(fake, &at_fake)?, Some(penalty))
+                (gradients, self.to_critic(fake, &at_fake)?, vec![penalty])
             }
             Some(config @ PenaltyConfig::R1 { .. }) => {
                 let (penalty, gradients) = self.penalty_at(real, config, &at_real, phase)?;
-                (gradients, self.to_critic(fake, &at_fake)?, Some(penalty))
+                (gradients, self.to_critic(fake, &at_fake)?, vec![penalty])
             }
             Some(config @ PenaltyConfig::R1R2 { .. }) => {
                 let (at_real, gradients) = self.penalty_at(real, config, &at_real, phase)?;
                 let (at_fake, more) = self.penalty_at(fake, config, &at_fake, phase)?;
-                (gradients, more, Some(at_real.plus(&at_fake)?))
+                (gradients, more, vec![at_real, at_fake])
             }
         };
         add(&gradients, &more)?;
-        Ok((gradients, penalty))
+        Ok((gradients, penalties))
     }
 
     /// A penalty on the gradient to what lies between real and generated images, with its gradients to the critic's parameters.
@@ -431,14 +398,14 @@ impl Trainer {
         real: &Scored,
         fake: &Scored,
         config: PenaltyConfig,
-        index: u64,
         phase: &mut Phase,
     ) -> Result<(Penalty, Vec<Tensor>)> {
-        let (seen, first) = (&real.seen, index * self.config.schedule.batch_size as u64);
-        let alphas = penalty::alphas(self.config.seed, first, seen.dim(0)?, self.device(), seen.dtype())?;
-        let between = penalty::interpolate(seen, &fake.seen, &alphas)?;
+        let (seen, n) = (&real.seen, real.seen.dim(0)?);
+        let alphas = self.give(What::Between, n, n, phase)?.to_dtype(seen.dtype())?;
+        let between = interpolate(seen, &fake.seen, &alphas)?;
+        let weight = self.constants(What::PenaltyWeight, phase)?;
         let pass = self.next_pass(phase);
-        self.critic.input_gradient_penalty(&between, real.classes.as_ref(), pass, |g| config.of(g))
+        self.critic.input_gradient_penalty(&between, real.classes.as_ref(), pass, |g| config.weighted(g, weight.as_ref()))
     }
 
     /// A penalty on the gradient to images as they were before they were augmented: the gradient to what the critic saw of them
@@ -452,11 +419,12 @@ impl Trainer {
         slopes: &Slopes,
         phase: &mut Phase,
     ) -> Result<(Penalty, Vec<Tensor>)> {
+        let weight = self.constants(What::PenaltyWeight, phase)?;
         let pass = self.next_pass(phase);
         let augmentation = scored.augmentation.clone();
         let of_gradient = |to_seen: &Tensor| {
-            let (penalty, v) = config.of(&augmentation.backward(to_seen)?)?;
-            Ok((penalty, augmentation.forward_linear(&v)?))
+            let (penalty, v) = config.weighted(&augmentation.through(to_seen, Form::Adjoint)?, weight.as_ref())?;
+            Ok((penalty, augmentation.through(&v, Form::Linear)?))
         };
         if self.critic.repeats() && slopes.by_direction.is_none() {
             let Scored { trace, classes, .. } = scored;
@@ -481,10 +449,10 @@ impl Trainer {
     }
 
     /// Takes the gradient to what the critic saw of generated images back through the generator.
-    fn to_generator(&self, trace: Trace, to_seen: Vec<Tensor>, augmentation: &Augmentation) -> Result<Vec<Tensor>> {
+    fn to_generator(&self, trace: Trace, to_seen: Vec<Tensor>, augmentation: &Placed) -> Result<Vec<Tensor>> {
         let missing = || candle_core::Error::Msg("the critic gave no gradient to its input".to_string());
         let to_seen = to_seen.into_iter().next().ok_or_else(missing)?;
-        let to_images = augmentation.backward(&to_seen)?;
+        let to_images = augmentation.through(&to_seen, Form::Adjoint)?;
         let to_output = match self.generator.output() {
             Shape::Flat(_) => channels_first(&to_images)?,
             Shape::Map { .. } => to_images,
@@ -493,15 +461,19 @@ impl Trainer {
     }
 
     fn next_pass(&self, phase: &mut Phase) -> Pass {
+        let number = self.pass_number(self.step, phase.passes);
+        phase.passes += 1;
+        Pass::Train { seed: self.config.seed, number }
+    }
+
+    /// The number of a pass: its phase made so many before it, generator steps `step`.
+    pub(super) fn pass_number(&self, step: u64, passes: u64) -> u64 {
         // Three passes a critic step (generator, real, fake), and those of a penalty; at most two in the generator's, and one for
         // real images if it sees any.
         let schedule = &self.config.schedule;
         let a_critic_step = 3 + self.config.penalty.map_or(0, PenaltyConfig::passes);
         let a_generator_step = 2 + u64::from(self.config.loss.pairs_scores());
-        let a_round = a_critic_step * schedule.most_critic_steps() + a_generator_step * schedule.generator_steps as u64;
-        let number = self.step * a_round + phase.passes;
-        phase.passes += 1;
-        Pass::Train { seed: self.config.seed, number }
+        step * (a_critic_step * schedule.most_critic_steps() + a_generator_step * schedule.generator_steps as u64) + passes
     }
 
     /// Clamps every trainable parameter of a WGAN's critic, never its running statistics.
@@ -511,6 +483,19 @@ impl Trainer {
             clamp(&parameters.iter().map(InPlace::of).collect::<Vec<_>>(), clip)?;
         }
         Ok(())
+    }
+}
+
+impl Phase {
+    /// A phase whose numbers come to the device that way.
+    #[cfg(feature = "cuda")]
+    pub(super) fn fed(feed: Feed) -> Self {
+        Self { feed, ..Self::default() }
+    }
+
+    /// Numbers for `n` images of the present step.
+    pub(super) fn draw(&self, what: What, n: usize) -> Draw {
+        Draw { what, n, critic_turn: self.critic_turns, generator_turn: self.generator_turns }
     }
 }
 
@@ -536,6 +521,17 @@ fn of_class(values: &Tensor, classes: Option<&Tensor>) -> Result<Tensor> {
     }
 }
 
+/// On CUDA: has what kernels of candle take of shapes and strides uploaded once, not in every step, while it lives.
+pub(super) fn keep_strides(device: &Device) -> Result<impl Sized + use<>> {
+    #[cfg(feature = "cuda")]
+    return Ok(if device.is_cuda() { Some(crate::nn::cuda::capture::keep_strides(device)?) } else { None });
+    #[cfg(not(feature = "cuda"))]
+    {
+        let _ = device;
+        Ok(())
+    }
+}
+
 /// A network's tensors by name, as they are.
 pub(super) fn raw_weights(network: &Network) -> BTreeMap<String, Tensor> {
     network.parameters().map(|p| (p.name.clone(), p.var.as_detached_tensor())).collect()
@@ -551,34 +547,4 @@ fn norm(gradients: &[Tensor]) -> Result<Tensor> {
 /// `to ← to + from`, tensor by tensor.
 fn add(to: &[Tensor], from: &[Tensor]) -> Result<()> {
     Ok(lerp(&to.iter().map(InPlace::of).zip(from).collect::<Vec<_>>(), 1.0, 1.0)?)
-}
-
-impl Sum {
-    fn add(&mut self, values: Vec<Tensor>) -> Result<()> {
-        self.values = Some(match self.values.take() {
-            None => values,
-            Some(sums) => sums.iter().zip(&values).map(|(sum, value)| sum + value).collect::<candle_core::Result<_>>()?,
-        });
-        self.steps += 1;
-        Ok(())
-    }
-
-    /// The values, read from the device.
-    fn read(&self) -> Result<ReadSum> {
-        let read = |sum: &Tensor| sum.to_dtype(DType::F64)?.flatten_all()?.to_vec1::<f64>();
-        let values = self.values.iter().flatten().map(read).collect::<candle_core::Result<Vec<_>>>()?;
-        Ok(ReadSum { values: values.concat(), steps: self.steps })
-    }
-}
-
-impl ReadSum {
-    /// The sum of value number `index`, 0 if there was none.
-    fn total(&self, index: usize) -> f64 {
-        self.values.get(index).copied().unwrap_or(0.0)
-    }
-
-    /// Its mean, unless there was none.
-    fn mean(&self, index: usize) -> Option<f64> {
-        self.values.get(index).map(|sum| sum / self.steps.max(1) as f64)
-    }
 }

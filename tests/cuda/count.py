@@ -3,8 +3,8 @@
 
     python3 tests/cuda/count.py GAN_TRAIN SHAM [--details PRESET]
 
-GAN_TRAIN is a build with the feature cuda, SHAM the library made of sham.cpp. Trains each preset for 4 and for 8 steps; what the longer
-run calls more is divided by 4. Fails where a step takes another number of launches (kernels, products, convolutions, copies on the
+GAN_TRAIN is a build with the feature cuda, SHAM the library made of sham.cpp. Trains each preset for 4 and for 8 steps, step by step, or, of a preset
+with "captured" behind its name, as CUDA graphs; what the longer run calls more is divided by 4. Fails where a step takes another number of launches (kernels, products, convolutions, copies on the
 device), allocations, copies between host and device, or waits than counts.json says: fewer are to be written down there, and more need
 a reason. --details prints the calls of one preset by name.
 """
@@ -28,8 +28,10 @@ FLAGS = ["--data", "synthetic", "--device", "cuda", "--set=data.held_out=0.0", "
 def calls(program, sham, preset, steps, folder):
     counts = folder / f"{preset}-{steps}.txt"
     never = [f"--set={key}={{ steps = 1000000 }}" for key in QUIET]
-    precision = ["--precision", preset.partition(":")[2] or "tf32"]
-    command = [program, "--preset", preset.partition(":")[0], *FLAGS, *precision, *never, "--steps", str(steps), "--out", folder / f"{preset}-{steps}"]
+    name, _, how = preset.partition(" ")
+    name, _, precision = name.partition(":")
+    wanted = ["--precision", precision or "tf32", f"--set=schedule.capture={'true' if how == 'captured' else 'false'}"]
+    command = [program, "--preset", name, *FLAGS, *wanted, *never, "--steps", str(steps), "--out", folder / f"{preset}-{steps}"]
     environment = os.environ | {
         "LD_PRELOAD": str(sham.resolve()),
         "LD_LIBRARY_PATH": ":".join(filter(None, [str(folder), os.environ.get("LD_LIBRARY_PATH")])),

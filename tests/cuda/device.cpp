@@ -23,19 +23,25 @@ struct Launch {
     void **arguments;
 };
 
-using Kernel = std::function<void(const Launch &)>;
+// What it does, and how long its arguments are.
+struct Kernel {
+    std::function<void(const Launch &)> run;
+    std::vector<size_t> sizes;
+};
+
+template <typename... A> std::vector<size_t> sizes_of() { return {sizeof(std::remove_reference_t<A>)...}; }
 
 // One of ours, in a grid of blocks.
 template <typename... A> Kernel ours(void (*kernel)(A...)) {
-    return [kernel](const Launch &by) {
+    return {[kernel](const Launch &by) {
         launch({by.grid[0], by.grid[1], by.grid[2]}, {by.block[0], by.block[1], by.block[2]},
                [&] { call(kernel, by.arguments, std::index_sequence_for<A...>()); });
-    };
+    }, sizes_of<A...>()};
 }
 
 // One of ours whose threads never wait for each other: without a stack for each.
 template <typename... A> Kernel alone(void (*kernel)(A...)) {
-    return [kernel](const Launch &by) {
+    return {[kernel](const Launch &by) {
         gridDim = {by.grid[0], by.grid[1], by.grid[2]};
         blockDim = {by.block[0], by.block[1], by.block[2]};
         for (unsigned at = 0; at < gridDim.x * gridDim.y * gridDim.z; at++) {
@@ -45,12 +51,12 @@ template <typename... A> Kernel alone(void (*kernel)(A...)) {
                 call(kernel, by.arguments, std::index_sequence_for<A...>());
             }
         }
-    };
+    }, sizes_of<A...>()};
 }
 
 // One of candle's, which says by its arguments over what it goes.
 template <typename... A> Kernel loop(void (*kernel)(A...)) {
-    return [kernel](const Launch &by) { call(kernel, by.arguments, std::index_sequence_for<A...>()); };
+    return {[kernel](const Launch &by) { call(kernel, by.arguments, std::index_sequence_for<A...>()); }, sizes_of<A...>()};
 }
 
 // ---- candle's: `dims` are the sides and behind them the strides of each operand; null where all is contiguous
@@ -196,6 +202,7 @@ std::map<std::string, Kernel> all() {
         kernels["urecip_" + type] = loop(reciprocal<T>);
         kernels["utanh_" + type] = loop(hyperbolic_of<T>);
     };
+    const auto of_blocks = sizes_of<size_t, size_t, size_t, const size_t *, const void *, void *>();
     const auto numbers = [&]<typename T>(T, const std::string &type) {
         kernels["ucopy_" + type] = loop(copied<T>);
         kernels["badd_" + type] = loop(sum<T>);
@@ -211,8 +218,8 @@ std::map<std::string, Kernel> all() {
         kernels["lt_" + type] = loop(below<T>);
         kernels["le_" + type] = loop(at_most<T>);
         kernels["affine_" + type] = loop(affine<T>);
-        kernels["fast_sum_" + type] = fast_sum<T>;
-        kernels["fast_max_" + type] = fast_max<T>;
+        kernels["fast_sum_" + type] = {fast_sum<T>, of_blocks};
+        kernels["fast_max_" + type] = {fast_max<T>, of_blocks};
         kernels["fast_sum_small_" + type] = loop(small_sum<T>);
         kernels["const_set_" + type] = loop(set<T>);
         kernels["copy2d_" + type] = loop(copy2d<T>);
@@ -237,6 +244,8 @@ std::map<std::string, Kernel> all() {
     BOTH(alone, norm_grad);
     BOTH(alone, update);
     BOTH(alone, divide);
+    BOTH(alone, scale_rows);
+    BOTH(ours, penalise);
     BOTH(ours, swap_axes);
     BOTH(ours, grade);
     BOTH(ours, augment);
@@ -260,10 +269,16 @@ std::map<std::string, Kernel> all() {
 
 } // namespace
 
-bool compute_kernel(const std::string &name, const unsigned grid[3], const unsigned block[3], void **arguments) {
+static const std::map<std::string, Kernel> &known() {
     static const auto kernels = all();
-    const auto found = kernels.find(name);
-    if (found == kernels.end()) return false;
-    found->second({{grid[0], grid[1], grid[2]}, {block[0], block[1], block[2]}, arguments});
-    return true;
+    return kernels;
+}
+
+const std::vector<size_t> *argument_sizes(const std::string &name) {
+    const auto found = known().find(name);
+    return found == known().end() ? nullptr : &found->second.sizes;
+}
+
+void compute_kernel(const std::string &name, const unsigned grid[3], const unsigned block[3], void **arguments) {
+    known().at(name).run({{grid[0], grid[1], grid[2]}, {block[0], block[1], block[2]}, arguments});
 }

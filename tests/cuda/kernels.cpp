@@ -117,11 +117,12 @@ static void sums_and_norms(unsigned rows, unsigned c, int act, double tolerance)
     for (unsigned i = 0; i < len; i++) expected[i % c] += dy[i];
     compare("sums", sum, expected, tolerance);
 
-    std::vector<T> mean(c), var(c), scale(c), y(len);
+    std::vector<T> mean(c), var(c), scale(c), y(len), running_mean(c, T(3)), running_var(c, T(2));
     launch(partial(rows, c), FIRST, [&] { ENTRY(moments)(x.data(), first.data(), second.data(), rows, c); });
     launch(total_of(c), SECOND, [&] {
         ENTRY(moments_total)
-        ((const T*)first.data(), (const T*)second.data(), weight.data(), mean.data(), var.data(), scale.data(), rows, c, eps);
+        ((const T*)first.data(), (const T*)second.data(), weight.data(), mean.data(), var.data(), scale.data(), running_mean.data(),
+         running_var.data(), rows, c, eps, .75, .25, .5);
     });
     launch(each(len), THREADS, [&] {
         ENTRY(normalise)
@@ -130,6 +131,10 @@ static void sums_and_norms(unsigned rows, unsigned c, int act, double tolerance)
     std::vector<double> centre(c), spread(c), normalised(len), result(len);
     for (unsigned i = 0; i < len; i++) centre[i % c] += x[i] / (double)rows;
     for (unsigned i = 0; i < len; i++) spread[i % c] += std::pow(x[i] - centre[i % c], 2) / rows;
+    std::vector<double> moved_mean(c), moved_var(c);
+    for (unsigned i = 0; i < c; i++) moved_mean[i] = 3 * .75 + centre[i] * .25, moved_var[i] = 2 * .75 + spread[i] * .5;
+    compare("running mean", running_mean, moved_mean, tolerance);
+    compare("running variance", running_var, moved_var, 100 * tolerance);
     for (unsigned i = 0; i < len; i++) {
         normalised[i] = (x[i] - centre[i % c]) / std::sqrt(spread[i % c] + eps);
         result[i] = function(normalised[i] * weight[i % c] + bias[i % c], act, slope);
@@ -189,7 +194,10 @@ static void updates(double tolerance) {
         for (unsigned i = 0; i < table.count; i++)
             for (int kind = 0; kind < 4; kind++) table.at[i][kind] = tensors[kind][i].data();
         const std::vector<std::vector<T>> before[4] = {tensors[0], tensors[1], tensors[2], tensors[3]};
-        launch({blocks}, THREADS, [&] { ENTRY(update)(table, rule, k); });
+        // By value, or from the device.
+        const Constants other{{1, 2, 3, 4, 5, 6, 7}};
+        const bool on_device = rule % 2;
+        launch({blocks}, THREADS, [&] { ENTRY(update)(table, rule, on_device ? other : k, on_device ? k.v : (const double*)nullptr); });
         for (unsigned i = 0; i < table.count; i++) {
             std::vector<double> ws, ms, vs;
             for (unsigned j = 0; j < lengths[i]; j++) {
@@ -216,17 +224,18 @@ static void updates(double tolerance) {
 
 static void gathering() {
     using T = float;
-    const unsigned n = 5, images = 9, c = 3, area = 49;
+    const unsigned n = 5, images = 9, c = 3, side = 7, area = side * side, mirrored = 1u << 31;
     std::vector<unsigned char> pixels(images * c * area);
     for (auto& pixel : pixels) pixel = generator();
-    const std::vector<unsigned> numbers{8, 0, 3, 3, 1};
+    const std::vector<unsigned> numbers{8, 0, 3, 3 | mirrored, mirrored};
     const auto values = normal<T>(256);
     std::vector<T> batch(n * c * area), expected(batch.size());
-    launch(each(batch.size()), THREADS, [&] { ENTRY(gather)(pixels.data(), numbers.data(), values.data(), batch.data(), n, c, area); });
+    launch(each(batch.size()), THREADS, [&] { ENTRY(gather)(pixels.data(), numbers.data(), values.data(), batch.data(), n, c, side); });
     for (unsigned i = 0; i < n; i++)
         for (unsigned at = 0; at < area; at++)
             for (unsigned channel = 0; channel < c; channel++)
-                expected[(i * area + at) * c + channel] = values[pixels[(numbers[i] * c + channel) * area + at]];
+                expected[(i * area + at) * c + channel] =
+                    values[pixels[((numbers[i] & ~mirrored) * c + channel) * area + (numbers[i] & mirrored ? at / side * side + side - 1 - at % side : at)]];
     compare("gather", batch, expected, 0);
 }
 

@@ -2,8 +2,9 @@
 // program built with the feature cuda, it makes a device 0 of the host's memory. What the host does for a step (launches, allocations,
 // copies, waits) is as on a GPU: at the program's end it is in the file that SHAM_COUNTS names, a line `NAME COUNT` for each kind of
 // call. With SHAM_COMPUTES=1 it computes, too, at once and slowly (device.cpp, sums.cpp), in other orders of sums than a GPU, and with
-// f32 where that has TF32; new memory is full of NaN then, and what is written behind its end is noticed when it is given back. Of
-// races between threads, of real libraries and of time it says nothing. Built and used by `make check-cuda`.
+// f32 where that has TF32; new memory is full of NaN then, and what is written behind its end is noticed when it is given back. What is
+// captured (CUDA graphs) is done only when it is launched, each time, and what a capture forbids fails: uploads, reading, waiting, giving back
+// memory of others, keeping its own. Of races between threads, of real libraries and of time it says nothing. Built and used by `make check-cuda`.
 
 #include <cublas_v2.h>
 #include <cuda.h>
@@ -14,10 +15,14 @@
 #include <atomic>
 #include <cstdio>
 #include <cstdlib>
+#include <array>
 #include <cstring>
+#include <functional>
 #include <map>
 #include <mutex>
+#include <set>
 #include <string>
+#include <vector>
 
 #include "sham.hpp"
 
@@ -29,9 +34,51 @@ std::map<std::string, unsigned long> &counts() {
     return *all;
 }
 
-void count(const std::string &name) {
+// What was captured, in order, with the memory that it takes and gives back on the way.
+struct Graph {
+    std::vector<std::function<void()>> work;
+    std::vector<void *> memory;
+    std::set<CUdeviceptr> taken;
+    bool invalid = false;
+    ~Graph() {
+        for (void *memory : memory) std::free(memory);
+    }
+};
+// Those that are being captured, by their streams.
+std::map<CUstream, Graph *> &captures() {
+    static auto *all = new std::map<CUstream, Graph *>;
+    return *all;
+}
+
+Graph *capture_on(CUstream stream) {
     std::lock_guard<std::mutex> guard(lock);
-    ++counts()[name];
+    const auto found = captures().find(stream);
+    return found == captures().end() ? nullptr : found->second;
+}
+
+// A handle of a library: what is behind it is the stream that it was set to.
+template <typename Handle> CUstream &stream_of(Handle handle) { return *reinterpret_cast<CUstream *>(handle); }
+
+void count(const std::string &name, CUstream stream = nullptr) {
+    const bool captured = stream && capture_on(stream);
+    std::lock_guard<std::mutex> guard(lock);
+    ++counts()[captured ? "captured " + name : name];
+}
+
+// Does it now, or whenever the graph is launched that is being captured.
+void perform(CUstream stream, std::function<void()> work) {
+    if (Graph *capturing = capture_on(stream))
+        capturing->work.push_back(std::move(work));
+    else
+        work();
+}
+
+// Of what no capture allows: whether one is under way, which is then lost.
+bool forbidden(CUstream stream, const char *what) {
+    Graph *capturing = capture_on(stream);
+    if (!capturing) return false;
+    std::fprintf(stderr, "the sham GPU: a capture forbids %s\n", what);
+    return capturing->invalid = true;
 }
 
 struct Report {
@@ -78,35 +125,36 @@ cudnnStatus_t describe(Form &form, cudnnTensorFormat_t format, cudnnDataType_t t
     return CUDNN_STATUS_SUCCESS;
 }
 
-cudnnStatus_t convolve(const char *name, Wanted which, const Form &x, const Form &w, const Form &y, cudnnConvolutionDescriptor_t by,
+cudnnStatus_t convolve(cudnnHandle_t handle, const char *name, Wanted which, const Form &x, const Form &w, const Form &y, cudnnConvolutionDescriptor_t by,
                        const void *x_at, const void *w_at, const void *y_at, void *to) {
-    count(name);
-    if (computes) {
-        std::lock_guard<std::mutex> guard(device);
-        compute_convolution(which, x, w, y, window(by), x_at, w_at, y_at, to);
-    }
+    count(name, stream_of(handle));
+    if (computes)
+        perform(stream_of(handle), [=, window = window(by)] {
+            std::lock_guard<std::mutex> guard(device);
+            compute_convolution(which, x, w, y, window, x_at, w_at, y_at, to);
+        });
     return CUDNN_STATUS_SUCCESS;
 }
 
-cublasStatus_t multiply(const char *name, const Product &product) {
-    count(name);
-    if (computes) {
-        std::lock_guard<std::mutex> guard(device);
-        compute_product(product);
-    }
-    return CUBLAS_STATUS_SUCCESS;
-}
-
-cublasStatus_t multiply_all(const char *name, Product product, size_t a, size_t b, size_t c, int many) {
-    count(name);
+// `many` products, each so many values behind the one before.
+cublasStatus_t multiply(cublasHandle_t handle, const char *name, const Product &product, size_t a = 0, size_t b = 0, size_t c = 0, int many = 1) {
+    count(name, stream_of(handle));
+    if (!computes) return CUBLAS_STATUS_SUCCESS;
     const size_t from = product.from == Type::f64 ? 8 : product.from == Type::f32 ? 4 : 2, to = product.to == Type::f64 ? 8 : 4;
-    std::lock_guard<std::mutex> guard(device);
-    for (int i = 0; computes && i < many; i++) {
-        compute_product(product);
-        product.a = static_cast<const char *>(product.a) + a * from;
-        product.b = static_cast<const char *>(product.b) + b * from;
-        product.c = static_cast<char *>(product.c) + c * to;
-    }
+    // The factors lie on the host, and may be gone when a graph is launched.
+    std::array<double, 2> factors;
+    std::memcpy(&factors[0], product.alpha, to), std::memcpy(&factors[1], product.beta, to);
+    perform(stream_of(handle), [=] {
+        std::lock_guard<std::mutex> guard(device);
+        Product each = product;
+        each.alpha = &factors[0], each.beta = &factors[1];
+        for (int i = 0; i < many; i++) {
+            compute_product(each);
+            each.a = static_cast<const char *>(each.a) + a * from;
+            each.b = static_cast<const char *>(each.b) + b * from;
+            each.c = static_cast<char *>(each.c) + c * to;
+        }
+    });
     return CUBLAS_STATUS_SUCCESS;
 }
 
@@ -120,22 +168,28 @@ curandStatus_t random_numbers() {
 constexpr size_t HEAD = 64, GUARD = 64;
 constexpr int FILL = 0xff; // NaN in every floating type
 
-CUresult allocate(CUdeviceptr *to, size_t bytes, const char *name) {
-    count(name);
+// New memory, or memory that nobody may read any more.
+void fill(unsigned char *memory, size_t bytes) {
     // Where nothing is computed, zeros that nobody touches cost no time.
+    if (computes) std::memset(memory + HEAD, FILL, bytes);
+    std::memset(memory + HEAD + bytes, FILL, GUARD);
+}
+
+CUresult allocate(CUdeviceptr *to, size_t bytes, const char *name, CUstream stream = nullptr) {
+    count(name, stream);
     auto memory = static_cast<unsigned char *>(std::calloc(1, HEAD + bytes + GUARD));
     if (!memory) return CUDA_ERROR_OUT_OF_MEMORY;
     std::memcpy(memory, &bytes, sizeof bytes);
-    if (computes) std::memset(memory + HEAD, FILL, bytes);
-    std::memset(memory + HEAD + bytes, FILL, GUARD);
     *to = reinterpret_cast<CUdeviceptr>(memory + HEAD);
+    if (Graph *capturing = capture_on(stream)) {
+        capturing->memory.push_back(memory);
+        capturing->taken.insert(*to);
+    }
+    perform(stream, [=] { fill(memory, bytes); });
     return CUDA_SUCCESS;
 }
 
-CUresult give_back(CUdeviceptr at, const char *name) {
-    count(name);
-    if (!at) return CUDA_SUCCESS;
-    auto memory = reinterpret_cast<unsigned char *>(at) - HEAD;
+void check_and_fill(unsigned char *memory) {
     size_t bytes;
     std::memcpy(&bytes, memory, sizeof bytes);
     for (size_t i = 0; i < GUARD; i++)
@@ -143,14 +197,26 @@ CUresult give_back(CUdeviceptr at, const char *name) {
             std::fprintf(stderr, "the sham GPU: something wrote behind the end of %zu bytes\n", bytes);
             std::abort();
         }
-    if (computes) std::memset(memory + HEAD, FILL, bytes);
+    fill(memory, bytes);
+}
+
+CUresult give_back(CUdeviceptr at, const char *name, CUstream stream = nullptr) {
+    count(name, stream);
+    if (!at) return CUDA_SUCCESS;
+    auto memory = reinterpret_cast<unsigned char *>(at) - HEAD;
+    if (Graph *capturing = capture_on(stream)) {
+        if (capturing->taken.erase(at) == 0 && forbidden(stream, "giving back memory that it did not take")) return CUDA_ERROR_INVALID_VALUE;
+        capturing->work.push_back([=] { check_and_fill(memory); });
+        return CUDA_SUCCESS;
+    }
+    check_and_fill(memory);
     std::free(memory);
     return CUDA_SUCCESS;
 }
 
-CUresult copy(CUdeviceptr to, CUdeviceptr from, size_t bytes, const char *name) {
-    count(name);
-    std::memmove(reinterpret_cast<void *>(to), reinterpret_cast<const void *>(from), bytes);
+CUresult copy(CUdeviceptr to, CUdeviceptr from, size_t bytes, const char *name, CUstream stream) {
+    count(name, stream);
+    perform(stream, [=] { std::memmove(reinterpret_cast<void *>(to), reinterpret_cast<const void *>(from), bytes); });
     return CUDA_SUCCESS;
 }
 
@@ -199,35 +265,78 @@ CUresult cuCtxDestroy(CUcontext) { return CUDA_SUCCESS; }
 CUresult cuCtxSynchronize() { return count("wait: cuCtxSynchronize"), CUDA_SUCCESS; }
 CUresult cuStreamCreate(CUstream *stream, unsigned) { return *stream = handle<CUstream>(), CUDA_SUCCESS; }
 CUresult cuStreamDestroy(CUstream) { return CUDA_SUCCESS; }
-CUresult cuStreamSynchronize(CUstream) { return count("wait: cuStreamSynchronize"), CUDA_SUCCESS; }
-CUresult cuStreamWaitEvent(CUstream, CUevent, unsigned) { return count("cuStreamWaitEvent"), CUDA_SUCCESS; }
-CUresult cuStreamIsCapturing(CUstream, CUstreamCaptureStatus *status) {
-    return *status = CU_STREAM_CAPTURE_STATUS_NONE, CUDA_SUCCESS;
+CUresult cuStreamSynchronize(CUstream stream) {
+    count("wait: cuStreamSynchronize");
+    return forbidden(stream, "waiting") ? CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED : CUDA_SUCCESS;
 }
+CUresult cuStreamWaitEvent(CUstream, CUevent, unsigned) { return count("cuStreamWaitEvent"), CUDA_SUCCESS; }
+CUresult cuStreamIsCapturing(CUstream stream, CUstreamCaptureStatus *status) {
+    const Graph *capturing = capture_on(stream);
+    *status = !capturing            ? CU_STREAM_CAPTURE_STATUS_NONE
+              : capturing->invalid ? CU_STREAM_CAPTURE_STATUS_INVALIDATED
+                                    : CU_STREAM_CAPTURE_STATUS_ACTIVE;
+    return CUDA_SUCCESS;
+}
+CUresult cuStreamBeginCapture(CUstream stream, CUstreamCaptureMode) {
+    if (capture_on(stream)) return CUDA_ERROR_ILLEGAL_STATE;
+    std::lock_guard<std::mutex> guard(lock);
+    return captures()[stream] = new Graph, CUDA_SUCCESS;
+}
+CUresult cuStreamEndCapture(CUstream stream, CUgraph *to) {
+    Graph *graph = capture_on(stream);
+    *to = nullptr;
+    if (!graph) return CUDA_ERROR_ILLEGAL_STATE;
+    std::lock_guard<std::mutex> guard(lock);
+    captures().erase(stream);
+    if (!graph->taken.empty()) std::fprintf(stderr, "the sham GPU: a graph keeps %zu pieces of memory\n", graph->taken.size());
+    if (graph->invalid || !graph->taken.empty()) return delete graph, CUDA_ERROR_STREAM_CAPTURE_INVALIDATED;
+    return *to = reinterpret_cast<CUgraph>(graph), CUDA_SUCCESS;
+}
+CUresult cuGraphInstantiateWithFlags(CUgraphExec *to, CUgraph graph, unsigned long long) {
+    return *to = reinterpret_cast<CUgraphExec>(graph), CUDA_SUCCESS;
+}
+CUresult cuGraphLaunch(CUgraphExec graph, CUstream stream) {
+    count("launch: graph");
+    if (forbidden(stream, "launching another graph")) return CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
+    for (const auto &work : reinterpret_cast<Graph *>(graph)->work) work();
+    return CUDA_SUCCESS;
+}
+CUresult cuDeviceGraphMemTrim(CUdevice) { return CUDA_SUCCESS; }
+CUresult cuGraphExecDestroy(CUgraphExec) { return CUDA_SUCCESS; }
+CUresult cuGraphDestroy(CUgraph graph) { return delete reinterpret_cast<Graph *>(graph), CUDA_SUCCESS; }
+CUresult cuEventSynchronize(CUevent) { return CUDA_SUCCESS; }
+CUresult cuMemHostAlloc(void **to, size_t bytes, unsigned) {
+    count("allocation: cuMemHostAlloc");
+    *to = std::aligned_alloc(64, (bytes + 63) / 64 * 64);
+    return *to ? CUDA_SUCCESS : CUDA_ERROR_OUT_OF_MEMORY;
+}
+CUresult cuMemFreeHost(void *memory) { return std::free(memory), CUDA_SUCCESS; }
 CUresult cuEventCreate(CUevent *event, unsigned) { return count("cuEventCreate"), *event = handle<CUevent>(), CUDA_SUCCESS; }
 CUresult cuEventDestroy(CUevent event) { return std::free(event), CUDA_SUCCESS; }
 CUresult cuEventRecord(CUevent, CUstream) { return count("cuEventRecord"), CUDA_SUCCESS; }
 
 CUresult cuMemGetInfo(size_t *free, size_t *all) { return *free = *all = size_t(8) << 30, CUDA_SUCCESS; }
 CUresult cuMemAlloc(CUdeviceptr *to, size_t bytes) { return allocate(to, bytes, "allocation: cuMemAlloc"); }
-CUresult cuMemAllocAsync(CUdeviceptr *to, size_t bytes, CUstream) { return allocate(to, bytes, "allocation: cuMemAllocAsync"); }
+CUresult cuMemAllocAsync(CUdeviceptr *to, size_t bytes, CUstream stream) { return allocate(to, bytes, "allocation: cuMemAllocAsync", stream); }
 CUresult cuMemFree(CUdeviceptr memory) { return give_back(memory, "free: cuMemFree"); }
-CUresult cuMemFreeAsync(CUdeviceptr memory, CUstream) { return give_back(memory, "free: cuMemFreeAsync"); }
-CUresult cuMemcpyHtoDAsync(CUdeviceptr to, const void *from, size_t bytes, CUstream) {
-    return copy(to, reinterpret_cast<CUdeviceptr>(from), bytes, "copy: cuMemcpyHtoDAsync");
+CUresult cuMemFreeAsync(CUdeviceptr memory, CUstream stream) { return give_back(memory, "free: cuMemFreeAsync", stream); }
+CUresult cuMemcpyHtoDAsync(CUdeviceptr to, const void *from, size_t bytes, CUstream stream) {
+    if (forbidden(stream, "uploads: what lay there would be read again at each launch")) return CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
+    return copy(to, reinterpret_cast<CUdeviceptr>(from), bytes, "copy: cuMemcpyHtoDAsync", stream);
 }
-CUresult cuMemcpyDtoHAsync(void *to, CUdeviceptr from, size_t bytes, CUstream) {
-    return copy(reinterpret_cast<CUdeviceptr>(to), from, bytes, "copy: cuMemcpyDtoHAsync");
+CUresult cuMemcpyDtoHAsync(void *to, CUdeviceptr from, size_t bytes, CUstream stream) {
+    if (forbidden(stream, "reading")) return CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
+    return copy(reinterpret_cast<CUdeviceptr>(to), from, bytes, "copy: cuMemcpyDtoHAsync", stream);
 }
-CUresult cuMemcpyDtoDAsync(CUdeviceptr to, CUdeviceptr from, size_t bytes, CUstream) {
-    return copy(to, from, bytes, "launch: cuMemcpyDtoDAsync");
+CUresult cuMemcpyDtoDAsync(CUdeviceptr to, CUdeviceptr from, size_t bytes, CUstream stream) {
+    return copy(to, from, bytes, "launch: cuMemcpyDtoDAsync", stream);
 }
-CUresult cuMemcpyPeerAsync(CUdeviceptr to, CUcontext, CUdeviceptr from, CUcontext, size_t bytes, CUstream) {
-    return copy(to, from, bytes, "copy: cuMemcpyPeerAsync");
+CUresult cuMemcpyPeerAsync(CUdeviceptr to, CUcontext, CUdeviceptr from, CUcontext, size_t bytes, CUstream stream) {
+    return copy(to, from, bytes, "copy: cuMemcpyPeerAsync", stream);
 }
-CUresult cuMemsetD8Async(CUdeviceptr to, unsigned char value, size_t bytes, CUstream) {
-    count("launch: cuMemsetD8Async");
-    std::memset(reinterpret_cast<void *>(to), value, bytes);
+CUresult cuMemsetD8Async(CUdeviceptr to, unsigned char value, size_t bytes, CUstream stream) {
+    count("launch: cuMemsetD8Async", stream);
+    perform(stream, [=] { std::memset(reinterpret_cast<void *>(to), value, bytes); });
     return CUDA_SUCCESS;
 }
 
@@ -239,14 +348,26 @@ CUresult cuModuleGetFunction(CUfunction *function, CUmodule, const char *name) {
     return CUDA_SUCCESS;
 }
 CUresult cuLaunchKernel(CUfunction function, unsigned x, unsigned y, unsigned z, unsigned columns, unsigned rows, unsigned layers, unsigned,
-                        CUstream, void **arguments, void **) {
+                        CUstream stream, void **arguments, void **) {
     const auto &name = *reinterpret_cast<const std::string *>(function);
-    count("launch: " + name);
-    if (computes) {
+    count("launch: " + name, stream);
+    if (!computes) return CUDA_SUCCESS;
+    const auto *sizes = argument_sizes(name);
+    if (!sizes) unknown("the kernel " + name);
+    // The arguments as they are now, each at a place that suits any type.
+    size_t words = 0;
+    for (size_t size : *sizes) words += (size + 15) / 16;
+    std::vector<std::array<char, 16>> values(words);
+    size_t at = 0;
+    for (size_t i = 0; i < sizes->size(); at += ((*sizes)[i++] + 15) / 16) std::memcpy(&values[at], arguments[i], (*sizes)[i]);
+    perform(stream, [=, values = std::move(values)]() mutable {
+        std::vector<void *> places;
+        size_t at = 0;
+        for (size_t size : *sizes) places.push_back(&values[at]), at += (size + 15) / 16;
         const unsigned grid[] = {x, y, z}, block[] = {columns, rows, layers};
         std::lock_guard<std::mutex> guard(device);
-        if (!compute_kernel(name, grid, block, arguments)) unknown("the kernel " + name);
-    }
+        compute_kernel(name, grid, block, places.data());
+    });
     return CUDA_SUCCESS;
 }
 
@@ -266,26 +387,27 @@ nvrtcResult nvrtcGetProgramLog(nvrtcProgram, char *to) { return *to = 0, NVRTC_S
 
 cublasStatus_t cublasCreate(cublasHandle_t *to) { return *to = handle<cublasHandle_t>(), CUBLAS_STATUS_SUCCESS; }
 cublasStatus_t cublasDestroy(cublasHandle_t) { return CUBLAS_STATUS_SUCCESS; }
-cublasStatus_t cublasSetStream(cublasHandle_t, cudaStream_t) { return CUBLAS_STATUS_SUCCESS; }
-cublasStatus_t cublasGemmEx(cublasHandle_t, cublasOperation_t op_a, cublasOperation_t op_b, int m, int n, int k, const void *alpha, const void *a,
+cublasStatus_t cublasSetStream(cublasHandle_t of, cudaStream_t stream) { return stream_of(of) = stream, CUBLAS_STATUS_SUCCESS; }
+cublasStatus_t cublasSetWorkspace(cublasHandle_t, void *, size_t) { return CUBLAS_STATUS_SUCCESS; }
+cublasStatus_t cublasGemmEx(cublasHandle_t by, cublasOperation_t op_a, cublasOperation_t op_b, int m, int n, int k, const void *alpha, const void *a,
                             cudaDataType from, int a_step, const void *b, cudaDataType, int b_step, const void *beta, void *c, cudaDataType to,
                             int c_step, cublasComputeType_t, cublasGemmAlgo_t) {
-    return multiply("launch: cublasGemmEx", {op_a != CUBLAS_OP_N, op_b != CUBLAS_OP_N, m, n, k, alpha, a, a_step, b, b_step, beta, c, c_step,
+    return multiply(by, "launch: cublasGemmEx", {op_a != CUBLAS_OP_N, op_b != CUBLAS_OP_N, m, n, k, alpha, a, a_step, b, b_step, beta, c, c_step,
                                              type_of(from), type_of(to)});
 }
-cublasStatus_t cublasGemmStridedBatchedEx(cublasHandle_t, cublasOperation_t op_a, cublasOperation_t op_b, int m, int n, int k, const void *alpha,
+cublasStatus_t cublasGemmStridedBatchedEx(cublasHandle_t by, cublasOperation_t op_a, cublasOperation_t op_b, int m, int n, int k, const void *alpha,
                                           const void *a, cudaDataType from, int a_step, long long a_next, const void *b, cudaDataType, int b_step,
                                           long long b_next, const void *beta, void *c, cudaDataType to, int c_step, long long c_next, int many,
                                           cublasComputeType_t, cublasGemmAlgo_t) {
-    return multiply_all("launch: cublasGemmStridedBatchedEx",
+    return multiply(by, "launch: cublasGemmStridedBatchedEx",
                         {op_a != CUBLAS_OP_N, op_b != CUBLAS_OP_N, m, n, k, alpha, a, a_step, b, b_step, beta, c, c_step, type_of(from),
                          type_of(to)},
                         a_next, b_next, c_next, many);
 }
-cublasStatus_t cublasDgemmStridedBatched(cublasHandle_t, cublasOperation_t op_a, cublasOperation_t op_b, int m, int n, int k, const double *alpha,
+cublasStatus_t cublasDgemmStridedBatched(cublasHandle_t by, cublasOperation_t op_a, cublasOperation_t op_b, int m, int n, int k, const double *alpha,
                                          const double *a, int a_step, long long a_next, const double *b, int b_step, long long b_next,
                                          const double *beta, double *c, int c_step, long long c_next, int many) {
-    return multiply_all("launch: cublasDgemmStridedBatched",
+    return multiply(by, "launch: cublasDgemmStridedBatched",
                         {op_a != CUBLAS_OP_N, op_b != CUBLAS_OP_N, m, n, k, alpha, a, a_step, b, b_step, beta, c, c_step, Type::f64, Type::f64},
                         a_next, b_next, c_next, many);
 }
@@ -294,7 +416,7 @@ cublasStatus_t cublasDgemmStridedBatched(cublasHandle_t, cublasOperation_t op_a,
 
 cudnnStatus_t cudnnCreate(cudnnHandle_t *to) { return *to = handle<cudnnHandle_t>(), CUDNN_STATUS_SUCCESS; }
 cudnnStatus_t cudnnDestroy(cudnnHandle_t) { return CUDNN_STATUS_SUCCESS; }
-cudnnStatus_t cudnnSetStream(cudnnHandle_t, cudaStream_t) { return CUDNN_STATUS_SUCCESS; }
+cudnnStatus_t cudnnSetStream(cudnnHandle_t of, cudaStream_t stream) { return stream_of(of) = stream, CUDNN_STATUS_SUCCESS; }
 cudnnStatus_t cudnnCreateTensorDescriptor(cudnnTensorDescriptor_t *to) { return *to = handle<cudnnTensorDescriptor_t>(), CUDNN_STATUS_SUCCESS; }
 cudnnStatus_t cudnnDestroyTensorDescriptor(cudnnTensorDescriptor_t) { return CUDNN_STATUS_SUCCESS; }
 cudnnStatus_t cudnnSetTensor4dDescriptor(cudnnTensorDescriptor_t of, cudnnTensorFormat_t format, cudnnDataType_t type, int n, int c, int h, int w) {
@@ -347,20 +469,20 @@ cudnnStatus_t cudnnGetConvolutionBackwardFilterWorkspaceSize(cudnnHandle_t, cons
                                                              cudnnConvolutionBwdFilterAlgo_t, size_t *bytes) {
     return *bytes = 1024, CUDNN_STATUS_SUCCESS;
 }
-cudnnStatus_t cudnnConvolutionForward(cudnnHandle_t, const void *, const cudnnTensorDescriptor_t x, const void *x_at, const cudnnFilterDescriptor_t w,
+cudnnStatus_t cudnnConvolutionForward(cudnnHandle_t on, const void *, const cudnnTensorDescriptor_t x, const void *x_at, const cudnnFilterDescriptor_t w,
                                       const void *w_at, const cudnnConvolutionDescriptor_t by, cudnnConvolutionFwdAlgo_t, void *, size_t, const void *,
                                       const cudnnTensorDescriptor_t y, void *to) {
-    return convolve("launch: cudnnConvolutionForward", Wanted::y, form(x), form(w), form(y), by, x_at, w_at, nullptr, to);
+    return convolve(on, "launch: cudnnConvolutionForward", Wanted::y, form(x), form(w), form(y), by, x_at, w_at, nullptr, to);
 }
-cudnnStatus_t cudnnConvolutionBackwardData(cudnnHandle_t, const void *, const cudnnFilterDescriptor_t w, const void *w_at, const cudnnTensorDescriptor_t y,
+cudnnStatus_t cudnnConvolutionBackwardData(cudnnHandle_t on, const void *, const cudnnFilterDescriptor_t w, const void *w_at, const cudnnTensorDescriptor_t y,
                                            const void *y_at, const cudnnConvolutionDescriptor_t by, cudnnConvolutionBwdDataAlgo_t, void *, size_t,
                                            const void *, const cudnnTensorDescriptor_t x, void *to) {
-    return convolve("launch: cudnnConvolutionBackwardData", Wanted::x, form(x), form(w), form(y), by, nullptr, w_at, y_at, to);
+    return convolve(on, "launch: cudnnConvolutionBackwardData", Wanted::x, form(x), form(w), form(y), by, nullptr, w_at, y_at, to);
 }
-cudnnStatus_t cudnnConvolutionBackwardFilter(cudnnHandle_t, const void *, const cudnnTensorDescriptor_t x, const void *x_at,
+cudnnStatus_t cudnnConvolutionBackwardFilter(cudnnHandle_t on, const void *, const cudnnTensorDescriptor_t x, const void *x_at,
                                              const cudnnTensorDescriptor_t y, const void *y_at, const cudnnConvolutionDescriptor_t by,
                                              cudnnConvolutionBwdFilterAlgo_t, void *, size_t, const void *, const cudnnFilterDescriptor_t w, void *to) {
-    return convolve("launch: cudnnConvolutionBackwardFilter", Wanted::w, form(x), form(w), form(y), by, x_at, nullptr, y_at, to);
+    return convolve(on, "launch: cudnnConvolutionBackwardFilter", Wanted::w, form(x), form(w), form(y), by, x_at, nullptr, y_at, to);
 }
 
 // ---- cuRAND

@@ -3,9 +3,13 @@
 
 #include <cstddef>
 #include <string>
+#include <vector>
 
-// Computes what a kernel does; false where nobody has said what that is.
-bool compute_kernel(const std::string &name, const unsigned grid[3], const unsigned block[3], void **arguments);
+// How long a kernel's arguments are; null where nobody has said what it does.
+const std::vector<size_t> *argument_sizes(const std::string &name);
+
+// Computes what it does.
+void compute_kernel(const std::string &name, const unsigned grid[3], const unsigned block[3], void **arguments);
 
 // The types of values that matrix products and convolutions take.
 enum class Type { f32, f64, bf16 };

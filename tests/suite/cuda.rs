@@ -7,8 +7,8 @@ use std::sync::LazyLock;
 
 use candle_core::{DType, Device, Tensor};
 use ganforge::augment::Augmentation;
-use ganforge::config::{self, InitConfig, Precision, TrainConfig};
-use ganforge::data::{DataReport, Dataset};
+use ganforge::config::{self, InitConfig, Precision, Ramp, Span, TrainConfig};
+use ganforge::data::{DataConfig, DataReport, Dataset};
 use ganforge::nn::activation::Activation;
 use ganforge::nn::conv::{conv, conv_input_grad, conv_weight_grad};
 use ganforge::nn::device::open_cuda;
@@ -291,6 +291,7 @@ fn systems() -> Vec<TrainConfig> {
         "penalty={ kind = 'r1-r2', every = 2 }",
         "augment=['color', 'translation', 'cutout']",
         "augment_probability=0.6",
+        "data.flip=true",
         "generator.layers=[{ linear = { out = 24 } }, 'relu', { linear = { out = 784 } }, 'tanh']",
         "critic.layers=[{ linear = { out = 24 } }, { leaky_relu = 0.2 }, { linear = { out = 1 } }]",
     ];
@@ -405,23 +406,84 @@ fn training_gives_the_same_bits_every_time() {
     }
 }
 
-#[test]
-fn batches_on_the_device_are_those_of_the_host() {
-    let Some(gpu) = gpu() else { return };
-    let mut config = system("wgan-anime", &["schedule.batch_size=16", "data.held_out=0.2"]);
-    config.data.size = 12;
-    let (len, bytes) = (50, 50 * 3 * 12 * 12);
-    let pixels: Vec<u8> = (0..bytes).map(|at| (at * 7 + at / 251) as u8).collect();
-    let data = Dataset {
+/// Images of bytes that differ, with classes in turn.
+fn bytes(config: &TrainConfig, len: usize) -> Dataset {
+    let DataConfig { size, channels, classes, .. } = config.data;
+    Dataset {
         name: "bytes".into(),
         sha256: String::new(),
         len,
-        channels: 3,
-        size: 12,
-        pixels,
-        labels: Vec::new(),
+        channels,
+        size,
+        pixels: (0..len * channels * size * size).map(|at| (at * 7 + at / 251) as u8).collect(),
+        labels: (0..if classes > 0 { len } else { 0 }).map(|at| (at % classes) as u8).collect(),
         report: DataReport::default(),
-    };
+    }
+}
+
+/// Rounds on such images, whose last batch of an epoch is smaller, with all values of the schedule changing; the state behind them, and how many kinds
+/// of rounds were captured, and why no more.
+fn rounds(config: &TrainConfig, gpu: &Device, capture: bool) -> (Vec<(String, Tensor)>, [f64; 2], usize, Option<String>) {
+    let many = LayerSpec::count(&config.critic.layers) <= 12; // or the sham GPU takes minutes
+    let (batch, mut config) = (config.schedule.batch_size, config.clone());
+    config.schedule.capture = capture;
+    config.data.held_out = 0.0;
+    config.schedule.critic_warmup = None;
+    config.schedule.critic_steps = config.schedule.critic_steps.min(2);
+    config.schedule.lr_warmup = Some(Span::Steps(20));
+    config.schedule.ramp = Some(Ramp {
+        over: Span::Steps(30),
+        beta2_to: Some(0.9),
+        penalty_to: config.penalty.map(|penalty| penalty.weight() / 2.0),
+        augment_to: Some(0.1),
+        ema_half_life_to: config.schedule.ema_half_life.map(|from| from * 2),
+    });
+    let data = bytes(&config, if many { 3 * batch + batch / 2 } else { 10 * batch });
+    let mut trainer = Trainer::new(&config, gpu, DType::F32).unwrap();
+    let mut batches = Batches::new(&data, &config, gpu).unwrap();
+    let rates = config.schedule.rates(data.len);
+    let mut told = [0.0; 2];
+    for round in 0..if many { 13 } else { 4 } {
+        trainer.values = config.values(rates.at(trainer.step));
+        trainer.measure = round % 4 == 3;
+        trainer.round(&mut batches).unwrap();
+        if round % 4 == 3 {
+            let means = trainer.take_means().unwrap();
+            let norms = [means.gradient_norm_critic, means.gradient_norm_generator].map(Option::unwrap);
+            told = [
+                told[0] + means.loss_critic + means.penalty.unwrap_or(0.0) + norms[0],
+                told[1] + means.loss_generator + norms[1],
+            ];
+        }
+    }
+    (state(&trainer), told, trainer.captured_rounds(), trainer.take_notice())
+}
+
+#[test]
+fn captured_rounds_are_those_of_single_steps() {
+    // A stream of its own: what other tests launch on theirs must not be captured.
+    let Some(gpu) = gpu().map(|_| open().unwrap()) else { return };
+    for config in systems() {
+        let (single, told, none, _) = rounds(&config, &gpu, false);
+        let (captured, told_captured, some, notice) = rounds(&config, &gpu, true);
+        let what = format!("{}, {}", config.preset, config.critic.layers.len());
+        assert_eq!(none, 0, "{what}");
+        // What is drawn within a layer, or read by the host, stands against it.
+        let draws = config.critic.layers.iter().any(|layer| matches!(layer, LayerSpec::Dropout(_)));
+        assert_eq!((some == 0, notice.is_some()), (draws, draws), "{what}: {some} captured, {notice:?}");
+        for ((name, single), (_, captured)) in single.iter().zip(&captured) {
+            assert_eq!(values(single), values(captured), "{what}, {name}");
+        }
+        assert_eq!(told, told_captured, "{what}");
+    }
+}
+
+#[test]
+fn batches_on_the_device_are_those_of_the_host() {
+    let Some(gpu) = gpu() else { return };
+    let mut config = system("wgan-anime", &["schedule.batch_size=16", "data.held_out=0.2", "data.flip=true"]);
+    config.data.size = 12;
+    let data = bytes(&config, 50);
     let [mut ours, mut cpu] = [gpu, &Device::Cpu].map(|device| Batches::new(&data, &config, device).unwrap());
     for step in 0..7 {
         assert_near("batch", &ours.get(step).unwrap().images, &cpu.get(step).unwrap().images, 0.0);

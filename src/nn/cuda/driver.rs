@@ -8,6 +8,7 @@ use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 
 use candle_core::cuda_backend::DeviceId;
 use candle_core::{CudaDevice, Device, Result, bail};
+use cudarc::cublas::sys::cublasSetWorkspace_v2;
 use cudarc::driver::CudaStream;
 
 use super::cudnn::Dnn;
@@ -21,7 +22,12 @@ pub(super) struct Gpu {
     pub stream: Arc<CudaStream>,
     pub dnn: Dnn,
     kernels: Kernels,
+    /// What cuBLAS works in. By itself it would ask for memory on the way, which a captured step must not do.
+    _for_blas: Scratch,
 }
+
+/// Bytes for cuBLAS to work in: what its makers advise for the largest devices.
+const FOR_BLAS: usize = 32 << 20;
 
 /// What was made for each device. It belongs to the device, not to a network: compiling takes seconds.
 static GPUS: LazyLock<Mutex<HashMap<DeviceId, Arc<Mutex<Gpu>>>>> = LazyLock::new(Mutex::default);
@@ -82,7 +88,12 @@ impl Gpu {
         let stream = device.cuda_stream();
         let kernels = Kernels::compile(&stream)?;
         let dnn = Dnn::new(&stream)?;
-        Ok(Self { device: device.clone(), stream, dnn, kernels })
+        let for_blas = Scratch::new(&stream, FOR_BLAS)?;
+        // SAFETY: the memory lives as long as the device's handle is used here.
+        unsafe { cublasSetWorkspace_v2(*device.cublas_handle().handle(), for_blas.at as *mut _, FOR_BLAS) }
+            .result()
+            .map_err(failed("cuBLAS"))?;
+        Ok(Self { device: device.clone(), stream, dnn, kernels, _for_blas: for_blas })
     }
 
     /// Launches the kernel `name_suffix`. The arguments must be those that it takes, in their order.

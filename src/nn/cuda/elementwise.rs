@@ -1,6 +1,6 @@
 //! Operations on single values, sums over rows and the order of values, on CUDA.
 
-use candle_core::{D, DType, Result, Tensor, bail};
+use candle_core::{D, DType, Result, Tensor};
 
 use super::driver::{Gpu, cuda, with};
 use super::memory::{address, place, unwritten};
@@ -59,24 +59,20 @@ pub(in crate::nn) fn swap_axes(x: &Tensor, [n, a, b]: [usize; 3]) -> Result<Tens
     Ok(to)
 }
 
-/// The images of these numbers, `[n, size, size, channels]`, from their bytes `[images, channels, size, size]` and the value of each byte.
+/// The images of these numbers (u32, `[n]`, as `train::pixels` makes them), `[n, size, size, channels]`, from their bytes `[images, channels, size, size]` and the
+/// value of each byte.
 ///
 /// # Errors
-/// When a number is none of an image, or the device fails.
-pub(crate) fn gather(bytes: &Tensor, values: &Tensor, indices: &[u32], [channels, size]: [usize; 2]) -> Result<Tensor> {
-    let n = indices.len();
-    let images = bytes.elem_count() / (channels * size * size).max(1);
-    if let Some(index) = indices.iter().find(|&&index| index as usize >= images) {
-        bail!("image {index} of {images}");
-    }
-    let numbers = Tensor::from_slice(indices, n, bytes.device())?;
+/// When the device fails.
+pub(crate) fn gather(bytes: &Tensor, values: &Tensor, numbers: &Tensor, [channels, size]: [usize; 2]) -> Result<Tensor> {
+    let n = numbers.elem_count();
     let to = unwritten((n, size, size, channels), values)?;
     let len = count(to.elem_count())?;
-    let [from, numbers_at] = [address(bytes, DType::U8)?, address(&numbers, DType::U32)?];
+    let [from, numbers_at] = [address(bytes, DType::U8)?, address(numbers, DType::U32)?];
     let [values, at] = [address(values, DType::F32)?, place(InPlace::of(&to), DType::F32)?];
-    let [n, c, area] = [count(n)?, count(channels)?, count(size * size)?];
+    let [n, c, side] = [count(n)?, count(channels)?, count(size)?];
     with(cuda(bytes.device())?, |gpu| {
-        gpu.launch("gather", "f32", Grid::each(len), &[&from, &numbers_at, &values, &at, &n, &c, &area])
+        gpu.launch("gather", "f32", Grid::each(len), &[&from, &numbers_at, &values, &at, &n, &c, &side])
     })?;
     Ok(to)
 }

@@ -86,14 +86,14 @@ __device__ void convert(const From* from, To* to, uint len) {
     FOR_EACH(i, len) put(to[i], widen(from[i]));
 }
 
-// Images by number, from bytes [images, c, area] to values [n, area, c].
+// Images by number, from bytes [images, c, side, side] to values [n, side, side, c]; mirrored where the number's highest bit is set.
 template <typename T>
-__device__ void gather(const unsigned char* pixels, const uint* indices, const T* values, T* to, uint n, uint c, uint area) {
-    uint size = c * area;
+__device__ void gather(const unsigned char* pixels, const uint* numbers, const T* values, T* to, uint n, uint c, uint side) {
+    uint size = c * side * side;
     FOR_EACH(i, n * size) {
-        uint within = i % size;
-        size_t image = indices[i / size];
-        to[i] = values[pixels[image * size + within % c * area + within / c]];
+        uint number = numbers[i / size], pixel = i % size / c, column = pixel % side;
+        if (number >> 31) pixel += side - 1 - 2 * column;
+        to[i] = values[pixels[(size_t)(number & 0x7fffffff) * size + i % c * side * side + pixel]];
     }
 }
 
@@ -190,10 +190,10 @@ __device__ void moments(const T* x, T* means, T* squares, uint rows, uint c) {
     }
 }
 
-// Joins the blocks' moments (Chan et al. 1979); scale is weight / √(var + eps).
+// Joins the blocks' moments (Chan et al. 1979); scale is weight / √(var + eps). Running statistics, if there are any, are moved on.
 template <typename T>
-__device__ void moments_total(const T* means, const T* squares, const T* weight, T* mean, T* var, T* scale, uint rows, uint c,
-                              double eps) {
+__device__ void moments_total(const T* means, const T* squares, const T* weight, T* mean, T* var, T* scale, T* running_mean, T* running_var,
+                              uint rows, uint c, double eps, double keep, double of_mean, double of_var) {
     uint column = blockIdx.x * 32 + threadIdx.x, count = column < c ? (rows + ROWS - 1) / ROWS : 0;
     double sum = 0, square = 0;
     for (uint k = threadIdx.y; k < count; k += 32) sum += (double)min(ROWS, rows - k * ROWS) * means[(size_t)k * c + column];
@@ -207,6 +207,10 @@ __device__ void moments_total(const T* means, const T* squares, const T* weight,
         mean[column] = centre;
         var[column] = spread;
         scale[column] = weight[column] / sqrt(spread + eps);
+        if (running_mean) {
+            running_mean[column] = running_mean[column] * (T)keep + mean[column] * (T)of_mean;
+            running_var[column] = running_var[column] * (T)keep + var[column] * (T)of_var;
+        }
     }
 }
 
@@ -287,9 +291,10 @@ struct Constants {
 
 enum { ADAM, RMSPROP, MOMENTUM, SGD, CLAMP, LERP };
 
-// at[0] is what is updated, at[1] what it is updated from, at[2] and at[3] the optimiser's slots. One block a share.
+// at[0] is what is updated, at[1] what it is updated from, at[2] and at[3] the optimiser's slots. One block a share. The constants are
+// those on the device, if there are any.
 template <typename T>
-__device__ void update(const Table& table, int rule, const Constants& constants) {
+__device__ void update(const Table& table, int rule, const Constants& constants, const double* on_device) {
     uint tensor = 0;
     while (tensor + 1 < table.count && table.first[tensor + 1] <= blockIdx.x) tensor++;
     T* w = (T*)table.at[tensor][0];
@@ -297,7 +302,7 @@ __device__ void update(const Table& table, int rule, const Constants& constants)
     T* slot = (T*)table.at[tensor][2];
     T* second = (T*)table.at[tensor][3];
     T k[7];
-    for (int i = 0; i < 7; i++) k[i] = constants.v[i];
+    for (int i = 0; i < 7; i++) k[i] = on_device ? on_device[i] : constants.v[i];
     uint start = (blockIdx.x - table.first[tensor]) * SHARE, end = min(start + SHARE, table.len[tensor]);
     for (uint i = start + threadIdx.x; i < end; i += blockDim.x) {
         switch (rule) {
@@ -481,13 +486,41 @@ __device__ void spectral_grad(const T* g, const T* products, const T* u, const T
     FOR_EACH(i, out * rest) to[i] = (g[i] - product * u[i / rest] * v[i % rest]) / sigma[0];
 }
 
+// ---- penalties on gradients, of their rows' sums of squares, numbered as in slopes.rs; one block
+
+enum { DISTANCE_FROM_ONE, SQUARE };
+
+// The factor that makes of each row its part of the penalty's gradient; and told: the penalty, and the mean norm.
+template <typename T>
+__device__ void penalise(const T* squares, T* factors, double* told, uint n, int kind, double by_value, const double* on_device, double eps) {
+    double weight = on_device ? on_device[0] : by_value, value = 0, norms = 0;
+    for (uint i = threadIdx.x; i < n; i += blockDim.x) {
+        double square = squares[i], norm = sqrt(square + eps), beyond = norm - 1;
+        norms += norm;
+        value += kind == SQUARE ? square / 2 : beyond * beyond;
+        factors[i] = (T)((kind == SQUARE ? 1 : 2 * beyond / norm) * weight / n);
+    }
+    value = sum_of_block(value);
+    norms = sum_of_block(norms);
+    if (threadIdx.x == 0) {
+        told[0] = value * weight / n;
+        told[1] = norms / n;
+    }
+}
+
+template <typename T>
+__device__ void scale_rows(const T* x, const T* factors, T* to, uint rows, uint c) {
+    FOR_EACH(i, rows * c) to[i] = x[i] * factors[i / c];
+}
+
 // ---- a step of an augmentation, numbered as in cuda/augment.rs; a block an image [h, w, c], whose four draws lie together
 
 enum { COLOUR, SHIFT, CUT };
+enum { WHOLE, LINEAR, ADJOINT }; // with what is added, without, or the way back of that
 
 template <typename T>
-__device__ void colour(const T* from, T* to, const double* draws, uint area, uint c) {
-    T brightness = (T)draws[0], saturation = (T)draws[1], contrast = (T)draws[2];
+__device__ void colour(const T* from, T* to, const double* draws, uint area, uint c, int form) {
+    T brightness = form == WHOLE ? (T)draws[0] : 0, saturation = (T)draws[1], contrast = (T)draws[2];
     if (brightness == 0 && saturation == 1 && contrast == 1) { // to the bit, which (x − mean) + mean is not
         for (uint i = threadIdx.x; i < area * c; i += blockDim.x) to[i] = from[i];
         return;
@@ -505,18 +538,19 @@ __device__ void colour(const T* from, T* to, const double* draws, uint area, uin
 }
 
 template <typename T>
-__device__ void augment(const T* from, T* to, const double* draws, uint n, uint h, uint w, uint c, int kind, double fill) {
+__device__ void augment(const T* from, T* to, const double* draws, uint n, uint h, uint w, uint c, int kind, int form, double fill) {
+    double sign = form == ADJOINT ? -1 : 1;
     for (uint image = blockIdx.x; image < n; image += gridDim.x) {
         size_t start = (size_t)image * h * w * c;
         const double* drawn = draws + 4 * image;
         if (kind == COLOUR) {
-            colour(from + start, to + start, drawn, h * w, c);
+            colour(from + start, to + start, drawn, h * w, c, form);
             continue;
         }
         for (uint i = threadIdx.x; i < h * w * c; i += blockDim.x) {
             double row = i / c / w, column = i / c % w;
             if (kind == SHIFT) {
-                double source = row + drawn[0], beside = column + drawn[1];
+                double source = row + sign * drawn[0], beside = column + sign * drawn[1];
                 bool inside = source >= 0 && source < h && beside >= 0 && beside < w;
                 to[start + i] = inside ? from[start + ((size_t)source * w + (size_t)beside) * c + i % c] : (T)fill;
             } else {
@@ -538,8 +572,8 @@ __device__ void augment(const T* from, T* to, const double* draws, uint n, uint 
     }                                                                                                                          \
     KERNEL(act_grad_##s)(const T* y, T* dy, uint len, int act, double slope) { act_grad(y, dy, len, act, slope); }             \
     KERNEL(multiply_##s)(T* x, const T* factor, uint len) { multiply(x, factor, len); }                                        \
-    KERNEL(augment_##s)(const T* from, T* to, const double* draws, uint n, uint h, uint w, uint c, int kind, double fill) {    \
-        augment(from, to, draws, n, h, w, c, kind, fill);                                                                      \
+    KERNEL(augment_##s)(const T* from, T* to, const double* draws, uint n, uint h, uint w, uint c, int kind, int form, double fill) {\
+        augment(from, to, draws, n, h, w, c, kind, form, fill);                                                                \
     }                                                                                                                          \
     KERNEL(spectral_columns_##s)(const T* w, const T* u, T* to, uint out, uint rest) { spectral_columns(w, u, to, out, rest); }\
     KERNEL(spectral_rows_##s)(const T* w, const T* v, T* kept, T* copy, T* along, uint out, uint rest, int unit) {             \
@@ -557,16 +591,21 @@ __device__ void augment(const T* from, T* to, const double* draws, uint n, uint 
                       double factor) {                                                                                        \
         grade(real, fake, by_real, by_fake, told, n, term, player, factor);                                                   \
     }                                                                                                                          \
-    KERNEL(gather_##s)(const unsigned char* pixels, const uint* indices, const T* values, T* to, uint n, uint c, uint area) {  \
-        gather(pixels, indices, values, to, n, c, area);                                                                       \
+    KERNEL(penalise_##s)(const T* squares, T* factors, double* told, uint n, int kind, double by_value, const double* on_device, \
+                         double eps) {                                                                                         \
+        penalise(squares, factors, told, n, kind, by_value, on_device, eps);                                                   \
+    }                                                                                                                          \
+    KERNEL(scale_rows_##s)(const T* x, const T* factors, T* to, uint rows, uint c) { scale_rows(x, factors, to, rows, c); }    \
+    KERNEL(gather_##s)(const unsigned char* pixels, const uint* numbers, const T* values, T* to, uint n, uint c, uint side) {  \
+        gather(pixels, numbers, values, to, n, c, side);                                                                       \
     }                                                                                                                          \
     KERNEL(swap_axes_##s)(const T* from, T* to, uint n, uint a, uint b) { swap_axes(from, to, n, a, b); }                      \
     KERNEL(sums_##s)(const T* x, T* parts, uint rows, uint c) { sums(x, parts, rows, c); }                                     \
     WIDE_KERNEL(sums_total_##s)(const T* parts, T* to, uint count, uint c) { sums_total(parts, to, count, c); }                     \
     KERNEL(moments_##s)(const T* x, T* means, T* squares, uint rows, uint c) { moments(x, means, squares, rows, c); }          \
-    WIDE_KERNEL(moments_total_##s)(const T* means, const T* squares, const T* weight, T* mean, T* var, T* scale, uint rows, uint c, \
-                              double eps) {                                                                                    \
-        moments_total(means, squares, weight, mean, var, scale, rows, c, eps);                                                 \
+    WIDE_KERNEL(moments_total_##s)(const T* means, const T* squares, const T* weight, T* mean, T* var, T* scale, T* running_mean, \
+                                   T* running_var, uint rows, uint c, double eps, double keep, double of_mean, double of_var) { \
+        moments_total(means, squares, weight, mean, var, scale, running_mean, running_var, rows, c, eps, keep, of_mean, of_var); \
     }                                                                                                                          \
     KERNEL(normalise_##s)(const T* x, const T* mean, const T* scale, const T* bias, T* y, uint len, uint c, int act,           \
                           double slope) {                                                                                      \
@@ -584,8 +623,8 @@ __device__ void augment(const T* from, T* to, const double* draws, uint n, uint 
                           double slope) {                                                                                      \
         norm_grad(x, y, dy, mean, constants, len, c, act, slope);                                                              \
     }                                                                                                                          \
-    KERNEL(update_##s)(const __grid_constant__ Table table, int rule, Constants constants) {                                   \
-        update<T>(table, rule, constants);                                                                                     \
+    KERNEL(update_##s)(const __grid_constant__ Table table, int rule, Constants constants, const double* on_device) {          \
+        update<T>(table, rule, constants, on_device);                                                                          \
     }
 
 ENTRIES(float, f32)

@@ -7,6 +7,7 @@ use candle_core::cuda_backend::CudaStorageSlice;
 use candle_core::{CudaStorage, DType, Layout, Result, Shape, Storage, Tensor, bail};
 use cudarc::driver::{CudaSlice, CudaStream, DevicePtr, result, sys};
 
+use super::driver::cuda;
 use super::types::{Address, failed};
 use crate::nn::in_place::InPlace;
 
@@ -56,6 +57,32 @@ fn address_in(storage: &CudaStorage, layout: &Layout, dtype: DType) -> Result<Ad
 pub(super) fn unwritten(shape: impl Into<Shape>, like: &Tensor) -> Result<Tensor> {
     // SAFETY: numbers, of which any bits are a value; every caller launches a kernel that writes them.
     unsafe { Tensor::empty(shape, like.dtype(), like.device()) }
+}
+
+/// Gives a contiguous tensor the values of another of its type and length, where they lie.
+pub(super) fn overwrite(to: &Tensor, from: &Tensor) -> Result<()> {
+    let dtype = to.dtype();
+    if from.elem_count() != to.elem_count() {
+        bail!("{:?} overwritten by {:?}", to.dims(), from.dims());
+    }
+    let (at, source) = (place(InPlace::of(to), dtype)?, address(from, dtype)?);
+    let stream = cuda(to.device())?.cuda_stream();
+    stream.context().bind_to_thread().map_err(failed("the CUDA driver"))?;
+    // SAFETY: both hold as many values of this type.
+    unsafe { result::memcpy_dtod_async(at, source, to.elem_count() * dtype.size_in_bytes(), stream.cu_stream()) }
+        .map_err(failed("the CUDA driver, copying"))
+}
+
+/// The bytes of a contiguous tensor, read from the device.
+pub(super) fn bytes(tensor: &Tensor) -> Result<Vec<u8>> {
+    let mut bytes = vec![0u8; tensor.elem_count() * tensor.dtype().size_in_bytes()];
+    let from = address(tensor, tensor.dtype())?;
+    let stream = cuda(tensor.device())?.cuda_stream();
+    stream.context().bind_to_thread().map_err(failed("the CUDA driver"))?;
+    // SAFETY: as many bytes as the tensor has, which lives until they are here.
+    unsafe { result::memcpy_dtoh_async(&mut bytes, from, stream.cu_stream()) }.map_err(failed("the CUDA driver, reading"))?;
+    stream.synchronize().map_err(failed("the CUDA driver, reading"))?;
+    Ok(bytes)
 }
 
 /// Has memory that was once taken kept for the next step.

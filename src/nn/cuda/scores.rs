@@ -28,7 +28,8 @@ pub(in crate::nn) fn grade(term: Term, player: Player, factor: f64, real: Option
     Ok(Graded { told, by_real, by_fake })
 }
 
-fn unwritten_f64(len: usize, device: &Device) -> Result<Tensor> {
+/// Numbers that a kernel tells, for it to write.
+pub(super) fn unwritten_f64(len: usize, device: &Device) -> Result<Tensor> {
     // SAFETY: numbers, of which any bits are a value; the kernel writes all of them.
     unsafe { Tensor::empty(len, DType::F64, device) }
 }

@@ -1,6 +1,6 @@
 //! What a [`Rule`] does to every value, on CUDA: many tensors a launch.
 
-use candle_core::Result;
+use candle_core::{DType, Result, Tensor};
 use cudarc::driver::DeviceRepr;
 
 use super::driver::{cuda, with};
@@ -27,24 +27,22 @@ struct Table {
 // SAFETY: addresses and numbers, laid out as C does.
 unsafe impl DeviceRepr for Table {}
 
-/// The number of a rule in `kernels.cu`, and its constants in the order there.
-fn coded(rule: Rule) -> (i32, [f64; 7]) {
-    fn padded<const N: usize>(constants: [f64; N]) -> [f64; 7] {
-        std::array::from_fn(|i| constants.get(i).copied().unwrap_or(0.0))
-    }
+/// The number of a rule in `kernels.cu`.
+fn coded(rule: Rule) -> i32 {
     match rule {
-        Rule::Adam { betas: [b1, b2], rate, correction, eps } => (0, [b1, 1.0 - b1, b2, 1.0 - b2, rate, correction, eps]),
-        Rule::Rmsprop { lr, decay, inside, beside } => (1, padded([lr, decay, 1.0 - decay, inside, beside])),
-        Rule::Momentum { lr, momentum } => (2, padded([lr, momentum])),
-        Rule::Sgd { lr } => (3, padded([lr])),
-        Rule::Clamp { limit } => (4, padded([limit])),
-        Rule::Lerp { keep, take } => (5, padded([keep, take])),
+        Rule::Adam { .. } => 0,
+        Rule::Rmsprop { .. } => 1,
+        Rule::Momentum { .. } => 2,
+        Rule::Sgd { .. } => 3,
+        Rule::Clamp { .. } => 4,
+        Rule::Lerp { .. } => 5,
     }
 }
 
-/// Applies a rule to rows that it was checked with, a few dozen a launch.
-pub(in crate::nn) fn update(rule: Rule, rows: &[Row<'_>]) -> Result<()> {
-    let (code, constants) = coded(rule);
+/// Applies a rule to rows that it was checked with, a few dozen a launch; with constants that lie on the device, if they are given.
+pub(in crate::nn) fn update(rule: Rule, rows: &[Row<'_>], constants: Option<&Tensor>) -> Result<()> {
+    let (code, by_value) = (coded(rule), rule.constants());
+    let on_device = constants.map_or(Ok(0), |constants| address(constants, DType::F64))?;
     for rows in rows.chunks(TENSORS) {
         let Some(first) = rows.first().map(|row| row.to.tensor()) else { return Ok(()) };
         let dtype = first.dtype();
@@ -60,7 +58,7 @@ pub(in crate::nn) fn update(rule: Rule, rows: &[Row<'_>]) -> Result<()> {
             blocks += table.len[number].div_ceil(SHARE);
         }
         let grid = Grid([blocks.max(1), 1, 1], [THREADS, 1]);
-        with(cuda(first.device())?, |gpu| gpu.launch("update", suffix(dtype)?, grid, &[&table, &code, &constants]))?;
+        with(cuda(first.device())?, |gpu| gpu.launch("update", suffix(dtype)?, grid, &[&table, &code, &by_value, &on_device]))?;
     }
     Ok(())
 }

@@ -12,10 +12,9 @@ use crate::nn::activation::Activation;
 use crate::nn::graph::{Array, Graph, Op, Value};
 use crate::nn::in_place::InPlace;
 use crate::nn::init::{Draw, Parameter};
-use crate::nn::norm::{Normalised, batch_norm, batch_norm_fixed};
+use crate::nn::norm::{Normalised, batch_norm_fixed, batch_norm_moving};
 use crate::nn::shape::Shape;
-use crate::nn::statistics::{EPS, MOMENTUM};
-use crate::nn::update::lerp;
+use crate::nn::statistics::{EPS, Running};
 
 /// As configs name it.
 pub(super) struct BatchNorm;
@@ -69,12 +68,9 @@ impl Layer for Built {
                 Ok((y, Box::new(Untraced("batch_norm"))))
             }
             Pass::Train { .. } => {
-                let made = batch_norm(x, &gain, &offset, self.act)?;
-                // A batch of one value has no variance: 0 / max(0, 1) rather than 0 / 0.
-                let count = (x.elem_count() / gain.elem_count()) as f64;
-                let unbiased = count / (count - 1.0).max(1.0);
-                lerp(&[(InPlace::of(&mean), &made.mean)], 1.0 - MOMENTUM, MOMENTUM)?;
-                lerp(&[(InPlace::of(&var), &made.var)], 1.0 - MOMENTUM, MOMENTUM * unbiased)?;
+                let count = x.elem_count() / gain.elem_count();
+                let running = Running::new(InPlace::of(&mean), InPlace::of(&var), count);
+                let made = batch_norm_moving(x, &gain, &offset, self.act, Some(running))?;
                 Ok((made.y.clone(), Box::new(TracedNorm::new(x, gain, Normalised::Batch(made), self.act))))
             }
         }

@@ -14,6 +14,7 @@ use crate::nn::graph::{Graph, Value};
 use crate::nn::in_place::InPlace;
 use crate::nn::init::Draw;
 use crate::nn::shape::Shape;
+use crate::nn::upload::{Values, upload};
 use crate::random::{Purpose, Stream};
 
 /// The probability, at least 0 and below 1.
@@ -71,6 +72,6 @@ impl Built {
                 mask.iter_mut().for_each(|value| value.put(if f64::from(stream.unit()) < p { 0.0 } else { kept }));
             });
         });
-        Ok(Tensor::from_vec(mask, x.shape(), x.device())?.to_dtype(x.dtype())?)
+        Ok(upload(Values::F32(mask), x.shape(), x.device())?.to_dtype(x.dtype())?)
     }
 }

@@ -1,0 +1,72 @@
+//! A round: critic steps, then generator steps.
+
+use super::batches::{Batch, Batches};
+use super::draws::What;
+use super::step::{Phase, Trainer, keep_strides};
+use crate::error::Result;
+use crate::nn::cpu::on_pool;
+use crate::nn::scores::Player;
+
+impl Trainer {
+    /// One round: as many critic steps as the schedule has before this generator step, then its generator steps. On CUDA a round like others
+    /// before it is a replay of what those had launched (`schedule.capture`), to the same bits; so between two rounds nobody may put
+    /// other networks, optimisers or averages into the trainer.
+    ///
+    /// # Errors
+    /// When the device is out of memory.
+    pub fn round(&mut self, batches: &mut Batches<'_>) -> Result<()> {
+        on_pool(|| {
+            let _kept = keep_strides(self.device())?;
+            #[cfg(feature = "cuda")]
+            if self.replay(batches)? {
+                return Ok(());
+            }
+            self.steps(batches, &mut Phase::default())
+        })
+    }
+
+    /// How many kinds of rounds are captured on CUDA: of other numbers of images, with and without a penalty.
+    pub fn captured_rounds(&self) -> usize {
+        #[cfg(feature = "cuda")]
+        return self.captures.len();
+        #[cfg(not(feature = "cuda"))]
+        0
+    }
+
+    /// Why steps are not captured on CUDA, if that is to be said: once.
+    pub fn take_notice(&mut self) -> Option<String> {
+        #[cfg(feature = "cuda")]
+        return self.captures.take_notice();
+        #[cfg(not(feature = "cuda"))]
+        None
+    }
+
+    /// The steps of a round.
+    pub(super) fn steps(&mut self, batches: &mut Batches<'_>, phase: &mut Phase) -> Result<()> {
+        let (schedule, pairs) = (&self.config.schedule, self.config.loss.pairs_scores());
+        let (critic_steps, generator_steps) = (schedule.critic_steps_at(self.step), schedule.generator_steps);
+        for _ in 0..critic_steps {
+            let real = self.real(Player::Critic, batches, phase)?;
+            self.critic_step(&real, phase)?;
+        }
+        for _ in 0..generator_steps {
+            let real = pairs.then(|| self.real(Player::Generator, batches, phase)).transpose()?;
+            self.generator_step(real.as_ref(), phase)?;
+        }
+        Ok(())
+    }
+
+    /// The real images of the present step of a player.
+    fn real(&self, player: Player, batches: &mut Batches<'_>, phase: &mut Phase) -> Result<Batch> {
+        let chosen = match player {
+            Player::Critic => batches.chosen(self.critic_steps() + phase.critic_turns),
+            Player::Generator => batches.chosen_for_generator(self.step, phase.images),
+        };
+        let n = chosen.indices.len();
+        batches.batch_by(&chosen, |part, shape| {
+            let values = batches.values_of(part, &chosen)?;
+            let draw = phase.draw(What::Real(player, part), n);
+            phase.feed.give(draw, values, shape, self.device())
+        })
+    }
+}
