@@ -29,7 +29,7 @@ use ganforge::error::{Error, Result};
 use ganforge::files;
 use ganforge::nn::device::{open_cuda, peak_memory};
 use ganforge::random::{Purpose, Stream};
-use ganforge::train::{Batches, Trainer};
+use ganforge::train::{Batches, Rounds, Trainer};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -182,12 +182,13 @@ fn serve(config: &Path, cli: &Cli) -> Result<()> {
     let mut training = Training {
         trainer: Trainer::new(&config, &device, DType::F32)?,
         batches: Batches::new(&data, &config, &device)?,
+        rounds: Rounds::default(),
         device,
     };
     for _ in 0..WARM_UP_STEPS {
         training.step()?;
     }
-    if let Some(notice) = training.trainer.take_notice() {
+    if let Some(notice) = training.rounds.take_notice() {
         note(&notice);
     }
     say(&Ready {
@@ -223,12 +224,13 @@ fn say(line: &impl Serialize) -> Result<()> {
 struct Training<'a> {
     trainer: Trainer,
     batches: Batches<'a>,
+    rounds: Rounds,
     device: Device,
 }
 
 impl Training<'_> {
     fn step(&mut self) -> Result<()> {
-        self.trainer.round(&mut self.batches)
+        self.rounds.round(&mut self.trainer, &mut self.batches)
     }
 
     fn measure(&mut self, seconds: f64) -> Result<Measurement> {

@@ -17,7 +17,7 @@ use crate::error::Result;
 use crate::image::Range;
 use crate::nn::cpu::{Float, View, copied, filled, for_float, vectorised};
 #[cfg(feature = "cuda")]
-use crate::nn::cuda::augment::augment;
+use crate::nn::cuda::augment::{self as cuda, Kind, augment};
 use crate::nn::device::on_device;
 #[cfg(feature = "cuda")]
 use crate::nn::upload::{Values, upload};
@@ -86,13 +86,18 @@ impl Augmentation {
     /// Draws for `n` images, the first of which has the number `first`. An image's draws depend on the seed, its number and
     /// the policy alone; no two batches of a run may share numbers, if they are to be changed independently.
     pub fn draw(policy: &[Augment], data: &DataConfig, seed: u64, first: u64, n: usize) -> Self {
-        let (fill, scale) = match data.range {
-            Range::Sigmoid => (0.5, 0.5),
-            Range::Tanh | Range::Byte => (0.0, 1.0),
-        };
+        let scale = if data.range == Range::Sigmoid { 0.5 } else { 1.0 };
         let mut streams: Vec<Stream> = (0..n as u64).map(|i| Stream::at(seed, Purpose::Augment, first + i)).collect();
         let steps = policy.iter().map(|kind| Step::draw(*kind, data.size, scale, &mut streams)).collect();
-        Self { steps, fill }
+        Self { steps, fill: Self::fill(data) }
+    }
+
+    /// The value of pixels that a step leaves empty: mid-grey.
+    pub(crate) fn fill(data: &DataConfig) -> f64 {
+        match data.range {
+            Range::Sigmoid => 0.5,
+            Range::Tanh | Range::Byte => 0.0,
+        }
     }
 
     /// The same, but each step changes each image with this probability only, and else leaves it as it is. That is drawn apart from
@@ -152,7 +157,7 @@ impl Augmentation {
         Ok(on_device!(
             x.device(),
             cpu: for_float!(x.dtype(), T => self.in_form(form).apply_cpu::<T>(x)),
-            cuda: augment(x, &self.kinds(), &upload(Values::F64(self.numbers(x.dims())), self.shape(), x.device())?, form, self.fill)
+            cuda: augment(x, &self.kinds(), &upload(Values::F64(self.numbers(x.dims())), self.shape(), x.device())?, form.on_cuda(), self.fill)
         )?)
     }
 
@@ -171,8 +176,8 @@ impl Augmentation {
     }
 
     #[cfg(feature = "cuda")]
-    fn kinds(&self) -> Vec<Augment> {
-        self.steps.iter().map(Step::kind).collect()
+    fn kinds(&self) -> Vec<Kind> {
+        self.steps.iter().map(|step| step.policy().on_cuda()).collect()
     }
 
     /// All draws as the kernel takes them, for images of these dimensions, `[n, h, w, c]`: four numbers for each image of each step.
@@ -271,7 +276,7 @@ impl Step {
     }
 
     #[cfg(feature = "cuda")]
-    fn kind(&self) -> Augment {
+    fn policy(&self) -> Augment {
         match self {
             Self::Color(_) => Augment::Color,
             Self::Translation(_) => Augment::Translation,
@@ -308,6 +313,28 @@ pub(crate) enum Form {
     Adjoint,
 }
 
+#[cfg(feature = "cuda")]
+impl Form {
+    fn on_cuda(self) -> cuda::Form {
+        match self {
+            Self::Whole => cuda::Form::Whole,
+            Self::Linear => cuda::Form::Linear,
+            Self::Adjoint => cuda::Form::Adjoint,
+        }
+    }
+}
+
+#[cfg(feature = "cuda")]
+impl Augment {
+    fn on_cuda(self) -> Kind {
+        match self {
+            Self::Color => Kind::Colour,
+            Self::Translation => Kind::Shift,
+            Self::Cutout => Kind::Cut,
+        }
+    }
+}
+
 /// An augmentation of one batch, its draws where the images are.
 #[derive(Clone)]
 pub(crate) enum Placed {
@@ -334,7 +361,10 @@ impl Placed {
         match self {
             Self::Host(augmentation) => augmentation.through(x, form),
             #[cfg(feature = "cuda")]
-            Self::Device { policy, draws, fill } => Ok(augment(x, policy, draws, form, *fill)?),
+            Self::Device { policy, draws, fill } => {
+                let kinds: Vec<Kind> = policy.iter().map(|kind| kind.on_cuda()).collect();
+                Ok(augment(x, &kinds, draws, form.on_cuda(), *fill)?)
+            }
         }
     }
 }

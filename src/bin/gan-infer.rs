@@ -130,7 +130,7 @@ struct How {
     /// Apple's); a device stands behind a colon: cuda:1, tensorrt:1, openvino:GPU.0
     #[arg(long, value_name = "PROVIDER", default_value_t)]
     provider: Provider,
-    /// What to compute with: auto (the fastest there is: of built-in generators int8 on the CPU), f32, f16 or int8
+    /// What to compute with: auto (the fastest there is: of built-in generators int8 on the CPU, TF32 on CUDA), f32, f16 or int8
     #[arg(long, default_value_t)]
     precision: Precision,
     /// Images a run [default: what the model fixes; else 32, or fewer where its file asks for that, without convolutions 128, on CUDA

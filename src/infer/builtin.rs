@@ -92,10 +92,10 @@ impl Builtin {
                 "Leave `Options::precision` away, or export models/ in f16 from the sources.",
             )),
             Precision::Auto if preferred == Provider::Cpu => int8(options).map(fastest_on_cpu),
-            Precision::Auto if options.provider != Provider::Auto => f32(options),
+            Precision::Auto if options.provider != Provider::Auto => fastest_elsewhere(options, f32),
             Precision::Auto => {
                 let elsewhere = match preferred.is_offered()? {
-                    true => f32(&options.provider(preferred)).map_err(|e| e.to_string()),
+                    true => fastest_elsewhere(&options.provider(preferred), f32).map_err(|e| e.to_string()),
                     false => Err(String::new()),
                 };
                 match elsewhere {
@@ -117,6 +117,17 @@ impl Builtin {
         let all: &[Precision] = if opened.provider() == Provider::Cpu { &[Precision::Int8, Precision::F32] } else { &[] };
         let others = all.iter().copied().filter(|&precision| precision != opened.precision());
         others.map(|precision| self.open(&options.precision(precision).provider(opened.provider()))).collect()
+    }
+}
+
+/// The file in f32, on CUDA rounded to TF32 before it is multiplied.
+fn fastest_elsewhere(options: &Options, f32: impl Fn(&Options) -> Result<Generator>) -> Result<Generator> {
+    match options.provider {
+        Provider::Cuda(_) if !options.tf32 => {
+            let note = "in TF32, the fastest on CUDA; `Options::precision` f32 computes in f32";
+            Ok(f32(&options.tf32(true))?.with_note(note.to_string()))
+        }
+        _ => f32(options),
     }
 }
 

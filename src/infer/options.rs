@@ -27,7 +27,8 @@ pub struct Options {
     pub batch: Option<usize>,
     /// The value range of a float output, for models that do not say it themselves.
     pub range: Option<Range>,
-    /// Lets CUDA round f32 to TF32 (10 bits of mantissa) before it multiplies: faster, other pixels. Nothing on the CPU.
+    /// Lets CUDA round f32 to TF32 (10 bits of mantissa) before it multiplies: faster, other pixels. Nothing on the CPU. Of built-in generators
+    /// that is so by itself, unless `precision` is f32.
     pub tf32: bool,
     /// How long onnxruntime may take to load the model and to run it once; `None` for [`LOAD_TIMEOUT`](super::generator::LOAD_TIMEOUT), or
     /// a quarter of an hour for TensorRT, zero for no limit. It can end a run, but no load: where that takes too long,

@@ -6,7 +6,8 @@ use std::str::FromStr;
 /// What a generator computes with: the type of its activations, whatever its weights are stored in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Precision {
-    /// Whatever is fastest where the generator runs: of the built-in ones int8 on CPUs and f32 elsewhere; of a file, its own.
+    /// Whatever is fastest where the generator runs: of the built-in ones int8 on CPUs, TF32 on CUDA ([`Options::tf32`](super::Options::tf32))
+    /// and f32 elsewhere; of a file, its own.
     #[default]
     Auto,
     /// Single precision.

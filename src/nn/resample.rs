@@ -14,6 +14,8 @@ use candle_core::{Result, Tensor};
 
 use super::cpu::for_float;
 use super::cpu::resample as cpu;
+#[cfg(feature = "cuda")]
+use super::cuda;
 use super::device::on_device;
 use super::geometry::{Direction, Resampling};
 
@@ -83,10 +85,17 @@ impl Resampling {
             Self::Doubled if to + tap == k || to + tap + 1 == k => 1.0,
             _ => 0.0,
         };
-        let rows = (0..k * k).flat_map(|tap| {
-            let wider = k + 1;
-            (0..wider * wider).map(move |to| share(tap / k, to / wider) * share(tap % k, to % wider))
-        });
-        Tensor::from_vec(rows.collect::<Vec<f64>>(), (k * k, (k + 1) * (k + 1)), device)?.to_dtype(dtype)
+        let name = match self {
+            Self::Halved => "halved",
+            Self::Doubled => "doubled",
+        };
+        let sides = [k * k, (k + 1) * (k + 1)];
+        cuda::driver::kept(device, (name, sides, dtype), || {
+            let rows = (0..k * k).flat_map(|tap| {
+                let wider = k + 1;
+                (0..wider * wider).map(move |to| share(tap / k, to / wider) * share(tap % k, to % wider))
+            });
+            Tensor::from_vec(rows.collect::<Vec<f64>>(), &sides[..], device)?.to_dtype(dtype)
+        })
     }
 }

@@ -3,6 +3,7 @@
 use candle_core::{Device, Shape, Tensor};
 use rayon::prelude::*;
 
+use super::chosen::Chosen;
 use super::count::Shift;
 #[cfg(feature = "cuda")]
 use super::pixels::Pixels;
@@ -13,23 +14,8 @@ use crate::error::{Error, Result};
 use crate::nn::upload::{Values, upload};
 use crate::random::{Purpose, Stream};
 
-/// Which training images a batch is of, by their numbers in the data set.
-pub(super) struct Chosen {
-    pub indices: Vec<u32>,
-    /// Which of them are mirrored; empty where none is.
-    mirrored: Vec<bool>,
-}
-
-impl Chosen {
-    /// Whether image number `at` of the batch is mirrored.
-    #[cfg(feature = "cuda")]
-    pub fn is_mirrored(&self, at: usize) -> bool {
-        self.mirrored.get(at).copied().unwrap_or(false)
-    }
-}
-
 /// What of a batch the host gives to the device: see [`Batches::batch_by`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Part {
     /// The numbers of images that are there already.
     #[cfg(feature = "cuda")]
@@ -299,10 +285,10 @@ impl<'a> Batches<'a> {
         }
     }
 
-    /// Whether all images lie on the device, so that a batch costs it no more than their numbers.
+    /// What of the images lies on the device.
     #[cfg(feature = "cuda")]
-    pub(super) fn are_resident(&self) -> bool {
-        self.resident.is_some()
+    pub(super) fn on_device(&self) -> Option<Tensor> {
+        self.resident.as_ref().map(|pixels| pixels.bytes().clone())
     }
 
     fn upload_images(&self, indices: &[u32]) -> Result<Tensor> {

@@ -1,58 +1,60 @@
 //! Rounds that are captured as CUDA graphs. A step of a small network takes a GPU less time than it takes the host to launch its
 //! hundreds of kernels one by one; a graph is launched at once.
 //!
-//! The first round of a form is made step by step. The second is made so, too, then undone, captured, replayed, and compared: only where all
-//! that a checkpoint would hold has the same bits either way are the rounds to come replayed. Whatever stands against it, those
-//! rounds are made step by step, and why is said once.
+//! The first round of a kind is made step by step. The second is made so, too, then undone, captured, replayed, and compared: only where all
+//! that a checkpoint would hold has the same bits either way are the rounds to come replayed. Whatever stands against it, rounds are made
+//! step by step, and why is said once.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use candle_core::Tensor;
 
 use super::batches::Batches;
-use super::draws::Draw;
+use super::draw::Draw;
 use super::feed::Feed;
-use super::step::{Phase, Trainer};
 use super::sums::Sums;
+use super::trainer::{Phase, Trainer};
 use crate::error::Result;
-use crate::nn::cuda::capture::{Captured, capture, copies, give_back_unused, restore, same_bits};
+use crate::nn::cuda::capture::{Captured, Refusal, capture, copies, refusal, restore, same_bits, same_memory, trim};
 use crate::nn::cuda::upload::Room;
 
 /// Critic steps of a round that is captured, at most: memory and time to capture grow with them.
 const MOST_TURNS: usize = 10;
-/// Forms of rounds that are captured, at most.
-const MOST_FORMS: usize = 8;
+/// Kinds of rounds that are captured, at most.
+const MOST_KINDS: usize = 8;
 
 /// What a captured round depends on beside its numbers.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-struct Form {
+struct Kind {
     /// Real images of each critic step.
     images: Vec<usize>,
     /// Whether each takes a penalty.
     penalties: Vec<bool>,
 }
 
-/// The rounds of a trainer that are captured, and why no more are.
+/// The captured rounds of a trainer and its batches, and why there are no more.
 #[derive(Default)]
 pub(super) struct Captures {
-    /// By their forms; without a graph where only one was seen.
-    rounds: HashMap<Form, Option<Round>>,
+    seen: HashSet<Kind>,
+    rounds: HashMap<Kind, Graph>,
     off: bool,
     notice: Option<String>,
 }
 
 /// A round that can be made again at once.
-struct Round {
-    graph: Captured,
+struct Graph {
+    work: Captured,
     /// What it takes from the host, in this order.
     draws: Vec<Draw>,
     room: Room,
     /// By how much it moves on what the host counts.
     made: Counts,
+    /// What it reads and writes that is not its own.
+    memory: Vec<Tensor>,
 }
 
 /// What the host counts: generator steps, updates of either network, and steps that are in the sums.
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy)]
 struct Counts([u64; 6]);
 
 impl Counts {
@@ -62,9 +64,9 @@ impl Counts {
 }
 
 impl Captures {
-    /// How many forms of rounds are captured.
+    /// How many kinds of rounds are captured.
     pub fn len(&self) -> usize {
-        self.rounds.values().flatten().count()
+        self.rounds.len()
     }
 
     /// What is to be said of them, once.
@@ -72,153 +74,189 @@ impl Captures {
         self.notice.take()
     }
 
+    /// Captures no more, and forgets what was captured.
     fn refuse(&mut self, why: impl std::fmt::Display) {
-        (self.off, self.notice) = (true, Some(format!("steps are launched one by one, not captured as a CUDA graph: {why}")));
+        self.off = true;
+        self.notice = Some(format!("steps are launched one by one on this GPU, not as a CUDA graph: {why}"));
         self.rounds.clear();
-    }
-}
-
-impl Trainer {
-    /// Forgets what was captured: the tensors of it are others now.
-    pub(super) fn forget_captured(&mut self) {
-        self.captures.rounds.clear();
     }
 
     /// Makes a round by what was captured of another, or captures it; false if it is to be made step by step.
-    pub(super) fn replay(&mut self, batches: &mut Batches<'_>) -> Result<bool> {
-        let wanted = self.config.schedule.capture && self.device().is_cuda() && !self.captures.off;
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub fn replay(&mut self, trainer: &mut Trainer, batches: &mut Batches<'_>) -> Result<bool> {
+        let wanted = trainer.config.schedule.capture && trainer.device().is_cuda() && !self.off;
         // What is measured besides is read by the host.
-        if !wanted || self.measure {
+        if !wanted || trainer.measure {
             return Ok(false);
         }
-        if !batches.are_resident() {
-            self.captures.refuse("the images do not fit on the GPU");
+        if let Some(why) = stands_against(trainer, batches)? {
+            self.refuse(why);
             return Ok(false);
         }
-        let form = self.form(batches);
-        if form.images.len() > MOST_TURNS {
+        let kind = Kind::of(trainer, batches);
+        if kind.images.len() > MOST_TURNS {
             return Ok(false); // a warm-up of the critic: others follow
         }
-        match self.captures.rounds.remove(&form) {
-            Some(Some(mut round)) => {
-                self.play(&mut round, batches)?;
-                self.captures.rounds.insert(form, Some(round));
-                Ok(true)
+        if let Some(graph) = self.rounds.get_mut(&kind) {
+            if !same_memory(&graph.memory, &memory(trainer, batches)) {
+                // Somebody put other networks, averages or images in their place.
+                self.rounds.clear();
+                return Ok(false);
             }
-            Some(None) => {
-                if let Some(round) = self.captured(batches)? {
-                    self.captures.rounds.insert(form, Some(round));
-                }
-                Ok(true)
+            if let Err(error) = graph.play(trainer, batches) {
+                self.refuse(error);
+                return Ok(false);
             }
-            None => {
-                if self.captures.rounds.len() < MOST_FORMS {
-                    self.captures.rounds.insert(form, None);
-                }
-                Ok(false)
-            }
+            return Ok(true);
         }
-    }
-
-    fn form(&self, batches: &Batches<'_>) -> Form {
-        let first = self.critic_steps();
-        let steps = first..first + self.config.schedule.critic_steps_at(self.step);
-        let is_taken = |step| self.values.penalty.is_some_and(|config| config.at_step(step).is_some());
-        Form { images: steps.clone().map(|step| batches.batch_len(step)).collect(), penalties: steps.map(is_taken).collect() }
-    }
-
-    /// Replays a round, with this round's numbers.
-    fn play(&mut self, round: &mut Round, batches: &mut Batches<'_>) -> Result<()> {
-        let phase = Phase::default();
-        let from = self.beginning(&phase);
-        round.room.clear();
-        for draw in &round.draws {
-            round.room.put(&self.drawn(*draw, from, Some(batches))?)?;
+        if self.seen.insert(kind.clone()) || self.rounds.len() == MOST_KINDS {
+            return Ok(false);
         }
-        round.room.send()?;
-        round.graph.launch()?;
-        let counts = self.counts();
-        self.set_counts(counts.with(round.made, |so_far, more| so_far + more));
+        match first(trainer, batches)? {
+            Ok(graph) => drop(self.rounds.insert(kind, graph)),
+            Err(why) => self.refuse(why),
+        }
+        // What the other way of steps took is not needed beside what graphs take, or the other way round. A device that cannot give it
+        // back keeps it.
+        let _ = trim(trainer.device());
+        Ok(true)
+    }
+}
+
+/// Why no round of this training can be captured, if that is known beforehand.
+fn stands_against(trainer: &Trainer, batches: &Batches<'_>) -> Result<Option<String>> {
+    let schedule = &trainer.config.schedule;
+    Ok(if batches.are_uploaded() {
+        Some("the images do not fit there beside the networks".to_string())
+    } else if schedule.generator_top_k < 1.0 {
+        Some("schedule.generator_top_k has the host look at every step's scores".to_string())
+    } else if schedule.critic_steps > MOST_TURNS {
+        Some(format!("schedule.critic_steps is above {MOST_TURNS}"))
+    } else {
+        refusal(trainer.device())?
+    })
+}
+
+impl Kind {
+    /// That of the next round.
+    fn of(trainer: &Trainer, batches: &Batches<'_>) -> Self {
+        let first = trainer.critic_steps();
+        let steps = first..first + trainer.config.schedule.critic_steps_at(trainer.step);
+        let is_taken = |step| trainer.values.penalty.is_some_and(|config| config.at_step(step).is_some());
+        Self { images: steps.clone().map(|step| batches.batch_len(step)).collect(), penalties: steps.map(is_taken).collect() }
+    }
+}
+
+impl Graph {
+    /// Makes the round again, with the numbers of the trainer's next one.
+    fn play(&mut self, trainer: &mut Trainer, batches: &mut Batches<'_>) -> Result<()> {
+        let from = trainer.beginning(&Phase::default());
+        self.room.clear();
+        for draw in &self.draws {
+            self.room.put(&trainer.drawn(*draw, from, Some(batches))?)?;
+        }
+        self.room.send()?;
+        self.work.launch()?;
+        counts(trainer).with(self.made, |so_far, more| so_far + more).give(trainer);
         Ok(())
     }
+}
 
-    /// Makes a round step by step, and, if that gives the same, as a graph, which it gives.
-    fn captured(&mut self, batches: &mut Batches<'_>) -> Result<Option<Round>> {
-        let (state, begun) = (self.state(), self.counts());
-        let before = match copies(&state) {
-            Ok(before) => before,
-            Err(error) => {
-                self.captures.refuse(error);
-                self.steps(batches, &mut Phase::default())?;
-                return Ok(None);
-            }
-        };
+/// Makes a round step by step, and then, from the same beginning, as a graph; gives that, or why there is none. The round is made either way.
+///
+/// # Errors
+/// When it cannot be made step by step either.
+fn first(trainer: &mut Trainer, batches: &mut Batches<'_>) -> Result<Result<Graph, String>> {
+    let (state, begun) = (state(trainer), counts(trainer));
+    let single = copies(&state).and_then(|before| {
         let mut phase = Phase::fed(Feed::Counted([0; 3]));
-        self.steps(batches, &mut phase)?;
-        let lengths = if let Feed::Counted(lengths) = phase.feed { lengths } else { [0; 3] };
-        let (after, ended) = (copies(&state), self.counts());
-        let attempt = after.and_then(|after| {
+        let made = trainer.steps(batches, &mut phase).and_then(|()| copies(&state));
+        if made.is_err() {
             restore(&state, &before)?;
-            self.set_counts(begun);
-            let same = self.recorded(lengths, batches).and_then(|mut round| {
-                round.room.send()?;
-                round.graph.launch()?;
-                Ok(same_bits(&state, &after)?.then_some(round))
-            });
-            if !matches!(same, Ok(Some(_))) {
-                restore(&state, &after)?;
-            }
-            same
-        });
-        self.set_counts(ended);
-        match attempt {
-            Ok(Some(round)) => return Ok(Some(Round { made: ended.with(begun, |after, before| after - before), ..round })),
-            Ok(None) => self.captures.refuse("a captured step gave other numbers"),
-            Err(error) => self.captures.refuse(error),
         }
-        give_back_unused(self.device())?;
-        Ok(None)
-    }
-
-    /// Captures a round, with its numbers staged.
-    fn recorded(&mut self, lengths: [usize; 3], batches: &mut Batches<'_>) -> Result<Round> {
-        let device = self.device().clone();
-        let room = Room::new(lengths, &device)?;
-        let mut feed = Feed::default();
-        let graph = capture(&device, || {
-            let mut phase = Phase::fed(Feed::Placed(room, Vec::new()));
-            let made = self.steps(batches, &mut phase);
-            // Its room was there before, and stays; the rest of the phase is memory of the graph's, and is given back here.
-            feed = std::mem::take(&mut phase.feed);
-            made
-        })?;
-        match feed {
-            Feed::Placed(room, draws) => Ok(Round { graph, draws, room, made: Counts::default() }),
-            _ => Err(candle_core::Error::Msg("a captured step without its numbers".to_string()).into()),
+        Ok((before, made?, phase.feed))
+    });
+    let (before, after, feed) = match single {
+        Ok(single) => single,
+        // Two copies of everything may be too much for the memory.
+        Err(why) => {
+            begun.give(trainer);
+            trainer.steps(batches, &mut Phase::default())?;
+            return Ok(Err(why.to_string()));
         }
-    }
+    };
+    let ended = counts(trainer);
+    restore(&state, &before)?;
+    begun.give(trainer);
+    let captured = captured(trainer, batches, feed, ended.with(begun, |after, before| after - before));
+    let captured = captured.and_then(|mut graph| {
+        graph.room.send()?;
+        graph.work.launch()?;
+        Ok(same_bits(&state, &after)?.then_some(graph))
+    });
+    let why = match captured {
+        Ok(Some(graph)) => {
+            ended.give(trainer);
+            return Ok(Ok(graph));
+        }
+        Ok(None) => "its steps gave other numbers".to_string(),
+        Err(error) => error.to_string(),
+    };
+    restore(&state, &after)?;
+    ended.give(trainer);
+    Ok(Err(why))
+}
 
-    /// All tensors that a round changes.
-    fn state(&self) -> Vec<Tensor> {
-        let networks = self.generator.parameters().chain(self.critic.parameters());
-        let slots = self.generator_optimizer.slots().values().chain(self.critic_optimizer.slots().values());
-        let averages = self.ema.iter().flat_map(|ema| ema.tensors().values());
-        let sums = [&self.sums.critic, &self.sums.penalty, &self.sums.generator].map(|sum| sum.values.as_ref());
-        let parameters = networks.map(|parameter| parameter.var.as_detached_tensor());
-        parameters.chain(slots.chain(averages).chain(sums.into_iter().flatten()).cloned()).collect()
-    }
+/// Captures the next round, of whose numbers `counted` has counted how many there are; they are ready to be sent.
+fn captured(trainer: &mut Trainer, batches: &mut Batches<'_>, counted: Feed, made: Counts) -> Result<Graph> {
+    let device = trainer.device().clone();
+    let room = Room::new(counted.lengths(), &device)?;
+    let mut feed = Feed::default();
+    let work = capture(&device, || {
+        let mut phase = Phase::fed(Feed::Placed(room, Vec::new()));
+        let made = trainer.steps(batches, &mut phase);
+        // Its room was there before, and stays; the rest of the phase is memory of the graph's, and is given back here.
+        feed = std::mem::take(&mut phase.feed);
+        made
+    })?;
+    let (room, draws) = feed.placed().ok_or_else(|| Refusal("a captured step lost its numbers".to_string()))?;
+    Ok(Graph { work, draws, room, made, memory: memory(trainer, batches) })
+}
 
-    fn counts(&self) -> Counts {
-        let Self { sums, generator_optimizer, critic_optimizer, .. } = self;
-        let updates = [generator_optimizer.steps(), critic_optimizer.steps()];
-        Counts([self.step, updates[0], updates[1], sums.critic.steps, sums.penalty.steps, sums.generator.steps])
-    }
+/// All that a round reads or writes that was there before it.
+fn memory(trainer: &Trainer, batches: &Batches<'_>) -> Vec<Tensor> {
+    let mut memory = state(trainer);
+    memory.extend(batches.on_device());
+    memory
+}
 
-    fn set_counts(&mut self, Counts([step, generator, critic, of_critic, of_penalty, of_generator]): Counts) {
-        self.step = step;
-        self.generator_optimizer.set_steps(generator);
-        self.critic_optimizer.set_steps(critic);
-        let Sums { critic, penalty, generator, .. } = &mut self.sums;
+/// All tensors that a round changes.
+fn state(trainer: &Trainer) -> Vec<Tensor> {
+    let networks = trainer.generator.parameters().chain(trainer.critic.parameters());
+    let slots = trainer.generator_optimizer.slots().values().chain(trainer.critic_optimizer.slots().values());
+    let averages = trainer.ema.iter().flat_map(|ema| ema.tensors().values());
+    let Sums { critic, penalty, generator, .. } = &trainer.sums;
+    let sums = [critic, penalty, generator].into_iter().filter_map(|sum| sum.values.as_ref());
+    let parameters = networks.map(|parameter| parameter.var.as_detached_tensor());
+    parameters.chain(slots.chain(averages).chain(sums).cloned()).collect()
+}
+
+fn counts(trainer: &Trainer) -> Counts {
+    let Trainer { sums, generator_optimizer, critic_optimizer, .. } = trainer;
+    let updates = [generator_optimizer.steps(), critic_optimizer.steps()];
+    Counts([trainer.step, updates[0], updates[1], sums.critic.steps, sums.penalty.steps, sums.generator.steps])
+}
+
+impl Counts {
+    /// Has the trainer count so.
+    fn give(self, trainer: &mut Trainer) {
+        let Self([step, generator, critic, of_critic, of_penalty, of_generator]) = self;
+        trainer.step = step;
+        trainer.generator_optimizer.set_steps(generator);
+        trainer.critic_optimizer.set_steps(critic);
+        let Sums { critic, penalty, generator, .. } = &mut trainer.sums;
         (critic.steps, penalty.steps, generator.steps) = (of_critic, of_penalty, of_generator);
     }
 }

@@ -14,7 +14,7 @@ use toml::Value;
 use super::batches::Batches;
 use super::count::Shift;
 use super::run::{PARTIAL, Which, remove_folder};
-use super::step::raw_weights;
+use super::trainer::raw_weights;
 use super::{Best, RunFolder, Trainer, Watchdog};
 use crate::config::{self, TrainConfig};
 use crate::contract::{self, Weights};
@@ -312,8 +312,14 @@ fn noted_sums(state: &Path) -> Result<BTreeMap<String, String>> {
 
 /// What of the config is the run's and not a checkpoint's: it decides nothing of the weights, so checkpoints that were trained
 /// alike are alike.
-const OF_THE_RUN: [(&str, Option<&str>); 5] =
-    [("data", Some("source")), ("data", Some("class_names")), ("schedule", Some("length")), ("output", None), ("watch", None)];
+const OF_THE_RUN: [(&str, Option<&str>); 6] = [
+    ("data", Some("source")),
+    ("data", Some("class_names")),
+    ("schedule", Some("length")),
+    ("schedule", Some("capture")),
+    ("output", None),
+    ("watch", None),
+];
 
 /// The config as a checkpoint holds it.
 fn decisive(config: &TrainConfig) -> Result<String> {
@@ -374,8 +380,6 @@ fn other_images(saved: &Path) -> String {
 /// When a file is missing or damaged, or belongs to another config or data set.
 pub fn load(from: &Path, trainer: &mut Trainer, data: &Dataset) -> Result<Watchdog> {
     let state = read_state(from)?;
-    #[cfg(feature = "cuda")]
-    trainer.forget_captured();
     if state.data_sha256 != data.sha256 {
         let changed = match state.data == data.name {
             true => ", which are called the same: some were added, removed or changed",

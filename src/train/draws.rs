@@ -1,52 +1,22 @@
 //! What the host makes for a round of steps: numbers that are drawn, chosen or scheduled. Each is a function of where the round
 //! begins and of its place in it, so that a round that was captured is given those of another.
 
-use super::batches::{Batches, Part};
-use super::step::{Phase, Trainer};
-use crate::augment::Augmentation;
+use candle_core::{Shape, Tensor};
+use rayon::prelude::*;
+
+use super::batches::Batches;
+use super::draw::{Draw, What};
+use super::trainer::{Phase, Trainer};
+use crate::augment::{Augmentation, Placed};
 use crate::ema;
 use crate::error::{Error, Result};
+use crate::nn::Pass;
 use crate::nn::rule::CONSTANTS;
 use crate::nn::scores::Player;
 use crate::nn::upload::Values;
 use crate::optim;
 use crate::penalty::{PenaltyConfig, alpha_values};
 use crate::random::Purpose;
-
-/// Some numbers for a round, and where in it they are taken.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Draw {
-    pub what: What,
-    /// Images that they are for.
-    pub n: usize,
-    /// Critic steps of the round before.
-    pub critic_turn: u64,
-    /// Generator steps of the round before.
-    pub generator_turn: u64,
-}
-
-/// What numbers are for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum What {
-    /// A part of a batch of real images, in a step of either.
-    Real(Player, Part),
-    /// The latents of a step, `[n, size]`.
-    Latents(Player),
-    /// How the images of pass number `pass` of the round are augmented: `Augmentation::numbers`, `[steps, n, 4]`.
-    #[cfg(feature = "cuda")]
-    Augmentation {
-        /// The passes of the round before.
-        pass: u64,
-    },
-    /// Where between real and generated images a penalty is taken, `[n]`.
-    Between,
-    /// The constants of an optimiser's step.
-    Rule(Player),
-    /// Those of the moving average's.
-    Average,
-    /// The weight of the penalty, `[1]`.
-    PenaltyWeight,
-}
 
 /// Where a round begins.
 #[derive(Debug, Clone, Copy)]
@@ -63,9 +33,9 @@ impl Trainer {
     /// Where the round of a phase began.
     pub(super) fn beginning(&self, phase: &Phase) -> Beginning {
         Beginning {
-            step: self.step - phase.generator_turns,
-            critic_updates: self.critic_optimizer.steps() - phase.critic_turns,
-            generator_updates: self.generator_optimizer.steps() - phase.generator_turns,
+            step: self.step.saturating_sub(phase.generator_turns),
+            critic_updates: self.critic_optimizer.steps().saturating_sub(phase.critic_turns),
+            generator_updates: self.generator_optimizer.steps().saturating_sub(phase.generator_turns),
         }
     }
 
@@ -113,12 +83,76 @@ impl Trainer {
     }
 
     /// How the `n` images of pass number `number` of the run are augmented; no two passes share draws.
-    pub(super) fn augmentation(&self, number: u64, n: usize) -> Augmentation {
+    fn augmentation(&self, number: u64, n: usize) -> Augmentation {
         let (config, first) = (&self.config, number * self.config.schedule.batch_size as u64);
         Augmentation::draw(&config.augment, &config.data, config.seed, first, n).with_probability(
             self.values.augment_probability,
             config.seed,
             first,
         )
+    }
+
+    /// What happens to the `n` images of the next pass on their way to the critic.
+    pub(super) fn placed(&self, n: usize, phase: &mut Phase) -> Result<Placed> {
+        #[cfg(feature = "cuda")]
+        if self.device().is_cuda() && !self.config.augment.is_empty() {
+            let policy = self.config.augment.clone();
+            let draws = self.give(What::Augmentation { pass: phase.passes }, n, (policy.len(), n, 4), phase)?;
+            return Ok(Placed::Device { policy, draws, fill: Augmentation::fill(&self.config.data) });
+        }
+        Ok(Placed::Host(self.augmentation(self.pass_number(self.step, phase.passes), n)))
+    }
+
+    /// Brings numbers for `n` images of the present step to the device.
+    pub(super) fn give(&self, what: What, n: usize, shape: impl Into<Shape>, phase: &mut Phase) -> Result<Tensor> {
+        let draw = phase.draw(what, n);
+        let values = self.drawn(draw, self.beginning(phase), None)?;
+        phase.feed.give(draw, values, shape.into(), self.device())
+    }
+
+    /// Constants of the present step on the device, unless kernels take theirs by value.
+    pub(super) fn constants(&self, what: What, phase: &mut Phase) -> Result<Option<Tensor>> {
+        let len = if what == What::PenaltyWeight { 1 } else { CONSTANTS };
+        (!phase.feed.is_plain()).then(|| self.give(what, 0, len, phase)).transpose()
+    }
+
+    /// The latents of the present step of a player.
+    pub(super) fn latents(&self, player: Player, n: usize, phase: &mut Phase) -> Result<Tensor> {
+        let z = self.give(What::Latents(player), n, (n, self.config.latent.size), phase)?;
+        Ok(z.to_dtype(self.generator.dtype())?)
+    }
+
+    /// The latents of step `index`: those of its images are numbered from `index · batch size` on.
+    fn latent_rows(&self, purpose: Purpose, index: u64, n: usize) -> Vec<f32> {
+        let (latent, seed) = (self.config.latent, self.config.seed);
+        let first = index * self.config.schedule.batch_size as u64;
+        let mut rows = vec![0.0; n * latent.size];
+        let numbered = rows.par_chunks_mut(latent.size).enumerate();
+        numbered.for_each(|(at, row)| latent.fill(seed, purpose, first + at as u64, row));
+        rows
+    }
+
+    /// The next pass of a phase.
+    pub(super) fn next_pass(&self, phase: &mut Phase) -> Pass {
+        let number = self.pass_number(self.step, phase.passes);
+        phase.passes += 1;
+        Pass::Train { seed: self.config.seed, number }
+    }
+
+    /// The number of a pass: its phase made so many before it, generator steps `step`.
+    fn pass_number(&self, step: u64, passes: u64) -> u64 {
+        // Three passes a critic step (generator, real, fake), and those of a penalty; at most two in the generator's, and one for
+        // real images if it sees any.
+        let schedule = &self.config.schedule;
+        let a_critic_step = 3 + self.config.penalty.map_or(0, PenaltyConfig::passes);
+        let a_generator_step = 2 + u64::from(self.config.loss.pairs_scores());
+        step * (a_critic_step * schedule.most_critic_steps() + a_generator_step * schedule.generator_steps as u64) + passes
+    }
+}
+
+impl Phase {
+    /// Numbers for `n` images of the present step.
+    pub(super) fn draw(&self, what: What, n: usize) -> Draw {
+        Draw { what, n, critic_turn: self.critic_turns, generator_turn: self.generator_turns }
     }
 }

@@ -2,7 +2,7 @@
 
 use candle_core::{Device, Shape, Tensor};
 
-use super::draws::Draw;
+use super::draw::Draw;
 use crate::error::Result;
 #[cfg(feature = "cuda")]
 use crate::nn::cuda::upload::{Room, measured};
@@ -20,6 +20,25 @@ pub(super) enum Feed {
     /// All together to places of theirs; which they were is noted.
     #[cfg(feature = "cuda")]
     Placed(Room, Vec<Draw>),
+}
+
+#[cfg(feature = "cuda")]
+impl Feed {
+    /// How many numbers it counted.
+    pub fn lengths(&self) -> [usize; 3] {
+        match self {
+            Self::Counted(lengths) => *lengths,
+            Self::Plain | Self::Placed(..) => [0; 3],
+        }
+    }
+
+    /// The places of its numbers, and which these were.
+    pub fn placed(self) -> Option<(Room, Vec<Draw>)> {
+        match self {
+            Self::Placed(room, draws) => Some((room, draws)),
+            Self::Plain | Self::Counted(_) => None,
+        }
+    }
 }
 
 impl Feed {

@@ -4,7 +4,7 @@ use super::checkpoint;
 use super::preview::Preview;
 use super::record;
 use super::run::RunFolder;
-use super::step::Trainer;
+use super::trainer::Trainer;
 use super::watch::{Best, Watchdog};
 use super::{Judge, TrainingJob};
 use crate::error::Result;

@@ -5,9 +5,11 @@ mod batches;
 mod captured;
 pub mod changes;
 pub mod checkpoint;
+mod chosen;
 mod clock;
 mod count;
 mod curves;
+mod draw;
 mod draws;
 mod feed;
 mod flat;
@@ -30,6 +32,7 @@ mod step;
 mod sums;
 pub mod tensorboard;
 mod trained;
+mod trainer;
 mod watch;
 
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -51,10 +54,11 @@ pub use networks::{critic_network, generator_network};
 use preview::Preview;
 pub use preview::sample;
 pub use record::{Record, read_records};
+pub use round::Rounds;
 pub use run::{RunFolder, Which, check_output};
-pub use step::{Phase, Trainer};
 pub use sums::Means;
 pub use trained::{Trained, load_checkpoint, load_trained};
+pub use trainer::{Phase, Trainer};
 pub use watch::{Best, Trouble, Verdict, Watchdog};
 
 /// What a training needs beside its config.
@@ -288,6 +292,7 @@ struct Run<'a> {
     job: &'a TrainingJob<'a>,
     trainer: Trainer,
     batches: Batches<'a>,
+    rounds: Rounds,
     watchdog: Watchdog,
     log: stats::Log,
     preview: Preview<'a>,
@@ -337,6 +342,7 @@ impl<'a> Run<'a> {
             job,
             trainer,
             batches,
+            rounds: Rounds::default(),
             watchdog,
             log,
         })
@@ -352,8 +358,8 @@ impl<'a> Run<'a> {
             self.trainer.measure = self.due(before, after).log;
 
             // Train the critic, then the generator.
-            self.trainer.round(&mut self.batches)?;
-            if let Some(notice) = self.trainer.take_notice() {
+            self.rounds.round(&mut self.trainer, &mut self.batches)?;
+            if let Some(notice) = self.rounds.take_notice() {
                 self.job.progress.say(&notice);
             }
 

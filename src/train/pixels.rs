@@ -2,7 +2,7 @@
 
 use candle_core::{Device, Tensor};
 
-use super::batches::Chosen;
+use super::chosen::Chosen;
 use crate::error::Result;
 use crate::nn::cuda::driver::free_memory;
 use crate::nn::cuda::elementwise::gather;
@@ -32,6 +32,11 @@ impl Pixels {
         }
         let bytes = Tensor::from_slice(bytes, bytes.len(), device)?;
         Ok(Some(Self { bytes, values: Tensor::from_slice(values, values.len(), device)?, images, channels, size }))
+    }
+
+    /// The images as bytes.
+    pub fn bytes(&self) -> &Tensor {
+        &self.bytes
     }
 
     /// The numbers of chosen images, as [`Self::gather`] takes them.

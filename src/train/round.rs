@@ -1,32 +1,41 @@
 //! A round: critic steps, then generator steps.
 
 use super::batches::{Batch, Batches};
-use super::draws::What;
-use super::step::{Phase, Trainer, keep_strides};
+#[cfg(feature = "cuda")]
+use super::captured::Captures;
+use super::draw::What;
+use super::trainer::{Phase, Trainer, keep_strides};
 use crate::error::Result;
 use crate::nn::cpu::on_pool;
 use crate::nn::scores::Player;
 
-impl Trainer {
-    /// One round: as many critic steps as the schedule has before this generator step, then its generator steps. On CUDA a round like others
-    /// before it is a replay of what those had launched (`schedule.capture`), to the same bits; so between two rounds nobody may put
-    /// other networks, optimisers or averages into the trainer.
+/// The rounds of one trainer and its batches. On CUDA a round like others before it is a replay of what those had launched
+/// (`schedule.capture`), to the same bits.
+#[derive(Default)]
+pub struct Rounds {
+    #[cfg(feature = "cuda")]
+    captures: Captures,
+}
+
+impl Rounds {
+    /// One round: as many critic steps as the schedule has before this generator step, then its generator steps. On CUDA nobody else may launch
+    /// anything on a clone of the trainer's device meanwhile: it would be captured, too.
     ///
     /// # Errors
     /// When the device is out of memory.
-    pub fn round(&mut self, batches: &mut Batches<'_>) -> Result<()> {
+    pub fn round(&mut self, trainer: &mut Trainer, batches: &mut Batches<'_>) -> Result<()> {
         on_pool(|| {
-            let _kept = keep_strides(self.device())?;
+            let _kept = keep_strides(trainer.device())?;
             #[cfg(feature = "cuda")]
-            if self.replay(batches)? {
+            if self.captures.replay(trainer, batches)? {
                 return Ok(());
             }
-            self.steps(batches, &mut Phase::default())
+            trainer.steps(batches, &mut Phase::default())
         })
     }
 
     /// How many kinds of rounds are captured on CUDA: of other numbers of images, with and without a penalty.
-    pub fn captured_rounds(&self) -> usize {
+    pub fn captured(&self) -> usize {
         #[cfg(feature = "cuda")]
         return self.captures.len();
         #[cfg(not(feature = "cuda"))]
@@ -40,8 +49,10 @@ impl Trainer {
         #[cfg(not(feature = "cuda"))]
         None
     }
+}
 
-    /// The steps of a round.
+impl Trainer {
+    /// The steps of a round, one by one.
     pub(super) fn steps(&mut self, batches: &mut Batches<'_>, phase: &mut Phase) -> Result<()> {
         let (schedule, pairs) = (&self.config.schedule, self.config.loss.pairs_scores());
         let (critic_steps, generator_steps) = (schedule.critic_steps_at(self.step), schedule.generator_steps);

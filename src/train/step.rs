@@ -1,76 +1,21 @@
 //! One critic step, one generator step.
 
-use std::collections::BTreeMap;
-
-use candle_core::{DType, Device, Tensor};
-use rayon::prelude::*;
+use candle_core::{DType, Tensor};
 
 use super::batches::Batch;
-#[cfg(feature = "cuda")]
-use super::captured::Captures;
-use super::draws::{Draw, What};
-use super::feed::Feed;
-use super::networks::{critic_network, generator_network};
-use super::sums::Sums;
+use super::draw::What;
+use super::trainer::{Phase, Trainer, keep_strides};
 use crate::augment::{Form, Placed};
-use crate::config::{Factors, GeneratorLatents, LossConfig, PenaltyConfig, StepValues, TrainConfig};
-use crate::ema::{self, Ema};
+use crate::config::{GeneratorLatents, LossConfig, PenaltyConfig};
+use crate::ema;
 use crate::error::{Error, Result};
 use crate::loss::{Graded, top_k};
-use crate::nn::Shape;
 use crate::nn::cpu::on_pool;
-use crate::nn::device::check_precision;
 use crate::nn::in_place::InPlace;
-use crate::nn::rule::CONSTANTS;
 use crate::nn::scores::Player;
 use crate::nn::update::{clamp, lerp};
-use crate::nn::{Network, Pass, Trace, Wanted, as_images, channels_first, chosen};
-use crate::optim::Optimizer;
+use crate::nn::{Pass, Shape, Trace, Wanted, as_images, channels_first, chosen};
 use crate::penalty::{Penalty, interpolate};
-use crate::random::Purpose;
-
-/// Both networks with their optimisers, after `step` generator steps.
-pub struct Trainer {
-    /// What decides the run.
-    pub config: TrainConfig,
-    /// Generator steps made.
-    pub step: u64,
-    /// The generator.
-    pub generator: Network,
-    /// The critic.
-    pub critic: Network,
-    /// The generator's optimiser.
-    pub generator_optimizer: Optimizer,
-    /// The critic's optimiser.
-    pub critic_optimizer: Optimizer,
-    /// The generator's averaged weights, if the config asks for them.
-    pub ema: Option<Ema>,
-    /// What the next steps are made with, of what changes over a run: the loop sets it from the schedule.
-    pub values: StepValues,
-    /// Whether the next steps measure their gradients, a pass over all of them.
-    pub measure: bool,
-    pub(super) sums: Sums,
-    /// The rounds that are captured.
-    #[cfg(feature = "cuda")]
-    pub(super) captures: Captures,
-}
-
-/// A round under way: some critic steps (turns), and what they leave to the generator's. It numbers their passes, too.
-#[derive(Default)]
-pub struct Phase {
-    /// Critic steps made in this phase.
-    pub critic_turns: u64,
-    /// Generator steps made in this phase.
-    pub generator_turns: u64,
-    /// Real images of the last critic step.
-    pub images: usize,
-    /// Forward passes made in this phase: they number the dropout masks.
-    passes: u64,
-    /// How the steps' numbers come to the device.
-    pub(super) feed: Feed,
-    latents: Option<Tensor>,
-    fakes: Option<(Tensor, Trace)>,
-}
 
 /// What the critic says of some images, and how it came about.
 struct Scored {
@@ -91,50 +36,6 @@ struct Slopes {
 }
 
 impl Trainer {
-    /// Both networks at their beginning. Tests train in f64, the programs in f32.
-    ///
-    /// # Errors
-    /// When the device is out of memory, or does not know the config's precision, or a batch is larger than any machine could hold.
-    pub fn new(config: &TrainConfig, device: &Device, dtype: DType) -> Result<Self> {
-        check_precision(device, config.schedule.precision)?;
-        config.check_batch(&config.preset)?;
-        let generator = generator_network(config, device, dtype)?;
-        let critic = critic_network(config, device, dtype)?;
-        Ok(Self {
-            generator_optimizer: Optimizer::new(config.optimizer.generator, &generator)?,
-            critic_optimizer: Optimizer::new(config.optimizer.critic, &critic)?,
-            ema: config.schedule.has_average().then(|| Ema::new(&generator)).transpose()?,
-            config: config.clone(),
-            step: 0,
-            generator,
-            critic,
-            values: config.values(Factors::default()),
-            measure: false,
-            sums: Sums::default(),
-            #[cfg(feature = "cuda")]
-            captures: Captures::default(),
-        })
-    }
-
-    /// Critic steps made before the present phase.
-    pub fn critic_steps(&self) -> u64 {
-        self.config.schedule.critic_steps_before(self.step)
-    }
-
-    /// Where the networks live.
-    pub fn device(&self) -> &Device {
-        self.generator.device()
-    }
-
-    /// The tensors to sample with: the average if there is one, else the weights as they are. They share the trainer's
-    /// memory, which the next step changes.
-    pub fn best_weights(&self) -> BTreeMap<String, Tensor> {
-        match &self.ema {
-            Some(ema) => ema.tensors().clone(),
-            None => raw_weights(&self.generator),
-        }
-    }
-
     /// One critic step on real images and as many fakes.
     ///
     /// # Errors
@@ -275,35 +176,6 @@ impl Trainer {
         }
     }
 
-    /// Brings numbers for `n` images of the present step to the device.
-    pub(super) fn give(&self, what: What, n: usize, shape: impl Into<candle_core::Shape>, phase: &mut Phase) -> Result<Tensor> {
-        let draw = phase.draw(what, n);
-        let values = self.drawn(draw, self.beginning(phase), None)?;
-        phase.feed.give(draw, values, shape.into(), self.device())
-    }
-
-    /// Constants of the present step on the device, unless kernels take theirs by value.
-    fn constants(&self, what: What, phase: &mut Phase) -> Result<Option<Tensor>> {
-        let len = if what == What::PenaltyWeight { 1 } else { CONSTANTS };
-        (!phase.feed.is_plain()).then(|| self.give(what, 0, len, phase)).transpose()
-    }
-
-    /// The latents of the present step of a player.
-    fn latents(&self, player: Player, n: usize, phase: &mut Phase) -> Result<Tensor> {
-        let z = self.give(What::Latents(player), n, (n, self.config.latent.size), phase)?;
-        Ok(z.to_dtype(self.generator.dtype())?)
-    }
-
-    /// The latents of step `index`: those of its images are numbered from `index · batch size` on.
-    pub(super) fn latent_rows(&self, purpose: Purpose, index: u64, n: usize) -> Vec<f32> {
-        let (latent, seed) = (self.config.latent, self.config.seed);
-        let first = index * self.config.schedule.batch_size as u64;
-        let mut rows = vec![0.0; n * latent.size];
-        let numbered = rows.par_chunks_mut(latent.size).enumerate();
-        numbered.for_each(|(at, row)| latent.fill(seed, purpose, first + at as u64, row));
-        rows
-    }
-
     fn generate(&self, z: &Tensor, phase: &mut Phase) -> Result<Tensor> {
         Ok(as_images(&self.generator.forward(z, self.next_pass(phase))?, self.config.image_shape())?)
     }
@@ -326,17 +198,6 @@ impl Trainer {
         let pass = self.next_pass(phase);
         let seen = augmentation.through(images, Form::Whole)?;
         Ok((pass, augmentation, seen))
-    }
-
-    /// What happens to the `n` images of the next pass on their way to the critic.
-    fn placed(&self, n: usize, phase: &mut Phase) -> Result<Placed> {
-        #[cfg(feature = "cuda")]
-        if self.device().is_cuda() && !self.config.augment.is_empty() {
-            let policy = self.config.augment.clone();
-            let draws = self.give(What::Augmentation { pass: phase.passes }, n, (policy.len(), n, 4), phase)?;
-            return Ok(Placed::Device { policy, draws, fill: self.augmentation(0, 0).fill });
-        }
-        Ok(Placed::Host(self.augmentation(self.pass_number(self.step, phase.passes), n)))
     }
 
     /// What a critic step tells of its loss, and the gradients to the scores of real and of generated images.
@@ -460,22 +321,6 @@ impl Trainer {
         self.generator.backward(trace, to_output, Wanted::Parameters)
     }
 
-    fn next_pass(&self, phase: &mut Phase) -> Pass {
-        let number = self.pass_number(self.step, phase.passes);
-        phase.passes += 1;
-        Pass::Train { seed: self.config.seed, number }
-    }
-
-    /// The number of a pass: its phase made so many before it, generator steps `step`.
-    pub(super) fn pass_number(&self, step: u64, passes: u64) -> u64 {
-        // Three passes a critic step (generator, real, fake), and those of a penalty; at most two in the generator's, and one for
-        // real images if it sees any.
-        let schedule = &self.config.schedule;
-        let a_critic_step = 3 + self.config.penalty.map_or(0, PenaltyConfig::passes);
-        let a_generator_step = 2 + u64::from(self.config.loss.pairs_scores());
-        step * (a_critic_step * schedule.most_critic_steps() + a_generator_step * schedule.generator_steps as u64) + passes
-    }
-
     /// Clamps every trainable parameter of a WGAN's critic, never its running statistics.
     fn clip_critic(&self) -> Result<()> {
         if let LossConfig::Wgan { clip: Some(clip), .. } = self.config.loss {
@@ -483,19 +328,6 @@ impl Trainer {
             clamp(&parameters.iter().map(InPlace::of).collect::<Vec<_>>(), clip)?;
         }
         Ok(())
-    }
-}
-
-impl Phase {
-    /// A phase whose numbers come to the device that way.
-    #[cfg(feature = "cuda")]
-    pub(super) fn fed(feed: Feed) -> Self {
-        Self { feed, ..Self::default() }
-    }
-
-    /// Numbers for `n` images of the present step.
-    pub(super) fn draw(&self, what: What, n: usize) -> Draw {
-        Draw { what, n, critic_turn: self.critic_turns, generator_turn: self.generator_turns }
     }
 }
 
@@ -519,22 +351,6 @@ fn of_class(values: &Tensor, classes: Option<&Tensor>) -> Result<Tensor> {
         None if values.elem_count() == values.dim(0)? => Ok(values.flatten_all()?),
         None => Err(Error::usage("a batch without classes, for conditional networks", "Give the batch's classes.")),
     }
-}
-
-/// On CUDA: has what kernels of candle take of shapes and strides uploaded once, not in every step, while it lives.
-pub(super) fn keep_strides(device: &Device) -> Result<impl Sized + use<>> {
-    #[cfg(feature = "cuda")]
-    return Ok(if device.is_cuda() { Some(crate::nn::cuda::capture::keep_strides(device)?) } else { None });
-    #[cfg(not(feature = "cuda"))]
-    {
-        let _ = device;
-        Ok(())
-    }
-}
-
-/// A network's tensors by name, as they are.
-pub(super) fn raw_weights(network: &Network) -> BTreeMap<String, Tensor> {
-    network.parameters().map(|p| (p.name.clone(), p.var.as_detached_tensor())).collect()
 }
 
 /// The Euclidean norm of all gradients together, as a scalar on the device; in f64, where squares do not overflow.

@@ -2,11 +2,9 @@
 
 use candle_core::{DType, Tensor};
 
-use super::step::Trainer;
 use crate::error::Result;
 use crate::nn::in_place::InPlace;
 use crate::nn::update::lerp;
-use crate::penalty::PenaltyConfig;
 
 /// Means over the steps since they were last taken.
 #[derive(Debug, Clone, Copy)]
@@ -75,20 +73,17 @@ impl Sum {
     }
 }
 
-impl Trainer {
-    /// The means since the last call.
+impl Sums {
+    /// The means since the last call, where a step that takes a penalty takes so many.
     ///
     /// # Errors
     /// When the device is out of memory.
-    pub fn take_means(&mut self) -> Result<Means> {
-        let [critic, penalty, generator] =
-            [&mut self.sums.critic, &mut self.sums.penalty, &mut self.sums.generator].map(Sum::take);
+    pub fn take(&mut self, penalties_a_step: u64) -> Result<Means> {
+        let [critic, penalty, generator] = [&mut self.critic, &mut self.penalty, &mut self.generator].map(Sum::take);
         let ((critic, critic_steps), (penalty, penalty_steps), (generator, generator_steps)) = (critic?, penalty?, generator?);
         let mean = |sums: &[f64], at: usize, steps: u64| sums.get(at).map(|sum| sum / steps as f64);
         let total = |sums: &[f64], at: usize| sums.get(at).copied().unwrap_or(0.0);
         let read = |norm: Option<Tensor>| norm.map(|norm| norm.to_dtype(DType::F64)?.to_scalar::<f64>()).transpose();
-        // A step that takes two adds the norms of both.
-        let penalties = penalty_steps * self.config.penalty.map_or(1, PenaltyConfig::passes);
         Ok(Means {
             // The penalty is a part of it, in the steps that took one.
             loss_critic: (total(&critic, 0) + total(&penalty, 0)) / critic_steps as f64,
@@ -96,9 +91,9 @@ impl Trainer {
             score_real: mean(&critic, 1, critic_steps).unwrap_or(f64::NAN),
             score_fake: mean(&critic, 2, critic_steps).unwrap_or(f64::NAN),
             penalty: mean(&penalty, 0, penalty_steps),
-            input_gradient_norm: mean(&penalty, 1, penalties),
-            gradient_norm_critic: read(self.sums.norm_critic.take())?,
-            gradient_norm_generator: read(self.sums.norm_generator.take())?,
+            input_gradient_norm: mean(&penalty, 1, penalty_steps * penalties_a_step),
+            gradient_norm_critic: read(self.norm_critic.take())?,
+            gradient_norm_generator: read(self.norm_generator.take())?,
         })
     }
 }

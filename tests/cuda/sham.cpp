@@ -4,7 +4,8 @@
 // call. With SHAM_COMPUTES=1 it computes, too, at once and slowly (device.cpp, sums.cpp), in other orders of sums than a GPU, and with
 // f32 where that has TF32; new memory is full of NaN then, and what is written behind its end is noticed when it is given back. What is
 // captured (CUDA graphs) is done only when it is launched, each time, and what a capture forbids fails: uploads, reading, waiting, giving back
-// memory of others, keeping its own. Of races between threads, of real libraries and of time it says nothing. Built and used by `make check-cuda`.
+// memory of others, keeping its own. A stream's work is done only when somebody waits for it, or a thousand pieces wait, so that what the host
+// changes too early is seen. Of races between threads, of real libraries and of time it says nothing. Built and used by `make check-cuda`.
 
 #include <cublas_v2.h>
 #include <cuda.h>
@@ -17,6 +18,7 @@
 #include <cstdlib>
 #include <array>
 #include <cstring>
+#include <deque>
 #include <functional>
 #include <map>
 #include <mutex>
@@ -27,6 +29,12 @@
 #include "sham.hpp"
 
 namespace {
+
+const bool computes = std::getenv("SHAM_COMPUTES") && *std::getenv("SHAM_COMPUTES") == '1';
+
+// What lies before an allocation: its length; and behind it.
+constexpr size_t HEAD = 64, GUARD = 64;
+constexpr int FILL = 0xff; // NaN in every floating type
 
 std::mutex lock;
 std::map<std::string, unsigned long> &counts() {
@@ -65,12 +73,63 @@ void count(const std::string &name, CUstream stream = nullptr) {
     ++counts()[captured ? "captured " + name : name];
 }
 
-// Does it now, or whenever the graph is launched that is being captured.
-void perform(CUstream stream, std::function<void()> work) {
-    if (Graph *capturing = capture_on(stream))
-        capturing->work.push_back(std::move(work));
-    else
+// What the streams are still to do.
+std::map<CUstream, std::deque<std::function<void()>>> &waiting() {
+    static auto *all = new std::map<CUstream, std::deque<std::function<void()>>>;
+    return *all;
+}
+std::mutex working;
+
+// Does what a stream is still to do.
+void drain(CUstream stream) {
+    std::lock_guard<std::mutex> guard(working);
+    for (;;) {
+        std::function<void()> work;
+        {
+            std::lock_guard<std::mutex> guard(lock);
+            auto &queue = waiting()[stream];
+            if (queue.empty()) return;
+            work = std::move(queue.front());
+            queue.pop_front();
+        }
         work();
+    }
+}
+
+void drain_all() {
+    std::vector<CUstream> streams;
+    {
+        std::lock_guard<std::mutex> guard(lock);
+        for (const auto &[stream, queue] : waiting()) streams.push_back(stream);
+    }
+    for (CUstream stream : streams) drain(stream);
+}
+
+// Does it when somebody waits for it, or whenever the graph is launched that is being captured.
+void perform(CUstream stream, std::function<void()> work) {
+    if (Graph *capturing = capture_on(stream)) return capturing->work.push_back(std::move(work));
+    if (!computes) return work();
+    size_t many;
+    {
+        std::lock_guard<std::mutex> guard(lock);
+        auto &queue = waiting()[stream];
+        queue.push_back(std::move(work));
+        many = queue.size();
+    }
+    if (many > 1000) drain(stream);
+}
+
+// Page-locked memory of the host, and how long it is: copies from it read it when they are done.
+std::map<const char *, size_t> &pinned() {
+    static auto *all = new std::map<const char *, size_t>;
+    return *all;
+}
+
+bool is_pinned(const void *memory) {
+    const auto *at = static_cast<const char *>(memory);
+    std::lock_guard<std::mutex> guard(lock);
+    const auto behind = pinned().upper_bound(at);
+    return behind != pinned().begin() && at < std::prev(behind)->first + std::prev(behind)->second;
 }
 
 // Of what no capture allows: whether one is under way, which is then lost.
@@ -91,8 +150,6 @@ struct Report {
         std::fclose(file);
     }
 } report;
-
-const bool computes = std::getenv("SHAM_COMPUTES") && *std::getenv("SHAM_COMPUTES") == '1';
 
 // Anything but null: what is behind it nobody asks.
 template <typename T> T handle() { return reinterpret_cast<T>(std::calloc(1, 64)); }
@@ -117,6 +174,8 @@ Type type_of(cudaDataType type) {
 
 // What the handles of a convolution stand for.
 template <typename Handle> Form &form(Handle handle) { return *reinterpret_cast<Form *>(handle); }
+// Bytes that a convolution works in: more for larger batches.
+size_t room_for(const Form &x) { return 1024 * size_t(x.sides[0]); }
 Window &window(cudnnConvolutionDescriptor_t handle) { return *reinterpret_cast<Window *>(handle); }
 
 cudnnStatus_t describe(Form &form, cudnnTensorFormat_t format, cudnnDataType_t type, int n, int c, int h, int w) {
@@ -126,11 +185,12 @@ cudnnStatus_t describe(Form &form, cudnnTensorFormat_t format, cudnnDataType_t t
 }
 
 cudnnStatus_t convolve(cudnnHandle_t handle, const char *name, Wanted which, const Form &x, const Form &w, const Form &y, cudnnConvolutionDescriptor_t by,
-                       const void *x_at, const void *w_at, const void *y_at, void *to) {
+                       void *room, size_t bytes, const void *x_at, const void *w_at, const void *y_at, void *to) {
     count(name, stream_of(handle));
     if (computes)
         perform(stream_of(handle), [=, window = window(by)] {
             std::lock_guard<std::mutex> guard(device);
+            std::memset(room, FILL, bytes); // it works in what it was given for that
             compute_convolution(which, x, w, y, window, x_at, w_at, y_at, to);
         });
     return CUDNN_STATUS_SUCCESS;
@@ -164,10 +224,6 @@ curandStatus_t random_numbers() {
     return CURAND_STATUS_SUCCESS;
 }
 
-// What lies before an allocation: its length; and behind it.
-constexpr size_t HEAD = 64, GUARD = 64;
-constexpr int FILL = 0xff; // NaN in every floating type
-
 // New memory, or memory that nobody may read any more.
 void fill(unsigned char *memory, size_t bytes) {
     // Where nothing is computed, zeros that nobody touches cost no time.
@@ -185,7 +241,8 @@ CUresult allocate(CUdeviceptr *to, size_t bytes, const char *name, CUstream stre
         capturing->memory.push_back(memory);
         capturing->taken.insert(*to);
     }
-    perform(stream, [=] { fill(memory, bytes); });
+    fill(memory, bytes);
+    if (capture_on(stream)) perform(stream, [=] { fill(memory, bytes); });
     return CUDA_SUCCESS;
 }
 
@@ -209,8 +266,10 @@ CUresult give_back(CUdeviceptr at, const char *name, CUstream stream = nullptr) 
         capturing->work.push_back([=] { check_and_fill(memory); });
         return CUDA_SUCCESS;
     }
-    check_and_fill(memory);
-    std::free(memory);
+    perform(stream, [=] {
+        check_and_fill(memory);
+        std::free(memory);
+    });
     return CUDA_SUCCESS;
 }
 
@@ -262,14 +321,19 @@ CUresult cuMemPoolGetAttribute(CUmemoryPool, CUmemPool_attribute, void *value) {
 CUresult cuCtxGetCurrent(CUcontext *context) { return *context = nullptr, CUDA_SUCCESS; }
 CUresult cuCtxSetCurrent(CUcontext) { return count("cuCtxSetCurrent"), CUDA_SUCCESS; }
 CUresult cuCtxDestroy(CUcontext) { return CUDA_SUCCESS; }
-CUresult cuCtxSynchronize() { return count("wait: cuCtxSynchronize"), CUDA_SUCCESS; }
+CUresult cuCtxSynchronize() { return count("wait: cuCtxSynchronize"), drain_all(), CUDA_SUCCESS; }
 CUresult cuStreamCreate(CUstream *stream, unsigned) { return *stream = handle<CUstream>(), CUDA_SUCCESS; }
 CUresult cuStreamDestroy(CUstream) { return CUDA_SUCCESS; }
 CUresult cuStreamSynchronize(CUstream stream) {
     count("wait: cuStreamSynchronize");
-    return forbidden(stream, "waiting") ? CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED : CUDA_SUCCESS;
+    if (forbidden(stream, "waiting")) return CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
+    return drain(stream), CUDA_SUCCESS;
 }
-CUresult cuStreamWaitEvent(CUstream, CUevent, unsigned) { return count("cuStreamWaitEvent"), CUDA_SUCCESS; }
+CUresult cuStreamWaitEvent(CUstream, CUevent event, unsigned) {
+    count("cuStreamWaitEvent");
+    if (stream_of(event)) drain(stream_of(event));
+    return CUDA_SUCCESS;
+}
 CUresult cuStreamIsCapturing(CUstream stream, CUstreamCaptureStatus *status) {
     const Graph *capturing = capture_on(stream);
     *status = !capturing            ? CU_STREAM_CAPTURE_STATUS_NONE
@@ -298,35 +362,64 @@ CUresult cuGraphInstantiateWithFlags(CUgraphExec *to, CUgraph graph, unsigned lo
 CUresult cuGraphLaunch(CUgraphExec graph, CUstream stream) {
     count("launch: graph");
     if (forbidden(stream, "launching another graph")) return CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
-    for (const auto &work : reinterpret_cast<Graph *>(graph)->work) work();
+    perform(stream, [=] {
+        for (const auto &work : reinterpret_cast<Graph *>(graph)->work) work();
+    });
     return CUDA_SUCCESS;
 }
 CUresult cuDeviceGraphMemTrim(CUdevice) { return CUDA_SUCCESS; }
 CUresult cuGraphExecDestroy(CUgraphExec) { return CUDA_SUCCESS; }
-CUresult cuGraphDestroy(CUgraph graph) { return delete reinterpret_cast<Graph *>(graph), CUDA_SUCCESS; }
-CUresult cuEventSynchronize(CUevent) { return CUDA_SUCCESS; }
+CUresult cuGraphDestroy(CUgraph graph) { return drain_all(), delete reinterpret_cast<Graph *>(graph), CUDA_SUCCESS; }
+CUresult cuDeviceGetGraphMemAttribute(CUdevice, CUgraphMem_attribute, void *value) {
+    return *static_cast<cuuint64_t *>(value) = 0, CUDA_SUCCESS;
+}
+CUresult cuMemPoolTrimTo(CUmemoryPool, size_t) { return CUDA_SUCCESS; }
+// One that was never recorded is not waited for.
+CUresult cuEventSynchronize(CUevent event) {
+    if (stream_of(event)) drain(stream_of(event));
+    return CUDA_SUCCESS;
+}
 CUresult cuMemHostAlloc(void **to, size_t bytes, unsigned) {
     count("allocation: cuMemHostAlloc");
     *to = std::aligned_alloc(64, (bytes + 63) / 64 * 64);
+    std::lock_guard<std::mutex> guard(lock);
+    pinned()[static_cast<const char *>(*to)] = bytes;
     return *to ? CUDA_SUCCESS : CUDA_ERROR_OUT_OF_MEMORY;
 }
-CUresult cuMemFreeHost(void *memory) { return std::free(memory), CUDA_SUCCESS; }
+CUresult cuMemFreeHost(void *memory) {
+    std::lock_guard<std::mutex> guard(lock);
+    const auto found = pinned().find(static_cast<const char *>(memory));
+    if (found == pinned().end()) return CUDA_ERROR_INVALID_VALUE;
+    std::memset(memory, FILL, found->second);
+    pinned().erase(found);
+    return std::free(memory), CUDA_SUCCESS;
+}
 CUresult cuEventCreate(CUevent *event, unsigned) { return count("cuEventCreate"), *event = handle<CUevent>(), CUDA_SUCCESS; }
 CUresult cuEventDestroy(CUevent event) { return std::free(event), CUDA_SUCCESS; }
-CUresult cuEventRecord(CUevent, CUstream) { return count("cuEventRecord"), CUDA_SUCCESS; }
+CUresult cuEventRecord(CUevent event, CUstream stream) { return count("cuEventRecord"), stream_of(event) = stream, CUDA_SUCCESS; }
 
 CUresult cuMemGetInfo(size_t *free, size_t *all) { return *free = *all = size_t(8) << 30, CUDA_SUCCESS; }
 CUresult cuMemAlloc(CUdeviceptr *to, size_t bytes) { return allocate(to, bytes, "allocation: cuMemAlloc"); }
 CUresult cuMemAllocAsync(CUdeviceptr *to, size_t bytes, CUstream stream) { return allocate(to, bytes, "allocation: cuMemAllocAsync", stream); }
-CUresult cuMemFree(CUdeviceptr memory) { return give_back(memory, "free: cuMemFree"); }
+CUresult cuMemFree(CUdeviceptr memory) { return drain_all(), give_back(memory, "free: cuMemFree"); }
 CUresult cuMemFreeAsync(CUdeviceptr memory, CUstream stream) { return give_back(memory, "free: cuMemFreeAsync", stream); }
 CUresult cuMemcpyHtoDAsync(CUdeviceptr to, const void *from, size_t bytes, CUstream stream) {
     if (forbidden(stream, "uploads: what lay there would be read again at each launch")) return CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
-    return copy(to, reinterpret_cast<CUdeviceptr>(from), bytes, "copy: cuMemcpyHtoDAsync", stream);
+    if (is_pinned(from)) return copy(to, reinterpret_cast<CUdeviceptr>(from), bytes, "copy: cuMemcpyHtoDAsync", stream);
+    // Other memory has been read when this returns.
+    count("copy: cuMemcpyHtoDAsync");
+    const auto *first = static_cast<const char *>(from);
+    perform(stream, [to, values = std::vector<char>(first, first + bytes)] {
+        std::memcpy(reinterpret_cast<void *>(to), values.data(), values.size());
+    });
+    return CUDA_SUCCESS;
 }
 CUresult cuMemcpyDtoHAsync(void *to, CUdeviceptr from, size_t bytes, CUstream stream) {
     if (forbidden(stream, "reading")) return CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
-    return copy(reinterpret_cast<CUdeviceptr>(to), from, bytes, "copy: cuMemcpyDtoHAsync", stream);
+    count("copy: cuMemcpyDtoHAsync");
+    drain(stream);
+    std::memcpy(to, reinterpret_cast<const void *>(from), bytes);
+    return CUDA_SUCCESS;
 }
 CUresult cuMemcpyDtoDAsync(CUdeviceptr to, CUdeviceptr from, size_t bytes, CUstream stream) {
     return copy(to, from, bytes, "launch: cuMemcpyDtoDAsync", stream);
@@ -454,35 +547,35 @@ cudnnStatus_t cudnnGetConvolutionBackwardFilterAlgorithm_v7(cudnnHandle_t, const
                                                             cudnnConvolutionBwdFilterAlgoPerf_t *found) {
     return one(found, many, CUDNN_CONVOLUTION_BWD_FILTER_ALGO_1);
 }
-cudnnStatus_t cudnnGetConvolutionForwardWorkspaceSize(cudnnHandle_t, const cudnnTensorDescriptor_t, const cudnnFilterDescriptor_t,
+cudnnStatus_t cudnnGetConvolutionForwardWorkspaceSize(cudnnHandle_t, const cudnnTensorDescriptor_t x, const cudnnFilterDescriptor_t,
                                                       const cudnnConvolutionDescriptor_t, const cudnnTensorDescriptor_t, cudnnConvolutionFwdAlgo_t,
                                                       size_t *bytes) {
-    return *bytes = 1024, CUDNN_STATUS_SUCCESS;
+    return *bytes = room_for(form(x)), CUDNN_STATUS_SUCCESS;
 }
 cudnnStatus_t cudnnGetConvolutionBackwardDataWorkspaceSize(cudnnHandle_t, const cudnnFilterDescriptor_t, const cudnnTensorDescriptor_t,
-                                                           const cudnnConvolutionDescriptor_t, const cudnnTensorDescriptor_t,
+                                                           const cudnnConvolutionDescriptor_t, const cudnnTensorDescriptor_t x,
                                                            cudnnConvolutionBwdDataAlgo_t, size_t *bytes) {
-    return *bytes = 1024, CUDNN_STATUS_SUCCESS;
+    return *bytes = room_for(form(x)), CUDNN_STATUS_SUCCESS;
 }
-cudnnStatus_t cudnnGetConvolutionBackwardFilterWorkspaceSize(cudnnHandle_t, const cudnnTensorDescriptor_t, const cudnnTensorDescriptor_t,
+cudnnStatus_t cudnnGetConvolutionBackwardFilterWorkspaceSize(cudnnHandle_t, const cudnnTensorDescriptor_t x, const cudnnTensorDescriptor_t,
                                                              const cudnnConvolutionDescriptor_t, const cudnnFilterDescriptor_t,
                                                              cudnnConvolutionBwdFilterAlgo_t, size_t *bytes) {
-    return *bytes = 1024, CUDNN_STATUS_SUCCESS;
+    return *bytes = room_for(form(x)), CUDNN_STATUS_SUCCESS;
 }
 cudnnStatus_t cudnnConvolutionForward(cudnnHandle_t on, const void *, const cudnnTensorDescriptor_t x, const void *x_at, const cudnnFilterDescriptor_t w,
-                                      const void *w_at, const cudnnConvolutionDescriptor_t by, cudnnConvolutionFwdAlgo_t, void *, size_t, const void *,
+                                      const void *w_at, const cudnnConvolutionDescriptor_t by, cudnnConvolutionFwdAlgo_t, void *room, size_t bytes, const void *,
                                       const cudnnTensorDescriptor_t y, void *to) {
-    return convolve(on, "launch: cudnnConvolutionForward", Wanted::y, form(x), form(w), form(y), by, x_at, w_at, nullptr, to);
+    return convolve(on, "launch: cudnnConvolutionForward", Wanted::y, form(x), form(w), form(y), by, room, bytes, x_at, w_at, nullptr, to);
 }
 cudnnStatus_t cudnnConvolutionBackwardData(cudnnHandle_t on, const void *, const cudnnFilterDescriptor_t w, const void *w_at, const cudnnTensorDescriptor_t y,
-                                           const void *y_at, const cudnnConvolutionDescriptor_t by, cudnnConvolutionBwdDataAlgo_t, void *, size_t,
+                                           const void *y_at, const cudnnConvolutionDescriptor_t by, cudnnConvolutionBwdDataAlgo_t, void *room, size_t bytes,
                                            const void *, const cudnnTensorDescriptor_t x, void *to) {
-    return convolve(on, "launch: cudnnConvolutionBackwardData", Wanted::x, form(x), form(w), form(y), by, nullptr, w_at, y_at, to);
+    return convolve(on, "launch: cudnnConvolutionBackwardData", Wanted::x, form(x), form(w), form(y), by, room, bytes, nullptr, w_at, y_at, to);
 }
 cudnnStatus_t cudnnConvolutionBackwardFilter(cudnnHandle_t on, const void *, const cudnnTensorDescriptor_t x, const void *x_at,
                                              const cudnnTensorDescriptor_t y, const void *y_at, const cudnnConvolutionDescriptor_t by,
-                                             cudnnConvolutionBwdFilterAlgo_t, void *, size_t, const void *, const cudnnFilterDescriptor_t w, void *to) {
-    return convolve(on, "launch: cudnnConvolutionBackwardFilter", Wanted::w, form(x), form(w), form(y), by, x_at, nullptr, y_at, to);
+                                             cudnnConvolutionBwdFilterAlgo_t, void *room, size_t bytes, const void *, const cudnnFilterDescriptor_t w, void *to) {
+    return convolve(on, "launch: cudnnConvolutionBackwardFilter", Wanted::w, form(x), form(w), form(y), by, room, bytes, x_at, nullptr, y_at, to);
 }
 
 // ---- cuRAND

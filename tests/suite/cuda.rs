@@ -21,7 +21,7 @@ use ganforge::nn::update::lerp;
 use ganforge::nn::{LayerSpec, Shape};
 use ganforge::nn::{Network, Place, Role};
 use ganforge::random::{Purpose, Stream};
-use ganforge::train::{Batch, Batches, Phase, Trainer};
+use ganforge::train::{Batch, Batches, Phase, Rounds, Trainer};
 
 use crate::penalty::{GRADIENT, R1, critics, pass, penalised};
 use crate::steps::converted;
@@ -270,6 +270,7 @@ fn systems() -> Vec<TrainConfig> {
         "generator.layers=[{ linear = { out = 24 } }, 'relu', { linear = { out = 784 } }, 'tanh']",
         "critic.layers=[{ linear = { out = 24 } }, { leaky_relu = 0.2 }, { dropout = 0.3 }, { linear = { out = 1 } }]",
     ];
+    let without_dropout = "critic.layers=[{ linear = { out = 24 } }, { leaky_relu = 0.2 }, { linear = { out = 1 } }]";
     let optimizers = [
         "{ kind = 'adam', lr = 1e-3, betas = [0.5, 0.999] }",
         "{ kind = 'rmsprop', lr = 1e-3 }",
@@ -310,7 +311,7 @@ fn systems() -> Vec<TrainConfig> {
     all.push(system("gan-fashion-mlp", &[&mlp[..], &["critic.san=true", "schedule.generator_top_k=0.6"]].concat()));
     for optimizer in optimizers {
         let both = ["generator", "critic"].map(|network| format!("optimizer.{network}={optimizer}"));
-        all.push(system("gan-fashion-mlp", &[&mlp[..], &[&both[0], &both[1]]].concat()));
+        all.push(system("gan-fashion-mlp", &[&mlp[..], &[&both[0], &both[1], without_dropout]].concat()));
     }
     all
 }
@@ -441,12 +442,13 @@ fn rounds(config: &TrainConfig, gpu: &Device, capture: bool) -> (Vec<(String, Te
     let data = bytes(&config, if many { 3 * batch + batch / 2 } else { 10 * batch });
     let mut trainer = Trainer::new(&config, gpu, DType::F32).unwrap();
     let mut batches = Batches::new(&data, &config, gpu).unwrap();
+    let mut rounds = Rounds::default();
     let rates = config.schedule.rates(data.len);
     let mut told = [0.0; 2];
     for round in 0..if many { 13 } else { 4 } {
         trainer.values = config.values(rates.at(trainer.step));
         trainer.measure = round % 4 == 3;
-        trainer.round(&mut batches).unwrap();
+        rounds.round(&mut trainer, &mut batches).unwrap();
         if round % 4 == 3 {
             let means = trainer.take_means().unwrap();
             let norms = [means.gradient_norm_critic, means.gradient_norm_generator].map(Option::unwrap);
@@ -456,14 +458,22 @@ fn rounds(config: &TrainConfig, gpu: &Device, capture: bool) -> (Vec<(String, Te
             ];
         }
     }
-    (state(&trainer), told, trainer.captured_rounds(), trainer.take_notice())
+    (state(&trainer), told, rounds.captured(), rounds.take_notice())
 }
 
 #[test]
 fn captured_rounds_are_those_of_single_steps() {
     // A stream of its own: what other tests launch on theirs must not be captured.
     let Some(gpu) = gpu().map(|_| open().unwrap()) else { return };
-    for config in systems() {
+    let twice = [
+        "schedule.batch_size=8",
+        "schedule.critic_steps=2",
+        "schedule.generator_steps=2",
+        "schedule.generator_latents='fresh'",
+    ];
+    let mut all = systems();
+    all.push(system("digits", &twice));
+    for config in all {
         let (single, told, none, _) = rounds(&config, &gpu, false);
         let (captured, told_captured, some, notice) = rounds(&config, &gpu, true);
         let what = format!("{}, {}", config.preset, config.critic.layers.len());

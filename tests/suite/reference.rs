@@ -417,6 +417,7 @@ generator_latents = "reused"
 generator_top_k = 1.0
 ema_decay = 0.9
 lr_warmup = { steps = 2 }
+capture = false
 precision = "f32"
 [schedule.critic_warmup]
 critic_steps = 3

@@ -6,27 +6,33 @@ use super::driver::{cuda, with};
 use super::memory::{address, place, unwritten};
 use super::module::{Grid, MAX_BLOCKS, THREADS};
 use super::types::{Address, count, suffix};
-use crate::augment::{Augment, Form};
 use crate::nn::in_place::InPlace;
 
-/// The numbers of steps and forms in `kernels.cu`.
-fn coded(kind: Augment, form: Form) -> [i32; 2] {
-    let kind = match kind {
-        Augment::Color => 0,
-        Augment::Translation => 1,
-        Augment::Cutout => 2,
-    };
-    let form = match form {
-        Form::Whole => 0,
-        Form::Linear => 1,
-        Form::Adjoint => 2,
-    };
-    [kind, form]
+/// What a step does to each image, with four numbers an image; numbered as in `kernels.cu`.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Kind {
+    /// Brightness, saturation, contrast.
+    Colour,
+    /// Pixel (i, j) becomes what (i + rows, j + columns) was: rows, columns.
+    Shift,
+    /// Fills a window: its first row and the one behind it, likewise of columns.
+    Cut,
 }
 
-/// Does the steps to images `[n, h, w, c]`, one after another, in a form (the adjoint begins with the last); `draws` are four f64 an image of each step,
+/// How images go through the steps; numbered as in `kernels.cu`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Form {
+    /// As they are.
+    Whole,
+    /// Without what they add.
+    Linear,
+    /// The adjoint of that, from the last step to the first.
+    Adjoint,
+}
+
+/// Does the steps to images `[n, h, w, c]`, one after another, in a form; `draws` are four f64 an image of each step,
 /// `[steps, n, 4]`. What a step leaves empty becomes `fill`.
-pub(crate) fn augment(x: &Tensor, steps: &[Augment], draws: &Tensor, form: Form, fill: f64) -> Result<Tensor> {
+pub(crate) fn augment(x: &Tensor, steps: &[Kind], draws: &Tensor, form: Form, fill: f64) -> Result<Tensor> {
     let (n, h, w, c) = x.dims4()?;
     if draws.dims() != [steps.len(), n, 4] {
         bail!("draws of {:?} for {} steps of {n} images", draws.dims(), steps.len());
@@ -43,7 +49,8 @@ pub(crate) fn augment(x: &Tensor, steps: &[Augment], draws: &Tensor, form: Form,
     }
     for number in order {
         let made = unwritten(x.shape(), &x)?;
-        let (from, to, [kind, form]) = (address(&x, dtype)?, place(InPlace::of(&made), dtype)?, coded(steps[number], form));
+        let (from, to) = (address(&x, dtype)?, place(InPlace::of(&made), dtype)?);
+        let (kind, form) = (steps[number] as i32, form as i32);
         let drawn = first + (number * n * 4 * size_of::<f64>()) as Address;
         with(cuda(x.device())?, |gpu| {
             gpu.launch("augment", suffix(dtype)?, grid, &[&from, &to, &drawn, &images, &h, &w, &c, &kind, &form, &fill])

@@ -26,7 +26,7 @@ const CANDIDATES: usize = 16;
 pub(super) struct Dnn {
     handle: sys::cudnnHandle_t,
     routes: HashMap<(Direction, ConvPlan, Math), Route>,
-    workspace: Option<CudaSlice<u8>>,
+    workspace: Option<Arc<CudaSlice<u8>>>,
 }
 
 // SAFETY: cuDNN allows a handle and its descriptors on any thread, one at a time; a `Gpu` is only lent from its lock.
@@ -82,6 +82,11 @@ impl Dnn {
         Ok(channels_last)
     }
 
+    /// What it works in at present: captured work goes on using it.
+    pub fn workspace(&self) -> Option<Arc<CudaSlice<u8>>> {
+        self.workspace.clone()
+    }
+
     /// Computes a convolution that was prepared.
     pub fn run(
         &mut self,
@@ -98,7 +103,8 @@ impl Dnn {
         if self.workspace.as_ref().is_none_or(|workspace| workspace.len() < route.workspace) {
             self.workspace = None;
             // SAFETY: algorithms write to it before they read.
-            self.workspace = Some(unsafe { stream.alloc(route.workspace.max(1)) }.map_err(failed("GPU memory for cuDNN"))?);
+            let more = unsafe { stream.alloc(route.workspace.max(1)) }.map_err(failed("GPU memory for cuDNN"))?;
+            self.workspace = Some(Arc::new(more));
         }
         let workspace = self.workspace.as_ref().map_or(0, |workspace| workspace.device_ptr(stream).0);
         let (Descriptors { x, y, w, conv }, factors, handle) = (&route.descriptors, Factors::of(math), self.handle);

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 
 use candle_core::cuda_backend::DeviceId;
-use candle_core::{CudaDevice, Device, Result, bail};
+use candle_core::{CudaDevice, DType, Device, Result, Tensor, bail};
 use cudarc::cublas::sys::cublasSetWorkspace_v2;
 use cudarc::driver::CudaStream;
 
@@ -22,9 +22,14 @@ pub(super) struct Gpu {
     pub stream: Arc<CudaStream>,
     pub dnn: Dnn,
     kernels: Kernels,
+    /// Constant matrices, by what they are for.
+    kept: HashMap<Matrix, Tensor>,
     /// What cuBLAS works in. By itself it would ask for memory on the way, which a captured step must not do.
     _for_blas: Scratch,
 }
+
+/// What a constant matrix is for, its sides and its type.
+pub(in crate::nn) type Matrix = (&'static str, [usize; 2], DType);
 
 /// Bytes for cuBLAS to work in: what its makers advise for the largest devices.
 const FOR_BLAS: usize = 32 << 20;
@@ -62,6 +67,18 @@ pub(super) fn cuda(device: &Device) -> Result<&CudaDevice> {
     }
 }
 
+/// A constant matrix, which is made when it is first asked for: a step must not upload it again.
+pub(in crate::nn) fn kept(device: &Device, matrix: Matrix, make: impl FnOnce() -> Result<Tensor>) -> Result<Tensor> {
+    with(cuda(device)?, |gpu| match gpu.kept.get(&matrix) {
+        Some(tensor) => Ok(tensor.clone()),
+        None => {
+            let made = make()?;
+            gpu.kept.insert(matrix, made.clone());
+            Ok(made)
+        }
+    })
+}
+
 /// Settings of a freshly opened device.
 pub(in crate::nn) fn prepare(device: &Device) -> Result<()> {
     let device = cuda(device)?;
@@ -93,7 +110,7 @@ impl Gpu {
         unsafe { cublasSetWorkspace_v2(*device.cublas_handle().handle(), for_blas.at as *mut _, FOR_BLAS) }
             .result()
             .map_err(failed("cuBLAS"))?;
-        Ok(Self { device: device.clone(), stream, dnn, kernels, _for_blas: for_blas })
+        Ok(Self { device: device.clone(), stream, dnn, kernels, kept: HashMap::new(), _for_blas: for_blas })
     }
 
     /// Launches the kernel `name_suffix`. The arguments must be those that it takes, in their order.

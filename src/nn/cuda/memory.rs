@@ -7,7 +7,6 @@ use candle_core::cuda_backend::CudaStorageSlice;
 use candle_core::{CudaStorage, DType, Layout, Result, Shape, Storage, Tensor, bail};
 use cudarc::driver::{CudaSlice, CudaStream, DevicePtr, result, sys};
 
-use super::driver::cuda;
 use super::types::{Address, failed};
 use crate::nn::in_place::InPlace;
 
@@ -60,13 +59,12 @@ pub(super) fn unwritten(shape: impl Into<Shape>, like: &Tensor) -> Result<Tensor
 }
 
 /// Gives a contiguous tensor the values of another of its type and length, where they lie.
-pub(super) fn overwrite(to: &Tensor, from: &Tensor) -> Result<()> {
+pub(super) fn overwrite(stream: &Arc<CudaStream>, to: &Tensor, from: &Tensor) -> Result<()> {
     let dtype = to.dtype();
     if from.elem_count() != to.elem_count() {
         bail!("{:?} overwritten by {:?}", to.dims(), from.dims());
     }
     let (at, source) = (place(InPlace::of(to), dtype)?, address(from, dtype)?);
-    let stream = cuda(to.device())?.cuda_stream();
     stream.context().bind_to_thread().map_err(failed("the CUDA driver"))?;
     // SAFETY: both hold as many values of this type.
     unsafe { result::memcpy_dtod_async(at, source, to.elem_count() * dtype.size_in_bytes(), stream.cu_stream()) }
@@ -74,10 +72,9 @@ pub(super) fn overwrite(to: &Tensor, from: &Tensor) -> Result<()> {
 }
 
 /// The bytes of a contiguous tensor, read from the device.
-pub(super) fn bytes(tensor: &Tensor) -> Result<Vec<u8>> {
+pub(super) fn bytes(stream: &Arc<CudaStream>, tensor: &Tensor) -> Result<Vec<u8>> {
     let mut bytes = vec![0u8; tensor.elem_count() * tensor.dtype().size_in_bytes()];
     let from = address(tensor, tensor.dtype())?;
-    let stream = cuda(tensor.device())?.cuda_stream();
     stream.context().bind_to_thread().map_err(failed("the CUDA driver"))?;
     // SAFETY: as many bytes as the tensor has, which lives until they are here.
     unsafe { result::memcpy_dtoh_async(&mut bytes, from, stream.cu_stream()) }.map_err(failed("the CUDA driver, reading"))?;
@@ -103,12 +100,27 @@ pub(super) fn keep(stream: &Arc<CudaStream>) -> Result<()> {
     }
 }
 
-/// Bytes that were in use at most; `None` where the device has no memory pool.
+/// Gives back what of the pool, and of the memory of graphs, nobody uses.
+pub(super) fn trim(stream: &Arc<CudaStream>) -> Result<()> {
+    stream.synchronize().map_err(failed("the CUDA driver"))?;
+    if !stream.context().has_async_alloc() {
+        return Ok(());
+    }
+    let device = stream.context().cu_device();
+    // SAFETY: the device exists.
+    unsafe {
+        let pool = result::device::get_default_mem_pool(device).map_err(failed("the device's memory pool"))?;
+        sys::cuMemPoolTrimTo(pool, 0).result().map_err(failed("the device's memory pool"))?;
+        sys::cuDeviceGraphMemTrim(device).result().map_err(failed("the memory of CUDA graphs"))
+    }
+}
+
+/// Bytes that were in use at most, by captured steps besides; `None` where the device has no memory pool.
 pub(super) fn peak(stream: &Arc<CudaStream>) -> Result<Option<u64>> {
     if !stream.context().has_async_alloc() {
         return Ok(None);
     }
-    let mut peak = 0u64;
+    let (mut peak, mut of_graphs) = (0u64, 0u64);
     let attribute = sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_USED_MEM_HIGH;
     // SAFETY: the device exists, and this attribute is a 64-bit number.
     unsafe {
@@ -117,6 +129,10 @@ pub(super) fn peak(stream: &Arc<CudaStream>) -> Result<Option<u64>> {
         sys::cuMemPoolGetAttribute(pool, attribute, (&raw mut peak).cast())
             .result()
             .map_err(failed("the memory pool's peak"))?;
+        let used = sys::CUgraphMem_attribute::CU_GRAPH_MEM_ATTR_USED_MEM_HIGH;
+        sys::cuDeviceGetGraphMemAttribute(stream.context().cu_device(), used, (&raw mut of_graphs).cast())
+            .result()
+            .map_err(failed("the memory of CUDA graphs"))?;
     }
-    Ok(Some(peak))
+    Ok(Some(peak + of_graphs))
 }

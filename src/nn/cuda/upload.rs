@@ -5,7 +5,7 @@ use std::sync::Arc;
 use candle_core::cuda_backend::CudaStorageSlice;
 use candle_core::op::BackpropOp;
 use candle_core::{CudaStorage, Device, Result, Shape, Storage, Tensor, WithDType, bail};
-use cudarc::driver::{CudaStream, DeviceRepr, HostSlice, PinnedHostSlice, ValidAsZeroBits, result, sys};
+use cudarc::driver::{CudaEvent, CudaStream, DeviceRepr, PinnedHostSlice, ValidAsZeroBits, result, sys};
 
 use super::driver::cuda;
 use super::memory::address;
@@ -17,7 +17,7 @@ pub(in crate::nn) fn upload(values: &Values, shape: Shape, device: &Device) -> R
     let device = cuda(device)?;
     let stream = device.cuda_stream();
     if stream.capture_status() != Ok(sys::CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE) {
-        bail!("it takes numbers that the host draws on the way");
+        bail!("the host draws numbers on the way, as of dropout's masks");
     }
     let lost = failed("GPU memory");
     let (slice, len) = match values {
@@ -34,20 +34,23 @@ pub(in crate::nn) fn upload(values: &Values, shape: Shape, device: &Device) -> R
 
 /// Places on a device for all numbers of a round of steps, and page-locked memory through which they come there: one copy a type.
 pub(crate) struct Room {
-    floats: Part<f32>,
-    doubles: Part<f64>,
-    words: Part<u32>,
+    floats: Places<f32>,
+    doubles: Places<f64>,
+    words: Places<u32>,
     stream: Arc<CudaStream>,
 }
 
+/// The places of tensors lie at multiples of so many bytes, as memory of their own does: libraries choose by that how they compute.
+const ALIGNED: usize = 256;
+
 /// Places of one type.
-struct Part<T> {
+struct Places<T> {
     on_device: Option<Tensor>,
     /// What is to go there, as far as it is known.
     staged: Vec<T>,
     len: usize,
-    /// Two, for one may still be on its way.
-    pinned: Vec<PinnedHostSlice<T>>,
+    /// Two, for one may still be on its way: until its event.
+    pinned: Vec<(PinnedHostSlice<T>, Option<CudaEvent>)>,
     sent: usize,
 }
 
@@ -56,9 +59,9 @@ impl Room {
     pub fn new([floats, doubles, words]: [usize; 3], device: &Device) -> Result<Self> {
         let stream = cuda(device)?.cuda_stream();
         Ok(Self {
-            floats: Part::new(floats, device, &stream)?,
-            doubles: Part::new(doubles, device, &stream)?,
-            words: Part::new(words, device, &stream)?,
+            floats: Places::new(floats, device, &stream)?,
+            doubles: Places::new(doubles, device, &stream)?,
+            words: Places::new(words, device, &stream)?,
             stream,
         })
     }
@@ -97,30 +100,33 @@ impl Room {
     }
 }
 
-impl<T: WithDType + DeviceRepr + ValidAsZeroBits> Part<T> {
+impl<T: WithDType + DeviceRepr + ValidAsZeroBits> Places<T> {
     fn new(len: usize, device: &Device, stream: &Arc<CudaStream>) -> Result<Self> {
-        let mut part = Self { on_device: None, staged: Vec::with_capacity(len), len, pinned: Vec::new(), sent: 0 };
+        let mut places = Self { on_device: None, staged: Vec::with_capacity(len), len, pinned: Vec::new(), sent: 0 };
         if len > 0 {
-            part.on_device = Some(Tensor::zeros(len, T::DTYPE, device)?);
+            places.on_device = Some(Tensor::zeros(len, T::DTYPE, device)?);
             for _ in 0..2 {
                 // SAFETY: numbers, which are written before they are read.
-                part.pinned.push(unsafe { stream.context().alloc_pinned(len) }.map_err(failed("page-locked memory"))?);
+                let pinned = unsafe { stream.context().alloc_pinned(len) }.map_err(failed("page-locked memory"))?;
+                places.pinned.push((pinned, None));
             }
         }
-        Ok(part)
+        Ok(places)
     }
 
     fn put(&mut self, values: &[T]) -> Result<()> {
-        if self.staged.len() + values.len() > self.len {
-            bail!("more numbers than there is room for: {} of {:?}", self.staged.len() + values.len(), T::DTYPE);
+        let end = self.staged.len() + aligned::<T>(values.len());
+        if end > self.len {
+            bail!("more numbers than there is room for: {end} of {:?}", T::DTYPE);
         }
         self.staged.extend_from_slice(values);
+        self.staged.resize(end, T::zero());
         Ok(())
     }
 
     fn last(&self, len: usize, shape: Shape) -> Result<Tensor> {
         match &self.on_device {
-            Some(on_device) => on_device.narrow(0, self.staged.len() - len, len)?.reshape(shape),
+            Some(on_device) => on_device.narrow(0, self.staged.len() - aligned::<T>(len), len)?.reshape(shape),
             None => bail!("no room for a tensor of {shape:?}"),
         }
     }
@@ -132,24 +138,39 @@ impl<T: WithDType + DeviceRepr + ValidAsZeroBits> Part<T> {
         }
         let turn = self.sent % self.pinned.len();
         self.sent += 1;
-        let pinned = &mut self.pinned[turn];
-        // Waits until what it held before has gone.
-        pinned.as_mut_slice().map_err(failed("page-locked memory"))?.copy_from_slice(&self.staged);
-        let to = address(on_device, T::DTYPE)?;
-        // SAFETY: memory of the same length on either side; the event of the page-locked one is recorded behind the copy.
-        unsafe {
-            let (from, _record) = pinned.stream_synced_slice(stream);
-            result::memcpy_htod_async(to, from, stream.cu_stream())
+        let (pinned, gone) = &mut self.pinned[turn];
+        if let Some(gone) = gone.take() {
+            gone.synchronize().map_err(failed("the CUDA driver, waiting for a copy"))?;
         }
-        .map_err(failed("the CUDA driver, copying"))
+        pinned.as_mut_slice().map_err(failed("page-locked memory"))?.copy_from_slice(&self.staged);
+        let (to, from) = (address(on_device, T::DTYPE)?, pinned.as_slice().map_err(failed("page-locked memory"))?);
+        // SAFETY: memory of the same length on either side, the host's being left alone until the event behind the copy.
+        unsafe { result::memcpy_htod_async(to, from, stream.cu_stream()) }.map_err(failed("the CUDA driver, copying"))?;
+        // cudarc's own event of such memory is only recorded where it tracks events, which it does not here.
+        *gone = Some(stream.record_event(None).map_err(failed("the CUDA driver, copying"))?);
+        Ok(())
     }
 }
 
-/// Its place among the lengths of [`Room::new`], and its length.
+impl<T> Drop for Places<T> {
+    fn drop(&mut self) {
+        // The memory must not go while it is copied from. Where waiting fails, the device is lost anyway.
+        for gone in self.pinned.iter().filter_map(|(_, gone)| gone.as_ref()) {
+            let _ = gone.synchronize();
+        }
+    }
+}
+
+/// The length of the place of so many values.
+fn aligned<T>(len: usize) -> usize {
+    len.next_multiple_of(ALIGNED / size_of::<T>())
+}
+
+/// Its place among the lengths of [`Room::new`], and the length of its own.
 pub(crate) fn measured(values: &Values) -> (usize, usize) {
     match values {
-        Values::F32(values) => (0, values.len()),
-        Values::F64(values) => (1, values.len()),
-        Values::U32(values) => (2, values.len()),
+        Values::F32(values) => (0, aligned::<f32>(values.len())),
+        Values::F64(values) => (1, aligned::<f64>(values.len())),
+        Values::U32(values) => (2, aligned::<u32>(values.len())),
     }
 }
