@@ -14,7 +14,9 @@ use super::draw::Draw;
 use super::feed::Feed;
 use super::sums::Sums;
 use super::trainer::{Phase, Trainer};
+use crate::config::{NetworkConfig, Span};
 use crate::error::Result;
+use crate::nn::LayerSpec;
 use crate::nn::cuda::capture::{Captured, Refusal, capture, copies, refusal, restore, same_bits, same_memory, trim};
 use crate::nn::cuda::upload::Room;
 
@@ -37,6 +39,8 @@ struct Kind {
 pub(super) struct Captures {
     seen: HashSet<Kind>,
     rounds: HashMap<Kind, Graph>,
+    /// Kinds that could not be captured, though others could.
+    single: HashSet<Kind>,
     off: bool,
     notice: Option<String>,
 }
@@ -75,10 +79,20 @@ impl Captures {
     }
 
     /// Captures no more, and forgets what was captured.
-    fn refuse(&mut self, why: impl std::fmt::Display) {
+    fn refuse(&mut self, why: &str) {
         self.off = true;
-        self.notice = Some(format!("steps are launched one by one on this GPU, not as a CUDA graph: {why}"));
         self.rounds.clear();
+        self.say("steps", why);
+    }
+
+    fn say(&mut self, which: &str, why: &str) {
+        // Of an error what it says, without where in the program it was.
+        let why = why.lines().next().unwrap_or_default();
+        let why = why.strip_prefix("tensor operation failed: ").unwrap_or(why);
+        self.notice = Some(format!(
+            "note: {which} are launched one by one, not as one CUDA graph: {why}. They give the same, more slowly; with \
+             --set schedule.capture=false this is not said."
+        ));
     }
 
     /// Makes a round by what was captured of another, or captures it; false if it is to be made step by step.
@@ -92,7 +106,7 @@ impl Captures {
             return Ok(false);
         }
         if let Some(why) = stands_against(trainer, batches)? {
-            self.refuse(why);
+            self.refuse(&why);
             return Ok(false);
         }
         let kind = Kind::of(trainer, batches);
@@ -106,17 +120,21 @@ impl Captures {
                 return Ok(false);
             }
             if let Err(error) = graph.play(trainer, batches) {
-                self.refuse(error);
+                self.refuse(&error.to_string());
                 return Ok(false);
             }
             return Ok(true);
         }
-        if self.seen.insert(kind.clone()) || self.rounds.len() == MOST_KINDS {
+        if self.seen.insert(kind.clone()) || self.rounds.len() == MOST_KINDS || self.single.contains(&kind) {
             return Ok(false);
         }
         match first(trainer, batches)? {
             Ok(graph) => drop(self.rounds.insert(kind, graph)),
-            Err(why) => self.refuse(why),
+            Err(why) if self.rounds.is_empty() => self.refuse(&why),
+            Err(why) => {
+                self.say(&format!("steps of batches of {:?} images", kind.images), &why);
+                self.single.insert(kind);
+            }
         }
         // What the other way of steps took is not needed beside what graphs take, or the other way round. A device that cannot give it
         // back keeps it.
@@ -134,9 +152,17 @@ fn stands_against(trainer: &Trainer, batches: &Batches<'_>) -> Result<Option<Str
         Some("schedule.generator_top_k has the host look at every step's scores".to_string())
     } else if schedule.critic_steps > MOST_TURNS {
         Some(format!("schedule.critic_steps is above {MOST_TURNS}"))
+    } else if trainer.config.output.log_every == Span::Steps(1) {
+        Some("output.log_every has every step measured".to_string())
+    } else if [&trainer.config.generator, &trainer.config.critic].iter().any(|network| has_dropout(network)) {
+        Some("the host draws dropout's masks".to_string())
     } else {
         refusal(trainer.device())?
     })
+}
+
+fn has_dropout(network: &NetworkConfig) -> bool {
+    network.layers.iter().any(|layer| layer.any(&|spec: &LayerSpec| matches!(spec, LayerSpec::Dropout(_))))
 }
 
 impl Kind {
@@ -170,27 +196,24 @@ impl Graph {
 /// When it cannot be made step by step either.
 fn first(trainer: &mut Trainer, batches: &mut Batches<'_>) -> Result<Result<Graph, String>> {
     let (state, begun) = (state(trainer), counts(trainer));
-    let single = copies(&state).and_then(|before| {
-        let mut phase = Phase::fed(Feed::Counted([0; 3]));
-        let made = trainer.steps(batches, &mut phase).and_then(|()| copies(&state));
-        if made.is_err() {
-            restore(&state, &before)?;
-        }
-        Ok((before, made?, phase.feed))
-    });
-    let (before, after, feed) = match single {
-        Ok(single) => single,
-        // Two copies of everything may be too much for the memory.
+    // Two copies of everything may be too much for the memory.
+    let before = match copies(&state) {
+        Ok(before) => before,
+        Err(why) => return trainer.steps(batches, &mut Phase::default()).map(|()| Err(why.to_string())),
+    };
+    let mut phase = Phase::fed(Feed::Counted([0; 3]));
+    let after = match trainer.steps(batches, &mut phase).and_then(|()| copies(&state)) {
+        Ok(after) => after,
         Err(why) => {
+            restore(&state, &before)?;
             begun.give(trainer);
-            trainer.steps(batches, &mut Phase::default())?;
-            return Ok(Err(why.to_string()));
+            return trainer.steps(batches, &mut Phase::default()).map(|()| Err(why.to_string()));
         }
     };
     let ended = counts(trainer);
     restore(&state, &before)?;
     begun.give(trainer);
-    let captured = captured(trainer, batches, feed, ended.with(begun, |after, before| after - before));
+    let captured = captured(trainer, batches, phase.feed, ended.with(begun, |after, before| after - before));
     let captured = captured.and_then(|mut graph| {
         graph.room.send()?;
         graph.work.launch()?;
@@ -201,7 +224,7 @@ fn first(trainer: &mut Trainer, batches: &mut Batches<'_>) -> Result<Result<Grap
             ended.give(trainer);
             return Ok(Ok(graph));
         }
-        Ok(None) => "its steps gave other numbers".to_string(),
+        Ok(None) => "as one they gave other numbers on this GPU; please report this".to_string(),
         Err(error) => error.to_string(),
     };
     restore(&state, &after)?;
