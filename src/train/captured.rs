@@ -50,7 +50,7 @@ struct Graph {
     work: Captured,
     /// What it takes from the host, in this order.
     draws: Vec<Draw>,
-    room: Room,
+    room: Box<Room>,
     /// By how much it moves on what the host counts.
     made: Counts,
     /// What it reads and writes that is not its own.
@@ -235,7 +235,7 @@ fn first(trainer: &mut Trainer, batches: &mut Batches<'_>) -> Result<Result<Grap
 /// Captures the next round, of whose numbers `counted` has counted how many there are; they are ready to be sent.
 fn captured(trainer: &mut Trainer, batches: &mut Batches<'_>, counted: Feed, made: Counts) -> Result<Graph> {
     let device = trainer.device().clone();
-    let room = Room::new(counted.lengths(), &device)?;
+    let room = Box::new(Room::new(counted.lengths(), &device)?);
     let mut feed = Feed::default();
     let work = capture(&device, || {
         let mut phase = Phase::fed(Feed::Placed(room, Vec::new()));

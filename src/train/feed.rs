@@ -19,7 +19,7 @@ pub(super) enum Feed {
     Counted([usize; 3]),
     /// All together to places of theirs; which they were is noted.
     #[cfg(feature = "cuda")]
-    Placed(Room, Vec<Draw>),
+    Placed(Box<Room>, Vec<Draw>),
 }
 
 #[cfg(feature = "cuda")]
@@ -33,7 +33,7 @@ impl Feed {
     }
 
     /// The places of its numbers, and which these were.
-    pub fn placed(self) -> Option<(Room, Vec<Draw>)> {
+    pub fn placed(self) -> Option<(Box<Room>, Vec<Draw>)> {
         match self {
             Self::Placed(room, draws) => Some((room, draws)),
             Self::Plain | Self::Counted(_) => None,

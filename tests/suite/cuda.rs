@@ -422,9 +422,16 @@ fn bytes(config: &TrainConfig, len: usize) -> Dataset {
     }
 }
 
-/// Rounds on such images, whose last batch of an epoch is smaller, with all values of the schedule changing; the state behind them, and how many kinds
-/// of rounds were captured, and why no more.
-fn rounds(config: &TrainConfig, gpu: &Device, capture: bool) -> (Vec<(String, Tensor)>, [f64; 2], usize, Option<String>) {
+/// What rounds have made: the state behind them, what they told, how many kinds of them were captured, and why no more.
+struct Played {
+    state: Vec<(String, Tensor)>,
+    told: [f64; 2],
+    captured: usize,
+    notice: Option<String>,
+}
+
+/// Rounds on such images, whose last batch of an epoch is smaller, with all values of the schedule changing.
+fn played(config: &TrainConfig, gpu: &Device, capture: bool) -> Played {
     let many = LayerSpec::count(&config.critic.layers) <= 12; // or the sham GPU takes minutes
     let (batch, mut config) = (config.schedule.batch_size, config.clone());
     config.schedule.capture = capture;
@@ -458,7 +465,7 @@ fn rounds(config: &TrainConfig, gpu: &Device, capture: bool) -> (Vec<(String, Te
             ];
         }
     }
-    (state(&trainer), told, rounds.captured(), rounds.take_notice())
+    Played { state: state(&trainer), told, captured: rounds.captured(), notice: rounds.take_notice() }
 }
 
 #[test]
@@ -474,17 +481,16 @@ fn captured_rounds_are_those_of_single_steps() {
     let mut all = systems();
     all.push(system("digits", &twice));
     for config in all {
-        let (single, told, none, _) = rounds(&config, &gpu, false);
-        let (captured, told_captured, some, notice) = rounds(&config, &gpu, true);
+        let (single, captured) = (played(&config, &gpu, false), played(&config, &gpu, true));
         let what = format!("{}, {}", config.preset, config.critic.layers.len());
-        assert_eq!(none, 0, "{what}");
+        assert_eq!((single.captured, single.notice), (0, None), "{what}");
         // What is drawn within a layer, or read by the host, stands against it.
         let draws = config.critic.layers.iter().any(|layer| matches!(layer, LayerSpec::Dropout(_)));
-        assert_eq!((some == 0, notice.is_some()), (draws, draws), "{what}: {some} captured, {notice:?}");
-        for ((name, single), (_, captured)) in single.iter().zip(&captured) {
+        assert_eq!((captured.captured == 0, captured.notice.is_some()), (draws, draws), "{what}: {:?}", captured.notice);
+        for ((name, single), (_, captured)) in single.state.iter().zip(&captured.state) {
             assert_eq!(values(single), values(captured), "{what}, {name}");
         }
-        assert_eq!(told, told_captured, "{what}");
+        assert_eq!(single.told, captured.told, "{what}");
     }
 }
 
