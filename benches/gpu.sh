@@ -236,6 +236,6 @@ case ${1:-} in
 pack) [[ $# == 2 ]] || usage; pack "$2" ;;
 join) [[ $# == 3 ]] || usage; join "$2" "$3" ;;
 plan) [[ $# == 2 ]] || usage; part_file=$(mktemp); plan "$2"; rm -f "$part_file" ;;
-run) [[ $# -ge 2 ]] || usage; shift; run "$@" ;;
+run) [[ $# -ge 2 ]] || usage; shift; [[ -d $1 ]] || { echo "there is no folder $1: pack it first" >&2; exit 1; }; run "$@" ;;
 *) usage ;;
 esac
