@@ -91,7 +91,7 @@ impl Captures {
         let why = why.strip_prefix("tensor operation failed: ").unwrap_or(why);
         self.notice = Some(format!(
             "note: {which} are launched one by one, not as one CUDA graph: {why}. They give the same, more slowly; with \
-             --set schedule.capture=false this is not said."
+             schedule.capture = false this is not said."
         ));
     }
 
