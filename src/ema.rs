@@ -10,7 +10,8 @@ use crate::nn::in_place::InPlace;
 use crate::nn::rule::{Row, Rule};
 use crate::nn::update::update_by;
 
-/// What happens to the averages after generator step number `step`, from 1.
+/// What happens to the averages after generator step number `step` (from 1): `average ← d · average + (1 − d) · value` with
+/// `d = min(decay, step / (step + 10))`, so that a short run is not an average over its random beginning.
 pub(crate) fn rule(step: u64, decay: f64) -> Rule {
     let d = decay.min(step as f64 / (step as f64 + 10.0));
     Rule::Lerp { keep: d, take: 1.0 - d }
@@ -31,17 +32,8 @@ impl Ema {
         Ok(Self { tensors: tensors.collect::<Result<_>>()? })
     }
 
-    /// `average ← d · average + (1 − d) · value` after generator step number `step` (from 1), with
-    /// `d = min(decay, step / (step + 10))`, so that a short run is not an average over its random beginning.
-    ///
-    /// # Errors
-    /// When the device is out of memory.
-    pub fn update(&mut self, network: &Network, step: u64, decay: f64) -> Result<()> {
-        self.update_by(network, rule(step, decay), None)
-    }
-
-    /// The same by a [`rule`], with its constants that lie on the device, if they are given.
-    pub(crate) fn update_by(&mut self, network: &Network, rule: Rule, constants: Option<&Tensor>) -> Result<()> {
+    /// Moves the averages on by a [`rule`], with its constants that lie on the device, if they are given.
+    pub(crate) fn update(&mut self, network: &Network, rule: Rule, constants: Option<&Tensor>) -> Result<()> {
         let values: Vec<_> =
             network.parameters().map(|parameter| (&parameter.name, parameter.var.as_detached_tensor())).collect();
         let row = |(name, value)| Some(Row { to: InPlace::of(self.tensors.get(name)?), from: Some(value), slots: Vec::new() });

@@ -17,7 +17,7 @@ use super::trainer::{Phase, Trainer};
 use crate::config::{NetworkConfig, Span};
 use crate::error::Result;
 use crate::nn::LayerSpec;
-use crate::nn::cuda::capture::{Captured, Refusal, capture, copies, refusal, restore, same_bits, same_memory, trim};
+use crate::nn::cuda::capture::{Captured, capture, copies, refusal, restore, same_bits, same_memory, trim};
 use crate::nn::cuda::upload::Room;
 
 /// Critic steps of a round that is captured, at most: memory and time to capture grow with them.
@@ -244,7 +244,7 @@ fn captured(trainer: &mut Trainer, batches: &mut Batches<'_>, counted: Feed, mad
         feed = std::mem::take(&mut phase.feed);
         made
     })?;
-    let (room, draws) = feed.placed().ok_or_else(|| Refusal("a captured step lost its numbers".to_string()))?;
+    let (room, draws) = feed.placed().ok_or_else(|| candle_core::Error::Msg("a captured step lost its numbers".to_string()))?;
     Ok(Graph { work, draws, room, made, memory: memory(trainer, batches) })
 }
 

@@ -144,7 +144,7 @@ impl Trainer {
         self.step += 1;
         phase.generator_turns += 1;
         if let Some(ema) = &mut self.ema {
-            ema.update_by(&self.generator, ema::rule(self.step, self.values.ema_decay), constants.as_ref())?;
+            ema.update(&self.generator, ema::rule(self.step, self.values.ema_decay), constants.as_ref())?;
         }
         Ok(())
     }

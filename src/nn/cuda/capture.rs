@@ -8,7 +8,7 @@ use cudarc::driver::{CudaGraph, CudaSlice, CudaStream, sys};
 use super::driver::{cuda, with};
 use super::memory;
 use super::types::failed;
-use crate::error::{Error, Result};
+use crate::error::Result;
 
 /// Work that was captured. It reads and writes the memory that it was captured with: what of it is not the work's own must outlive it.
 pub(crate) struct Captured {
@@ -19,15 +19,6 @@ pub(crate) struct Captured {
 
 // SAFETY: the driver allows a graph on any thread, one at a time; launching takes it for itself.
 unsafe impl Send for Captured {}
-
-/// Why something was not captured.
-pub(crate) struct Refusal(pub String);
-
-impl From<Refusal> for Error {
-    fn from(Refusal(why): Refusal) -> Self {
-        Self::Candle(candle_core::Error::Msg(why))
-    }
-}
 
 /// A capture under way: it ends, whatever happens in it.
 struct Capturing(Option<Arc<CudaStream>>);
@@ -71,7 +62,7 @@ pub(crate) fn capture(device: &Device, work: impl FnOnce() -> Result<()>) -> Res
     let done = work();
     let ended = capturing.end();
     done?;
-    let graph = ended?.ok_or_else(|| Refusal("the CUDA driver captured nothing".to_string()))?;
+    let graph = ended?.ok_or_else(|| candle_core::Error::Msg("the CUDA driver captured nothing".to_string()))?;
     Ok(Captured { graph, _workspace: with(gpu, |gpu| Ok(gpu.dnn.workspace()))? })
 }
 
