@@ -6,7 +6,7 @@
 #   benches/gpu.sh pack DIR                      on any machine: build the programs with --features cuda, and put them into DIR, with the faces of
 #                                                $GANFORGE_DATA, if it is set; DIR/parts holds all of it in pieces of 60 MB
 #   benches/gpu.sh join PIECES DIR               there: put the pieces of a folder together again
-#   benches/gpu.sh run DIR [RESULTS [STEP…]]     there: the steps tests, captured, train, bench, sample, faces, wgan, or those named
+#   benches/gpu.sh run DIR [RESULTS [STEP…]]     there: the steps tests, captured, train, bench, profile, sample, faces, wgan, or those named
 #   benches/gpu.sh plan DIR                      anywhere: what that would run, and for how long at most, in parts of 10 minutes
 #
 # RESULTS is $OUT by default, else DIR/results; everything said is in its gpu.log. GANFORGE_PYTHON names the Python with
@@ -102,14 +102,14 @@ captured() {
     for preset in dcgan-64 wgan-gp-anime sngan-64 r3gan-28 r3gan-64-s digits; do
         local each=(--preset "$preset" --batch-size 16)
         # shellcheck disable=SC2046 # two words
-        step 15 "${run[@]}" "${each[@]}" $(long '--steps 200') --out "$work/$preset-captured" >"$said" 2>&1
+        step 13 "${run[@]}" "${each[@]}" $(long '--steps 200') --out "$work/$preset-captured" >"$said" 2>&1
         cat "$said"
         if grep -q 'launched one by one' "$said"; then
             failures=$((failures + 1))
         fi
         # shellcheck disable=SC2046
-        step 18 "${run[@]}" "${each[@]}" $(long '--steps 200') --quiet --set schedule.capture=false --out "$work/$preset-single"
-        step 5 diff -r "$work/$preset-captured/checkpoints" "$work/$preset-single/checkpoints"
+        step 15 "${run[@]}" "${each[@]}" $(long '--steps 200') --quiet --set schedule.capture=false --out "$work/$preset-single"
+        step 2 diff -r "$work/$preset-captured/checkpoints" "$work/$preset-single/checkpoints"
     done
     rm -f "$said"
     run=("$dir/gan-train" --device cuda --quiet)
@@ -129,30 +129,69 @@ train() {
     done
 }
 
-# Against PyTorch eager and with CUDA graphs, and ours one launch after the other; where it is the first case, against all of PyTorch's
-# variants, which take a minute to compile.
+# Against PyTorch eager and with its whole step as one CUDA graph, and ours one launch after the other; where it is the first case, against
+# its compiled variants, too, which take most of a minute each.
 bench() {
     local case precision limit variants more
     read -ra more <<<"${GANFORGE_BENCH:-}"
     for case in dcgan-64:128,tf32 dcgan-64:512,tf32 r3gan-64-s:256,tf32 wgan-gp-anime,tf32 dcgan-64:128,bf16 dcgan-64:512,bf16 r3gan-64-s:256,bf16; do
-        precision=${case#*,} case=${case%,*} limit=40 variants=(--variants "eager+channels_last,graphs+channels_last")
+        precision=${case#*,} case=${case%,*} limit=40 variants="eager+channels_last,captured+channels_last"
         if [[ $case,$precision == dcgan-64:128,tf32 ]]; then
-            limit=150 variants=()
+            limit=160 variants+=",captured+compile+channels_last,graphs+channels_last"
         fi
         step "$limit" "$dir/train" --device cuda --precision "$precision" --presets "$case" --python "$(command -v "$python")" \
-            --rounds 3 --seconds-per-measure 2 "${variants[@]}" "${more[@]}"
-        step 18 "$dir/train" --device cuda --precision "$precision" --presets "$case" --ours-alone --no-capture --rounds 1 --seconds-per-measure 3
+            --rounds 3 --seconds-per-measure 2 --ready-within 60 --variants "$variants" "${more[@]}"
+        step 14 "$dir/train" --device cuda --precision "$precision" --presets "$case" --ours-alone --no-capture --rounds 1 --seconds-per-measure 2
     done
 }
 
-# gan-infer against onnxruntime in Python.
+# Runs a program, and says in which share of the time the GPU was at work: by Nsight Systems, if it is there, which tells of each kernel, else
+# by what nvidia-smi reports five times a second.
+busy() {
+    local seen sampler status=0
+    if command -v nsys >/dev/null; then
+        nsys profile --trace=cuda --cuda-graph-trace=node --stats=true --force-overwrite=true --output="$(mktemp -u)" "$@"
+        return
+    fi
+    seen=$(mktemp)
+    nvidia-smi --query-gpu=utilization.gpu,memory.used --format=csv,noheader,nounits --loop-ms=200 >"$seen" 2>&1 &
+    sampler=$!
+    "$@" || status=$?
+    kill "$sampler" 2>/dev/null || true
+    "$python" - "$seen" <<'END'
+import statistics, sys
+rows = [line.split(",") for line in open(sys.argv[1]) if line.count(",") == 1]
+busy = [int(row[0]) for row in rows if row[0].strip().isdigit() and int(row[0])]
+if len(busy) < 4:
+    print(f"GPU busy: not known, nvidia-smi gave {len(busy)} readings at work")
+else:
+    low, middle, high = statistics.quantiles(busy)
+    memory = max(int(row[1]) for row in rows if row[1].strip().isdigit())
+    print(f"GPU busy, % of the time in {len(busy)} readings at work: median {middle:.0f}, quartiles {low:.0f} and {high:.0f}; at most {memory} MiB in use")
+END
+    rm -f "$seen"
+    return "$status"
+}
+
+# How much of a step the GPU is at work, captured and one launch after the other.
+profile() {
+    local case
+    for case in dcgan-64:128 r3gan-64-s:256; do
+        step 14 "$root/benches/gpu.sh" busy "$dir/train" --device cuda --precision bf16 --presets "$case" --ours-alone --rounds 1 --seconds-per-measure 5
+    done
+    step 14 "$root/benches/gpu.sh" busy "$dir/train" --device cuda --precision bf16 --presets dcgan-64:128 --ours-alone --no-capture --rounds 1 \
+        --seconds-per-measure 5
+}
+
+# gan-infer against onnxruntime in Python, and stage by stage.
 sample() {
     if [[ -z ${ORT_CUDA_PATH:-} ]]; then
         echo 'sample: skipped, ORT_CUDA_PATH names no onnxruntime with CUDA'
         return
     fi
-    ORT_DYLIB_PATH=$ORT_CUDA_PATH step 90 "$python" benches/peers/infer.py models/faces --out "$work/out" --provider cuda --n 600000 --files 20000 \
-        --few 500 --bin "$dir"
+    ORT_DYLIB_PATH=$ORT_CUDA_PATH step 140 "$python" benches/peers/infer.py models/faces --out "$work/out" --provider cuda --n 600000 --files 20000 \
+        --few 200 --rounds 1 --seconds 0.6 --bin "$dir"
+    ORT_DYLIB_PATH=$ORT_CUDA_PATH step 30 "$dir/gan-infer" bench faces --provider cuda --batches 512 --threads 1,4 --seconds 0.5 --scratch "$work"
 }
 
 # The built-in faces' recipe with other seeds; what comes of them is for `gan-train eval`.
@@ -164,7 +203,7 @@ faces() {
     fi
     for seed in 0 1; do
         # shellcheck disable=SC2046
-        step 120 "$dir/gan-train" --config models/faces/config.toml --data "$data" --device cuda --seed "$seed" --quiet --json $(long '') \
+        step 105 "$dir/gan-train" --config models/faces/config.toml --data "$data" --device cuda --seed "$seed" --quiet --json $(long '') \
             --out "$results/faces-$seed"
         # The weights of other steps stay there.
         [[ -n $planned ]] || find "$results/faces-$seed/checkpoints" -name '*.safetensors' ! -name 'ema.safetensors' -delete || true
@@ -180,13 +219,13 @@ wgan() {
     fi
     for preset in wgan-gp-anime-sgd wgan-gp-anime; do
         # shellcheck disable=SC2046
-        step 110 "$dir/gan-train" --preset "$preset" --data "$data" --device cuda --precision tf32 --quiet --json $(long '--epochs 100') \
+        step 100 "$dir/gan-train" --preset "$preset" --data "$data" --device cuda --precision tf32 --quiet --json $(long '--epochs 100') \
             --set watch.stop=false --out "$results/$preset"
         [[ -n $planned ]] || rm -rf "$results/$preset/checkpoints"
     done
 }
 
-readonly ALL=(tests captured train bench sample faces wgan)
+readonly ALL=(tests captured train bench profile sample faces wgan)
 
 # What each part of 10 minutes at most would run.
 plan() {
@@ -236,6 +275,7 @@ case ${1:-} in
 pack) [[ $# == 2 ]] || usage; pack "$2" ;;
 join) [[ $# == 3 ]] || usage; join "$2" "$3" ;;
 plan) [[ $# == 2 ]] || usage; part_file=$(mktemp); plan "$2"; rm -f "$part_file" ;;
+busy) shift; busy "$@" ;;
 run) [[ $# -ge 2 ]] || usage; shift; [[ -d $1 ]] || { echo "there is no folder $1: pack it first" >&2; exit 1; }; run "$@" ;;
 *) usage ;;
 esac

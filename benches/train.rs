@@ -125,9 +125,17 @@ impl DeviceName {
     fn variants(self) -> &'static [&'static str] {
         match self {
             Self::Cpu => &["eager", "eager+channels_last", "compile", "compile+channels_last"],
-            Self::Cuda => {
-                &["eager", "eager+channels_last", "compile", "compile+channels_last", "graphs", "graphs+channels_last"]
-            }
+            Self::Cuda => &[
+                "eager",
+                "eager+channels_last",
+                "compile",
+                "compile+channels_last",
+                "graphs",
+                "graphs+channels_last",
+                "captured",
+                "captured+channels_last",
+                "captured+compile+channels_last",
+            ],
         }
     }
 }

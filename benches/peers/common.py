@@ -8,6 +8,7 @@ in separate passes.
 import contextlib
 import copy
 import ctypes
+import itertools
 import math
 import time
 
@@ -298,8 +299,9 @@ def refuse_unknown(config, trial):
 class Training:
     """Trains the networks of a config on `images`, uint8 [n, c, h, w].
 
-    `variant` is a list joined by +: `eager`, `compile` (torch.compile) or `graphs` (the same with CUDA graphs); `channels_last`
-    for that memory format. `precision` bf16 is PyTorch's autocast. `trial`: for speed alone; finds the fastest
+    `variant` is a list joined by +: `eager`, `compile` (torch.compile) or `graphs` (the same with CUDA graphs); `captured`, on CUDA
+    the whole step as one CUDA graph, by hand, eager or compiled; `channels_last` for that memory format. `precision` bf16 is
+    PyTorch's autocast. `trial`: for speed alone; finds the fastest
     implementation of the optimisers.
     """
 
@@ -308,7 +310,7 @@ class Training:
         self.config, self.schedule, self.device = config, config["schedule"], torch.device(device)
         self.batch = self.schedule["batch_size"]
         variant = set(variant.split("+"))
-        if unknown := variant - {"eager", "compile", "graphs", "channels_last"}:
+        if unknown := variant - {"eager", "compile", "graphs", "captured", "channels_last"}:
             raise ValueError(f"--variant: {', '.join(unknown)} is not known")
         self.format = torch.channels_last if "channels_last" in variant else torch.contiguous_format
         self.autocast = lambda: contextlib.nullcontext()
@@ -325,8 +327,12 @@ class Training:
             self.run_generator, self.run_critic = (torch.compile(n, mode=mode) for n in (self.generator, self.critic))
         self.critic_parameters = list(self.critic.parameters())
         self.forms, optimizers = {}, config["optimizer"]
+        # A captured step counts its steps on the device, too, where the optimiser has need of a count.
+        counts = {"capturable": True} if "captured" in variant else {}
         for role, net in (("generator", self.generator), ("critic", self.critic)):
             self.forms[role] = fastest_form(optimizers[role], net, self.sync) if trial else {}
+            if optimizers[role]["kind"] in ("adam", "rmsprop"):
+                self.forms[role] = self.forms[role] | counts
         self.generator_optimizer = optimizer(optimizers["generator"], self.generator.parameters(), **self.forms["generator"])
         self.critic_optimizer = optimizer(optimizers["critic"], self.critic.parameters(), **self.forms["critic"])
         self.cost_real, self.cost_fake, self.cost_generator = losses(config)
@@ -340,6 +346,9 @@ class Training:
         self.images = images.to(self.device).to(memory_format=self.format)
         self.order, self.next, self.steps, self.shown = None, len(images), 0, 0
         self.sums = torch.zeros(4, device=self.device)
+        self.replay = None
+        if "captured" in variant:
+            self.capture()
 
     def place(self, net):
         return net.to(self.device).to(memory_format=self.format)
@@ -348,13 +357,37 @@ class Training:
         if self.device.type == "cuda":
             torch.cuda.synchronize()
 
-    def real(self):
-        """The next batch of the epoch's order, in the networks' range; the last of an epoch may be smaller."""
+    def choose(self):
+        """Which images are next in the epoch's order; the last batch of an epoch may be smaller."""
         if self.next >= len(self.images):
             self.order, self.next = torch.randperm(len(self.images), device=self.device), 0
         chosen = self.order[self.next : self.next + self.batch]
         self.next += len(chosen)
         self.shown += len(chosen)
+        return chosen
+
+    def capture(self):
+        """From now on a step is one launch. Every batch must be whole, and rates stay as they are."""
+        batches = self.schedule["critic_steps"] + self.pairs
+        self.places = torch.zeros(batches, self.batch, dtype=torch.long, device=self.device)
+        self.turn = itertools.cycle(range(batches))
+        self.replay = self.step_once
+        if self.device.type != "cuda":
+            raise ValueError("steps are captured on CUDA only")
+        aside = torch.cuda.Stream()
+        aside.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(aside):
+            for _ in range(3):
+                self.step()
+        torch.cuda.current_stream().wait_stream(aside)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            self.step_once()
+        self.replay = graph.replay
+
+    def real(self):
+        """The next batch, in the networks' range."""
+        chosen = self.choose() if self.replay is None else self.places[next(self.turn)]
         images = self.images[chosen].to(torch.float32, memory_format=self.format)
         if self.flip:
             images = torch.where(torch.rand(len(images), 1, 1, 1, device=self.device) < 0.5, images, images.flip(3))
@@ -375,6 +408,13 @@ class Training:
             return self.run_critic(images).flatten().float()
 
     def step(self):
+        if self.replay is None:
+            return self.step_once()
+        for place in self.places:
+            place.copy_(self.choose())
+        self.replay()
+
+    def step_once(self):
         if self.graphs:
             # What a graph has made lives until here: a step passes the critic three times.
             torch.compiler.cudagraph_mark_step_begin()

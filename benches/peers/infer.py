@@ -21,11 +21,15 @@ Measured in every round, in images a second of --n images (--files of PNGs), fil
 and gan-infer's own time to encode a PNG, from `gan-infer bench`. Machines change their speed from minute to minute, so raw is measured
 again around each of the others, and a ratio is of what was measured side by side.
 
-With --provider cuda both sides run the network on the GPU in full f32 (no TF32) by the same choice of algorithms; onnxruntime's CUDA
-libraries must be found (LD_LIBRARY_PATH), for gan-infer by ORT_DYLIB_PATH. PyTorch's side runs there, too.
+With --provider cuda both sides run the network on the GPU by the same choice of algorithms, in f32 (no TF32), tf32 and f16 by default; npz is
+left out, and gan-infer's rate is by its own clock as well, for the start of a process and of CUDA is longer than many a job. Beside raw stands
+onnxruntime with a CUDA graph: input and output stay on the device, and all kernels of a run are one launch; copies to and from the host are
+part of it as they are of raw. onnxruntime's CUDA libraries must be found (LD_LIBRARY_PATH), for gan-infer by ORT_DYLIB_PATH. PyTorch's side
+runs there, too. Files of many images go to /dev/shm, where there is room: no disk writes gigabytes a second.
 """
 
 import argparse
+import atexit
 import itertools
 import json
 import multiprocessing
@@ -50,7 +54,8 @@ from PIL import Image
 from common import network
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-BATCHES = {"cpu": (1, 4, 8, 16, 32, 64, 128, 256, 512), "cuda": (64, 128, 256, 512, 1024, 2048)}
+BATCHES = {"cpu": (1, 4, 8, 16, 32, 64, 128, 256, 512), "cuda": (256, 512, 1024)}
+PRECISIONS = {"cpu": "f32,int8", "cuda": "f32,tf32,f16"}
 
 
 def call(*command):
@@ -71,8 +76,8 @@ def torch_generator(run):
     generator = network(config["generator"]["layers"], (config["latent"]["size"],), config["init"])
     checkpoints = run / "checkpoints"
     name = next(path for path in (checkpoints / "best", checkpoints / "latest") if path.exists()).read_text().strip()
-    averaged = config["schedule"].get("ema_decay", 0) > 0
-    state = load_file(checkpoints / name / ("ema.safetensors" if averaged else "generator.safetensors"))
+    averaged = checkpoints / name / "ema.safetensors"
+    state = load_file(averaged if averaged.exists() else checkpoints / name / "generator.safetensors")
     # Both sides list parameters and buffers layer by layer; `num_batches_tracked` is PyTorch's alone.
     ours = sorted(state.items(), key=lambda item: natural(item[0]))
     theirs = [key for key in generator.state_dict() if not key.endswith("num_batches_tracked")]
@@ -139,28 +144,56 @@ def phase_form(path, to):
 # --- onnxruntime in Python
 
 
-def session(path, threads, provider):
+def session(path, threads, provider, precision="f32", graph=False):
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-    cuda = ("CUDAExecutionProvider", {"cudnn_conv_algo_search": "HEURISTIC", "use_tf32": 0})
+    wanted = {"cudnn_conv_algo_search": "HEURISTIC", "use_tf32": int(precision == "tf32"), "enable_cuda_graph": int(graph)}
+    cuda = ("CUDAExecutionProvider", wanted)
     made = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider" if provider == "cpu" else cuda])
     assert provider == "cpu" or made.get_providers()[0] == cuda[0], "onnxruntime's CUDA provider does not start"
     return made
 
 
-def raw_rate(sessions, batch, latent, seconds):
+def plain_runs(sessions, z):
+    """A function for each session that runs it once."""
+    return [lambda one=one: one.run(None, {one.get_inputs()[0].name: z}) for one in sessions]
+
+
+def graph_runs(sessions, z):
+    """The same of sessions with CUDA graphs, whose inputs and outputs must stay where they are on the device."""
+    return [graph_run(one, z) for one in sessions]
+
+
+def graph_run(one, z):
+    (source,), (result,) = one.get_inputs(), one.get_outputs()
+    value = onnxruntime.OrtValue.ortvalue_from_numpy(z, "cuda", 0)
+    shape, kind = [len(z), *result.shape[1:]], np.uint8 if result.type == "tensor(uint8)" else np.float32
+    out = onnxruntime.OrtValue.ortvalue_from_shape_and_type(shape, kind, "cuda", 0)
+    binding = one.io_binding()
+    binding.bind_ortvalue_input(source.name, value)
+    binding.bind_ortvalue_output(result.name, out)
+
+    def run():
+        value.update_inplace(z)
+        one.run_with_iobinding(binding)
+        out.numpy()
+
+    return run
+
+
+def raw_rate(sessions, batch, latent, seconds, runs_of=plain_runs):
     """Images a second of sessions in threads; outputs are thrown away."""
     z = np.random.default_rng(0).standard_normal((batch, latent), dtype=np.float32)
     counts, stop = [0] * len(sessions), threading.Event()
-    name = sessions[0].get_inputs()[0].name
+    runs = runs_of(sessions, z)
 
     def work(index):
         while not stop.is_set():
-            sessions[index].run(None, {name: z})
+            runs[index]()
             counts[index] += batch
 
-    for one in sessions:
-        one.run(None, {name: z})
+    for run in runs:
+        run()
     workers = [threading.Thread(target=work, args=(index,)) for index in range(len(sessions))]
     start = time.perf_counter()
     for worker in workers:
@@ -172,14 +205,27 @@ def raw_rate(sessions, batch, latent, seconds):
     return sum(counts) / (time.perf_counter() - start)
 
 
-def best_raw(path, latent, cores, seconds, provider):
+def best_raw(path, latent, cores, seconds, provider, precision):
     """The fastest (sessions, threads of each, batch)."""
     best = (0.0, None)
     for number, threads in {(1, 1), (1, cores), (cores, 1)} if provider == "cpu" else ((1, 1), (2, 1), (4, 1)):
-        sessions = [session(path, threads, provider) for _ in range(number)]
+        sessions = [session(path, threads, provider, precision) for _ in range(number)]
         for batch in BATCHES[provider]:
             best = max(best, (raw_rate(sessions, batch, latent, seconds), (number, threads, batch)))
     return best[1]
+
+
+def best_in_a_graph(path, latent, seconds, precision):
+    """The most images a second of sessions with CUDA graphs, each of which serves one batch size; None where onnxruntime refuses."""
+    best = (0.0, None)
+    for number, batch in itertools.product((1, 2, 4), BATCHES["cuda"]):
+        try:
+            sessions = [session(path, 1, "cuda", precision, graph=True) for _ in range(number)]
+            best = max(best, (raw_rate(sessions, batch, latent, seconds, graph_runs), (number, batch)))
+        except Exception as error:  # onnxruntime has no exception of its own for it
+            print(f"a CUDA graph of {precision}, {number} sessions, batch {batch}: {str(error).splitlines()[0]}", file=sys.stderr)
+            return None
+    return best
 
 
 # --- OpenVINO in Python
@@ -276,15 +322,15 @@ def main():
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=3.0, help="of each raw measurement")
     parser.add_argument("--provider", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--precisions", default="f32,int8", help="of gan-infer's files; f32 is always among them")
+    parser.add_argument("--precisions", help="of gan-infer's files; f32 is always among them (default: f32,int8 on CPUs, f32,tf32,f16 with CUDA)")
     parser.add_argument("--bin", type=pathlib.Path, default=target / "release")
     args = parser.parse_args()
     if args.out.exists():
         parser.error(f"--out {args.out} is there already: it is deleted at the end, so name a new folder")
     args.out.mkdir(parents=True)
     args.files = args.files or args.n
-    precisions = list(dict.fromkeys(["f32", *args.precisions.split(",")]))
-    cores = os.cpu_count()
+    precisions = list(dict.fromkeys(["f32", *(args.precisions or PRECISIONS[args.provider]).split(",")]))
+    cores, on_cuda = os.cpu_count(), args.provider == "cuda"
     torch.set_num_threads(cores)
     torch.backends.cudnn.allow_tf32 = False
 
@@ -293,8 +339,11 @@ def main():
     ours, theirs = args.out / "ours.onnx", args.out / "pytorch.onnx"
     files_of = {precision: args.out / f"ours.{precision}.onnx" for precision in precisions}
     files_of["f32"] = ours
+    if "tf32" in files_of:
+        files_of["tf32"] = ours
     for precision, path in files_of.items():
-        call(args.bin / "gan-train", "export", args.run, "--out", path, "--dtype", precision)
+        if precision != "tf32":  # the file of f32, rounded otherwise
+            call(args.bin / "gan-train", "export", args.run, "--out", path, "--dtype", precision)
     export_by_torch(generator, latent, theirs)
     z = np.random.default_rng(1).standard_normal((4, latent), dtype=np.float32)
     with torch.no_grad():
@@ -313,14 +362,19 @@ def main():
         assert np.abs(session(phases, 1, "cpu").run(None, {"z": z})[0].astype(int) - same).max() <= 1, "the phases are another network"
         for_openvino["our phases in f32"] = phases
     paths = {**files_of, "pytorch": theirs}
-    settings = {name: best_raw(path, latent, cores, args.seconds / 3, args.provider) for name, path in paths.items()}
+    settings = {name: best_raw(path, latent, cores, args.seconds / 3, args.provider, name) for name, path in paths.items()}
     sessions = {
-        name: [session(path, settings[name][1], args.provider) for _ in range(settings[name][0])]
+        name: [session(path, settings[name][1], args.provider, name) for _ in range(settings[name][0])]
         for name, path in paths.items()
     }
     openvino = openvino_models(for_openvino, 32, latent) if args.provider == "cpu" else []
 
     places = itertools.count()
+    in_memory = None
+    pixels = channels * config["data"]["size"] ** 2
+    if on_cuda and os.path.isdir("/dev/shm") and shutil.disk_usage("/dev/shm").free > 2 * args.n * pixels:
+        in_memory = pathlib.Path(tempfile.mkdtemp(dir="/dev/shm"))
+        atexit.register(shutil.rmtree, in_memory, ignore_errors=True)
 
     def fresh():
         """A folder of its own. Many small files stay until the end: ext4 is slow to create files for minutes after others were deleted."""
@@ -329,14 +383,17 @@ def main():
         return place
 
     def gan_infer(kind, precision):
-        place = fresh()
+        """Images a second, the sizes of the files, and images a second by its own clock."""
+        place = fresh() if kind == "png" or not in_memory else in_memory / f"files-{next(places)}"
         n = args.files if kind == "png" else args.n
-        flags = ["--model", files_of[precision], "--n", n, "--out", place, "--format", kind, "--provider", args.provider, "--quiet"]
-        rate = timed(n, lambda: call(args.bin / "gan-infer", *flags))
+        flags = ["--model", files_of[precision], "--n", n, "--out", place, "--format", kind, "--provider", args.provider, "--quiet", "--json"]
+        flags += ["--tf32"] if precision == "tf32" else []
+        said = []
+        rate = timed(n, lambda: said.append(call(args.bin / "gan-infer", *flags)))
         sizes = [path.stat().st_size for path in place.rglob("*.png")]
         if kind != "png":
             shutil.rmtree(place)
-        return rate, sizes
+        return rate, sizes, json.loads(said[0])["images_per_second"]
 
     def files(work):
         place = fresh()
@@ -359,32 +416,42 @@ def main():
         rate = raw_rate(sessions[side], settings[side][2], latent, args.seconds)
         return measured("raw of PyTorch's export" if side == "pytorch" else f"raw {side}", rate)
 
-    def ratio(name, ours, theirs):
+    def ratio(name, ours, theirs=1.0):
         ratios.setdefault(name, []).append(ours / theirs)
 
     scratch = tempfile.gettempdir() if not os.path.isdir("/dev/shm") else "/dev/shm"
     bench = ["bench", ours, "--provider", "cpu", "--batches", 8, "--threads", cores, "--seconds", 0.5, "--scratch", scratch, "--json"]
     stages = {stage["name"]: stage["rate"]["median"] for stage in json.loads(call(args.bin / "gan-infer", *bench))["stages"]}
     encoded = measured(f"gan-infer's PNG encoder, {cores} threads", stages["PNG encoding"])
+    for precision in precisions if on_cuda else ():
+        if found := best_in_a_graph(files_of[precision], latent, args.seconds / 3, precision):
+            print(f"a CUDA graph of {precision}: (sessions, batch) {found[1]}", file=sys.stderr)
+            again = measured(f"raw {precision} in a CUDA graph", found[0])
+            ratio(f"raw {precision} in a CUDA graph / raw {precision}", again, raw(precision))
     for _ in range(args.rounds):
         f32_before = raw("f32")
         for precision in precisions:
             before = f32_before if precision == "f32" else raw(precision)
-            for kind in ("npy", "npz"):
-                rate = measured(f"gan-infer {kind} in {precision}", gan_infer(kind, precision)[0])
+            for kind in ("npy",) if on_cuda else ("npy", "npz"):
+                whole, _, own = gan_infer(kind, precision)
+                rate = measured(f"gan-infer {kind} in {precision}", whole)
                 after = raw(precision)
                 ratio(f"{kind} in {precision} / raw {precision}", rate, (before + after) / 2)
+                if on_cuda:
+                    measured(f"gan-infer {kind} in {precision}, own clock", own)
+                    ratio(f"{kind} in {precision}, own clock / raw {precision}", own, (before + after) / 2)
                 before = after
                 if precision != "f32" and kind == "npy":
                     f32 = (f32_before + raw("f32")) / 2
                     ratio(f"{kind} in {precision} / raw f32", rate, f32)
                     ratio(f"raw {precision} / raw f32", after, f32)
-            png, sizes = gan_infer("png", precision)
-            measured(f"gan-infer png in {precision}", png)
+            whole, sizes, own = gan_infer("png", precision)
+            png = measured(f"gan-infer png in {precision}{', own clock' * on_cuda}", own if on_cuda else whole)
             created = measured("bare creation of files", create(sizes))
             after = raw(precision)
-            parts = (2 / (before + after), 1 / encoded, 1 / created)
-            ratio(f"png in {precision} / what raw, encoding and creation allow", png, 1 / sum(parts))
+            # On a CPU the three take turns in each thread; with a GPU others encode and write what the sessions make.
+            network, writing = 2 / (before + after), 1 / encoded + 1 / created
+            ratio(f"png in {precision} / what raw, encoding and creation allow", png * (max(network, writing) if on_cuda else network + writing))
             ratio(f"png in {precision} / onnxruntime f32 + Pillow", png, measured(
                 "onnxruntime f32 + Pillow", files(lambda place: with_pillow(ours, latent, args.few, place, args.provider))
             ))
