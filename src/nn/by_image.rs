@@ -1,6 +1,6 @@
 //! Passes over `[n, …, c]` in which every image and channel has numbers of its own: what layer normalisation is made of, and
-//! the second derivatives of both norms. On the CPU each is one pass over memory, image by image, in an order that does not
-//! depend on the number of threads; elsewhere they are candle's operations.
+//! the second derivatives of both norms. Each is one pass over memory; on the CPU image by image, in an order that does not depend on the
+//! number of threads.
 
 use candle_core::{D, Result, Tensor, bail};
 
@@ -31,11 +31,11 @@ pub(super) fn sums(g: &Tensor, x: &Tensor, centre: &Tensor) -> Result<[Tensor; 2
     if g.elem_count() != x.elem_count() {
         bail!("sums by image: {:?} for {:?}", g.dims(), x.dims());
     }
-    let centre = centre.broadcast_as((n, c))?.contiguous()?;
+    let (g, x, centre) = (g.contiguous()?, x.contiguous()?, centre.broadcast_as((n, c))?);
     on_device!(
         x.device(),
-        cpu: for_float!(x.dtype(), T => cpu::by_image::sums::<T>(&g.contiguous()?, &x.contiguous()?, &centre)),
-        cuda: cuda::by_image::sums(g, x, &centre)
+        cpu: for_float!(x.dtype(), T => cpu::by_image::sums::<T>(&g, &x, &centre.contiguous()?)),
+        cuda: cuda::by_image::sums(&g, &x, &centre)
     )
 }
 
@@ -50,13 +50,13 @@ pub(super) fn combine(line: &Affine<'_>, terms: &[(&Tensor, Tensor)], act: Activ
     if let Some((g, _)) = terms.iter().find(|(g, _)| g.elem_count() != x.elem_count()) {
         bail!("combination by image: {:?} and {:?}", g.dims(), x.dims());
     }
-    let each = |factor: &Tensor| factor.broadcast_as((n, c))?.contiguous();
-    let factors = [each(line.centre)?, each(line.scale)?, each(line.shift)?];
+    let each = |factor: &Tensor| factor.broadcast_as((n, c));
+    let (x, factors) = (x.contiguous()?, [each(line.centre)?, each(line.scale)?, each(line.shift)?]);
     let terms = terms.iter().map(|(g, factor)| Ok([g.contiguous()?, each(factor)?])).collect::<Result<Vec<_>>>()?;
     on_device!(
         x.device(),
-        cpu: for_float!(x.dtype(), T => cpu::by_image::combine::<T>(&x.contiguous()?, &factors, &terms, act)),
-        cuda: cuda::by_image::combine(x, &factors, &terms, act)
+        cpu: for_float!(x.dtype(), T => cpu::by_image::combine::<T>(&x, &factors, &terms, act)),
+        cuda: cuda::by_image::combine(&x, &factors, &terms, act)
     )
 }
 
@@ -69,14 +69,11 @@ pub(super) fn plus_shares(g: &Tensor, x: &Tensor, shares: &Tensor) -> Result<Ten
     if g.elem_count() != x.elem_count() || shares.elem_count() != n {
         bail!("shares by image: {:?} and {} of {:?}", g.dims(), shares.elem_count(), x.dims());
     }
+    let (g, x, shares) = (g.contiguous()?, x.contiguous()?, shares.contiguous()?);
     on_device!(
         x.device(),
-        cpu: for_float!(x.dtype(), T => cpu::by_image::plus_shares::<T>(&g.contiguous()?, &x.contiguous()?, shares)),
-        cuda: {
-            let none = Tensor::zeros((1, 1), x.dtype(), x.device())?;
-            let (one, scale) = (none.ones_like()?, shares.reshape((n, 1))?);
-            combine(&Affine { x, centre: &none, scale: &scale, shift: &none }, &[(g, one)], Activation::None)
-        }
+        cpu: for_float!(x.dtype(), T => cpu::by_image::plus_shares::<T>(&g, &x, &shares)),
+        cuda: cuda::by_image::plus_shares(&g, &x, &shares)
     )
 }
 
@@ -85,9 +82,18 @@ pub(super) fn plus_shares(g: &Tensor, x: &Tensor, shares: &Tensor) -> Result<Ten
 /// # Errors
 /// As [`sums`].
 pub(super) fn sum_of_shares(g: &Tensor, shares: &Tensor) -> Result<Tensor> {
-    let none = Tensor::zeros((1, 1), g.dtype(), g.device())?;
-    let [of_images, _] = sums(g, g, &none)?;
-    of_images.broadcast_mul(&shares.reshape(((), 1))?)?.sum(0)
+    let [n, _] = sizes(g)?;
+    if shares.elem_count() != n {
+        bail!("shares by image: {} of {:?}", shares.elem_count(), g.dims());
+    }
+    on_device!(
+        g.device(),
+        cpu: {
+            let [of_images, _] = sums(g, g, &Tensor::zeros((1, 1), g.dtype(), g.device())?)?;
+            of_images.broadcast_mul(&shares.reshape((n, 1))?)?.sum(0)
+        },
+        cuda: cuda::by_image::sum_of_shares(&g.contiguous()?, &shares.contiguous()?)
+    )
 }
 
 /// Images and channels.

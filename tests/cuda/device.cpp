@@ -245,6 +245,11 @@ std::map<std::string, Kernel> all() {
     BOTH(alone, update);
     BOTH(alone, divide);
     BOTH(alone, scale_rows);
+    BOTH(alone, combine);
+    BOTH(alone, plus_shares);
+    BOTH(ours, sums_of_shares);
+    BOTH(ours, image_sums);
+    BOTH(ours, image_moments);
     BOTH(ours, penalise);
     BOTH(ours, swap_axes);
     BOTH(ours, grade);

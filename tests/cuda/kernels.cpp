@@ -173,6 +173,58 @@ static void sums_and_norms(unsigned rows, unsigned c, int act, double tolerance)
     compare("gradient to x", dx, to_x, 100 * tolerance);
 }
 
+// Maps of n images, of which each and each channel has numbers of its own, some of them in common.
+template <typename T>
+static void by_image(unsigned n, unsigned positions, unsigned c, double tolerance) {
+    unsigned rows = n * positions, len = rows * c, image_len = positions * c, parts = parts_of(rows, 128);
+    const auto x = normal<T>(len, 10), g = normal<T>(len), h = normal<T>(len), shares = normal<T>(n), by_both = normal<T>(n * c), by_channel = normal<T>(c);
+    const Each<T> all{by_both.data(), c, 1}, of_channels{by_channel.data(), 0, 1}, of_images{shares.data(), 1, 0};
+    const auto image = [&](unsigned i) { return i / image_len; };
+
+    std::vector<T> made(len);
+    std::vector<double> expected(len);
+    launch(each(len), THREADS, [&] { ENTRY(plus_shares)(g.data(), x.data(), shares.data(), made.data(), len, image_len); });
+    for (unsigned i = 0; i < len; i++) expected[i] = g[i] + (double)shares[image(i)] * x[i];
+    compare("plus_shares", made, expected, tolerance);
+
+    for (unsigned terms = 0; terms <= TERMS; terms++) {
+        Combination<T> of{x.data(), of_images, all, of_channels, {g.data(), h.data(), x.data()}, {of_channels, all, of_images}, terms};
+        launch(each(len), THREADS, [&] { ENTRY(combine)(of, made.data(), len, image_len, c, (int)RECTIFIER, .2); });
+        for (unsigned i = 0; i < len; i++) {
+            double both = by_both[image(i) * c + i % c], channel = by_channel[i % c], own = shares[image(i)], sum = (x[i] - own) * both + channel;
+            if (terms > 0) sum += g[i] * channel;
+            if (terms > 1) sum += h[i] * both;
+            if (terms > 2) sum += x[i] * own;
+            expected[i] = function(sum, RECTIFIER, .2);
+        }
+        compare("combine", made, expected, 10 * tolerance);
+    }
+
+    std::vector<T> first(parts * c), sum(c);
+    launch(partial(rows, c), FIRST, [&] { ENTRY(sums_of_shares)(g.data(), shares.data(), first.data(), rows, c, positions); });
+    launch(total_of(c), SECOND, [&] { ENTRY(sums_total)((const T*)first.data(), sum.data(), parts, c); });
+    std::vector<double> of_shares(c), of_g(n * c), of_gx(n * c), means(n), inverses(n);
+    for (unsigned i = 0; i < len; i++) {
+        unsigned place = image(i) * c + i % c;
+        of_shares[i % c] += (double)g[i] * shares[image(i)];
+        of_g[place] += g[i];
+        of_gx[place] += (double)g[i] * (x[i] - by_both[place]);
+        means[image(i)] += x[i] / (double)image_len;
+    }
+    compare("sums_of_shares", sum, of_shares, 10 * tolerance);
+
+    std::vector<T> sums_g(n * c), sums_gx(n * c), mean(n), inverse(n);
+    launch({std::min(n, 2u), parts_of(c, 32)}, FIRST, [&] { ENTRY(image_sums)(g.data(), x.data(), all, sums_g.data(), sums_gx.data(), n, positions, c); });
+    compare("image_sums", sums_g, of_g, 10 * tolerance);
+    compare("image_sums with x", sums_gx, of_gx, 10 * tolerance);
+
+    for (unsigned i = 0; i < len; i++) inverses[image(i)] += std::pow(x[i] - means[image(i)], 2) / image_len;
+    for (auto& value : inverses) value = 1 / std::sqrt(value + 1e-5);
+    launch({std::min(n, 2u)}, {1024}, [&] { ENTRY(image_moments)(x.data(), mean.data(), inverse.data(), n, image_len, 1e-5); });
+    compare("means of images", mean, means, tolerance);
+    if (image_len > 1) compare("deviations of images", inverse, inverses, 100 * tolerance);
+}
+
 template <typename T>
 static void updates(double tolerance) {
     const std::vector<unsigned> lengths{5, 4096, 0, 4097, 9000, 1};
@@ -272,6 +324,10 @@ int main() {
             sums_and_norms<float>(rows, c, act, 2e-6);
             sums_and_norms<double>(rows, c, act, 1e-13);
         }
+    for (auto [positions, c] : shapes) {
+        by_image<float>(3, positions, c, 2e-6);
+        by_image<double>(3, positions, c, 1e-13);
+    }
     updates<float>(1e-6);
     updates<double>(1e-14);
     gathering();

@@ -81,7 +81,7 @@ fn image_sums<T: Float>(g: &[T], x: &[T], centre: &[T]) -> Vec<f64> {
     totals
 }
 
-/// As `by_image::combine`, with its factors spread to `[n, c]`.
+/// As `by_image::combine`, of contiguous maps, with its factors as views of `[n, c]`.
 pub(in crate::nn) fn combine<T: Float>(
     x: &Tensor,
     factors: &[Tensor; 3],
@@ -89,7 +89,9 @@ pub(in crate::nn) fn combine<T: Float>(
     act: Activation,
 ) -> Result<Tensor> {
     let (n, c) = factors[0].dims2()?;
-    let all: Vec<View<'_>> = [x].into_iter().chain(factors).chain(terms.iter().flatten()).map(View::of).collect();
+    let all = [x].into_iter().chain(factors).chain(terms.iter().flatten());
+    let all = all.map(Tensor::contiguous).collect::<Result<Vec<_>>>()?;
+    let all: Vec<View<'_>> = all.iter().map(View::of).collect();
     let slices = all.iter().map(View::slice::<T>).collect::<Result<Vec<_>>>()?;
     let [x_values, centre, scale, shift, terms @ ..] = &slices[..] else { bail!("combination by image: no operands") };
     let image = x_values.len() / n;
@@ -125,8 +127,7 @@ pub(in crate::nn) fn combine<T: Float>(
 
 /// As `by_image::plus_shares`, of contiguous operands.
 pub(in crate::nn) fn plus_shares<T: Float>(g: &Tensor, x: &Tensor, shares: &Tensor) -> Result<Tensor> {
-    let shares = shares.contiguous()?;
-    let (vg, vx, vs) = (View::of(g), View::of(x), View::of(&shares));
+    let (vg, vx, vs) = (View::of(g), View::of(x), View::of(shares));
     let (g, x_values, shares) = (vg.slice::<T>()?, vx.slice::<T>()?, vs.slice::<T>()?);
     let image = x_values.len() / shares.len().max(1);
     let y = filled(x_values.len(), |y| {

@@ -55,6 +55,7 @@ impl Gpu {
     /// One of the three convolutions of contiguous operands, in one type.
     fn conv(&mut self, direction: Direction, plan: &ConvPlan, operands: [Address; 2], out: Address, math: Math) -> Result<()> {
         let product = as_product(plan);
+        let math = if math == Math::Bf16 { faster(direction, plan, product.is_some()) } else { math };
         let channels_last = match product {
             Some(_) => true,
             None => self.dnn.prepare(direction, plan, math)?,
@@ -144,6 +145,29 @@ impl Gpu {
         }
         .map_err(failed("cuBLAS"))
     }
+}
+
+/// bf16, or TF32 where that is the faster. Maps are kept in f32: bf16 pays for rounding its operands, and for widening what cuDNN gives, each of
+/// them a pass over memory. Where a convolution has few operations for each byte, as one of kernel 1 or in groups has, they take longer
+/// than its products gain.
+fn faster(direction: Direction, plan: &ConvPlan, is_product: bool) -> Math {
+    /// Operations in the time in which a byte is moved, in TF32 and in bf16. With these the convolutions of a step of dcgan-64 with 512 images
+    /// take 2 ms less in bf16 than in TF32, as they did on an H200 (benches/RESULTS.md, 2026-11-26).
+    const RATES: [f64; 2] = [45.0, 120.0];
+    let ([ci, _], area) = (plan.of_group(), plan.window.kernel * plan.window.kernel);
+    let maps = [plan.n * plan.h * plan.w * plan.ci, plan.n * plan.positions() * plan.co];
+    let ([x, y], w) = (maps.map(|len| len as f64), (plan.co * ci * area) as f64);
+    let operations = 2.0 * y * (ci * area) as f64;
+    let (operands, result) = match direction {
+        Direction::Forward => (x + w, y),
+        Direction::InputGrad => (y + w, x),
+        Direction::WeightGrad => (x + y, w),
+    };
+    // As many bytes as are moved in the time that it takes; 4 of a value in f32, 2 in bf16, and cuBLAS gives f32 at once.
+    let tf32 = (4.0 * (operands + result)).max(operations / RATES[0]);
+    let (written, widening) = if is_product { (4.0, 0.0) } else { (2.0, 6.0) };
+    let bf16 = 6.0 * operands + (2.0 * operands + written * result).max(operations / RATES[1]) + widening * result;
+    if bf16 < tf32 { Math::Bf16 } else { Math::Tf32 }
 }
 
 /// Rows, depth and output channels of a convolution that is a plain matrix product: a kernel of 1, or one that covers the

@@ -272,6 +272,84 @@ __device__ void norm_grad(const T* x, const T* y, T* dy, const T* mean, const T*
     }
 }
 
+// ---- maps [n, positions, c] with numbers of each image's and channel's own
+
+// Numbers [n, c], or fewer that stand for several: by how much images and channels lie apart.
+template <typename T>
+struct Each {
+    const T* at;
+    uint by_image, by_channel;
+    __device__ T of(uint image, uint channel) const { return at[(size_t)image * by_image + (size_t)channel * by_channel]; }
+};
+
+#define TERMS 3
+
+// scale · (x − centre) + shift + Σ factor · g
+template <typename T>
+struct Combination {
+    const T* x;
+    Each<T> centre, scale, shift;
+    const T* g[TERMS];
+    Each<T> factor[TERMS];
+    uint terms;
+};
+
+template <typename T>
+__device__ void combine(const Combination<T>& of, T* to, uint len, uint image_len, uint c, int act, double slope) {
+    FOR_EACH(i, len) {
+        uint image = i / image_len, channel = i % c;
+        T sum = (of.x[i] - of.centre.of(image, channel)) * of.scale.of(image, channel) + of.shift.of(image, channel);
+#pragma unroll
+        for (uint k = 0; k < TERMS; k++)
+            if (k < of.terms) sum += of.g[k][i] * of.factor[k].of(image, channel);
+        to[i] = activate(sum, act, (T)slope);
+    }
+}
+
+// g + share of the image · x
+template <typename T>
+__device__ void plus_shares(const T* g, const T* x, const T* shares, T* to, uint len, uint image_len) {
+    FOR_EACH(i, len) to[i] = g[i] + shares[i / image_len] * x[i];
+}
+
+// As `sums`, of each row by the share of its image.
+template <typename T>
+__device__ void sums_of_shares(const T* x, const T* shares, T* parts, uint rows, uint c, uint positions) {
+    uint column = blockIdx.y * 32 + threadIdx.x, first = blockIdx.x * ROWS + threadIdx.y;
+    T sum = 0;
+    for (uint row = first; row < min(rows, (blockIdx.x + 1) * ROWS); row += LANES)
+        if (column < c) sum += x[(size_t)row * c + column] * shares[row / positions];
+    sum = across<LANES>(sum);
+    if (threadIdx.y == 0 && column < c) parts[(size_t)blockIdx.x * c + column] = sum;
+}
+
+// Σ g and Σ g · (x − centre) over the positions of each image; 32 columns × LANES threads, grid (images, tiles of columns).
+template <typename T>
+__device__ void image_sums(const T* g, const T* x, Each<T> centre, T* of_g, T* of_gx, uint n, uint positions, uint c) {
+    uint column = blockIdx.y * 32 + threadIdx.x, inside = column < c ? positions : 0;
+    for (uint image = blockIdx.x; image < n; image += gridDim.x) {
+        size_t start = (size_t)image * positions * c + column;
+        T middle = column < c ? centre.of(image, column) : 0;
+        double sum = 0, sum_x = 0;
+        for (uint first = threadIdx.y; first < inside; first += ROWS) {
+            T part = 0, part_x = 0;
+            for (uint position = first; position < min(inside, first + ROWS); position += LANES) {
+                size_t i = start + (size_t)position * c;
+                part += g[i];
+                part_x += g[i] * (x[i] - middle);
+            }
+            sum += part;
+            sum_x += part_x;
+        }
+        sum = across<LANES>(sum);
+        sum_x = across<LANES>(sum_x);
+        if (threadIdx.y == 0 && column < c) {
+            of_g[(size_t)image * c + column] = sum;
+            of_gx[(size_t)image * c + column] = sum_x;
+        }
+    }
+}
+
 // ---- updates of many tensors in one launch
 
 #define TENSORS 48
@@ -393,11 +471,11 @@ __device__ void grade(const T* real, const T* fake, T* by_real, T* by_fake, doub
     if (threadIdx.x == 0) told[0] = factor * sums[0][0], told[1] = sums[1][0] / n, told[2] = sums[2][0] / n;
 }
 
-// ---- weights [out, rest] that are divided by their spectral norm; blocks of 256 threads, of which all take part in a sum
+// ---- sums of what the threads of a block have, for all of them, who must all take part; 1024 threads at most
 
 template <typename T>
 __device__ T sum_of_block(T value) {
-    __shared__ T sums[256];
+    __shared__ T sums[1024];
     __syncthreads(); // someone may still read the last sum
     sums[threadIdx.x] = value;
     for (uint half = blockDim.x / 2; half > 0; half /= 2) {
@@ -407,6 +485,28 @@ __device__ T sum_of_block(T value) {
     __syncthreads();
     return sums[0];
 }
+
+// The mean of each image's values, and 1 / √(variance + eps); a block of 1024 threads an image.
+template <typename T>
+__device__ void image_moments(const T* x, T* means, T* inverses, uint n, uint len, double eps) {
+    for (uint image = blockIdx.x; image < n; image += gridDim.x) {
+        const T* values = x + (size_t)image * len;
+        double sum = 0, square = 0;
+        for (uint i = threadIdx.x; i < len; i += blockDim.x) sum += values[i];
+        T mean = (T)(sum_of_block(sum) / len);
+        for (uint i = threadIdx.x; i < len; i += blockDim.x) {
+            T distance = values[i] - mean;
+            square += distance * distance;
+        }
+        square = sum_of_block(square);
+        if (threadIdx.x == 0) {
+            means[image] = mean;
+            inverses[image] = (T)(1 / sqrt(square / len + eps));
+        }
+    }
+}
+
+// ---- weights [out, rest] that are divided by their spectral norm; blocks of 256 threads
 
 template <typename T>
 __device__ inline T inverse_norm(T square) {
@@ -564,7 +664,7 @@ __device__ void augment(const T* from, T* to, const double* draws, uint n, uint 
 // ---- entry points, one for each type of the values
 
 #define KERNEL(name) extern "C" __global__ void name
-// Of 32 × 32 threads: the compiler must leave registers for all of them.
+// Of 1024 threads: the compiler must leave registers for all of them.
 #define WIDE_KERNEL(name) extern "C" __global__ void __launch_bounds__(1024) name
 #define ENTRIES(T, s)                                                                                                          \
     KERNEL(bias_activate_##s)(T* x, const T* bias, uint len, uint c, int act, double slope) {                                  \
@@ -622,6 +722,21 @@ __device__ void augment(const T* from, T* to, const double* draws, uint n, uint 
     KERNEL(norm_grad_##s)(const T* x, const T* y, T* dy, const T* mean, const T* constants, uint len, uint c, int act,         \
                           double slope) {                                                                                      \
         norm_grad(x, y, dy, mean, constants, len, c, act, slope);                                                              \
+    }                                                                                                                          \
+    KERNEL(combine_##s)(const __grid_constant__ Combination<T> of, T* to, uint len, uint image_len, uint c, int act, double slope) {\
+        combine(of, to, len, image_len, c, act, slope);                                                                        \
+    }                                                                                                                          \
+    KERNEL(plus_shares_##s)(const T* g, const T* x, const T* shares, T* to, uint len, uint image_len) {                        \
+        plus_shares(g, x, shares, to, len, image_len);                                                                         \
+    }                                                                                                                          \
+    KERNEL(sums_of_shares_##s)(const T* x, const T* shares, T* parts, uint rows, uint c, uint positions) {                     \
+        sums_of_shares(x, shares, parts, rows, c, positions);                                                                  \
+    }                                                                                                                          \
+    KERNEL(image_sums_##s)(const T* g, const T* x, Each<T> centre, T* of_g, T* of_gx, uint n, uint positions, uint c) {        \
+        image_sums(g, x, centre, of_g, of_gx, n, positions, c);                                                                \
+    }                                                                                                                          \
+    WIDE_KERNEL(image_moments_##s)(const T* x, T* means, T* inverses, uint n, uint len, double eps) {                          \
+        image_moments(x, means, inverses, n, len, eps);                                                                        \
     }                                                                                                                          \
     KERNEL(update_##s)(const __grid_constant__ Table table, int rule, Constants constants, const double* on_device) {          \
         update<T>(table, rule, constants, on_device);                                                                          \

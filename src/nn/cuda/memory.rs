@@ -39,8 +39,22 @@ pub(super) fn place(to: InPlace<'_>, dtype: DType) -> Result<Address> {
     address(to.tensor(), dtype)
 }
 
+/// Where the first value of a tensor of a type lies, for reading, and how far apart those beside it do, axis by axis.
+pub(super) fn strided(tensor: &Tensor, dtype: DType) -> Result<(Address, Vec<usize>)> {
+    let (storage, layout) = tensor.storage_and_layout();
+    match &*storage {
+        Storage::Cuda(storage) => Ok((first(storage, layout.start_offset(), dtype)?, layout.stride().to_vec())),
+        _ => bail!("expected a tensor on a CUDA device"),
+    }
+}
+
 fn address_in(storage: &CudaStorage, layout: &Layout, dtype: DType) -> Result<Address> {
     let Some((start, _)) = layout.contiguous_offsets() else { bail!("expected a contiguous tensor, got {layout:?}") };
+    first(storage, start, dtype)
+}
+
+/// Where value number `start` of a storage of a type lies.
+fn first(storage: &CudaStorage, start: usize, dtype: DType) -> Result<Address> {
     let stream = storage.device.cuda_stream();
     let base = match (&storage.slice, dtype) {
         (CudaStorageSlice::F32(values), DType::F32) => values.device_ptr(&stream).0,
