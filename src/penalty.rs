@@ -1,12 +1,11 @@
 //! Penalties on the critic's gradient to its input. `Network::input_gradient_penalty` brings them to the parameters.
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
 pub use crate::nn::slopes::EPS;
 use crate::nn::slopes::{Aim, penalise};
-use crate::nn::upload::{Values, upload};
 use crate::random::{Purpose, Stream};
 
 /// A penalty on the critic's gradient to its input.
@@ -137,15 +136,7 @@ pub fn interpolate(real: &Tensor, fake: &Tensor, alphas: &Tensor) -> Result<Tens
     Ok((of_real + of_fake)?.reshape(real.shape())?)
 }
 
-/// The α of images `first..first + n`, each uniform in [0, 1) and drawn at (seed, image); `[n]`.
-///
-/// # Errors
-/// When the device is out of memory.
-pub fn alphas(seed: u64, first: u64, n: usize, device: &Device, dtype: DType) -> Result<Tensor> {
-    Ok(upload(Values::F32(alpha_values(seed, first, n)), n, device)?.to_dtype(dtype)?)
-}
-
-/// Their values.
-pub(crate) fn alpha_values(seed: u64, first: u64, n: usize) -> Vec<f32> {
+/// The α of images `first..first + n`, each uniform in [0, 1) and drawn at (seed, image).
+pub fn alphas(seed: u64, first: u64, n: usize) -> Vec<f32> {
     (first..).take(n).map(|index| Stream::at(seed, Purpose::Interpolation, index).unit()).collect()
 }

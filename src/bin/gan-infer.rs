@@ -154,6 +154,10 @@ struct How {
 #[derive(Subcommand)]
 enum Command {
     /// What a model is and promises, and what would run it
+    ///
+    /// Of a file in fewer bits `cost` says what they cost: `psnr` is how near its images are to those in f32, in decibels; `frechet` is their
+    /// Fréchet distance to the images that `reference` names, and `frechet_f32` that of f32. Without a `reference`, `frechet` is the distance to the
+    /// images in f32, and `frechet_f32` the variance of the features of those.
     Info {
         /// A built-in generator, an ONNX file, or a training run's folder [default: the first of `gan-infer models`]
         model: Option<String>,

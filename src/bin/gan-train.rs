@@ -323,8 +323,12 @@ fn train(args: &TrainArgs) -> Result<()> {
     let job = TrainingJob { config: &config, data: &data, device: &device, folder: &folder, progress, stop, judge, set: &set };
     let outcome = train::train(&job)?;
     if outcome.seconds > 0.0 {
+        let captured = match outcome.captured_rounds {
+            0 => String::new(),
+            rounds => format!(", {rounds} rounds of steps as CUDA graphs"),
+        };
         console.say(&format!(
-            "{} of {} steps, {} images, {:.0} images/s",
+            "{} of {} steps, {} images, {:.0} images/s{captured}",
             outcome.step, outcome.total_steps, outcome.images, outcome.images_per_second
         ));
     }

@@ -15,6 +15,7 @@ use super::generator::{Generator, Sampler};
 use super::options::Options;
 use super::pipeline::{self, SamplingJob};
 use super::plan::{Existing, Format, Plan};
+use super::precision::Precision;
 use super::provider::Provider;
 use super::selection::Selection;
 use crate::error::{Error, Result};
@@ -78,7 +79,7 @@ pub struct NetworkRate {
 /// The network alone in one precision, at the batch and the sessions that the program chooses by itself.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct PrecisionRate {
-    /// The precision's name.
+    /// The precision's name, of f32 that CUDA may round `tf32`.
     pub precision: &'static str,
     /// Images a second.
     pub rate: Rate,
@@ -117,7 +118,7 @@ pub struct BenchReport {
     pub model: String,
     /// Where it ran.
     pub provider: String,
-    /// What it computed with.
+    /// What it computed with, of f32 that CUDA may round `tf32`.
     pub precision: &'static str,
     /// It, and the same generator in other precisions, in turn.
     pub precisions: Vec<PrecisionRate>,
@@ -149,6 +150,10 @@ pub fn run(
     let folder = tempfile::tempdir_in(scratch).map_err(Error::io("write to", scratch))?;
     let job = SamplingJob::new(generator.provider());
     let threads = job.threads;
+    // Of the network by batch and sessions and by precision; of three stages beside it; of the whole.
+    let measurements = setup.batches.len() * setup.threads.len() + 1 + others.len() + 3 + 2;
+    let least = (measurements * ROUNDS) as f64 * setup.seconds;
+    progress.say(&format!("{measurements} measurements, {ROUNDS} times {} s each: {least:.0} s and more", setup.seconds));
     let network = networks(generator, options, setup, progress)?;
     let own = |all: &[NetworkRate]| {
         all.iter().find(|one| (one.batch, one.threads) == (generator.batch(), threads)).map(|one| one.rate)
@@ -189,7 +194,7 @@ pub fn run(
     Ok(BenchReport {
         model: generator.name().to_string(),
         provider: generator.provider().to_string(),
-        precision: generator.precision().name(),
+        precision: name_of(generator),
         precisions,
         batch: generator.batch(),
         threads,
@@ -227,14 +232,20 @@ fn in_turn(
     let mut rates = vec![[0.0; ROUNDS]; all.len()];
     for round in 0..ROUNDS {
         for (generator, rates) in all.iter().zip(&mut rates) {
-            progress.say(&format!("the network alone in {}, round {}", generator.precision(), round + 1));
+            progress.say(&format!("the network alone in {}, round {}", name_of(generator), round + 1));
             rates[round] = network_once(generator, threads, seconds)?;
         }
     }
     let told = all.iter().zip(rates);
-    Ok(told
-        .map(|(generator, rates)| PrecisionRate { precision: generator.precision().name(), rate: Rate::of(rates) })
-        .collect())
+    Ok(told.map(|(generator, rates)| PrecisionRate { precision: name_of(generator), rate: Rate::of(rates) }).collect())
+}
+
+/// The precision's name.
+fn name_of(generator: &Generator) -> &'static str {
+    match generator.precision() {
+        Precision::F32 if generator.tf32() => "tf32",
+        precision => precision.name(),
+    }
 }
 
 fn network_rate(generator: &Generator, threads: usize, seconds: f64) -> Result<Rate> {

@@ -109,14 +109,18 @@ impl Builtin {
         }
     }
 
-    /// The same generator in its other precisions, where `opened` runs; elsewhere than on CPUs none, for int8 is for those.
+    /// The same generator in its other precisions, where `opened` runs: int8 is for CPUs, TF32 for CUDA.
     ///
     /// # Errors
     /// When they cannot be opened.
     pub fn others(&self, opened: &Generator, options: &Options) -> Result<Vec<Generator>> {
-        let all: &[Precision] = if opened.provider() == Provider::Cpu { &[Precision::Int8, Precision::F32] } else { &[] };
-        let others = all.iter().copied().filter(|&precision| precision != opened.precision());
-        others.map(|precision| self.open(&options.precision(precision).provider(opened.provider()))).collect()
+        let of = |precision| self.open(&options.precision(precision).provider(opened.provider()));
+        match (opened.provider(), opened.precision()) {
+            (Provider::Cpu, Precision::Int8) => Ok(vec![of(Precision::F32)?]),
+            (Provider::Cpu, _) => Ok(vec![of(Precision::Int8)?]),
+            (Provider::Cuda(_), _) if opened.tf32() && !options.tf32 => Ok(vec![of(Precision::F32)?]),
+            _ => Ok(Vec::new()),
+        }
     }
 }
 

@@ -125,7 +125,15 @@ impl Captures {
             }
             return Ok(true);
         }
-        if self.seen.insert(kind.clone()) || self.rounds.len() == MOST_KINDS || self.single.contains(&kind) {
+        if self.seen.insert(kind.clone()) || self.single.contains(&kind) {
+            return Ok(false);
+        }
+        if self.rounds.len() == MOST_KINDS {
+            self.say(
+                &format!("steps of batches of {:?} images", kind.images),
+                &format!("there are {MOST_KINDS} kinds of rounds already"),
+            );
+            self.single.insert(kind);
             return Ok(false);
         }
         match first(trainer, batches)? {

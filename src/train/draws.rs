@@ -15,7 +15,7 @@ use crate::nn::rule::CONSTANTS;
 use crate::nn::scores::Player;
 use crate::nn::upload::Values;
 use crate::optim;
-use crate::penalty::{PenaltyConfig, alpha_values};
+use crate::penalty::{PenaltyConfig, alphas};
 use crate::random::Purpose;
 
 /// Where a round begins.
@@ -67,7 +67,7 @@ impl Trainer {
                 let side = self.config.data.size;
                 Values::F64(self.augmentation(number, n).numbers(&[n, side, side]))
             }
-            What::Between => Values::F32(alpha_values(self.config.seed, critic_step * schedule.batch_size as u64, n)),
+            What::Between => Values::F32(alphas(self.config.seed, critic_step * schedule.batch_size as u64, n)),
             What::Rule(Player::Critic) => {
                 constants(optim::constants(self.values.optimizer.critic, from.critic_updates + critic_turn + 1))
             }

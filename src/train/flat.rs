@@ -43,16 +43,33 @@ pub(super) fn real_contrast(data: &Dataset) -> Option<f64> {
     Some(contrast(&data.images(&spaced))).filter(|contrast| *contrast > LEAST)
 }
 
-/// What to say of a run whose samples are flat at this line of the log.
-pub(super) fn note(config: &TrainConfig, record: &Record) -> String {
-    let contrast = record.contrast.unwrap_or(0.0);
-    let images = grouped(usize::try_from(record.images).unwrap_or(usize::MAX));
-    let reason = reason(config, record);
+/// A look at the samples of a run.
+pub(super) struct Look {
+    pub step: u64,
+    pub images: u64,
+    /// As a part of the real images'.
+    pub contrast: f64,
+    /// The trained weights' samples', as a part of the data's, where it was measured.
+    pub diversity: Option<f64>,
+}
+
+impl Look {
+    /// The look that a line of the log has.
+    pub fn of(record: &Record) -> Self {
+        let Record { step, images, diversity, .. } = *record;
+        Self { step, images, contrast: record.contrast.unwrap_or(0.0), diversity }
+    }
+}
+
+/// What to say of a run whose samples are flat.
+pub(super) fn note(config: &TrainConfig, look: &Look) -> String {
+    let images = grouped(usize::try_from(look.images).unwrap_or(usize::MAX));
+    let (contrast, reason) = (look.contrast, reason(config, look));
     format!("the samples are flat after {images} images: their contrast is {contrast:.2} of the real images'. {reason}")
 }
 
 /// The likeliest reason, and what helps.
-fn reason(config: &TrainConfig, record: &Record) -> String {
+fn reason(config: &TrainConfig, look: &Look) -> String {
     /// So much of the data's diversity the trained weights' samples have where only the average of the weights lags behind.
     const DIVERSE: f64 = 0.2;
     /// In fewer steps nothing comes of any network.
@@ -60,13 +77,13 @@ fn reason(config: &TrainConfig, record: &Record) -> String {
     /// A generator whose widest layer has no more channels is a narrow one, and begins late.
     const NARROW: usize = 128;
     let widest = widest(&config.generator.layers);
-    if config.schedule.has_average() && record.diversity.is_some_and(|diversity| diversity >= DIVERSE) {
+    if config.schedule.has_average() && look.diversity.is_some_and(|diversity| diversity >= DIVERSE) {
         return "The averaged weights, which make them, seem to lag behind the trained ones, whose samples differ from one another: wait, \
                 or set a shorter schedule.ema_half_life, or a smaller schedule.ema_decay."
             .to_string();
     }
-    if record.step < FEW_STEPS {
-        let (step, batch) = (record.step, config.schedule.batch_size);
+    if look.step < FEW_STEPS {
+        let (step, batch) = (look.step, config.schedule.batch_size);
         return match batch {
             ..=32 => format!("Steps were perhaps too few so far, {step}: wait for some hundreds."),
             _ => format!(

@@ -104,6 +104,8 @@ pub struct Outcome {
     pub seconds: f64,
     /// Images a second in this process.
     pub images_per_second: f64,
+    /// Rounds of this process that were one launch of a CUDA graph each.
+    pub captured_rounds: u64,
     /// The best checkpoint.
     pub best: Option<Best>,
     /// How often the distance was measured that it is the best by; before a resume, too.
@@ -193,7 +195,9 @@ pub fn train(job: &TrainingJob) -> Result<Outcome> {
             progress.say(&format!("warning: the run is saved, but its end was not judged: {error}"));
             None
         });
-        run.doubts().iter().for_each(|doubt| progress.say(&format!("warning: {doubt}")));
+        let doubts =
+            run.doubts().unwrap_or_else(|error| vec![format!("the run is saved, but its end was not looked at: {error}")]);
+        doubts.iter().for_each(|doubt| progress.say(&format!("warning: {doubt}")));
     }
     let mut outcome = run.outcome();
     outcome.best = run.watchdog.best_with(end);
@@ -284,7 +288,18 @@ fn nothing_left(
     let (best, measurements) = (watchdog.best_with(end), count_measurements(folder, end)?);
     let warnings = watchdog.said;
     let seconds = 0.0;
-    Ok(Outcome { step, total_steps, images, seconds, images_per_second: 0.0, best, measurements, verdict: None, warnings })
+    Ok(Outcome {
+        step,
+        total_steps,
+        images,
+        seconds,
+        images_per_second: 0.0,
+        captured_rounds: 0,
+        best,
+        measurements,
+        verdict: None,
+        warnings,
+    })
 }
 
 /// A training under way.
@@ -377,7 +392,7 @@ impl<'a> Run<'a> {
                 self.log.write(&record)?;
                 self.clock.logged(&record);
                 if self.watchdog.sees_flat(&record) {
-                    self.job.progress.say(&format!("note: {}", flat::note(self.job.config, &record)));
+                    self.job.progress.say(&format!("note: {}", flat::note(self.job.config, &flat::Look::of(&record))));
                 }
                 if let Some(verdict) = self.verdict(&record, &due)? {
                     self.show(after)?; // people want to see what became of it
@@ -493,7 +508,7 @@ impl<'a> Run<'a> {
     }
 
     /// What speaks against a run that has come to its end, where the watchdog was not sure of anything.
-    fn doubts(&self) -> Vec<String> {
+    fn doubts(&self) -> Result<Vec<String>> {
         /// Below this part of the data's diversity there is nothing to be seen in the samples.
         const GREY: f64 = 0.1;
         let grey = self.diversity.filter(|diversity| *diversity < GREY).map(|diversity| {
@@ -501,10 +516,25 @@ impl<'a> Run<'a> {
                 "the samples' diversity is {diversity:.3} of the data's at the end: nothing has come of this run, or not yet"
             )
         });
+        let grey = if grey.is_some() { grey } else { self.flat_end()? };
         let still = self.still.map(|network| {
             format!("the {network}'s gradient is exactly 0 at the end: it does not learn any more. Begin again with lower learning rates")
         });
-        self.watchdog.doubt().into_iter().chain(grey).chain(still).collect()
+        Ok(self.watchdog.doubt().into_iter().chain(grey).chain(still).collect())
+    }
+
+    /// That the samples are flat at the end, where that was not said on the way. The log has nothing of it: a run that is made longer later
+    /// would have looked once more than another.
+    fn flat_end(&self) -> Result<Option<String>> {
+        /// After fewer images than these nobody expects anything.
+        const LEAST_IMAGES: u64 = 2_000;
+        let (step, images) = (self.trainer.step, self.batches.images_after(self.trainer.critic_steps()));
+        let Some(real) = self.real_contrast.filter(|_| images >= LEAST_IMAGES && !self.watchdog.has_told_flat()) else {
+            return Ok(None);
+        };
+        let contrast = flat::contrast(&self.preview.images(&self.trainer, flat::N)?) / real;
+        let look = flat::Look { step, images, contrast, diversity: self.diversity };
+        Ok((contrast < watch::FLAT).then(|| flat::note(self.job.config, &look)))
     }
 
     /// What was measured at the end, if that was not measured on the way.
@@ -547,6 +577,7 @@ impl<'a> Run<'a> {
             images,
             seconds: self.clock.seconds(),
             images_per_second: self.clock.rate(images),
+            captured_rounds: self.rounds.replayed(),
             best: self.watchdog.best,
             measurements: 0,
             verdict: None,

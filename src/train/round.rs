@@ -15,6 +15,7 @@ use crate::nn::scores::Player;
 pub struct Rounds {
     #[cfg(feature = "cuda")]
     captures: Captures,
+    replayed: u64,
 }
 
 impl Rounds {
@@ -28,6 +29,7 @@ impl Rounds {
             let _kept = keep_strides(trainer.device())?;
             #[cfg(feature = "cuda")]
             if self.captures.replay(trainer, batches)? {
+                self.replayed += 1;
                 return Ok(());
             }
             trainer.steps(batches, &mut Phase::default())
@@ -40,6 +42,11 @@ impl Rounds {
         return self.captures.len();
         #[cfg(not(feature = "cuda"))]
         0
+    }
+
+    /// How many rounds were replays, those among them that were captured and compared.
+    pub fn replayed(&self) -> u64 {
+        self.replayed
     }
 
     /// Why steps are not captured on CUDA, if that is to be said: once.

@@ -304,11 +304,13 @@ fn is_killed_start(path: &Path, config: &TrainConfig) -> bool {
     })
 }
 
-/// Whether a run begins with this config: the names of classes that a start finds in its data stand in its folder only.
+/// Whether a run begins with this config: the names of classes that a start finds in its data stand in its folder only, and how steps are
+/// launched changes nothing.
 fn is_start_of(config: &TrainConfig, mut begun: TrainConfig) -> bool {
     if config.data.class_names.is_empty() {
         begun.data.class_names.clear();
     }
+    begun.schedule.capture = config.schedule.capture;
     begun == *config
 }
 

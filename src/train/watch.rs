@@ -165,7 +165,7 @@ const IMAGES: u64 = 10_000;
 const OUT_OF_HAND: f64 = 1000.0;
 /// Samples are flat below this part of the real images' contrast. A dcgan-64 whose sheets showed grey had 0.03 to 0.10, one whose sheets
 /// showed blurs 0.2, and where faces began it was 0.4 and more.
-const FLAT: f64 = 0.15;
+pub(super) const FLAT: f64 = 0.15;
 /// So many images may pass before flat samples are worth a word: recipes that begin well are beyond that after 5,000.
 const FLAT_IMAGES: u64 = 10_000;
 /// So many images are the beginning.
@@ -217,6 +217,11 @@ impl Watchdog {
         let news = !self.flat.told && self.flat.looks >= LOOKS && record.images >= FLAT_IMAGES;
         self.flat.told |= news;
         news
+    }
+
+    /// Whether it was said that the samples are flat, and they have been so since.
+    pub(super) fn has_told_flat(&self) -> bool {
+        self.flat.told
     }
 
     /// The best checkpoint, where the last one was measured at the end of the run besides.
