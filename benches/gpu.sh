@@ -10,7 +10,7 @@
 #   benches/gpu.sh plan DIR                      anywhere: what that would run, and for how long at most, in parts of 10 minutes
 #
 # RESULTS is $OUT by default, else DIR/results; everything said is in its gpu.log. GANFORGE_PYTHON names the Python with
-# PyTorch (python3 by default), GANFORGE_BENCH more flags for the comparison, e.g. '--rounds 3'. The step sample needs that Python to have an
+# PyTorch (python3 by default), GANFORGE_BENCH more flags for the comparison, e.g. '--any-precision'. The step sample needs that Python to have an
 # onnxruntime with CUDA, and its library in ORT_CUDA_PATH. GANFORGE_SHORT makes every training a few steps long, to rehearse the script: with the
 # sham GPU of `make check-cuda` in LD_PRELOAD it runs where there is no GPU.
 set -euo pipefail
@@ -104,7 +104,8 @@ captured() {
         # shellcheck disable=SC2046 # two words
         step 13 "${run[@]}" "${each[@]}" $(long '--steps 200') --out "$work/$preset-captured" >"$said" 2>&1
         cat "$said"
-        if grep -q 'launched one by one' "$said"; then
+        if [[ -z $planned ]] && ! grep -q 'as CUDA graphs' "$said"; then
+            echo "$preset: not captured"
             failures=$((failures + 1))
         fi
         # shellcheck disable=SC2046
@@ -137,50 +138,50 @@ bench() {
     for case in dcgan-64:128,tf32 dcgan-64:512,tf32 r3gan-64-s:256,tf32 wgan-gp-anime,tf32 dcgan-64:128,bf16 dcgan-64:512,bf16 r3gan-64-s:256,bf16; do
         precision=${case#*,} case=${case%,*} limit=40 variants="eager+channels_last,captured+channels_last"
         if [[ $case,$precision == dcgan-64:128,tf32 ]]; then
-            limit=160 variants+=",captured+compile+channels_last,graphs+channels_last"
+            limit=170 variants+=",captured+compile+channels_last,graphs+channels_last"
         fi
         step "$limit" "$dir/train" --device cuda --precision "$precision" --presets "$case" --python "$(command -v "$python")" \
-            --rounds 3 --seconds-per-measure 2 --ready-within 60 --variants "$variants" "${more[@]}"
+            --rounds 3 --seconds-per-measure 2 --ready-within 40 --variants "$variants" "${more[@]}"
         step 14 "$dir/train" --device cuda --precision "$precision" --presets "$case" --ours-alone --no-capture --rounds 1 --seconds-per-measure 2
     done
 }
 
-# Runs a program, and says in which share of the time the GPU was at work: by Nsight Systems, if it is there, which tells of each kernel, else
-# by what nvidia-smi reports five times a second.
+# Runs a program, and says in which share of the time the GPU was at work, by what nvidia-smi reports five times a second.
 busy() {
     local seen sampler status=0
-    if command -v nsys >/dev/null; then
-        nsys profile --trace=cuda --cuda-graph-trace=node --stats=true --force-overwrite=true --output="$(mktemp -u)" "$@"
-        return
-    fi
     seen=$(mktemp)
-    nvidia-smi --query-gpu=utilization.gpu,memory.used --format=csv,noheader,nounits --loop-ms=200 >"$seen" 2>&1 &
+    nvidia-smi --id=0 --query-gpu=utilization.gpu,memory.used --format=csv,noheader,nounits --loop-ms=200 >"$seen" 2>&1 &
     sampler=$!
     "$@" || status=$?
     kill "$sampler" 2>/dev/null || true
-    "$python" - "$seen" <<'END'
+    "$python" - "$seen" <<'END' || true
 import statistics, sys
-rows = [line.split(",") for line in open(sys.argv[1]) if line.count(",") == 1]
-busy = [int(row[0]) for row in rows if row[0].strip().isdigit() and int(row[0])]
-if len(busy) < 4:
-    print(f"GPU busy: not known, nvidia-smi gave {len(busy)} readings at work")
+rows = [[int(part) if part.strip().isdigit() else None for part in line.split(",")] for line in open(sys.argv[1]) if line.count(",") == 1]
+work = [at for at, (busy, _) in enumerate(rows) if busy]
+# From the first work to the last, with what gaps there are.
+readings = [busy for busy, _ in rows[work[0] : work[-1] + 1] if busy is not None] if work else []
+if len(readings) < 4:
+    print(f"GPU busy: not known, of nvidia-smi's readings {len(readings)} were during the work")
 else:
-    low, middle, high = statistics.quantiles(busy)
-    memory = max(int(row[1]) for row in rows if row[1].strip().isdigit())
-    print(f"GPU busy, % of the time in {len(busy)} readings at work: median {middle:.0f}, quartiles {low:.0f} and {high:.0f}; at most {memory} MiB in use")
+    low, middle, high = statistics.quantiles(readings)
+    memory = max((used for _, used in rows if used is not None), default="an unknown number of")
+    print(f"GPU busy, % of the time, {len(readings)} readings: median {middle:.0f}, quartiles {low:.0f} and {high:.0f}, mean {statistics.mean(readings):.0f}; at most {memory} MiB in use")
 END
     rm -f "$seen"
     return "$status"
 }
 
-# How much of a step the GPU is at work, captured and one launch after the other.
+# How much of a step the GPU is at work, captured and one launch after the other; and kernel by kernel, where Nsight Systems is there.
 profile() {
-    local case
+    local case train=("$dir/train" --device cuda --precision bf16 --ours-alone --rounds 1)
     for case in dcgan-64:128 r3gan-64-s:256; do
-        step 14 "$root/benches/gpu.sh" busy "$dir/train" --device cuda --precision bf16 --presets "$case" --ours-alone --rounds 1 --seconds-per-measure 5
+        step 14 "$root/benches/gpu.sh" busy "${train[@]}" --presets "$case" --seconds-per-measure 5
     done
-    step 14 "$root/benches/gpu.sh" busy "$dir/train" --device cuda --precision bf16 --presets dcgan-64:128 --ours-alone --no-capture --rounds 1 \
-        --seconds-per-measure 5
+    step 14 "$root/benches/gpu.sh" busy "${train[@]}" --presets dcgan-64:128 --no-capture --seconds-per-measure 5
+    if command -v nsys >/dev/null; then
+        step 60 nsys profile --trace=cuda --cuda-graph-trace=node --stats=true --output="$results/nsys" "${train[@]}" --presets r3gan-64-s:256 \
+            --seconds-per-measure 1
+    fi
 }
 
 # gan-infer against onnxruntime in Python, and stage by stage.
@@ -190,7 +191,7 @@ sample() {
         return
     fi
     ORT_DYLIB_PATH=$ORT_CUDA_PATH step 140 "$python" benches/peers/infer.py models/faces --out "$work/out" --provider cuda --n 600000 --files 20000 \
-        --few 200 --rounds 1 --seconds 0.6 --bin "$dir"
+        --rounds 2 --seconds 0.6 --bin "$dir"
     ORT_DYLIB_PATH=$ORT_CUDA_PATH step 30 "$dir/gan-infer" bench faces --provider cuda --batches 512 --threads 1,4 --seconds 0.5 --scratch "$work"
 }
 
@@ -203,7 +204,7 @@ faces() {
     fi
     for seed in 0 1; do
         # shellcheck disable=SC2046
-        step 105 "$dir/gan-train" --config models/faces/config.toml --data "$data" --device cuda --seed "$seed" --quiet --json $(long '') \
+        step 100 "$dir/gan-train" --config models/faces/config.toml --data "$data" --device cuda --seed "$seed" --quiet --json $(long '') \
             --out "$results/faces-$seed"
         # The weights of other steps stay there.
         [[ -n $planned ]] || find "$results/faces-$seed/checkpoints" -name '*.safetensors' ! -name 'ema.safetensors' -delete || true

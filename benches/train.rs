@@ -8,7 +8,7 @@
 //!
 //! Either side is a process of its own that trains on random images and measures whenever it is asked to: ours is this
 //! program again, set up as gan-train is; the other is `peers/train.py`, in every variant that PyTorch offers (memory
-//! format, eager or compiled). A short look at all variants leaves the best, and a second one if it is near; then the
+//! format, eager or compiled, on CUDA its CUDA graphs or the whole step as one). A short look at all variants leaves the best, and a second one if it is near; then the
 //! sides take turns. Images a second are real images shown to the critic, as `--images` counts them. Data are in memory on
 //! both sides; logs, samples and checkpoints are not written. Both networks must have as many parameters on both sides.
 //! The memory is each process's peak resident set, Python and its libraries included.

@@ -256,8 +256,8 @@ FORMS = {
 }
 
 
-def fastest_form(spec, net, sync):
-    """Which of PyTorch's implementations of an optimiser is the fastest on parameters like these."""
+def fastest_form(spec, net, sync, counts):
+    """Which of PyTorch's implementations of an optimiser is the fastest on parameters like these; `counts` is given to each."""
 
     def seconds(form):
         parameters = [torch.randn_like(p).requires_grad_() for p in net.parameters()]
@@ -273,7 +273,7 @@ def fastest_form(spec, net, sync):
             times.append(time.perf_counter() - start)
         return min(times)
 
-    forms = FORMS[spec["kind"]]
+    forms = [form | counts for form in FORMS[spec["kind"]]]
     return forms[0] if len(forms) == 1 else min(forms, key=seconds)
 
 
@@ -328,11 +328,12 @@ class Training:
         self.critic_parameters = list(self.critic.parameters())
         self.forms, optimizers = {}, config["optimizer"]
         # A captured step counts its steps on the device, too, where the optimiser has need of a count.
-        counts = {"capturable": True} if "captured" in variant else {}
+        if "captured" in variant and not trial:
+            raise ValueError("captured steps keep the decay of the average that they begin with: for speed alone")
         for role, net in (("generator", self.generator), ("critic", self.critic)):
-            self.forms[role] = fastest_form(optimizers[role], net, self.sync) if trial else {}
-            if optimizers[role]["kind"] in ("adam", "rmsprop"):
-                self.forms[role] = self.forms[role] | counts
+            counted = "captured" in variant and optimizers[role]["kind"] in ("adam", "rmsprop")
+            counts = {"capturable": True} if counted else {}
+            self.forms[role] = fastest_form(optimizers[role], net, self.sync, counts) if trial else {}
         self.generator_optimizer = optimizer(optimizers["generator"], self.generator.parameters(), **self.forms["generator"])
         self.critic_optimizer = optimizer(optimizers["critic"], self.critic.parameters(), **self.forms["critic"])
         self.cost_real, self.cost_fake, self.cost_generator = losses(config)
@@ -411,7 +412,9 @@ class Training:
         if self.replay is None:
             return self.step_once()
         for place in self.places:
-            place.copy_(self.choose())
+            chosen = self.choose()
+            assert len(chosen) == len(place), "a captured step wants whole batches"
+            place.copy_(chosen)
         self.replay()
 
     def step_once(self):

@@ -23,9 +23,9 @@ again around each of the others, and a ratio is of what was measured side by sid
 
 With --provider cuda both sides run the network on the GPU by the same choice of algorithms, in f32 (no TF32), tf32 and f16 by default; npz is
 left out, and gan-infer's rate is by its own clock as well, for the start of a process and of CUDA is longer than many a job. Beside raw stands
-onnxruntime with a CUDA graph: input and output stay on the device, and all kernels of a run are one launch; copies to and from the host are
-part of it as they are of raw. onnxruntime's CUDA libraries must be found (LD_LIBRARY_PATH), for gan-infer by ORT_DYLIB_PATH. PyTorch's side
-runs there, too. Files of many images go to /dev/shm, where there is room: no disk writes gigabytes a second.
+one session of onnxruntime with a CUDA graph: all kernels of a run are one launch, and copies to and from the host are part of it as they are of raw.
+What one does in Python with Pillow or torchvision is left out. onnxruntime's CUDA libraries must be found (LD_LIBRARY_PATH), for gan-infer by ORT_DYLIB_PATH. PyTorch's side
+is only its export. Files of many images go to /dev/shm, where there is room: no disk writes gigabytes a second.
 """
 
 import argparse
@@ -36,6 +36,7 @@ import multiprocessing
 import os
 import pathlib
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
@@ -154,20 +155,42 @@ def session(path, threads, provider, precision="f32", graph=False):
     return made
 
 
-def plain_runs(sessions, z):
-    """A function for each session that runs it once."""
-    return [lambda one=one: one.run(None, {one.get_inputs()[0].name: z}) for one in sessions]
+def raw_rate(sessions, batch, latent, seconds):
+    """Images a second of sessions in threads; outputs are thrown away."""
+    z = np.random.default_rng(0).standard_normal((batch, latent), dtype=np.float32)
+    counts, stop, failed = [0] * len(sessions), threading.Event(), []
+    name = sessions[0].get_inputs()[0].name
+
+    def work(index):
+        try:
+            while not stop.is_set():
+                sessions[index].run(None, {name: z})
+                counts[index] += batch
+        except Exception as error:  # a thread's own would be lost
+            failed.append(error)
+
+    for one in sessions:
+        one.run(None, {name: z})
+    workers = [threading.Thread(target=work, args=(index,)) for index in range(len(sessions))]
+    start = time.perf_counter()
+    for worker in workers:
+        worker.start()
+    time.sleep(seconds)
+    stop.set()
+    for worker in workers:
+        worker.join()
+    if failed:
+        raise failed[0]
+    return sum(counts) / (time.perf_counter() - start)
 
 
-def graph_runs(sessions, z):
-    """The same of sessions with CUDA graphs, whose inputs and outputs must stay where they are on the device."""
-    return [graph_run(one, z) for one in sessions]
-
-
-def graph_run(one, z):
+def graph_rate(path, batch, latent, seconds, precision):
+    """Images a second of one session that runs as a CUDA graph; onnxruntime's serve one thread, and want input and output to stay on the device."""
+    z = np.random.default_rng(0).standard_normal((batch, latent), dtype=np.float32)
+    one = session(path, 1, "cuda", precision, graph=True)
     (source,), (result,) = one.get_inputs(), one.get_outputs()
     value = onnxruntime.OrtValue.ortvalue_from_numpy(z, "cuda", 0)
-    shape, kind = [len(z), *result.shape[1:]], np.uint8 if result.type == "tensor(uint8)" else np.float32
+    shape, kind = [batch, *result.shape[1:]], np.uint8 if result.type == "tensor(uint8)" else np.float32
     out = onnxruntime.OrtValue.ortvalue_from_shape_and_type(shape, kind, "cuda", 0)
     binding = one.io_binding()
     binding.bind_ortvalue_input(source.name, value)
@@ -178,31 +201,13 @@ def graph_run(one, z):
         one.run_with_iobinding(binding)
         out.numpy()
 
-    return run
-
-
-def raw_rate(sessions, batch, latent, seconds, runs_of=plain_runs):
-    """Images a second of sessions in threads; outputs are thrown away."""
-    z = np.random.default_rng(0).standard_normal((batch, latent), dtype=np.float32)
-    counts, stop = [0] * len(sessions), threading.Event()
-    runs = runs_of(sessions, z)
-
-    def work(index):
-        while not stop.is_set():
-            runs[index]()
-            counts[index] += batch
-
-    for run in runs:
+    for _ in range(4):
         run()
-    workers = [threading.Thread(target=work, args=(index,)) for index in range(len(sessions))]
-    start = time.perf_counter()
-    for worker in workers:
-        worker.start()
-    time.sleep(seconds)
-    stop.set()
-    for worker in workers:
-        worker.join()
-    return sum(counts) / (time.perf_counter() - start)
+    start, count = time.perf_counter(), 0
+    while time.perf_counter() - start < seconds:
+        run()
+        count += batch
+    return count / (time.perf_counter() - start)
 
 
 def best_raw(path, latent, cores, seconds, provider, precision):
@@ -216,16 +221,14 @@ def best_raw(path, latent, cores, seconds, provider, precision):
 
 
 def best_in_a_graph(path, latent, seconds, precision):
-    """The most images a second of sessions with CUDA graphs, each of which serves one batch size; None where onnxruntime refuses."""
-    best = (0.0, None)
-    for number, batch in itertools.product((1, 2, 4), BATCHES["cuda"]):
+    """The batch size with which a CUDA graph makes the most images a second; None where onnxruntime refuses."""
+    rates = {}
+    for batch in BATCHES["cuda"]:
         try:
-            sessions = [session(path, 1, "cuda", precision, graph=True) for _ in range(number)]
-            best = max(best, (raw_rate(sessions, batch, latent, seconds, graph_runs), (number, batch)))
+            rates[graph_rate(path, batch, latent, seconds, precision)] = batch
         except Exception as error:  # onnxruntime has no exception of its own for it
-            print(f"a CUDA graph of {precision}, {number} sessions, batch {batch}: {str(error).splitlines()[0]}", file=sys.stderr)
-            return None
-    return best
+            print(f"a CUDA graph of {precision} in batches of {batch}: {str(error).splitlines()[0]}", file=sys.stderr)
+    return rates[max(rates)] if rates else None
 
 
 # --- OpenVINO in Python
@@ -325,6 +328,7 @@ def main():
     parser.add_argument("--precisions", help="of gan-infer's files; f32 is always among them (default: f32,int8 on CPUs, f32,tf32,f16 with CUDA)")
     parser.add_argument("--bin", type=pathlib.Path, default=target / "release")
     args = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that what is to be deleted at the end is
     if args.out.exists():
         parser.error(f"--out {args.out} is there already: it is deleted at the end, so name a new folder")
     args.out.mkdir(parents=True)
@@ -356,7 +360,6 @@ def main():
     scale, shift = (127.5, 128.0) if config["data"]["range"] == "tanh" else (255.0, 0.5)
     assert np.abs(np.floor(np.clip(planes * scale + shift, 0, 255)) - same.reshape(4, -1)).max() <= 1, "other weights"
 
-    generator.to(args.provider)
     for_openvino = {**files_of, "pytorch": theirs}
     if phases := phase_form(ours, args.out / "phases.onnx"):
         assert np.abs(session(phases, 1, "cpu").run(None, {"z": z})[0].astype(int) - same).max() <= 1, "the phases are another network"
@@ -410,6 +413,7 @@ def main():
 
     def measured(name, rate):
         rates.setdefault(name, []).append(rate)
+        print(f"{name}: {rate:,.0f} images/s", file=sys.stderr)  # whatever may end this program
         return rate
 
     def raw(side):
@@ -423,11 +427,11 @@ def main():
     bench = ["bench", ours, "--provider", "cpu", "--batches", 8, "--threads", cores, "--seconds", 0.5, "--scratch", scratch, "--json"]
     stages = {stage["name"]: stage["rate"]["median"] for stage in json.loads(call(args.bin / "gan-infer", *bench))["stages"]}
     encoded = measured(f"gan-infer's PNG encoder, {cores} threads", stages["PNG encoding"])
+    in_a_graph = {}
     for precision in precisions if on_cuda else ():
-        if found := best_in_a_graph(files_of[precision], latent, args.seconds / 3, precision):
-            print(f"a CUDA graph of {precision}: (sessions, batch) {found[1]}", file=sys.stderr)
-            again = measured(f"raw {precision} in a CUDA graph", found[0])
-            ratio(f"raw {precision} in a CUDA graph / raw {precision}", again, raw(precision))
+        if batch := best_in_a_graph(files_of[precision], latent, args.seconds / 3, precision):
+            in_a_graph[precision] = batch
+            print(f"a CUDA graph of {precision} is fastest in batches of {batch}", file=sys.stderr)
     for _ in range(args.rounds):
         f32_before = raw("f32")
         for precision in precisions:
@@ -452,6 +456,12 @@ def main():
             # On a CPU the three take turns in each thread; with a GPU others encode and write what the sessions make.
             network, writing = 2 / (before + after), 1 / encoded + 1 / created
             ratio(f"png in {precision} / what raw, encoding and creation allow", png * (max(network, writing) if on_cuda else network + writing))
+            if precision in in_a_graph:
+                graph = measured(f"raw {precision} in a CUDA graph", graph_rate(files_of[precision], in_a_graph[precision], latent, args.seconds, precision))
+                ratio(f"raw {precision} in a CUDA graph / raw {precision}", graph, after)
+            if on_cuda:
+                f32_before = raw("f32")
+                continue  # with Python's start and CUDA's, a script of few images would be no yardstick
             ratio(f"png in {precision} / onnxruntime f32 + Pillow", png, measured(
                 "onnxruntime f32 + Pillow", files(lambda place: with_pillow(ours, latent, args.few, place, args.provider))
             ))

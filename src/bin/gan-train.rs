@@ -325,6 +325,7 @@ fn train(args: &TrainArgs) -> Result<()> {
     if outcome.seconds > 0.0 {
         let captured = match outcome.captured_rounds {
             0 => String::new(),
+            1 => ", one round of steps as a CUDA graph".to_string(),
             rounds => format!(", {rounds} rounds of steps as CUDA graphs"),
         };
         console.say(&format!(

@@ -152,8 +152,8 @@ pub fn run(
     let threads = job.threads;
     // Of the network by batch and sessions and by precision; of three stages beside it; of the whole.
     let measurements = setup.batches.len() * setup.threads.len() + 1 + others.len() + 3 + 2;
-    let least = (measurements * ROUNDS) as f64 * setup.seconds;
-    progress.say(&format!("{measurements} measurements, {ROUNDS} times {} s each: {least:.0} s and more", setup.seconds));
+    let all = (measurements * ROUNDS) as f64 * setup.seconds;
+    progress.say(&format!("up to {measurements} measurements, {ROUNDS} times {} s each: about {all:.0} s", setup.seconds));
     let network = networks(generator, options, setup, progress)?;
     let own = |all: &[NetworkRate]| {
         all.iter().find(|one| (one.batch, one.threads) == (generator.batch(), threads)).map(|one| one.rate)
@@ -207,7 +207,7 @@ pub fn run(
 fn networks(generator: &Generator, options: &Options, setup: &Setup, progress: &dyn Progress) -> Result<Vec<NetworkRate>> {
     let mut all = Vec::new();
     for &batch in &setup.batches {
-        let options = options.batch(batch);
+        let options = options.batch(batch).tf32(generator.tf32());
         let other = match generator.reopen(&options) {
             Err(Error::Usage { .. }) => continue, // the model fixes another batch size
             other => other?,

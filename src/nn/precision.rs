@@ -13,7 +13,7 @@ pub enum Precision {
     /// TF32: f32 rounded to 10 bits of mantissa before it is multiplied. CUDA only.
     Tf32,
     /// bf16, summed up in f32. CUDA, where what a convolution gives is rounded to bf16, too, and where a layer with few products for each
-    /// value is computed in TF32, which is faster there; and CPUs with AVX512-BF16 (with AMX where they have it).
+    /// value is computed in TF32, which should be faster there; and CPUs with AVX512-BF16 (with AMX where they have it).
     Bf16,
 }
 

@@ -42,7 +42,10 @@ pub(super) struct Captures {
     /// Kinds that could not be captured, though others could.
     single: HashSet<Kind>,
     off: bool,
+    /// Whether it was said that kinds are too many.
+    told_many: bool,
     notice: Option<String>,
+    replayed: u64,
 }
 
 /// A round that can be made again at once.
@@ -71,6 +74,11 @@ impl Captures {
     /// How many kinds of rounds are captured.
     pub fn len(&self) -> usize {
         self.rounds.len()
+    }
+
+    /// How many rounds were made by one launch, those among them that were captured and compared.
+    pub fn replayed(&self) -> u64 {
+        self.replayed
     }
 
     /// What is to be said of them, once.
@@ -123,6 +131,7 @@ impl Captures {
                 self.refuse(&error.to_string());
                 return Ok(false);
             }
+            self.replayed += 1;
             return Ok(true);
         }
         if self.seen.insert(kind.clone()) || self.single.contains(&kind) {
@@ -137,7 +146,10 @@ impl Captures {
             return Ok(false);
         }
         match first(trainer, batches)? {
-            Ok(graph) => drop(self.rounds.insert(kind, graph)),
+            Ok(graph) => {
+                self.rounds.insert(kind, graph);
+                self.replayed += 1;
+            }
             Err(why) if self.rounds.is_empty() => self.refuse(&why),
             Err(why) => {
                 self.say(&format!("steps of batches of {:?} images", kind.images), &why);

@@ -78,16 +78,16 @@ fn reason(config: &TrainConfig, look: &Look) -> String {
     const NARROW: usize = 128;
     let widest = widest(&config.generator.layers);
     if config.schedule.has_average() && look.diversity.is_some_and(|diversity| diversity >= DIVERSE) {
-        return "The averaged weights, which make them, seem to lag behind the trained ones, whose samples differ from one another: wait, \
-                or set a shorter schedule.ema_half_life, or a smaller schedule.ema_decay."
+        return "The averaged weights, which make them, seem to lag behind the trained ones, whose samples differ from one another: they \
+                take more steps, or a shorter schedule.ema_half_life, or a smaller schedule.ema_decay."
             .to_string();
     }
     if look.step < FEW_STEPS {
         let (step, batch) = (look.step, config.schedule.batch_size);
         return match batch {
-            ..=32 => format!("Steps were perhaps too few so far, {step}: wait for some hundreds."),
+            ..=32 => format!("Steps were perhaps too few so far, {step}: it takes some hundreds."),
             _ => format!(
-                "Steps were perhaps too few so far, {step} of {batch} images: wait for some hundreds, or begin again with smaller batches \
+                "Steps were perhaps too few so far, {step} of {batch} images: it takes some hundreds; or begin again with smaller batches \
                  (schedule.batch_size = 32), which make more steps of as many images."
             ),
         };
@@ -97,7 +97,7 @@ fn reason(config: &TrainConfig, look: &Look) -> String {
             "The generator is perhaps too narrow, with {widest} channels at most: begin again with wider layers (`TrainConfig::with_width`)."
         );
     }
-    "The critic is perhaps too far ahead of the generator: wait, or begin again with a lower optimizer.critic.lr or other batches \
+    "The critic is perhaps too far ahead of the generator: it may take more steps; or begin again with a lower optimizer.critic.lr or other batches \
      (schedule.batch_size)."
         .to_string()
 }

@@ -508,7 +508,7 @@ impl<'a> Run<'a> {
     }
 
     /// What speaks against a run that has come to its end, where the watchdog was not sure of anything.
-    fn doubts(&self) -> Result<Vec<String>> {
+    fn doubts(&self) -> Vec<String> {
         /// Below this part of the data's diversity there is nothing to be seen in the samples.
         const GREY: f64 = 0.1;
         let grey = self.diversity.filter(|diversity| *diversity < GREY).map(|diversity| {
@@ -516,11 +516,12 @@ impl<'a> Run<'a> {
                 "the samples' diversity is {diversity:.3} of the data's at the end: nothing has come of this run, or not yet"
             )
         });
-        let grey = if grey.is_some() { grey } else { self.flat_end()? };
+        let unseen = |error| Some(format!("the run is saved, but its samples were not looked at: {error}"));
+        let grey = grey.or_else(|| self.flat_end().unwrap_or_else(unseen));
         let still = self.still.map(|network| {
             format!("the {network}'s gradient is exactly 0 at the end: it does not learn any more. Begin again with lower learning rates")
         });
-        Ok(self.watchdog.doubt().into_iter().chain(grey).chain(still).collect())
+        self.watchdog.doubt().into_iter().chain(grey).chain(still).collect()
     }
 
     /// That the samples are flat at the end, where that was not said on the way. The log has nothing of it: a run that is made longer later

@@ -15,7 +15,6 @@ use crate::nn::scores::Player;
 pub struct Rounds {
     #[cfg(feature = "cuda")]
     captures: Captures,
-    replayed: u64,
 }
 
 impl Rounds {
@@ -29,7 +28,6 @@ impl Rounds {
             let _kept = keep_strides(trainer.device())?;
             #[cfg(feature = "cuda")]
             if self.captures.replay(trainer, batches)? {
-                self.replayed += 1;
                 return Ok(());
             }
             trainer.steps(batches, &mut Phase::default())
@@ -44,9 +42,12 @@ impl Rounds {
         0
     }
 
-    /// How many rounds were replays, those among them that were captured and compared.
+    /// How many rounds were one launch on CUDA, those among them that were captured and compared.
     pub fn replayed(&self) -> u64 {
-        self.replayed
+        #[cfg(feature = "cuda")]
+        return self.captures.replayed();
+        #[cfg(not(feature = "cuda"))]
+        0
     }
 
     /// Why steps are not captured on CUDA, if that is to be said: once.

@@ -52,10 +52,17 @@ impl Gpu {
         Ok((made.at, Some(made)))
     }
 
+    /// bf16, or TF32 where that should be faster, and has an algorithm that takes maps as they lie.
+    fn faster(&mut self, direction: Direction, plan: &ConvPlan, is_product: bool) -> Math {
+        let is_tf32 = rounding_costs_more(direction, plan, is_product)
+            && (is_product || self.dnn.takes_channels_last(direction, plan, Math::Tf32));
+        if is_tf32 { Math::Tf32 } else { Math::Bf16 }
+    }
+
     /// One of the three convolutions of contiguous operands, in one type.
     fn conv(&mut self, direction: Direction, plan: &ConvPlan, operands: [Address; 2], out: Address, math: Math) -> Result<()> {
         let product = as_product(plan);
-        let math = if math == Math::Bf16 { faster(direction, plan, product.is_some()) } else { math };
+        let math = if math == Math::Bf16 { self.faster(direction, plan, product.is_some()) } else { math };
         let channels_last = match product {
             Some(_) => true,
             None => self.dnn.prepare(direction, plan, math)?,
@@ -147,10 +154,10 @@ impl Gpu {
     }
 }
 
-/// bf16, or TF32 where that is the faster. Maps are kept in f32: bf16 pays for rounding its operands, and for widening what cuDNN gives, each of
-/// them a pass over memory. Where a convolution has few operations for each byte, as one of kernel 1 or in groups has, they take longer
-/// than its products gain.
-fn faster(direction: Direction, plan: &ConvPlan, is_product: bool) -> Math {
+/// Whether a convolution is to be in TF32 though bf16 was asked for. Maps are kept in f32: bf16 pays for rounding its operands, and for
+/// widening what cuDNN gives, each of them a pass over memory. Where a convolution has few operations for each byte, as one of kernel 1 or
+/// in groups has, they should take longer than its products gain.
+fn rounding_costs_more(direction: Direction, plan: &ConvPlan, is_product: bool) -> bool {
     /// Operations in the time in which a byte is moved, in TF32 and in bf16. With these the convolutions of a step of dcgan-64 with 512 images
     /// take 2 ms less in bf16 than in TF32, as they did on an H200 (benches/RESULTS.md, 2026-11-26).
     const RATES: [f64; 2] = [45.0, 120.0];
@@ -167,7 +174,7 @@ fn faster(direction: Direction, plan: &ConvPlan, is_product: bool) -> Math {
     let tf32 = (4.0 * (operands + result)).max(operations / RATES[0]);
     let (written, widening) = if is_product { (4.0, 0.0) } else { (2.0, 6.0) };
     let bf16 = 6.0 * operands + (2.0 * operands + written * result).max(operations / RATES[1]) + widening * result;
-    if bf16 < tf32 { Math::Bf16 } else { Math::Tf32 }
+    tf32 <= bf16
 }
 
 /// Rows, depth and output channels of a convolution that is a plain matrix product: a kernel of 1, or one that covers the

@@ -4,7 +4,7 @@
 //! time: a run must go on bit for bit. Maps are taken with their channels last where cuDNN has an algorithm for that (not
 //! in f64), else with their channels first.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use candle_core::{Error, Result, bail};
@@ -26,6 +26,8 @@ const CANDIDATES: usize = 16;
 pub(super) struct Dnn {
     handle: sys::cudnnHandle_t,
     routes: HashMap<(Direction, ConvPlan, Math), Route>,
+    /// What cannot be computed with channels last.
+    without: HashSet<(Direction, ConvPlan, Math)>,
     workspace: Option<Arc<CudaSlice<u8>>>,
 }
 
@@ -53,7 +55,8 @@ fn refused(error: CudnnError) -> Error {
 
 impl Dnn {
     pub fn new(stream: &Arc<CudaStream>) -> Result<Self> {
-        let this = Self { handle: dnn::create_handle().map_err(refused)?, routes: HashMap::new(), workspace: None };
+        let handle = dnn::create_handle().map_err(refused)?;
+        let this = Self { handle, routes: HashMap::new(), without: HashSet::new(), workspace: None };
         // SAFETY: both exist.
         unsafe { dnn::set_stream(this.handle, stream.cu_stream() as *mut _) }.map_err(refused)?;
         Ok(this)
@@ -80,6 +83,19 @@ impl Dnn {
         let channels_last = route.channels_last;
         self.routes.insert(key, route);
         Ok(channels_last)
+    }
+
+    /// Whether there is a way to compute a convolution that takes maps as they lie. What stands against one is found out once.
+    pub fn takes_channels_last(&mut self, direction: Direction, plan: &ConvPlan, math: Math) -> bool {
+        let key = (direction, *plan, math);
+        if self.without.contains(&key) {
+            return false;
+        }
+        let takes = self.prepare(direction, plan, math).unwrap_or(false);
+        if !takes {
+            self.without.insert(key);
+        }
+        takes
     }
 
     /// What it works in at present: captured work goes on using it.

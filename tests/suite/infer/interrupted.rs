@@ -106,11 +106,12 @@ fn killed_and_resumed(out: &Path, flags: &[&str]) -> u64 {
 #[cfg(unix)]
 fn whole_and_killed(whole: &Path, killed: &Path, format: &str, at_least: u64) -> String {
     let enough = (kills() / 3).max(1);
-    for n in [1, 3, 9, 27].map(|more| at_least * more) {
+    for n in [1, 3, 9].map(|more| at_least * more) {
         let flags = ["--n", &n.to_string(), "--format", format, "--start", "3"];
         sample(whole, &flags).assert().success();
         let amid = killed_and_resumed(killed, &flags);
         println!("{format}: {amid} of {} kills hit a job of {n} images that had done something since the one before", kills());
+        assert!(contents(killed) == contents(whole), "{format}");
         if amid >= enough {
             return n.to_string();
         }
@@ -128,7 +129,6 @@ fn a_killed_job_goes_on_where_it_was() {
         let [whole, killed] = ["whole", "killed"].map(|name| folder.path().join(format!("{format}-{name}")));
         let n = &whole_and_killed(&whole, &killed, format, n * kills());
         let flags = ["--n", n, "--format", format, "--start", "3"];
-        assert!(contents(&killed) == contents(&whole), "{format}");
         // Once more is no work, and no error; but what is not there any more is made again.
         sample(&killed, &[&flags[..], &["--resume"]].concat()).assert().success().stderr(contains("0 images in"));
         let renamed = folder.path().join("other-name.onnx");

@@ -120,26 +120,28 @@ fn data_that_nothing_can_be_chosen_for() {
 
 #[test]
 fn samples_that_stay_flat_are_owned_up_to() {
+    const EVERY: &str = "--set=watch.every={ images = 2500 }";
+    const NEVER: &str = "--set=watch.every={ images = 100000 }";
     let place = Place::new();
-    let said = |name: &str, flags: [&str; 2]| {
+    let said = |name: &str, flags: [&str; 3]| {
         let mut command =
             gan_train(&["--device=cpu", "--preset=digits", "--batch-size=100", "--width=0.1", "--data=synthetic"]);
         command.arg("--set=watch.judge_samples=0").arg("--out").arg(place.path(name)).args(flags);
         String::from_utf8(command.assert().success().get_output().stderr.clone()).unwrap()
     };
     // It does not learn: every sample stays as grey as it began.
-    let flat = said("flat", ["--lr=1e-9", "--images=10000"]);
+    let flat = said("flat", ["--lr=1e-9", "--images=10000", EVERY]);
     assert_eq!(flat.matches("note: the samples are flat after 10,000 images: their contrast is 0.0").count(), 1, "{flat}");
     assert!(flat.contains("Steps were perhaps too few so far, 100 of 100 images"), "{flat}");
     let contrasts = |name: &str| records(&place.path(name)).iter().filter_map(|record| record.contrast).collect::<Vec<_>>();
     assert!(contrasts("flat").len() == 4 && contrasts("flat").iter().all(|contrast| *contrast < 0.15));
-    // One that ends before anybody has looked three times owns up to it at its end.
-    let short = said("short", ["--lr=1e-9", "--images=3000"]);
+    // One that ends before anybody has looked owns up to it at its end.
+    let short = said("short", ["--lr=1e-9", "--images=3000", NEVER]);
     assert!(short.contains("warning: the samples are flat after 3,000 images: their contrast is 0.0"), "{short}");
-    let smoke = said("smoke", ["--lr=1e-9", "--images=400"]);
+    let smoke = said("smoke", ["--lr=1e-9", "--images=400", NEVER]);
     assert!(!smoke.contains("flat after"), "{smoke}");
     // It does: nothing is said.
-    let sound = said("sound", ["--lr=2e-3", "--images=10000"]);
+    let sound = said("sound", ["--lr=2e-3", "--images=10000", EVERY]);
     assert!(!sound.contains("flat after"), "{sound}");
     assert!(contrasts("sound").last().unwrap() > &0.15, "{:?}", contrasts("sound"));
 }
