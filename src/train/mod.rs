@@ -195,9 +195,7 @@ pub fn train(job: &TrainingJob) -> Result<Outcome> {
             progress.say(&format!("warning: the run is saved, but its end was not judged: {error}"));
             None
         });
-        let doubts =
-            run.doubts().unwrap_or_else(|error| vec![format!("the run is saved, but its end was not looked at: {error}")]);
-        doubts.iter().for_each(|doubt| progress.say(&format!("warning: {doubt}")));
+        run.doubts().iter().for_each(|doubt| progress.say(&format!("warning: {doubt}")));
     }
     let mut outcome = run.outcome();
     outcome.best = run.watchdog.best_with(end);
