@@ -138,10 +138,10 @@ impl Captures {
             return Ok(false);
         }
         if self.rounds.len() == MOST_KINDS {
-            self.say(
-                &format!("steps of batches of {:?} images", kind.images),
-                &format!("there are {MOST_KINDS} kinds of rounds already"),
-            );
+            if !std::mem::replace(&mut self.told_many, true) {
+                let which = format!("steps of batches of {:?} images, and of others,", kind.images);
+                self.say(&which, &format!("there are {MOST_KINDS} kinds of rounds already"));
+            }
             self.single.insert(kind);
             return Ok(false);
         }
