@@ -1,25 +1,31 @@
 #!/usr/bin/env bash
-# Everything to be run on a machine with an NVIDIA GPU, in 25 minutes. That machine needs no network: only the driver, the libraries of CUDA 13
-# and cuDNN 9, which a PyTorch for CUDA 13 brings along, and that PyTorch for the comparison (with a C compiler, if
-# torch.compile is to be compared, too). onnxruntime, which verifies exports, is packed.
+# Everything to be run on a machine with an NVIDIA GPU, in 25 minutes on an H200. That machine needs a clone of this commit, and no network: only the driver,
+# the libraries of CUDA 13 and cuDNN 9, which a PyTorch for CUDA 13 brings along, and that PyTorch for the comparison (with a C compiler, if
+# torch.compile is to be compared, too). onnxruntime, which verifies exports, is packed. GPUs from Ampere on (compute capability 8.0).
 #
-#   benches/gpu.sh pack DIR                      on any machine: build the programs with --features cuda, and put them into DIR, with the faces of
-#                                                $GANFORGE_DATA, if it is set; DIR/parts holds all of it in pieces of 60 MB
-#   benches/gpu.sh join PIECES DIR               there: put the pieces of a folder together again
+#   benches/gpu.sh pack DIR                      on any machine: build the programs with --features cuda (some 25 minutes on 2 cores), and put them into
+#                                                DIR, with the faces of $GANFORGE_DATA, if it is set; DIR/parts holds all of it in pieces of 60 MB
+#   benches/gpu.sh join PIECES DIR               on the GPU's machine: put the pieces, copied to a folder there, together again
 #   benches/gpu.sh run DIR [RESULTS [STEP…]]     there: the steps tests, captured, train, bench, profile, sample, faces, wgan, or those named
 #   benches/gpu.sh plan DIR                      anywhere: what that would run, and for how long at most, in parts of 10 minutes
 #
-# RESULTS is $OUT by default, else DIR/results; everything said is in its gpu.log. GANFORGE_PYTHON names the Python with
-# PyTorch (python3 by default), GANFORGE_BENCH more flags for the comparison, e.g. '--any-precision'. The step sample needs that Python to have an
-# onnxruntime with CUDA, and its library in ORT_CUDA_PATH. GANFORGE_SHORT makes every training a few steps long, to rehearse the script: with the
-# sham GPU of `make check-cuda` in LD_PRELOAD it runs where there is no GPU.
+# RESULTS is $OUT by default, else DIR/results; everything said is in its gpu.log, to which a later run adds. A run that went well ends with "0 of the
+# programs above failed". From the environment:
+#
+#   GANFORGE_PYTHON   the Python with PyTorch (python3)
+#   ORT_CUDA_PATH     an onnxruntime with CUDA, …/site-packages/onnxruntime/capi/libonnxruntime.so.1.31.1 of onnxruntime-gpu, for the step sample; the
+#                     Python must have that package, too
+#   GANFORGE_LIMITS   a factor on all limits of time, for slower GPUs (1)
+#   GANFORGE_BENCH    more flags for the comparison with PyTorch, e.g. '--any-precision'
+#   GANFORGE_SHORT    if set, every training is a few steps long, to rehearse the script: with the sham GPU of `make check-cuda` in LD_PRELOAD it
+#                     runs where there is no GPU
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 python=${GANFORGE_PYTHON:-python3}
 short=${GANFORGE_SHORT:-}
 
 usage() {
-    sed -n '6,11s/^# *//p' "${BASH_SOURCE[0]}" >&2
+    sed -n '2,/^set /s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2
     exit 2
 }
 
@@ -35,14 +41,17 @@ for message in map(json.loads, sys.stdin):
 }
 
 pack() {
-    local dir=$1 exports
+    local dir=$1 exports library
     mkdir -p "$dir"
     dir=$(cd "$dir" && pwd)
     cd "$root"
     .cargo/setup
     exports=$(.cargo/cuda-toolkit)
     eval "$exports"
-    cp -L .tools/python/onnxruntime/capi/libonnxruntime.so.1.* "$dir/libonnxruntime.so"
+    # The set-up fetches none where the system has one.
+    library=$(compgen -G '.tools/python/onnxruntime/capi/libonnxruntime.so.1.*' || echo "${ORT_DYLIB_PATH:-}")
+    [[ -n $library ]] || { echo 'no onnxruntime to pack: name the library in ORT_DYLIB_PATH' >&2; exit 1; }
+    cp -L "$library" "$dir/libonnxruntime.so"
     strip -o "$dir/gan-train" "$(built gan-train build --release --bin)"
     strip -o "$dir/gan-infer" "$(built gan-infer build --release --bin)"
     strip -o "$dir/suite" "$(built suite test --release --no-run --test)"
@@ -65,7 +74,7 @@ failures=0
 planned=
 # Runs a command for `$1` seconds at most; or only says so.
 step() {
-    local start=$SECONDS status=0 limit=$1
+    local start=$SECONDS status=0 limit=$(($1 * ${GANFORGE_LIMITS:-1}))
     shift
     echo "== $* (at most $limit s)"
     if [[ -n $planned ]]; then
@@ -104,7 +113,7 @@ captured() {
         # shellcheck disable=SC2046 # two words
         step 13 "${run[@]}" "${each[@]}" $(long '--steps 200') --out "$work/$preset-captured" >"$said" 2>&1
         cat "$said"
-        if [[ -z $planned ]] && ! grep -q 'as CUDA graphs' "$said"; then
+        if [[ -z $planned ]] && ! grep -q 'rounds\{0,1\} of steps as' "$said"; then
             echo "$preset: not captured"
             failures=$((failures + 1))
         fi
@@ -186,62 +195,70 @@ profile() {
 
 # gan-infer against onnxruntime in Python, and stage by stage.
 sample() {
-    if [[ -z ${ORT_CUDA_PATH:-} ]]; then
+    if [[ -z $planned && -z ${ORT_CUDA_PATH:-} ]]; then
         echo 'sample: skipped, ORT_CUDA_PATH names no onnxruntime with CUDA'
         return
     fi
-    ORT_DYLIB_PATH=$ORT_CUDA_PATH step 140 "$python" benches/peers/infer.py models/faces --out "$work/out" --provider cuda --n 600000 --files 20000 \
+    ORT_DYLIB_PATH=${ORT_CUDA_PATH:-} step 140 "$python" benches/peers/infer.py models/faces --out "$work/out" --provider cuda --n 600000 --files 20000 \
         --rounds 2 --seconds 0.6 --bin "$dir"
-    ORT_DYLIB_PATH=$ORT_CUDA_PATH step 30 "$dir/gan-infer" bench faces --provider cuda --batches 512 --threads 1,4 --seconds 0.5 --scratch "$work"
+    ORT_DYLIB_PATH=${ORT_CUDA_PATH:-} step 30 "$dir/gan-infer" bench faces --provider cuda --batches 512 --threads 1,4 --seconds 0.5 --scratch "$work"
+}
+
+# The folder of a run in RESULTS: of another name where an earlier call has made one.
+fresh() {
+    if [[ -e $results/$1 ]]; then echo "$results/$1-$(date +%s)"; else echo "$results/$1"; fi
 }
 
 # The built-in faces' recipe with other seeds; what comes of them is for `gan-train eval`.
 faces() {
-    local seed data=$dir/faces.zip
-    if [[ ! -f $data ]]; then
+    local seed out data=$dir/faces.zip
+    if [[ -z $planned && ! -f $data ]]; then
         echo 'faces: skipped, the images were not packed'
         return
     fi
     for seed in 0 1; do
+        out=$(fresh "faces-$seed")
         # shellcheck disable=SC2046
         step 100 "$dir/gan-train" --config models/faces/config.toml --data "$data" --device cuda --seed "$seed" --quiet --json $(long '') \
-            --out "$results/faces-$seed"
+            --out "$out"
         # The weights of other steps stay there.
-        [[ -n $planned ]] || find "$results/faces-$seed/checkpoints" -name '*.safetensors' ! -name 'ema.safetensors' -delete || true
+        [[ -n $planned ]] || find "$out/checkpoints" -name '*.safetensors' ! -name 'ema.safetensors' -delete || true
     done
 }
 
 # Whether the write-up's WGAN-GP with SGD collapses at full size: 100 epochs of it and of today's.
 wgan() {
-    local preset data=$dir/faces.zip
-    if [[ ! -f $data ]]; then
+    local preset out data=$dir/faces.zip
+    if [[ -z $planned && ! -f $data ]]; then
         echo 'wgan: skipped, the images were not packed'
         return
     fi
     for preset in wgan-gp-anime-sgd wgan-gp-anime; do
+        out=$(fresh "$preset")
         # shellcheck disable=SC2046
         step 100 "$dir/gan-train" --preset "$preset" --data "$data" --device cuda --precision tf32 --quiet --json $(long '--epochs 100') \
-            --set watch.stop=false --out "$results/$preset"
-        [[ -n $planned ]] || rm -rf "$results/$preset/checkpoints"
+            --set watch.stop=false --out "$out"
+        [[ -n $planned ]] || rm -rf "$out/checkpoints"
     done
 }
 
 readonly ALL=(tests captured train bench profile sample faces wgan)
 
-# What each part of 10 minutes at most would run.
+# What each part of 10 minutes at most would run, with everything at hand.
 plan() {
-    local dir=$1 results=$1/results work=$1/work name part=1 used=0
+    local dir=$1 results=$1/results work=$1/work name part=1 used=0 all=0 names=
+    [[ -x $dir/gan-train ]] || echo "nothing is packed in $dir yet; once it is:"
     for name in "${ALL[@]}"; do
         planned=0
         "$name" >"$part_file"
         if ((used + planned > 600)); then
-            echo "-- part $part: $used s at most"
-            part=$((part + 1)) used=0
+            echo "-- part $part, run $dir RESULTS$names: $used s at most"
+            part=$((part + 1)) used=0 names=
         fi
-        used=$((used + planned))
+        used=$((used + planned)) all=$((all + planned)) names+=" $name"
         cat "$part_file"
     done
-    echo "-- part $part: $used s at most"
+    echo "-- part $part, run $dir RESULTS$names: $used s at most; all parts $all s"
 }
 
 run() {
@@ -250,7 +267,7 @@ run() {
     results=${2:-${OUT:-$dir/results}}
     mkdir -p "$results"
     results=$(cd "$results" && pwd)
-    exec > >(tee "$results/gpu.log") 2>&1
+    exec > >(tee -a "$results/gpu.log") 2>&1
     found=$(libraries)
     export ORT_DYLIB_PATH=${ORT_DYLIB_PATH:-$dir/libonnxruntime.so}
     export LD_LIBRARY_PATH="${found:+$found:}${LD_LIBRARY_PATH:-}"

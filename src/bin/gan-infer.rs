@@ -10,7 +10,7 @@ use std::time::Duration;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use ganforge::cli::generate::{self, generated};
 use ganforge::cli::{self, Console, print_line};
-use ganforge::contract::{CHECKSUM_KEY, Contract};
+use ganforge::contract::{CHECKSUM_KEY, Contract, Cost};
 use ganforge::error::{Error, Result};
 use ganforge::image;
 use ganforge::infer::generator::MAX_BATCH;
@@ -157,7 +157,8 @@ enum Command {
     ///
     /// Of a file in fewer bits `cost` says what they cost: `psnr` is how near its images are to those in f32, in decibels; `frechet` is their
     /// Fréchet distance to the images that `reference` names, and `frechet_f32` that of f32. Without a `reference`, `frechet` is the distance to the
-    /// images in f32, and `frechet_f32` the variance of the features of those.
+    /// images in f32, and `frechet_f32` the variance of the features of those. `loss` is by which part the distance to the reference grew; without
+    /// one, `frechet` as a part of a fiftieth of that variance.
     Info {
         /// A built-in generator, an ONNX file, or a training run's folder [default: the first of `gan-infer models`]
         model: Option<String>,
@@ -582,6 +583,9 @@ fn extend(facts: &mut Vec<(String, Value)>, contract: Option<&Contract>) {
             facts.push((key.to_string(), value));
         }
     }
+    // What is said of it when the file is written.
+    let loss = contract.and_then(|contract| contract.cost.as_ref()).map(Cost::loss);
+    facts.extend(loss.map(|loss| ("cost.loss".to_string(), json!((loss * 1e4).round() / 1e4))));
 }
 
 /// What the generator's classes are called, if it says so.

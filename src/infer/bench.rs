@@ -153,7 +153,10 @@ pub fn run(
     // Of the network by batch and sessions and by precision; of three stages beside it; of the whole.
     let measurements = setup.batches.len() * setup.threads.len() + 1 + others.len() + 3 + 2;
     let all = (measurements * ROUNDS) as f64 * setup.seconds;
-    progress.say(&format!("up to {measurements} measurements, {ROUNDS} times {} s each: about {all:.0} s", setup.seconds));
+    progress.say(&format!(
+        "up to {measurements} measurements of {ROUNDS} times {} s: {all:.0} s, and what it takes to begin each",
+        setup.seconds
+    ));
     let network = networks(generator, options, setup, progress)?;
     let own = |all: &[NetworkRate]| {
         all.iter().find(|one| (one.batch, one.threads) == (generator.batch(), threads)).map(|one| one.rate)
@@ -387,7 +390,7 @@ impl std::fmt::Display for BenchReport {
         writeln!(f, "\nthe whole")?;
         for Whole { format, rate: one, of_possible, bound_by } in &self.whole {
             let share = share_text(*of_possible);
-            writeln!(f, "  to {format:21}{}: {share}, most of it {bound_by}", rate(one))?;
+            writeln!(f, "  to {format:21}{}: {share}, most of its time {bound_by}", rate(one))?;
         }
         Ok(())
     }

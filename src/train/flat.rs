@@ -1,7 +1,6 @@
 //! Samples in which there is nothing to be seen yet: how that is measured, and what the reason may be.
 
-use super::Record;
-use super::watch::deviation;
+use super::watch::{FLAT, deviation};
 use crate::config::TrainConfig;
 use crate::data::Dataset;
 use crate::image::Images;
@@ -47,18 +46,10 @@ pub(super) fn real_contrast(data: &Dataset) -> Option<f64> {
 pub(super) struct Look {
     pub step: u64,
     pub images: u64,
-    /// As a part of the real images'.
+    /// Of the averaged weights' samples, where there are such, as a part of the real images'.
     pub contrast: f64,
-    /// The trained weights' samples', as a part of the data's, where it was measured.
-    pub diversity: Option<f64>,
-}
-
-impl Look {
-    /// The look that a line of the log has.
-    pub fn of(record: &Record) -> Self {
-        let Record { step, images, diversity, .. } = *record;
-        Self { step, images, contrast: record.contrast.unwrap_or(0.0), diversity }
-    }
+    /// Of the trained weights' samples.
+    pub of_trained: f64,
 }
 
 /// What to say of a run whose samples are flat.
@@ -70,17 +61,22 @@ pub(super) fn note(config: &TrainConfig, look: &Look) -> String {
 
 /// The likeliest reason, and what helps.
 fn reason(config: &TrainConfig, look: &Look) -> String {
-    /// So much of the data's diversity the trained weights' samples have where only the average of the weights lags behind.
-    const DIVERSE: f64 = 0.2;
+    /// With lower learning rates nothing comes of any optimiser but SGD in a time that anybody waits for.
+    const LOW_RATE: f64 = 1e-6;
     /// In fewer steps nothing comes of any network.
     const FEW_STEPS: u64 = 500;
     /// A generator whose widest layer has no more channels is a narrow one, and begins late.
     const NARROW: usize = 128;
     let widest = widest(&config.generator.layers);
-    if config.schedule.has_average() && look.diversity.is_some_and(|diversity| diversity >= DIVERSE) {
-        return "The averaged weights, which make them, seem to lag behind the trained ones, whose samples differ from one another: they \
-                take more steps, or a shorter schedule.ema_half_life, or a smaller schedule.ema_decay."
+    if look.of_trained >= FLAT {
+        return "The averaged weights, which make them, lag behind the trained ones, whose samples are not flat: they take more steps, or a \
+                shorter schedule.ema_half_life, or a smaller schedule.ema_decay."
             .to_string();
+    }
+    let players = [("generator", &config.optimizer.generator), ("critic", &config.optimizer.critic)];
+    if let Some((name, optimizer)) = players.into_iter().find(|(_, optimizer)| optimizer.lr() < LOW_RATE) {
+        let lr = optimizer.lr();
+        return format!("optimizer.{name}.lr is perhaps too low, {lr:e}: most networks learn with 1e-4 to 1e-3.");
     }
     if look.step < FEW_STEPS {
         let (step, batch) = (look.step, config.schedule.batch_size);

@@ -35,6 +35,7 @@ mod trained;
 mod trainer;
 mod watch;
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use candle_core::{DType, Device};
@@ -58,6 +59,7 @@ pub use round::Rounds;
 pub use run::{RunFolder, Which, check_output};
 pub use sums::Means;
 pub use trained::{Trained, load_checkpoint, load_trained};
+use trainer::raw_weights;
 pub use trainer::{Phase, Trainer};
 pub use watch::{Best, Trouble, Verdict, Watchdog};
 
@@ -114,6 +116,8 @@ pub struct Outcome {
     pub verdict: Option<Verdict>,
     /// What else it has said, where it was not to end the run; before a resume, too.
     pub warnings: Vec<Verdict>,
+    /// What speaks against the run at its end, where the watchdog was not sure of anything.
+    pub doubts: Vec<String>,
 }
 
 /// Trains from the latest checkpoint of the run folder, or from the beginning if it has none, to the end of the schedule, or
@@ -189,15 +193,17 @@ pub fn train(job: &TrainingJob) -> Result<Outcome> {
     let trained = run.steps();
     progress.end();
     folder.check()?; // nothing is written where the run is not any more
-    let mut end = None;
+    let (mut end, mut doubts) = (None, Vec::new());
     if matches!(trained, Ok(None)) && run.trainer.step >= run.total {
         end = run.judge_end().unwrap_or_else(|error| {
             progress.say(&format!("warning: the run is saved, but its end was not judged: {error}"));
             None
         });
-        run.doubts().iter().for_each(|doubt| progress.say(&format!("warning: {doubt}")));
+        doubts = run.doubts();
+        doubts.iter().for_each(|doubt| progress.say(&format!("warning: {doubt}")));
     }
     let mut outcome = run.outcome();
+    outcome.doubts = doubts;
     outcome.best = run.watchdog.best_with(end);
     outcome.verdict = trained.as_ref().ok().cloned().flatten();
     outcome.warnings.retain(|said| Some(said) != outcome.verdict.as_ref());
@@ -206,6 +212,7 @@ pub fn train(job: &TrainingJob) -> Result<Outcome> {
     facts.best = outcome.best;
     facts.measurements = outcome.measurements;
     facts.warnings = outcome.warnings.clone();
+    facts.doubts = outcome.doubts.clone();
     facts.verdict = outcome.verdict.clone();
     facts.ended = trained.as_ref().err().map(ToString::to_string);
     if let Err(error) = report::write(folder, &facts) {
@@ -297,6 +304,7 @@ fn nothing_left(
         measurements,
         verdict: None,
         warnings,
+        doubts: Vec::new(),
     })
 }
 
@@ -389,8 +397,10 @@ impl<'a> Run<'a> {
                 due.save |= better.is_some();
                 self.log.write(&record)?;
                 self.clock.logged(&record);
-                if self.watchdog.sees_flat(&record) {
-                    self.job.progress.say(&format!("note: {}", flat::note(self.job.config, &flat::Look::of(&record))));
+                if self.watchdog.sees_flat(&record)
+                    && let Some(note) = self.flat()?
+                {
+                    self.job.progress.say(&format!("note: {note}"));
                 }
                 if let Some(verdict) = self.verdict(&record, &due)? {
                     self.show(after)?; // people want to see what became of it
@@ -509,31 +519,34 @@ impl<'a> Run<'a> {
     fn doubts(&self) -> Vec<String> {
         /// Below this part of the data's diversity there is nothing to be seen in the samples.
         const GREY: f64 = 0.1;
+        /// After fewer images than these nobody expects anything.
+        const LEAST_IMAGES: u64 = 1_000;
         let grey = self.diversity.filter(|diversity| *diversity < GREY).map(|diversity| {
             format!(
                 "the samples' diversity is {diversity:.3} of the data's at the end: nothing has come of this run, or not yet"
             )
         });
         let unseen = |error| Some(format!("the run is saved, but its samples were not looked at: {error}"));
-        let grey = grey.or_else(|| self.flat_end().unwrap_or_else(unseen));
+        let is_long = self.batches.images_after(self.trainer.critic_steps()) >= LEAST_IMAGES;
+        let grey = grey.or_else(|| if is_long { self.flat().unwrap_or_else(unseen) } else { None });
         let still = self.still.map(|network| {
             format!("the {network}'s gradient is exactly 0 at the end: it does not learn any more. Begin again with lower learning rates")
         });
         self.watchdog.doubt().into_iter().chain(grey).chain(still).collect()
     }
 
-    /// That the samples are flat at the end, where that was not said on the way. The log has nothing of it: a run that is made longer later
-    /// would have looked once more than another.
-    fn flat_end(&self) -> Result<Option<String>> {
-        /// After fewer images than these nobody expects anything.
-        const LEAST_IMAGES: u64 = 2_000;
+    /// That the samples are flat, where they are. The log has nothing of it: a run that is made longer later would have looked once more than
+    /// another.
+    fn flat(&self) -> Result<Option<String>> {
+        let Some(real) = self.real_contrast else { return Ok(None) };
         let (step, images) = (self.trainer.step, self.batches.images_after(self.trainer.critic_steps()));
-        let Some(real) = self.real_contrast.filter(|_| images >= LEAST_IMAGES && !self.watchdog.has_told_flat()) else {
+        let of = |weights: &BTreeMap<_, _>| Ok::<_, Error>(flat::contrast(&self.preview.images_by(weights, flat::N)?) / real);
+        let contrast = of(&self.trainer.best_weights())?;
+        if contrast >= watch::FLAT {
             return Ok(None);
-        };
-        let contrast = flat::contrast(&self.preview.images(&self.trainer, flat::N)?) / real;
-        let look = flat::Look { step, images, contrast, diversity: self.diversity };
-        Ok((contrast < watch::FLAT).then(|| flat::note(self.job.config, &look)))
+        }
+        let look = flat::Look { step, images, contrast, of_trained: of(&raw_weights(&self.trainer.generator))? };
+        Ok(Some(flat::note(self.job.config, &look)))
     }
 
     /// What was measured at the end, if that was not measured on the way.
@@ -581,6 +594,7 @@ impl<'a> Run<'a> {
             measurements: 0,
             verdict: None,
             warnings: self.watchdog.said.clone(),
+            doubts: Vec::new(),
         }
     }
 }

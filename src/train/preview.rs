@@ -1,5 +1,7 @@
 //! The samples of a training under way.
 
+use std::collections::BTreeMap;
+
 use candle_core::{DType, Device, Tensor};
 
 use super::Trainer;
@@ -34,10 +36,15 @@ impl<'a> Preview<'a> {
 
     /// Images `0..n` of the run's seed, batch by batch.
     pub fn images(&self, trainer: &Trainer, n: usize) -> Result<Images> {
+        self.images_by(&trainer.best_weights(), n)
+    }
+
+    /// The same, by these weights.
+    pub fn images_by(&self, weights: &BTreeMap<String, Tensor>, n: usize) -> Result<Images> {
         /// Where batches are larger than this, it is enough.
         const MOST: usize = 100;
         let batch = MOST.min(self.config.schedule.batch_size);
-        self.view.load(&trainer.best_weights(), "the trainer")?;
+        self.view.load(weights, "the trainer")?;
         let shape = self.config.data.clone();
         let mut all = Images { n: 0, height: shape.size, width: shape.size, channels: shape.channels, pixels: Vec::new() };
         for first in (0..n).step_by(batch) {

@@ -35,6 +35,9 @@ pub struct Facts {
     /// What it said where it was not to end the run.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<Verdict>,
+    /// What speaks against the run at its end.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub doubts: Vec<String>,
     /// The best checkpoint.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub best: Option<Best>,
@@ -297,6 +300,7 @@ fn outcome(facts: &Facts, records: &[Record]) -> Markup {
     let step = records.last().map_or(0, |record| record.step);
     html! {
         @for warning in &facts.warnings { div.card.warn { strong { "Watchdog, and the run went on: " } (warning) ". " } }
+        @for doubt in &facts.doubts { div.card.warn { "At the end: " (doubt) } }
         @if let Some(verdict) = &facts.verdict { div.card.warn { strong { "Watchdog: " } (verdict) ". " (verdict.advice()) } }
         @if let Some(ended) = &facts.ended { div.card.warn { (ended) } }
         @else if facts.verdict.is_none() && step < facts.total_steps {

@@ -219,11 +219,6 @@ impl Watchdog {
         news
     }
 
-    /// Whether it was said that the samples are flat, and they have been so since.
-    pub(super) fn has_told_flat(&self) -> bool {
-        self.flat.told
-    }
-
     /// The best checkpoint, where the last one was measured at the end of the run besides.
     pub(super) fn best_with(&self, end: Option<Best>) -> Option<Best> {
         let better = end.filter(|end| end.quality.is_some_and(|quality| self.would_improve(quality)));
