@@ -15,7 +15,7 @@
 #   GANFORGE_PYTHON   the Python with PyTorch (python3)
 #   ORT_CUDA_PATH     an onnxruntime with CUDA, …/site-packages/onnxruntime/capi/libonnxruntime.so.1.31.1 of onnxruntime-gpu, for the step sample; the
 #                     Python must have that package, too
-#   GANFORGE_LIMITS   a factor on all limits of time, for slower GPUs (1)
+#   GANFORGE_LIMITS   a whole factor on all limits of time, for slower GPUs (1)
 #   GANFORGE_BENCH    more flags for the comparison with PyTorch, e.g. '--any-precision'
 #   GANFORGE_SHORT    if set, every training is a few steps long, to rehearse the script: with the sham GPU of `make check-cuda` in LD_PRELOAD it
 #                     runs where there is no GPU
@@ -23,6 +23,8 @@ set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 python=${GANFORGE_PYTHON:-python3}
 short=${GANFORGE_SHORT:-}
+limits=${GANFORGE_LIMITS:-1}
+[[ $limits =~ ^[1-9][0-9]{0,2}$ ]] || { echo "GANFORGE_LIMITS is '$limits': a whole number from 1 to 999 is expected" >&2; exit 2; }
 
 usage() {
     sed -n '2,/^set /s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2
@@ -72,16 +74,30 @@ join() {
 
 failures=0
 planned=
+child="" work=""
+# What runs is ended, and what is not a result removed.
+leave() {
+    [[ -z $child ]] || kill "$child" 2>/dev/null || true
+    [[ -z $work ]] || rm -rf "$work"
+}
+trap leave EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM HUP
+
 # Runs a command for `$1` seconds at most; or only says so.
 step() {
-    local start=$SECONDS status=0 limit=$(($1 * ${GANFORGE_LIMITS:-1}))
+    local start=$SECONDS status=0 limit=$(($1 * limits))
     shift
     echo "== $* (at most $limit s)"
     if [[ -n $planned ]]; then
         planned=$((planned + limit))
         return
     fi
-    timeout "$limit" "$@" || status=$?
+    # In the background, for a shell that waits for a program hears no signal.
+    timeout "$limit" "$@" &
+    child=$!
+    wait "$child" || status=$?
+    child=
     echo "== $((SECONDS - start)) s, exit code $status"
     [[ $status == 0 ]] || failures=$((failures + 1))
 }
@@ -157,12 +173,15 @@ bench() {
 
 # Runs a program, and says in which share of the time the GPU was at work, by what nvidia-smi reports five times a second.
 busy() {
-    local seen sampler status=0
-    seen=$(mktemp)
+    local seen status=0
+    [[ $# -gt 0 ]] || usage
+    work=$(mktemp -d)
+    seen=$work/seen
     nvidia-smi --id=0 --query-gpu=utilization.gpu,memory.used --format=csv,noheader,nounits --loop-ms=200 >"$seen" 2>&1 &
-    sampler=$!
+    child=$!
     "$@" || status=$?
-    kill "$sampler" 2>/dev/null || true
+    kill "$child" 2>/dev/null || true
+    child=
     "$python" - "$seen" <<'END' || true
 import statistics, sys
 rows = [[int(part) if part.strip().isdigit() else None for part in line.split(",")] for line in open(sys.argv[1]) if line.count(",") == 1]
@@ -176,7 +195,6 @@ else:
     memory = max((used for _, used in rows if used is not None), default="an unknown number of")
     print(f"GPU busy, % of the time, {len(readings)} readings: median {middle:.0f}, quartiles {low:.0f} and {high:.0f}, mean {statistics.mean(readings):.0f}; at most {memory} MiB in use")
 END
-    rm -f "$seen"
     return "$status"
 }
 
@@ -244,14 +262,20 @@ wgan() {
 
 readonly ALL=(tests captured train bench profile sample faces wgan)
 
+is_step() {
+    local name
+    for name in "${ALL[@]}"; do [[ $name != "$1" ]] || return 0; done
+    return 1
+}
+
 # What each part of 10 minutes at most would run, with everything at hand.
 plan() {
-    local dir=$1 results=$1/results work=$1/work name part=1 used=0 all=0 names=
+    local dir=$1 results=$1/results name part=1 used=0 all=0 names=
     [[ -x $dir/gan-train ]] || echo "nothing is packed in $dir yet; once it is:"
     for name in "${ALL[@]}"; do
         planned=0
         "$name" >"$part_file"
-        if ((used + planned > 600)); then
+        if ((used + planned > 600 * limits)); then
             echo "-- part $part, run $dir RESULTS$names: $used s at most"
             part=$((part + 1)) used=0 names=
         fi
@@ -262,7 +286,10 @@ plan() {
 }
 
 run() {
-    local dir results found
+    local dir results found name
+    for name in "${@:3}"; do
+        is_step "$name" || { echo "there is no step '$name': ${ALL[*]}" >&2; exit 2; }
+    done
     dir=$(cd "$1" && pwd)
     results=${2:-${OUT:-$dir/results}}
     mkdir -p "$results"
@@ -275,16 +302,12 @@ run() {
     date -u
     nvidia-smi || true
     shift $(($# < 2 ? $# : 2))
-    local steps=("$@") name work
+    local steps=("$@")
     [[ ${#steps[@]} -gt 0 ]] || steps=("${ALL[@]}")
-    for name in "${steps[@]}"; do
-        [[ " ${ALL[*]} " == *" $name "* ]] || usage
-    done
     work=$(mktemp -d)
     for name in "${steps[@]}"; do
         "$name"
     done
-    rm -rf "$work"
     echo "$failures of the programs above failed"
     [[ $failures == 0 ]]
 }
@@ -292,7 +315,7 @@ run() {
 case ${1:-} in
 pack) [[ $# == 2 ]] || usage; pack "$2" ;;
 join) [[ $# == 3 ]] || usage; join "$2" "$3" ;;
-plan) [[ $# == 2 ]] || usage; part_file=$(mktemp); plan "$2"; rm -f "$part_file" ;;
+plan) [[ $# == 2 ]] || usage; work=$(mktemp -d); part_file=$work/part; plan "$2" ;;
 busy) shift; busy "$@" ;;
 run) [[ $# -ge 2 ]] || usage; shift; [[ -d $1 ]] || { echo "there is no folder $1: pack it first" >&2; exit 1; }; run "$@" ;;
 *) usage ;;

@@ -328,6 +328,8 @@ class Training:
         self.critic_parameters = list(self.critic.parameters())
         self.forms, optimizers = {}, config["optimizer"]
         # A captured step counts its steps on the device, too, where the optimiser has need of a count.
+        if "captured" in variant and self.device.type != "cuda":
+            raise ValueError("steps are captured on CUDA only")
         if "captured" in variant and not trial:
             raise ValueError("captured steps keep the decay of the average that they begin with: for speed alone")
         for role, net in (("generator", self.generator), ("critic", self.critic)):
@@ -373,8 +375,6 @@ class Training:
         self.places = torch.zeros(batches, self.batch, dtype=torch.long, device=self.device)
         self.turn = itertools.cycle(range(batches))
         self.replay = self.step_once
-        if self.device.type != "cuda":
-            raise ValueError("steps are captured on CUDA only")
         aside = torch.cuda.Stream()
         aside.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(aside):

@@ -57,6 +57,14 @@ from common import network
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 BATCHES = {"cpu": (1, 4, 8, 16, 32, 64, 128, 256, 512), "cuda": (256, 512, 1024)}
 PRECISIONS = {"cpu": "f32,int8", "cuda": "f32,tf32,f16"}
+KNOWN = {"cpu": ("f32", "f16", "int8"), "cuda": ("f32", "tf32", "f16", "int8")}
+
+
+def positive(text):
+    number = int(text)
+    if number < 1:
+        raise ValueError
+    return number
 
 
 def call(*command):
@@ -319,10 +327,10 @@ def main():
     target = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
     parser.add_argument("run", type=pathlib.Path)
     parser.add_argument("--out", type=pathlib.Path, required=True, help="a new folder, which is deleted at the end")
-    parser.add_argument("--n", type=int, default=20_000, help="images of a file of many")
-    parser.add_argument("--files", type=int, help="PNG files of gan-infer (default: --n)")
-    parser.add_argument("--few", type=int, default=2_000, help="images of the slow sides")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--n", type=positive, default=20_000, help="images of a file of many")
+    parser.add_argument("--files", type=positive, help="PNG files of gan-infer (default: --n)")
+    parser.add_argument("--few", type=positive, default=2_000, help="images of the slow sides")
+    parser.add_argument("--rounds", type=positive, default=3)
     parser.add_argument("--seconds", type=float, default=3.0, help="of each raw measurement")
     parser.add_argument("--provider", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--precisions", help="of gan-infer's files; f32 is always among them (default: f32,int8 on CPUs, f32,tf32,f16 with CUDA)")
@@ -331,7 +339,15 @@ def main():
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that what is to be deleted at the end is
     if args.out.exists():
         parser.error(f"--out {args.out} is there already: it is deleted at the end, so name a new folder")
+    if unknown := [name for name in (args.precisions or "").split(",") if name and name not in KNOWN[args.provider]]:
+        parser.error(f"--precisions: {', '.join(unknown)} is none of {', '.join(KNOWN[args.provider])}")
+    if args.provider == "cuda" and "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+        parser.error("--provider cuda: Python's onnxruntime has no CUDA (pip install onnxruntime-gpu)")
+    for needed in (args.run / "config.toml", args.bin / "gan-train", args.bin / "gan-infer"):
+        if not needed.exists():
+            parser.error(f"there is no {needed}")
     args.out.mkdir(parents=True)
+    atexit.register(shutil.rmtree, args.out, ignore_errors=True)
     args.files = args.files or args.n
     precisions = list(dict.fromkeys(["f32", *(args.precisions or PRECISIONS[args.provider]).split(",")]))
     cores, on_cuda = os.cpu_count(), args.provider == "cuda"
@@ -423,7 +439,10 @@ def main():
     def ratio(name, ours, theirs=1.0):
         ratios.setdefault(name, []).append(ours / theirs)
 
-    scratch = tempfile.gettempdir() if not os.path.isdir("/dev/shm") else "/dev/shm"
+    scratch = args.out
+    if os.path.isdir("/dev/shm"):
+        scratch = tempfile.mkdtemp(dir="/dev/shm")
+        atexit.register(shutil.rmtree, scratch, ignore_errors=True)
     bench = ["bench", ours, "--provider", "cpu", "--batches", 8, "--threads", cores, "--seconds", 0.5, "--scratch", scratch, "--json"]
     stages = {stage["name"]: stage["rate"]["median"] for stage in json.loads(call(args.bin / "gan-infer", *bench))["stages"]}
     encoded = measured(f"gan-infer's PNG encoder, {cores} threads", stages["PNG encoding"])
@@ -483,7 +502,6 @@ def main():
     print("\n| side | images/s: median (least–most) |\n|---|---|")
     for name, values in rates.items():
         row(name, values, ",.0f")
-    shutil.rmtree(args.out)
     print("\n| ratio, of what was measured side by side | median (least–most) |\n|---|---|")
     for name, values in ratios.items():
         row(name, values, ".2f")

@@ -467,7 +467,8 @@ fn measure(
         Some(known) if how.precision == Precision::Auto => known.others(&generator, &options)?,
         _ => Vec::new(),
     };
-    let report = bench::run(&generator, &others, &options, &setup, scratch, &console)?;
+    let stop = cli::stop_flag(&console, "the batches at hand are finished, and the files of the measurement removed")?;
+    let report = bench::run(&generator, &others, &options, &setup, scratch, &console, &stop)?;
     if json { print_json(&json!(report)) } else { print_line(report.to_string().trim_end()) }
 }
 

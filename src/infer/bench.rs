@@ -47,6 +47,22 @@ impl Setup {
     }
 }
 
+/// How long something is measured, unless somebody stops it.
+#[derive(Clone, Copy)]
+struct Spell<'a> {
+    seconds: f64,
+    stop: &'a AtomicBool,
+}
+
+impl Spell<'_> {
+    fn check(self) -> Result<()> {
+        match self.stop.load(Ordering::Relaxed) {
+            false => Ok(()),
+            true => Err(Error::Interrupted("the measurements were stopped, and nothing of them stays".to_string())),
+        }
+    }
+}
+
 /// Images a second.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Rate {
@@ -134,10 +150,11 @@ pub struct BenchReport {
     pub whole: Vec<Whole>,
 }
 
-/// Measures; `others` are the same generator in other precisions. Files go into a folder in `scratch` that is deleted afterwards.
+/// Measures; `others` are the same generator in other precisions. Files go into a folder in `scratch` that is deleted afterwards, and when
+/// `stop` is raised.
 ///
 /// # Errors
-/// When the generator cannot run, or `scratch` cannot be written to.
+/// When the generator cannot run, `scratch` cannot be written to, or `stop` was raised.
 pub fn run(
     generator: &Generator,
     others: &[Generator],
@@ -145,44 +162,48 @@ pub fn run(
     setup: &Setup,
     scratch: &Path,
     progress: &dyn Progress,
+    stop: &AtomicBool,
 ) -> Result<BenchReport> {
     files::create_folder(scratch)?;
-    let folder = tempfile::tempdir_in(scratch).map_err(Error::io("write to", scratch))?;
+    let folder = tempfile::Builder::new().prefix("gan-infer-bench-").tempdir_in(scratch);
+    let folder = folder.map_err(Error::io("write to", scratch))?;
+    let spell = Spell { seconds: setup.seconds, stop };
+    // What is no image at all is better known before anything is measured.
+    let sample = generator.sample(0, 0, 64)?;
     let job = SamplingJob::new(generator.provider());
     let threads = job.threads;
     // Of the network by batch and sessions and by precision; of three stages beside it; of the whole.
     let measurements = setup.batches.len() * setup.threads.len() + 1 + others.len() + 3 + 2;
     let all = (measurements * ROUNDS) as f64 * setup.seconds;
     progress.say(&format!(
-        "up to {measurements} measurements of {ROUNDS} times {} s: {all:.0} s, and what it takes to begin each",
+        "up to {measurements} measurements of {ROUNDS} times {} s: {all:.0} s and more, as slow networks need for a batch",
         setup.seconds
     ));
-    let network = networks(generator, options, setup, progress)?;
+    let network = networks(generator, options, setup, spell, progress)?;
     let own = |all: &[NetworkRate]| {
         all.iter().find(|one| (one.batch, one.threads) == (generator.batch(), threads)).map(|one| one.rate)
     };
     let raw = match own(&network) {
         Some(rate) => rate,
-        None => network_rate(generator, threads, setup.seconds)?,
+        None => network_rate(generator, threads, spell)?,
     };
-    let precisions = in_turn(generator, others, threads, setup.seconds, progress)?;
+    let precisions = in_turn(generator, others, threads, spell, progress)?;
     progress.say("stages");
-    let sample = generator.sample(0, 0, 64)?;
     let [height, width, channels] = generator.image_shape();
     let pngs: Vec<Vec<u8>> = (0..sample.n)
         .filter_map(|index| sample.get(index))
         .map(|pixels| image::encode_png(pixels, height, width, channels))
         .collect::<Result<_>>()?;
     let latent = generator.latent();
-    let latents = measure(threads, setup.seconds, |_| Ok(latents_work(latent, generator.batch())))?;
+    let latents = measure(threads, spell, |_| Ok(latents_work(latent, generator.batch())))?;
     let writers = if job.encoders > 0 { job.encoders } else { threads };
-    let encode = measure(writers, setup.seconds, |_| {
+    let encode = measure(writers, spell, |_| {
         Ok(|turn: u64| {
             let pixels = sample.get(turn as usize % sample.n).unwrap_or_default();
             image::encode_png(pixels, height, width, channels).map(|png| std::hint::black_box(png.len() as u64).min(1))
         })
     })?;
-    let create = measure_files(writers, setup.seconds, &folder, &pngs)?;
+    let create = measure_files(writers, spell, &folder, &pngs)?;
     let stage = |name, threads, rate| StageRate { name, threads, rate };
     let stages = [
         stage("latents", threads, latents),
@@ -190,10 +211,8 @@ pub fn run(
         stage("PNG encoding", writers, encode),
         stage("file creation", writers, create),
     ];
-    let whole = [
-        whole(generator, Format::Npy, setup.seconds, &folder, &stages[..2])?,
-        whole(generator, Format::Png, setup.seconds, &folder, &stages)?,
-    ];
+    let whole =
+        [whole(generator, Format::Npy, spell, &folder, &stages[..2])?, whole(generator, Format::Png, spell, &folder, &stages)?];
     Ok(BenchReport {
         model: generator.name().to_string(),
         provider: generator.provider().to_string(),
@@ -207,17 +226,32 @@ pub fn run(
     })
 }
 
-fn networks(generator: &Generator, options: &Options, setup: &Setup, progress: &dyn Progress) -> Result<Vec<NetworkRate>> {
+fn networks(
+    generator: &Generator,
+    options: &Options,
+    setup: &Setup,
+    spell: Spell,
+    progress: &dyn Progress,
+) -> Result<Vec<NetworkRate>> {
     let mut all = Vec::new();
     for &batch in &setup.batches {
         let options = options.batch(batch).tf32(generator.tf32());
         let other = match generator.reopen(&options) {
-            Err(Error::Usage { .. }) => continue, // the model fixes another batch size
-            other => other?,
+            Ok(other) => other,
+            Err(why) => {
+                progress.say(&format!("batch {batch} is left out: {why}"));
+                continue;
+            }
         };
         for &threads in &setup.threads {
             progress.say(&format!("the network alone: batch {batch}, {threads} sessions"));
-            all.push(NetworkRate { batch, threads, rate: network_rate(&other, threads, setup.seconds)? });
+            match network_rate(&other, threads, spell) {
+                Ok(rate) => all.push(NetworkRate { batch, threads, rate }),
+                Err(why) => {
+                    spell.check()?;
+                    progress.say(&format!("batch {batch} in {threads} sessions is left out: {why}"));
+                }
+            }
         }
     }
     Ok(all)
@@ -228,7 +262,7 @@ fn in_turn(
     generator: &Generator,
     others: &[Generator],
     threads: usize,
-    seconds: f64,
+    spell: Spell,
     progress: &dyn Progress,
 ) -> Result<Vec<PrecisionRate>> {
     let all: Vec<&Generator> = std::iter::once(generator).chain(others).collect();
@@ -236,7 +270,7 @@ fn in_turn(
     for round in 0..ROUNDS {
         for (generator, rates) in all.iter().zip(&mut rates) {
             progress.say(&format!("the network alone in {}, round {}", name_of(generator), round + 1));
-            rates[round] = network_once(generator, threads, seconds)?;
+            rates[round] = network_once(generator, threads, spell)?;
         }
     }
     let told = all.iter().zip(rates);
@@ -251,13 +285,13 @@ fn name_of(generator: &Generator) -> &'static str {
     }
 }
 
-fn network_rate(generator: &Generator, threads: usize, seconds: f64) -> Result<Rate> {
-    rounds(|| network_once(generator, threads, seconds))
+fn network_rate(generator: &Generator, threads: usize, spell: Spell) -> Result<Rate> {
+    rounds(|| network_once(generator, threads, spell))
 }
 
-fn network_once(generator: &Generator, threads: usize, seconds: f64) -> Result<f64> {
+fn network_once(generator: &Generator, threads: usize, spell: Spell) -> Result<f64> {
     let batch = generator.batch() as u64;
-    once(threads, seconds, &|_| {
+    once(threads, spell, &|_| {
         let mut sampler: Sampler = generator.sampler()?;
         let latents = generator.latent().rows(0, 0, generator.batch());
         Ok(move |_| sampler.run_alone(&latents).map(|()| batch))
@@ -273,12 +307,12 @@ fn latents_work(latent: Latent, batch: usize) -> impl FnMut(u64) -> Result<u64> 
 
 /// Creates files of the sizes of `pngs`, one after another in each thread. They stay until the end: ext4 is slow to create files for
 /// minutes after others were deleted.
-fn measure_files(threads: usize, seconds: f64, folder: &TempDir, pngs: &[Vec<u8>]) -> Result<Rate> {
+fn measure_files(threads: usize, spell: Spell, folder: &TempDir, pngs: &[Vec<u8>]) -> Result<Rate> {
     let turn = AtomicU64::new(0);
     rounds(|| {
         let place = folder.path().join(format!("files-{}", turn.fetch_add(1, Ordering::Relaxed)));
         files::create_folder(&place)?;
-        once(threads, seconds, &|thread| {
+        once(threads, spell, &|thread| {
             let place = &place;
             Ok(move |turn: u64| {
                 let number = turn * threads as u64 + thread as u64;
@@ -291,20 +325,24 @@ fn measure_files(threads: usize, seconds: f64, folder: &TempDir, pngs: &[Vec<u8>
 }
 
 /// The whole, of as many images as take about the time.
-fn whole(generator: &Generator, format: Format, seconds: f64, folder: &TempDir, stages: &[StageRate]) -> Result<Whole> {
+fn whole(generator: &Generator, format: Format, spell: Spell, folder: &TempDir, stages: &[StageRate]) -> Result<Whole> {
     let job = SamplingJob::new(generator.provider());
     let together = |stages: &[StageRate]| 1.0 / stages.iter().map(|stage| 1.0 / stage.rate.median).sum::<f64>();
     // Stages of one pool of threads take turns; the pools run side by side.
     let pools = if job.encoders > 0 { vec![&stages[..2], &stages[2..]] } else { vec![stages] };
     let slower = pools.into_iter().min_by(|a, b| together(a).total_cmp(&together(b))).unwrap_or(stages);
     let possible = together(slower);
-    let n = ((possible * seconds) as u64).max(1);
+    // Whole turns of all sessions: else some of them would have nothing to do.
+    let turn_of_all = (generator.batch() * job.threads) as u64;
+    let n = ((possible * spell.seconds) as u64).div_ceil(turn_of_all).max(1) * turn_of_all;
     let turn = AtomicU64::new(0);
     let rate = rounds(|| {
         let out = folder.path().join(format!("{}-{}", format.name(), turn.fetch_add(1, Ordering::Relaxed)));
         let selection = Selection::Numbers { seed: 0, start: 0, n };
         let plan = Plan::new(format, &out, selection, None, Existing::Refuse)?;
-        let done = pipeline::run(generator, &job, &plan, &Silent, &AtomicBool::new(false))?;
+        let done = pipeline::run(generator, &job, &plan, &Silent, spell.stop);
+        spell.check()?;
+        let done = done?;
         if done.out.is_file() {
             std::fs::remove_dir_all(&out).map_err(Error::io("remove", &out))?; // large, and few
         }
@@ -319,10 +357,10 @@ fn whole(generator: &Generator, format: Format, seconds: f64, folder: &TempDir, 
 /// that was.
 fn measure<W: FnMut(u64) -> Result<u64>>(
     threads: usize,
-    seconds: f64,
+    spell: Spell,
     make: impl Fn(usize) -> Result<W> + Sync,
 ) -> Result<Rate> {
-    rounds(|| once(threads, seconds, &make))
+    rounds(|| once(threads, spell, &make))
 }
 
 fn rounds(mut round: impl FnMut() -> Result<f64>) -> Result<Rate> {
@@ -335,10 +373,10 @@ fn rounds(mut round: impl FnMut() -> Result<f64>) -> Result<Rate> {
 
 fn once<W: FnMut(u64) -> Result<u64>>(
     threads: usize,
-    seconds: f64,
+    spell: Spell,
     make: &(impl Fn(usize) -> Result<W> + Sync),
 ) -> Result<f64> {
-    let limit = Duration::from_secs_f64(seconds);
+    let limit = Duration::from_secs_f64(spell.seconds);
     let barrier = std::sync::Barrier::new(threads);
     let turn = |thread: usize| -> Result<f64> {
         let work = make(thread).and_then(|mut work| work(0).map(|_| work)); // the first turn warms up
@@ -348,6 +386,7 @@ fn once<W: FnMut(u64) -> Result<u64>>(
         let mut images = 0;
         for turn in 1.. {
             images += work(turn)?;
+            spell.check()?;
             if begun.elapsed() >= limit {
                 break;
             }

@@ -109,13 +109,15 @@ impl Captures {
     /// When the device fails.
     pub fn replay(&mut self, trainer: &mut Trainer, batches: &mut Batches<'_>) -> Result<bool> {
         let wanted = trainer.config.schedule.capture && trainer.device().is_cuda() && !self.off;
-        // What is measured besides is read by the host.
-        if !wanted || trainer.measure {
+        if !wanted {
             return Ok(false);
         }
         if let Some(why) = stands_against(trainer, batches)? {
             self.refuse(&why);
             return Ok(false);
+        }
+        if trainer.measure {
+            return Ok(false); // what is measured besides is read by the host
         }
         let kind = Kind::of(trainer, batches);
         if kind.images.len() > MOST_TURNS {
@@ -139,7 +141,7 @@ impl Captures {
         }
         if self.rounds.len() == MOST_KINDS {
             if !std::mem::replace(&mut self.told_many, true) {
-                let which = format!("steps of batches of {:?} images, and of others,", kind.images);
+                let which = format!("steps of {}, and others,", kind.told());
                 self.say(&which, &format!("there are {MOST_KINDS} kinds of rounds already"));
             }
             self.single.insert(kind);
@@ -152,7 +154,7 @@ impl Captures {
             }
             Err(why) if self.rounds.is_empty() => self.refuse(&why),
             Err(why) => {
-                self.say(&format!("steps of batches of {:?} images", kind.images), &why);
+                self.say(&format!("steps of {}", kind.told()), &why);
                 self.single.insert(kind);
             }
         }
@@ -186,6 +188,12 @@ fn has_dropout(network: &NetworkConfig) -> bool {
 }
 
 impl Kind {
+    /// How many images its critic steps see, and which of them take a penalty.
+    fn told(&self) -> String {
+        let penalties = self.penalties.iter().filter(|&&taken| taken).count();
+        format!("batches of {:?} images, {penalties} with the penalty", self.images)
+    }
+
     /// That of the next round.
     fn of(trainer: &Trainer, batches: &Batches<'_>) -> Self {
         let first = trainer.critic_steps();

@@ -116,7 +116,7 @@ pub struct Outcome {
     pub verdict: Option<Verdict>,
     /// What else it has said, where it was not to end the run; before a resume, too.
     pub warnings: Vec<Verdict>,
-    /// What speaks against the run at its end, where the watchdog was not sure of anything.
+    /// What speaks against the run at its end, where the watchdog was not sure of anything; where nothing was left to train, what was said then.
     pub doubts: Vec<String>,
 }
 
@@ -304,7 +304,8 @@ fn nothing_left(
         measurements,
         verdict: None,
         warnings,
-        doubts: Vec::new(),
+        // A report that cannot be read has none.
+        doubts: report::facts(folder).map(|facts| facts.doubts).unwrap_or_default(),
     })
 }
 

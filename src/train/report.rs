@@ -187,13 +187,7 @@ pub fn write(folder: &RunFolder, facts: &Facts) -> Result<()> {
 /// # Errors
 /// As [`write()`]; and when the run has no log yet.
 pub fn rewrite(folder: &RunFolder, paths: Paths) -> Result<()> {
-    let path = folder.facts_file();
-    let mut facts: Facts = if path.exists() {
-        serde_json::from_slice(&files::read(&path, files::TEXT)?)
-            .map_err(|e| Error::invalid_file(&path, e.to_string(), "Delete it: the report can do without."))?
-    } else {
-        Facts::default()
-    };
+    let mut facts = facts(folder)?;
     if let Some(saved) = checkpoint::latest(folder)? {
         // The run may be under way.
         let state = checkpoint::read_state(&saved)?;
@@ -202,6 +196,16 @@ pub fn rewrite(folder: &RunFolder, paths: Paths) -> Result<()> {
         facts.measurements = count_measurements(folder, end)?;
     }
     render(folder, &facts, paths)
+}
+
+/// What `report.json` says; nothing where there is none.
+pub(super) fn facts(folder: &RunFolder) -> Result<Facts> {
+    let path = folder.facts_file();
+    if !path.exists() {
+        return Ok(Facts::default());
+    }
+    serde_json::from_slice(&files::read(&path, files::TEXT)?)
+        .map_err(|e| Error::invalid_file(&path, e.to_string(), "Delete it: the report can do without."))
 }
 
 fn render(folder: &RunFolder, facts: &Facts, paths: Paths) -> Result<()> {

@@ -375,3 +375,24 @@ fn ctrl_c_leaves_whole_images_only() {
         image::load_from_memory(&bytes).unwrap_or_else(|e| panic!("{}: {e}", name.display()));
     }
 }
+
+/// A measurement that is interrupted leaves nothing of the files that it makes.
+#[test]
+#[cfg(unix)]
+fn a_measurement_that_is_stopped_leaves_nothing() {
+    let folder = tempdir().unwrap();
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_gan-infer"));
+    command.env("ORT_DYLIB_PATH", runtime_path()).arg("bench").arg(golden(SEALED)).arg("--scratch").arg(folder.path());
+    command.args(["--provider", "cpu", "--batches", "8", "--threads", "1", "--seconds", "600"]);
+    let mut child = command.stderr(std::process::Stdio::piped()).spawn().unwrap();
+    // The handler of signals is there before the folder of the files.
+    while fs::read_dir(folder.path()).unwrap().next().is_none() {
+        assert!(child.try_wait().unwrap().is_none());
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    assert!(std::process::Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap().success());
+    let ended = child.wait_with_output().unwrap();
+    let said = String::from_utf8(ended.stderr).unwrap();
+    assert!(ended.status.code() == Some(130) && said.contains("the measurements were stopped"), "{:?}: {said}", ended.status);
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+}

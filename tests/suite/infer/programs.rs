@@ -262,10 +262,10 @@ fn a_whole_that_is_faster_than_its_stages_is_no_percentage() {
         stages: Vec::new(),
         whole: vec![whole(of_possible)],
     };
-    assert!(report(0.714).to_string().contains(": 71 % of what its stages allow, most of it file creation"));
+    assert!(report(0.714).to_string().contains(": 71 % of what its stages allow, most of its time file creation"));
     assert!(report(1.0).to_string().contains(": 100 % of what"));
     let faster = report(3.99).to_string();
-    let said = ": faster than its stages were alone, for the disk's rate changes, most of it file creation";
+    let said = ": faster than its stages were alone, for the disk's rate changes, most of its time file creation";
     assert!(faster.contains(said) && !faster.contains('%'), "{faster}");
 }
 
