@@ -181,10 +181,12 @@ def raw_rate(sessions, batch, latent, seconds):
         one.run(None, {name: z})
     workers = [threading.Thread(target=work, args=(index,)) for index in range(len(sessions))]
     start = time.perf_counter()
-    for worker in workers:
-        worker.start()
-    time.sleep(seconds)
-    stop.set()
+    try:
+        for worker in workers:
+            worker.start()
+        time.sleep(seconds)
+    finally:
+        stop.set()  # or the interpreter would wait for them for ever
     for worker in workers:
         worker.join()
     if failed:
