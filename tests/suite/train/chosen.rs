@@ -138,7 +138,7 @@ fn samples_that_stay_flat_are_owned_up_to() {
     // One that ends before anybody has looked owns up to it at its end.
     let short = said("short", ["--lr=1e-9", "--images=3000", NEVER]);
     assert!(short.contains("warning: the samples are flat after 3,000 images: their contrast is 0.0"), "{short}");
-    // The same may be for want of steps, or of the average's.
+    // The same may be for want of steps.
     let few = said("few", ["--lr=1e-5", "--images=3000", NEVER]);
     assert!(few.contains("Steps were perhaps too few so far, 30 of 100 images"), "{few}");
     let smoke = said("smoke", ["--lr=1e-9", "--images=400", NEVER]);
